@@ -1,0 +1,119 @@
+"""The `l2m` command: one table of verbs, one place that turns refusals into one line.
+
+A verb lives in `l2m_ros/commands/<verb>.py` (dashes become underscores) as two functions:
+
+    add_arguments(parser)      what it takes
+    run(args) -> int | None    fill an options dataclass, call one library function
+
+It is imported only when its verb is called, so `l2m --help` needs numpy at most.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import os
+import sys
+from typing import NoReturn
+
+from l2m_ros import __version__
+from l2m_ros.errors import L2MError
+
+VERBS: dict[str, str] = {
+    "simulate": "render a metric world into a ROS 2 bag or an evaluation scene",
+    "evaluate": "measure matchers on scenes with ground truth",
+    "view-pair": "draw the matches between two images",
+    "demo": "simulate, track, compare with the truth and write demo/report.html",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose refusals are one line that names the nearest right spelling."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def _top_parser() -> _Parser:
+    width = max(map(len, VERBS))
+    listing = "\n".join(f"  {verb:<{width}}  {line}" for verb, line in VERBS.items())
+    parser = _Parser(
+        prog="l2m",
+        usage="l2m VERB [options]   (l2m VERB --help says which)",
+        description="Dense matching and metric relative pose.",
+        epilog=f"verbs:\n{listing}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"l2m {__version__}")
+    parser.add_argument("verb", metavar="VERB", help=argparse.SUPPRESS)
+    return parser
+
+
+def _unknown_verb(verb: str) -> str:
+    near = difflib.get_close_matches(verb, VERBS, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"unknown verb {verb!r}{hint}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point. 0 = done, 1 = done but the answer is no, 2 = cannot be done as asked."""
+    argv = sys.argv[1:] if argv is None else argv
+    top = _top_parser()
+    if not argv:
+        top.print_help()
+        return 2
+    verb = top.parse_args(argv[:1]).verb
+    if verb not in VERBS:
+        top.error(_unknown_verb(verb))
+    module = importlib.import_module(f"l2m_ros.commands.{verb.replace('-', '_')}")
+    parser = _Parser(prog=f"l2m {verb}", description=module.__doc__)
+    module.add_arguments(parser)
+    args = parser.parse_args(argv[1:])
+    try:
+        return int(module.run(args) or 0)
+    except (L2MError, OSError) as error:
+        print(f"l2m {verb}: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        print(f"l2m {verb}: {_missing(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())
+
+
+# The extra of this package that brings each optional import.
+EXTRAS = {
+    "torch": "torch",
+    "onnx": "onnx",
+    "onnxruntime": "onnx",
+    "safetensors": "torch",
+    "rclpy": "ros",
+    "matplotlib": "view",
+    "rerun": "view",
+}
+
+
+def _missing(error: ModuleNotFoundError) -> str:
+    name = (error.name or "").split(".")[0]
+    extra = EXTRAS.get(name)
+    if extra is None:
+        raise error
+    return f"this needs {name}: pip install 'l2m_ros[{extra}]'"
+
+
+if __name__ == "__main__":
+    # os._exit would skip buffers; a closed pipe (| head) must not end in a traceback.
+    try:
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    sys.exit(status)

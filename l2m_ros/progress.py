@@ -1,0 +1,69 @@
+"""Progress of long work: a bar on a terminal, plain lines otherwise, always on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import TypeVar
+
+T = TypeVar("T")
+BAR_WIDTH = 30
+TERMINAL_PERIOD_S = 0.1
+LINES_PERIOD_S = 10.0  # a log is read later: few lines
+
+
+class progress:
+    """`with progress(200, "rendering") as bar: bar.update()`; total None = unknown."""
+
+    def __init__(self, total: float | None, what: str) -> None:
+        self.total, self.what, self.done, self.note = total, what, 0.0, ""
+        self._terminal = sys.stderr.isatty()
+        self._started = self._shown = time.monotonic()
+
+    def __enter__(self) -> progress:
+        return self
+
+    def update(self, amount: float = 1.0, note: str = "") -> None:
+        self.done += amount
+        self.note = note or self.note
+        period = TERMINAL_PERIOD_S if self._terminal else LINES_PERIOD_S
+        if time.monotonic() - self._shown >= period:
+            self._show()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._show(last=True)
+
+    def _show(self, *, last: bool = False) -> None:
+        self._shown = time.monotonic()
+        if self._terminal:
+            print(f"\r\033[K{self._line()}", end="\n" if last else "", file=sys.stderr, flush=True)
+        else:
+            print(self._line(), file=sys.stderr, flush=True)
+
+    def _line(self) -> str:
+        elapsed_s = time.monotonic() - self._started
+        if not self.total:
+            return f"{self.what}: {self.done:g} in {elapsed_s:.0f} s {self.note}".rstrip()
+        share = min(self.done / self.total, 1.0)
+        bar = ("#" * round(share * BAR_WIDTH)).ljust(BAR_WIDTH, ".") if self._terminal else ""
+        left_s = elapsed_s / share - elapsed_s if share > 0 else float("nan")
+        time_text = f"{left_s:.0f} s left" if share < 1 else f"{elapsed_s:.1f} s"
+        count = f"{self.done:g}/{self.total:g}"
+        return " ".join(f"{self.what}: {bar} {count} {time_text} {self.note}".split())
+
+
+def track(items: Iterable[T], what: str, total: float | None = None) -> Iterator[T]:
+    """The items, with their progress shown."""
+    if total is None and hasattr(items, "__len__"):
+        total = len(items)
+    with progress(total, what) as bar:
+        for item in items:
+            yield item
+            bar.update()
