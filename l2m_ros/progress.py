@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from types import TracebackType
 from typing import TypeVar
 
@@ -61,7 +61,7 @@ class progress:
 
 def track(items: Iterable[T], what: str, total: float | None = None) -> Iterator[T]:
     """The items, with their progress shown."""
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     with progress(total, what) as bar:
         for item in items:

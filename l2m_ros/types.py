@@ -32,7 +32,7 @@ DISTORTION_LENGTHS: dict[str, tuple[int, ...]] = {
 
 def _frozen(array: npt.ArrayLike, dtype: npt.DTypeLike = np.float64) -> npt.NDArray[Any]:
     """An array that this value owns or shares, and that nobody may write through it."""
-    view = np.asarray(array, dtype=dtype).view()
+    view: npt.NDArray[Any] = np.asarray(array, dtype=dtype).view()
     view.flags.writeable = False
     return view
 
@@ -262,7 +262,7 @@ class Correspondences:
         )
 
     def reversed(self) -> Correspondences:
-        """Query and keyframe exchanged; the precision belonged to the old keyframe and is dropped."""
+        """Query and keyframe exchanged; the precision was the old keyframe's and is dropped."""
         return Correspondences(self.keyframe_px, self.query_px, self.confidence)
 
 

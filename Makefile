@@ -1,0 +1,50 @@
+# make demo    simulate a robot, run the matcher, write demo/report.html
+# make test    the whole test suite (under 10 minutes on 2 cores)
+# Each sets itself up in .venv; nothing else is needed than python3 with venv.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# A CPU build serves the tests; name another with `make test TORCH=...`.
+TORCH  ?= torch==2.13.0
+STRICT := l2m_ros/types.py l2m_ros/errors.py l2m_ros/geometry l2m_ros/runtime \
+          l2m_ros/localization l2m_ros/ros/messages.py
+
+.PHONY: demo test test-slow lint format clean
+
+demo: $(VENV)/.demo-ready
+	$(BIN)/l2m demo --out demo
+
+test: $(VENV)/.test-ready
+	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+
+test-slow: $(VENV)/.test-ready
+	$(BIN)/python -m pytest -q -m slow $(PYTEST_ARGS)
+
+lint: $(VENV)/.test-ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(STRICT)
+
+format: $(VENV)/.test-ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(VENV)/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "l2m_ros needs Python 3.10 or newer; name one with: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "python3-venv is missing: sudo apt install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo-ready: setup.py $(VENV)/bin/pip
+	$(BIN)/pip install -q -e '.[ros,onnx,view]'
+	@touch $@
+
+$(VENV)/.test-ready: setup.py $(VENV)/bin/pip
+	$(BIN)/pip install -q $(TORCH)
+	$(BIN)/pip install -q -e '.[test]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache

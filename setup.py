@@ -1,0 +1,71 @@
+"""ament_python package that pip installs as well."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+PACKAGE = "l2m_ros"
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / PACKAGE / "__init__.py").read_text())[1]
+
+# The message packages and rclpy of ROS 2 Jazzy as wheels, for machines without a ROS install.
+ROS = ["ros-rclpy[fastrtps]==7.1.6"] + [
+    f"ros-{name}-msgs==5.3.6" for name in ("sensor", "geometry", "nav", "diagnostic")
+]
+ROS.append("ros-std-srvs==5.3.6")
+ONNX = ["onnxruntime>=1.17", "pyyaml"]
+TORCH = ["torch>=2.4", "safetensors", "pyyaml"]
+# Worlds to render (embreex), bags to read and write (rosbags), pictures and viewers.
+VIEW = ["matplotlib", "rerun-sdk", "rosbags>=0.11", "embreex", "pyyaml"]
+TRAIN = [*TORCH, "onnx", "onnxruntime>=1.17", "onnxscript", "matplotlib", "tensorboard"]
+TEST = [*ROS, *VIEW, *TRAIN, "pytest<9", "pytest-timeout", "ruff", "mypy", "evo", "build"]
+
+
+def shared(folder: str) -> list[tuple[str, list[str]]]:
+    """data_files of a folder and its subfolders, under share/l2m_ros."""
+    folders = sorted({path.parent for path in (HERE / folder).rglob("*") if path.is_file()})
+    return [
+        (
+            f"share/{PACKAGE}/{path.relative_to(HERE)}",
+            [str(file.relative_to(HERE)) for file in sorted(path.iterdir()) if file.is_file()],
+        )
+        for path in folders
+        if "__pycache__" not in path.parts
+    ]
+
+
+setup(
+    name=PACKAGE,
+    version=VERSION,
+    description="Dense visual matching and metric relative pose for ROS 2",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    author="l2m_ros maintainers",
+    maintainer="l2m_ros maintainers",
+    maintainer_email="maintainers@l2m-ros.invalid",
+    packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
+    package_data={PACKAGE: ["py.typed", "**/*.json"]},
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
+        (f"share/{PACKAGE}", ["package.xml"]),
+        # A script rather than an entry point, so that pip puts it where `ros2 run` looks too.
+        (f"lib/{PACKAGE}", ["resource/matcher"]),
+        *shared("launch"),
+        *shared("config"),
+        *shared("models"),
+    ],
+    entry_points={"console_scripts": ["l2m = l2m_ros.cli:main"]},
+    python_requires=">=3.10",
+    install_requires=["numpy", "scipy", "opencv-python-headless<5", "poselib>=2.0.4"],
+    extras_require={
+        "ros": ROS,
+        "onnx": ONNX,
+        "torch": TORCH,
+        "train": TRAIN,
+        "view": VIEW,
+        "test": TEST,
+    },
+    zip_safe=False,
+)
