@@ -1,0 +1,145 @@
+"""When to take a keyframe: late enough to save work and drift, early enough not to get lost."""
+
+from __future__ import annotations
+
+import statistics
+from collections import deque
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from l2m_ros.errors import InvalidInput
+from l2m_ros.types import ByteArray, Correspondences, DenseMatch, FloatArray, Frame, Reference
+
+COVERAGE_CELLS = (8, 6)  # of the image, across and down
+SHARPNESS_HISTORY = 15  # frames that the usual sharpness is the median of
+
+
+@dataclass(frozen=True, eq=False)
+class Keyframe:
+    """A frame kept to be matched against, with its place in the chain."""
+
+    id: int
+    chain: int  # keyframes of one chain are connected by metric poses
+    frame: Frame
+    reference: Reference
+    odom_from_keyframe: FloatArray  # 4x4
+    odom_covariance: FloatArray  # 6x6, of odom_from_keyframe
+    stereo_depth: FloatArray | None = None  # (H, W) metres, NaN = unknown
+    odometry: OdometrySample | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class OdometrySample:
+    """What wheels or an IMU say of the robot's base at one stamp."""
+
+    stamp_ns: int
+    odom_from_base: FloatArray  # 4x4
+    covariance: FloatArray  # 6x6
+
+
+@dataclass(frozen=True)
+class KeyframeOptions:
+    """The band that a good match stays in. Shares are of the best since the keyframe was taken.
+
+    A low bound wants a new keyframe; the wish ends when the measure is `hysteresis` above it
+    again, so that a measure that trembles about its bound does not take one keyframe after
+    another.
+    """
+
+    coverage_min: float = 0.6
+    inliers_min: float = 0.4
+    certain_min: float = 0.5  # dense matchers only
+    parallax_max_rad: float = 0.26
+    hysteresis: float = 0.1
+    sharpness_min: float = 0.6  # of the median of recent frames: never a blurred keyframe
+    texture_min: float = 2.0  # grey levels: below it the image shows nothing to match
+
+    def __post_init__(self) -> None:
+        for name in ("coverage_min", "inliers_min", "certain_min", "sharpness_min"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InvalidInput(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How well a frame matches its keyframe."""
+
+    coverage: float  # share of the image's cells that hold an inlier
+    inliers: int
+    certain: float | None  # share of the dense grid that is certain
+    parallax_rad: float  # median angle between the rays of a match after the rotation is undone
+
+
+def sharpness(rgb: ByteArray) -> float:
+    """Mean absolute Laplacian of the image at about 320 px, in grey levels."""
+    step = max(1, rgb.shape[1] // 320)
+    grey = cv2.cvtColor(np.ascontiguousarray(rgb[::step, ::step]), cv2.COLOR_RGB2GRAY)
+    return float(np.abs(cv2.Laplacian(grey, cv2.CV_32F)).mean())
+
+
+def coverage(pixels: FloatArray, size: tuple[int, int]) -> float:
+    """The share of the image's cells that hold at least one of these pixels."""
+    if not len(pixels):
+        return 0.0
+    cells = np.floor((pixels + 0.5) / size * COVERAGE_CELLS).astype(int)
+    cells = np.clip(cells, 0, np.array(COVERAGE_CELLS) - 1)
+    return len(np.unique(cells[:, 0] * COVERAGE_CELLS[1] + cells[:, 1])) / np.prod(COVERAGE_CELLS)
+
+
+def parallax_rad(query_rays: FloatArray, keyframe_rays: FloatArray, R: FloatArray) -> float:
+    """Median angle left between the two rays of a match after R (keyframe from query)."""
+    a = query_rays @ R.T
+    sine = np.linalg.norm(np.cross(a, keyframe_rays), axis=1)
+    cosine = (a * keyframe_rays).sum(axis=1)
+    angles = np.arctan2(sine, cosine)
+    return float(np.nanmedian(angles)) if np.isfinite(angles).any() else 0.0
+
+
+def certain_share(match: DenseMatch | Correspondences | None) -> float | None:
+    return float((match.certainty > 0.5).mean()) if isinstance(match, DenseMatch) else None
+
+
+class KeyframePolicy:
+    """Remembers the best quality since the keyframe, and whether a new one is wanted."""
+
+    def __init__(self, options: KeyframeOptions) -> None:
+        self._options = options
+        self._sharpness: deque[float] = deque(maxlen=SHARPNESS_HISTORY)
+        self.restart()
+
+    def restart(self) -> None:
+        """A keyframe was just taken."""
+        self._best_coverage = self._best_inliers = self._best_certain = 0.0
+        self._wanted = False
+
+    def forget(self) -> None:
+        """Another camera, another time: the usual sharpness is unknown too."""
+        self._sharpness.clear()
+        self.restart()
+
+    def refusal(self, rgb: ByteArray) -> str | None:
+        """Why this image may not become a keyframe, or None. Call it once per frame."""
+        value = sharpness(rgb)
+        self._sharpness.append(value)
+        if value < self._options.texture_min:
+            return "the image shows no texture: is the lens covered, or the exposure wrong?"
+        usual = statistics.median(self._sharpness)
+        if value < self._options.sharpness_min * usual:
+            return f"the image is blurred (sharpness {value:.1f}, usually {usual:.1f})"
+        return None
+
+    def wants_keyframe(self, quality: Quality) -> bool:
+        o = self._options
+        self._best_coverage = max(self._best_coverage, quality.coverage)
+        self._best_inliers = max(self._best_inliers, quality.inliers)
+        self._best_certain = max(self._best_certain, quality.certain or 0.0)
+        slack = o.hysteresis if self._wanted else 0.0
+        self._wanted = (
+            quality.coverage < (o.coverage_min + slack) * self._best_coverage
+            or quality.inliers < (o.inliers_min + slack) * self._best_inliers
+            or (quality.certain or 0.0) < (o.certain_min + slack) * self._best_certain
+            or quality.parallax_rad > o.parallax_max_rad * (1 - slack)
+        )
+        return self._wanted

@@ -1,0 +1,77 @@
+"""The package as others get it: its files, its versions, and an installed wheel that works."""
+
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+import l2m_ros
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_one_version_everywhere():
+    assert ET.parse(ROOT / "package.xml").findtext("version") == l2m_ros.__version__
+    assert l2m_ros.__version__ in (ROOT / "CHANGELOG.rst").read_text()
+
+
+def test_the_package_is_ament_python():
+    root = ET.parse(ROOT / "package.xml").getroot()
+    assert root.get("format") == "3"
+    assert root.findtext("export/build_type") == "ament_python"
+    assert (ROOT / "resource" / "l2m_ros").is_file()
+
+
+@pytest.fixture(scope="module")
+def prefix(tmp_path_factory):
+    """The wheel of this checkout, installed without its dependencies into an empty prefix."""
+    folder = tmp_path_factory.mktemp("install")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    build = [*pip, "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(folder)]
+    subprocess.run([*build, str(ROOT)], check=True)
+    (wheel,) = folder.glob("l2m_ros-*.whl")
+    install = [*pip, "install", "-q", "--no-deps", "--no-index", "--prefix", str(folder / "root")]
+    subprocess.run([*install, str(wheel)], check=True)
+    return folder / "root"
+
+
+def run(prefix, *argv):
+    (site,) = prefix.glob("lib/python3*/site-packages")
+    env = os.environ | {"PYTHONPATH": str(site)}
+    return subprocess.run(
+        argv, cwd=prefix, env=env, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_the_installed_command_runs(prefix):
+    done = run(prefix, sys.executable, str(prefix / "bin" / "l2m"), "--help")
+    assert done.returncode == 0, done.stderr
+    assert "simulate" in done.stdout
+    where = run(prefix, sys.executable, "-c", "import l2m_ros; print(l2m_ros.__file__)")
+    assert where.stdout.startswith(str(prefix))
+
+
+def test_ros2_run_finds_the_executable(prefix):
+    assert os.access(prefix / "lib" / "l2m_ros" / "matcher", os.X_OK)
+    assert (prefix / "share" / "ament_index" / "resource_index" / "packages" / "l2m_ros").exists()
+    assert (prefix / "share" / "l2m_ros" / "package.xml").exists()
+
+
+def test_every_shared_file_is_installed(prefix):
+    for folder in ("launch", "config", "models"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.is_file() and "__pycache__" not in path.parts:
+                assert (prefix / "share" / "l2m_ros" / path.relative_to(ROOT)).exists(), path
+
+
+def test_the_robot_needs_no_torch(prefix):
+    """Everything a robot imports comes without torch and without the workshop."""
+    code = (
+        "import sys, l2m_ros.localization.tracker, l2m_ros.runtime.catalogue;"
+        "print([m for m in sys.modules if m.split('.')[0] == 'torch'])"
+    )
+    done = run(prefix, sys.executable, "-c", code)
+    assert done.stdout.strip() == "[]", done.stderr
