@@ -1,0 +1,67 @@
+"""The tracker's report card, on poses whose errors are drawn from their own covariance."""
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from l2m_ros.errors import InvalidInput
+from l2m_ros.evaluation.tracking import PosedFrame, pose_errors, summarize
+from l2m_ros.evaluation.trajectory import Trajectory
+
+
+def world(count=400, seed=0):
+    rng = np.random.default_rng(seed)
+    poses = np.tile(np.eye(4), (count, 1, 1))
+    poses[:, :3, :3] = Rotation.from_rotvec(rng.normal(0, 0.5, (count, 3))).as_matrix()
+    poses[:, :3, 3] = rng.normal(0, 2, (count, 3))
+    return Trajectory(np.arange(count) * 10**8, poses)
+
+
+def posed(truth, claimed, error_scale, seed=1):
+    rng = np.random.default_rng(seed)
+    records = []
+    for stamp, pose in zip(truth.stamps_ns[1:], truth.poses[1:], strict=True):
+        T = np.linalg.inv(truth.poses[0]) @ pose
+        error = error_scale * rng.multivariate_normal(np.zeros(6), claimed)
+        T[:3, 3] += error[:3]
+        T[:3, :3] = Rotation.from_rotvec(error[3:]).as_matrix() @ T[:3, :3]
+        records.append(PosedFrame(int(stamp), 0, T, claimed))
+    return records
+
+
+CLAIMED = np.diag([1e-4, 2e-4, 4e-4, 1e-5, 1e-5, 3e-5])
+
+
+def test_an_honest_covariance_lies_in_its_band():
+    truth = world()
+    summary = summarize(pose_errors(posed(truth, CLAIMED, 1.0), truth), frames=len(truth))
+    assert summary.nees_low < summary.nees_mean < summary.nees_high
+    assert summary.wrong_poses == 0
+    assert summary.posed_percent == pytest.approx(100 * 399 / 400)
+
+
+def test_overconfidence_shows():
+    truth = world()
+    summary = summarize(pose_errors(posed(truth, CLAIMED, 4.0), truth), frames=len(truth))
+    assert summary.nees_mean == pytest.approx(16 * 6, rel=0.1)
+    assert summary.nees_mean > summary.nees_high
+    assert summary.wrong_poses > 0
+
+
+def test_errors_in_metres_and_degrees():
+    truth = world(3)
+    T = np.linalg.inv(truth.poses[0]) @ truth.poses[1]
+    T[:3, 3] += [0.03, 0, 0.04]
+    T[:3, :3] = Rotation.from_rotvec([0, np.radians(2), 0]).as_matrix() @ T[:3, :3]
+    errors = pose_errors([PosedFrame(10**8, 0, T, CLAIMED)], truth)
+    assert errors.translation_m == pytest.approx([0.05])
+    assert errors.rotation_deg == pytest.approx([2.0])
+
+
+def test_a_stamp_without_truth_is_refused():
+    with pytest.raises(InvalidInput, match="stamp 5000000000"):
+        pose_errors([PosedFrame(5 * 10**9, 0, np.eye(4), CLAIMED)], world(3))
+
+
+def test_nothing_posed_is_a_row_too():
+    assert summarize(pose_errors([], world(3)), frames=3).posed == 0
