@@ -1,0 +1,107 @@
+"""PyTorch: any input size, any checkpoint; the reference that the other engines are held to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from l2m_ros.errors import BackendUnavailable, ModelError
+from l2m_ros.runtime.backend import Array, BackendOptions, Tensors, split_match_inputs
+from l2m_ros.runtime.model_card import ModelCard
+
+UNTRAINED_SEED = 0
+
+
+class Network(Protocol):
+    """The three steps that every matching network has (`network/`); tensors are NCHW."""
+
+    def encode(self, image: torch.Tensor) -> dict[str, torch.Tensor]: ...
+
+    def reference(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]: ...
+
+    def match(
+        self, features: dict[str, torch.Tensor], reference: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]: ...
+
+
+def has_cuda() -> bool:
+    return torch.cuda.is_available()
+
+
+def load(card: ModelCard, options: BackendOptions) -> TorchBackend:
+    if options.device == "cuda" and not has_cuda():
+        raise BackendUnavailable(
+            f"torch {torch.__version__} finds no CUDA device: install a CUDA build or use cpu"
+        )
+    device = "cuda" if options.device != "cpu" and has_cuda() else "cpu"
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    return TorchBackend(load_network(card, options).to(device), device)
+
+
+def load_network(card: ModelCard, options: BackendOptions) -> torch.nn.Module:
+    """The card's network with its weights, ready for inference, on the CPU."""
+    from l2m_ros.network.registry import build
+
+    untrained = options.untrained and options.weights is None and not card.has("weights")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(UNTRAINED_SEED)
+        network: torch.nn.Module = build(card.architecture, **dict(card.config))
+    if not untrained:
+        load_weights(network, Path(options.weights) if options.weights else card.file("weights"))
+    return network.eval().requires_grad_(False)
+
+
+def load_weights(network: torch.nn.Module, path: Path) -> None:
+    """Strict: a missing, unexpected or mis-shaped key is an error."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        state = load_file(path)
+    except SafetensorError as error:
+        raise ModelError(
+            f"{path} is not a safetensors file or is truncated ({error}): fetch it again, or "
+            "convert a .pth with `l2m weights convert`"
+        ) from error
+    try:
+        network.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        first = " ".join(str(error).split())[:300]
+        raise ModelError(f"{path} does not fit {type(network).__name__}: {first}") from error
+
+
+class TorchBackend:
+    """Tensors are torch tensors on the device."""
+
+    name = "torch"
+
+    def __init__(self, network: torch.nn.Module, device: str = "cpu") -> None:
+        self.network: Any = network
+        self._device = device
+        self.device = f"cuda: {torch.cuda.get_device_name()}" if device == "cuda" else "cpu"
+
+    def run(self, stage: str, inputs: Mapping[str, Any]) -> Tensors:
+        tensors = {name: self._tensor(value) for name, value in inputs.items()}
+        with torch.inference_mode():
+            if stage == "encode":
+                return dict(self.network.encode(tensors["image"]))
+            if stage == "reference":
+                return dict(self.network.reference(tensors))
+            return dict(self.network.match(*split_match_inputs(tensors)))
+
+    def to_host(self, tensors: Mapping[str, Any]) -> dict[str, Array]:
+        return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+
+    def device_memory_bytes(self) -> int | None:
+        return torch.cuda.max_memory_allocated() if self._device == "cuda" else None
+
+    def _tensor(self, value: Any) -> torch.Tensor:
+        if isinstance(value, np.ndarray):
+            return torch.from_numpy(value).to(self._device)
+        tensor: torch.Tensor = value
+        return tensor
