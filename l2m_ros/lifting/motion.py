@@ -19,7 +19,7 @@ from l2m_ros.lifting.views import FAR_AWAY_PX, Relief, project
 from l2m_ros.types import FloatArray
 
 # kind -> how often
-KINDS = {"orbit": 0.45, "free": 0.4, "turn": 0.15}
+KINDS = {"orbit": 0.5, "free": 0.35, "turn": 0.15}
 STRENGTHS = (1.0, 0.8, 0.62, 0.48, 0.35, 0.24, 0.15, 0.08)
 PROBES = (16, 12)  # pixels per view that estimate the overlap
 LEAST_SHARE = 0.05  # of either view: zoom 4 leaves a sixteenth
@@ -154,14 +154,14 @@ def _draw_move(
     kind = rng.choice(list(KINDS), p=np.array(list(KINDS.values())))
     axis = rng.standard_normal(3)
     axis[2] = 0.0 if rng.random() < 0.5 else axis[2]
-    angle = np.deg2rad(motion.rotation_deg) * rng.random() ** 0.7
+    angle = np.deg2rad(motion.rotation_deg) * rng.random() ** 0.5
     # Free motion and turns on the spot lose the scene from sight at large angles.
     turn = axis / max(np.linalg.norm(axis), 1e-9) * angle * (1.0 if kind == "orbit" else 0.6)
     if rng.random() < 0.4:
         turn = turn + [0, 0, np.deg2rad(motion.roll_deg) * rng.uniform(-1, 1)]
     turn *= min(1.0, np.deg2rad(motion.rotation_deg) / max(np.linalg.norm(turn), 1e-9))
     # Most pairs change scale little, some by the whole range.
-    log_zoom = np.log(motion.zoom) * (rng.random() - rng.random())
+    log_zoom = np.log(motion.zoom) * rng.random() ** 1.5 * rng.choice([-1.0, 1.0])
     walked = rng.random() if kind == "orbit" else 0.0
     step = rng.standard_normal(3) * (1, 0.6, 1)
     length = motion.translation * rng.random() ** 0.7 / max(np.linalg.norm(step), 1e-9)
@@ -170,7 +170,7 @@ def _draw_move(
         a_from_grid=a_from_grid,
         turn=turn,
         pivot=_pivot(rng, relief, K_a, a_from_grid, width, height) if kind == "orbit" else None,
-        aim=rng.uniform(-0.35, 0.35, 2) * (width, height),
+        aim=rng.uniform(-0.25, 0.25, 2) * (width, height),
         log_zoom=log_zoom * (1 - walked),
         log_nearer=log_zoom * walked,
         step=step * length if kind == "free" else np.zeros(3),

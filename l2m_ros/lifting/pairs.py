@@ -36,7 +36,12 @@ from l2m_ros.lifting.views import (
 from l2m_ros.types import ByteArray, FloatArray
 
 SAME_SURFACE_PX = 0.5  # a label must meet the point that the other view shows this closely
+OWN_CONTENT = 0.4  # share of holes filled with the same photograph's content from elsewhere
 FILL_PHOTOGRAPHS = 192  # whose content fills holes and occluders (44 MB at 320x240)
+
+
+# (warp (H, W, 2), visible (H, W), unknown (H, W)) from one view to the other
+Warp = tuple[npt.NDArray[np.float32], BoolArray, BoolArray]
 
 
 @dataclass(frozen=True)
@@ -169,7 +174,7 @@ def pair_of(
     warp, visible, unknown = warp_between(relief, a, b, cameras.K_b, cameras.b_from_grid)
     warp_ba, visible_b, unknown_b = warp_between(relief, b, a, cameras.K_a, cameras.a_from_grid)
     scale = rgb.shape[1] / relief.inverse_depth.shape[1]
-    images = [_painted(rng, rgb, view.source_px, scale, fill) for view in (a, b)]
+    images = [_painted(rng, rgb, view.source_px, view.painted, scale, fill) for view in (a, b)]
     return _finished(
         rng, images, (warp, visible, unknown), (warp_ba, visible_b, unknown_b),
         fill, options, hard, cameras=cameras, depth_a=1.0 / np.maximum(a.inverse_depth, 1e-6),
@@ -178,7 +183,7 @@ def pair_of(
 
 def warp_between(
     relief: Relief, a: View, b: View, K_b: FloatArray, b_from_grid: FloatArray
-) -> tuple[npt.NDArray[np.float32], BoolArray, BoolArray]:
+) -> Warp:
     """(warp of a's pixels into b, visible, unknown).
 
     Visible is proven: b shows the same point of the grid there. Not visible is certain where
@@ -188,23 +193,18 @@ def warp_between(
     x, y = a.source_px[..., 0], a.source_px[..., 1]
     w = sample(relief.inverse_depth, x, y)
     bx, by, omega = project(relief, x, y, w, K_b, b_from_grid)
-    inside = a.seen & (omega > 0)
-    inside &= (bx >= 0) & (bx <= width - 1) & (by >= 0) & (by <= height - 1)
-    shown = cv2.remap(b.source_px, bx, by, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    inside = (omega > 0) & (bx >= 0) & (bx <= width - 1) & (by >= 0) & (by <= height - 1)
+    shown_px = np.where(b.seen[..., None], b.source_px, np.float32(-FAR_AWAY_PX))
+    shown = cv2.remap(shown_px, bx, by, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     off = np.maximum(np.abs(shown[..., 0] - x), np.abs(shown[..., 1] - y))
-    visible = inside & (off < SAME_SURFACE_PX)
-    unknown = inside & ~visible
+    visible = inside & a.seen & (off < SAME_SURFACE_PX)
+    unknown = inside & a.painted & ~visible
     if b.nearest is not None:
         nearest = cv2.remap(b.nearest, bx, by, cv2.INTER_NEAREST)
-        unknown &= nearest <= 1.1 * omega + np.float32(0.05)
+        unknown &= nearest <= np.float32(1.1) * omega + np.float32(0.05)
     else:
-        unknown &= shown[..., 0] > -FAR_AWAY_PX / 2
-    return np.stack([bx, by], axis=-1), visible, unknown | ~a.seen & _in_grid(relief, a)
-
-
-def _in_grid(relief: Relief, view: View) -> BoolArray:
-    """Holes of a view that is a homography of the grid are its cut cells: no verdict there."""
-    return np.full(view.seen.shape, view.nearest is None)
+        unknown &= cv2.remap(b.painted.view(np.uint8), bx, by, cv2.INTER_NEAREST) > 0
+    return np.stack([bx, by], axis=-1), visible, unknown
 
 
 def _planar_pair(
@@ -219,7 +219,7 @@ def _planar_pair(
     sources = [_mapped(H, width, height) for H in (photo_from_a, photo_from_b)]
     ab = _planar_warp(b_from_a, sources[0], (w, h))
     ba = _planar_warp(np.linalg.inv(b_from_a), sources[1], (w, h))
-    images = [_painted(rng, rgb, source, 1.0, fill) for source in sources]
+    images = [_painted(rng, rgb, s, _within(s, w, h), 1.0, fill) for s in sources]
     return _finished(rng, images, ab, ba, fill, options, hard, homography=b_from_a)
 
 
@@ -269,19 +269,18 @@ def _painted(
     rng: np.random.Generator,
     rgb: ByteArray,
     source_px: npt.NDArray[np.float32],
+    painted: BoolArray,
     scale: float,
     fill: _FillBank,
 ) -> ByteArray:
-    """The view's image: the photograph, over another photograph where it has holes."""
-    x = (source_px[..., 0] + np.float32(0.5)) * np.float32(scale) - np.float32(0.5)
-    y = (source_px[..., 1] + np.float32(0.5)) * np.float32(scale) - np.float32(0.5)
-    image = fill.draw(rng).copy()
-    # BORDER_TRANSPARENT leaves what lies outside of the photograph as it was in `image`.
-    cv2.remap(rgb, x, y, cv2.INTER_LINEAR, dst=image, borderMode=cv2.BORDER_TRANSPARENT)
-    return image
-
-
-Warp = tuple[npt.NDArray[np.float32], BoolArray, BoolArray]
+    """The view's image: the photograph, and other content where it has holes."""
+    grid = (source_px + np.float32(0.5)) * np.float32(scale) - np.float32(0.5)
+    image = cv2.remap(rgb, grid, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    other = fill.draw(rng)
+    if rng.random() < OWN_CONTENT:
+        # The photograph's own texture, elsewhere: like what is really behind things, and hard.
+        other = cv2.resize(rgb[::-1, ::-1] if rng.random() < 0.5 else rgb, image.shape[1::-1])
+    return cv2.copyTo(image, painted.view(np.uint8), other.copy())
 
 
 def _finished(

@@ -8,6 +8,8 @@ in front whose outlines follow the edges of the photograph.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +18,11 @@ from l2m_ros.lifting.views import affine
 from l2m_ros.types import ByteArray, FloatArray
 
 NEAREST, FARTHEST = 8.0, 0.03  # bounds of inverse depth, median 1
+STEEPEST = 5.0  # largest over median inverse depth of a layout; beyond, floors tear apart
 MAX_OBJECTS = 5
+
+# (rng, width, height, K, strength) -> inverse depth (height, width) at any scale
+Layout = Callable[[np.random.Generator, int, int, FloatArray, float], FloatArray]
 
 
 def procedural_inverse_depth(
@@ -30,14 +36,30 @@ def procedural_inverse_depth(
     chances = np.array([LAYOUTS[name][0] for name in names])
     layout = LAYOUTS[names[rng.choice(len(names), p=chances / chances.sum())]][1]
     height, width = rgb.shape[:2]
-    w = layout(rng, width, height, K, strength)
-    w = w / np.float32(np.median(w))
+    w = _calm(rng, layout, width, height, K, strength)
     if rng.random() < 0.5:
         w = w * smooth_field(rng, width, height, 0.25 * strength)
-    for _ in range(rng.integers(0, MAX_OBJECTS + 1)):
+    for _ in range(int((MAX_OBJECTS + 1) * rng.random() ** 1.5)):
         w = _with_object(rng, rgb, w, strength)
-    w = np.clip(w / np.float32(np.median(w)), FARTHEST, NEAREST).astype(np.float32)
+    w = np.clip(w / np.float32(np.median(w[::4, ::4])), FARTHEST, NEAREST).astype(np.float32)
     return w
+
+
+def _calm(
+    rng: np.random.Generator,
+    layout: Layout,
+    width: int,
+    height: int,
+    K: FloatArray,
+    strength: float,
+) -> FloatArray:
+    """The layout at median 1, drawn again (flatter each time) while a part of it comes too near."""
+    for attempt in range(4):
+        w = layout(rng, width, height, K, strength * 0.8**attempt)
+        w = w / np.float32(np.median(w[::4, ::4]))
+        if w.max() < STEEPEST:
+            break
+    return np.minimum(w, np.float32(STEEPEST))
 
 
 def smooth_field(
@@ -117,7 +139,7 @@ def _hills(
 
 
 # name -> (how often, maker)
-LAYOUTS = {
+LAYOUTS: dict[str, tuple[float, Layout]] = {
     "room": (0.35, _room),
     "street": (0.25, _street),
     "slope": (0.2, _slope),
@@ -155,13 +177,16 @@ def _bulge(rng: np.random.Generator, mask: ByteArray, strength: float) -> FloatA
 def _segment(rng: np.random.Generator, rgb: ByteArray) -> ByteArray:
     """A connected region of like colour around a random pixel: its outline follows edges."""
     height, width = rgb.shape[:2]
-    smooth = cv2.blur(rgb, (5, 5))
-    mask = np.zeros((height + 2, width + 2), np.uint8)
-    seed = (int(rng.integers(width)), int(rng.integers(height)))
+    small = cv2.resize(rgb, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+    smooth = cv2.blur(small, (3, 3))
+    mask = np.zeros((small.shape[0] + 2, small.shape[1] + 2), np.uint8)
+    seed = (int(rng.integers(small.shape[1])), int(rng.integers(small.shape[0])))
     tolerance = (float(rng.uniform(10, 45)),) * 3
-    flags = 4 | (1 << 8) | cv2.FLOODFILL_MASK_ONLY | cv2.FLOODFILL_FIXED_RANGE
+    flags = 4 | (255 << 8) | cv2.FLOODFILL_MASK_ONLY | cv2.FLOODFILL_FIXED_RANGE
     cv2.floodFill(smooth, mask, seed, 0, tolerance, tolerance, flags)
-    return cv2.medianBlur(np.ascontiguousarray(mask[1:-1, 1:-1]), 7)
+    # Ragged regions would tear the view into shreds; things in front are compact.
+    compact = cv2.medianBlur(np.ascontiguousarray(mask[1:-1, 1:-1]), 7)
+    return (cv2.resize(compact, (width, height)) > 127).view(np.uint8)
 
 
 def _shape(rng: np.random.Generator, width: int, height: int) -> ByteArray:

@@ -66,9 +66,10 @@ class Relief:
 class View:
     """What each pixel of a new view shows."""
 
-    source_px: FloatArray  # (H, W, 2) float32 pixel of the relief's grid; FAR_AWAY_PX in holes
+    source_px: FloatArray  # (H, W, 2) float32 pixel of the relief's grid
     inverse_depth: FloatArray  # (H, W) float32, 1 / z in the view's camera
-    seen: BoolArray  # (H, W) the surface is known here
+    seen: BoolArray  # (H, W) the surface is known here: source_px is exact
+    painted: BoolArray  # (H, W) has the photograph's colour: seen, or a crack between seen pixels
     nearest: FloatArray | None = None  # (H, W) z-buffer of the grid points, grown by one pixel
 
 
@@ -123,12 +124,17 @@ def sample(image: npt.NDArray[np.float32], x: FloatArray, y: FloatArray) -> Floa
     return read
 
 
-def whole_cells(relief: Relief, x: FloatArray, y: FloatArray) -> BoolArray:
-    """True where (x, y) lies inside the grid and on a cell that is not cut."""
+def inside_grid(relief: Relief, x: FloatArray, y: FloatArray) -> BoolArray:
+    """True where (x, y) lies on a cell of the grid, cut or not."""
     height, width = relief.inverse_depth.shape
-    inside = (x >= 0) & (x < width - 1) & (y >= 0) & (y < height - 1)
+    return (x >= 0) & (x < width - 1) & (y >= 0) & (y < height - 1)
+
+
+def whole_cells(relief: Relief, x: FloatArray, y: FloatArray) -> BoolArray:
+    """True where (x, y) lies on a cell that is not cut."""
+    inside = inside_grid(relief, x, y)
     column = np.where(inside, x, 0).astype(np.int32)
-    cell = np.where(inside, y, 0).astype(np.int32) * np.int32(width) + column
+    cell = np.where(inside, y, 0).astype(np.int32) * np.int32(relief.cut.shape[1]) + column
     return inside & (np.take(relief.cut, cell) == 0)
 
 
@@ -141,17 +147,11 @@ def render(relief: Relief, K: FloatArray, T: FloatArray, width: int, height: int
     seen = whole_cells(relief, x, y) & _converged(relief, K, T, x, y)
     # A nearer grid point within a pixel: this ray met another surface first.
     seen &= nearest <= omega * np.float32(1 + CUT_RELATIVE) + np.float32(CUT_ABSOLUTE)
-    return _view(x, y, omega, seen, nearest)
-
-
-def _view(
-    x: FloatArray, y: FloatArray, omega: FloatArray, seen: BoolArray, nearest: FloatArray | None
-) -> View:
-    far = np.float32(-FAR_AWAY_PX)
-    source = np.empty((*x.shape, 2), np.float32)
-    source[..., 0] = np.where(seen, x, far)
-    source[..., 1] = np.where(seen, y, far)
-    return View(source, omega, seen, nearest)
+    # Holes of a pixel's width are cracks along cut cells; left open they would draw outlines.
+    hole = (~seen).view(np.uint8)
+    wide = cv2.morphologyEx(hole, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0
+    painted = seen | ~wide & inside_grid(relief, x, y)
+    return View(np.stack([x, y], axis=-1), omega, seen, painted, nearest)
 
 
 def _turned(relief: Relief, K: FloatArray, T: FloatArray, width: int, height: int) -> View:
@@ -162,7 +162,9 @@ def _turned(relief: Relief, K: FloatArray, T: FloatArray, width: int, height: in
     over_z = 1.0 / np.where(front, z, 1.0)
     x, y = x * over_z, y * over_z
     omega = sample(relief.inverse_depth, x, y) * z
-    return _view(x, y, omega, whole_cells(relief, x, y) & front, None)
+    painted = inside_grid(relief, x, y) & front
+    seen = whole_cells(relief, x, y) & front
+    return View(np.stack([x, y], axis=-1), omega, seen, painted, None)
 
 
 def _z_buffer(
