@@ -1,0 +1,62 @@
+"""The rays of a camera's pixels, kept for the next frame: the lens never changes in a run."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from l2m_ros.types import Camera, FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class PixelRays:
+    rays: FloatArray  # (H, W, 3) float64, z = 1; (0, 0, 1) where the lens model has no inverse
+    rays32: FloatArray  # the same in float32
+    pitch: FloatArray  # (H, W, 2) float32: d ray_x / d column and d ray_y / d row
+    valid: npt.NDArray[np.bool_]  # (H * W,)
+
+
+_KEPT: OrderedDict[tuple[object, ...], PixelRays] = OrderedDict()
+_CAPACITY = 4  # left and right, full and half size
+
+
+def pixel_rays(camera: Camera) -> PixelRays:
+    key = (camera.size, camera.K.tobytes(), camera.distortion, camera.D.tobytes())
+    if key not in _KEPT:
+        _KEPT[key] = _computed(camera)
+        while len(_KEPT) > _CAPACITY:
+            _KEPT.popitem(last=False)
+    return _KEPT[key]
+
+
+def _computed(camera: Camera) -> PixelRays:
+    found = rays(camera)
+    valid = np.isfinite(found).all(axis=2)
+    found = np.where(valid[..., None], found, [0.0, 0.0, 1.0])
+    pitch = np.stack([np.gradient(found[..., 0], axis=1), np.gradient(found[..., 1], axis=0)], -1)
+    return PixelRays(found, found.astype(np.float32), pitch.astype(np.float32), valid.ravel())
+
+
+def rays(camera: Camera) -> FloatArray:
+    u, v = np.meshgrid(np.arange(camera.width), np.arange(camera.height))
+    return unproject(camera, np.stack([u, v], -1).reshape(-1, 2)).reshape(
+        camera.height, camera.width, 3
+    )
+
+
+def unproject(camera: Camera, px: FloatArray) -> FloatArray:
+    K = camera.K
+    y = (px[:, 1] - K[1, 2]) / K[1, 1]
+    x = (px[:, 0] - K[0, 2] - K[0, 1] * y) / K[0, 0]
+    return np.stack([x, y, np.ones_like(x)], -1)
+
+
+def project(camera: Camera, points: FloatArray) -> FloatArray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        n = points / points[:, 2:]
+    px = n @ camera.K[:2].T
+    px[points[:, 2] <= 0] = np.nan
+    return px

@@ -1,0 +1,174 @@
+"""One picture of the world: one ray a pixel, filtered textures, smoothed silhouettes, depth.
+
+For a triangle in the camera's frame and the ray r = (x, y, 1) of a pixel, all is projective:
+
+    1/z = m . r        texel u = (U . r) / (m . r)        texel v = (V . r) / (m . r)
+
+so nine numbers a triangle give depth, texture coordinates and their derivatives, hence the
+pixel's footprint. It is sampled by TAPS trilinear lookups along its longer axis, at the
+pyramid level of its shorter one: no aliasing, and floors stay sharp towards the horizon.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from l2m_ros.simulation.atlas import LEVELS
+from l2m_ros.simulation.optics import pixel_rays
+from l2m_ros.simulation.world import Indices, View, World
+from l2m_ros.types import ByteArray, Camera, FloatArray
+
+TAPS = 4
+# Sub-pixel places of the extra rays where two surfaces meet: a rotated grid.
+EDGE_SAMPLES_PX = ((0.125, -0.375), (0.375, 0.125), (-0.125, 0.375), (-0.375, -0.125))
+
+
+@dataclass(frozen=True, eq=False)
+class Rendering:
+    """What one camera sees at one moment, before any fault of the sensor."""
+
+    rgb: ByteArray  # (H, W, 3)
+    depth_m: FloatArray  # (H, W) float32, exact z of the ray through the pixel's centre; NaN = sky
+    hit: Indices  # (H, W) triangle, -1 = sky
+
+
+def render(view: View, camera: Camera) -> Rendering:
+    """The picture and its exact depth; the lens of the camera is honoured."""
+    optics = pixel_rays(camera)
+    rays = optics.rays.reshape(-1, 3)
+    hit = view.first_hit(rays)
+    depth = view.depth_m(hit, rays)
+    depth[~optics.valid] = np.inf
+    shader = _Shader(view)
+    rgb = shader.colours(hit, optics.rays32.reshape(-1, 3), optics.pitch.reshape(-1, 2), TAPS)
+    _smooth_silhouettes(shader, rgb, hit.reshape(camera.height, camera.width), optics)
+    shape = (camera.height, camera.width)
+    rgb[~optics.valid] = 0  # beyond what the lens can see
+    depth_m = np.where(np.isfinite(depth), depth, np.nan).astype(np.float32)
+    return Rendering(rgb.reshape(*shape, 3), depth_m.reshape(shape), hit.reshape(shape))
+
+
+def _smooth_silhouettes(shader: _Shader, rgb: ByteArray, hit: Indices, optics) -> None:  # type: ignore[no-untyped-def]
+    """Averages four more rays into each pixel where neighbouring pixels see other facets."""
+    facet = shader.view.world.triangles.facet[hit]
+    facet[hit < 0] = -1
+    edge = np.zeros(hit.shape, bool)
+    across, down = facet[:, 1:] != facet[:, :-1], facet[1:] != facet[:-1]
+    edge[:, 1:] |= across
+    edge[:, :-1] |= across
+    edge[1:] |= down
+    edge[:-1] |= down
+    chosen = np.flatnonzero(edge.ravel() & optics.valid)
+    rays, pitch = optics.rays32.reshape(-1, 3)[chosen], optics.pitch.reshape(-1, 2)[chosen]
+    total = rgb[chosen].astype(np.uint16)
+    for dx, dy in EDGE_SAMPLES_PX:
+        shifted = rays.copy()
+        shifted[:, :2] += pitch * np.array([dx, dy], np.float32)
+        total += shader.colours(shader.view.first_hit(shifted), shifted, pitch, taps=1)
+    rgb[chosen] = total // (1 + len(EDGE_SAMPLES_PX))
+
+
+class _Shader:
+    """Per view, the nine numbers of every triangle; then colours for any rays."""
+
+    def __init__(self, view: View) -> None:
+        self.view, self.world = view, view.world
+        table, R = self.world.triangles, view.world_from_camera[:3, :3]
+        shift = table.texel_b + np.einsum("tij,tj->ti", table.texel_a, view.origins())
+        with np.errstate(invalid="ignore"):
+            texel = table.texel_a @ R + shift[..., None] * view.inverse_depth[:, None, :]
+        self.columns = np.ascontiguousarray(
+            np.concatenate([view.inverse_depth, texel.reshape(-1, 6)], axis=1).T, np.float32
+        )
+        self.first_level = (table.patch * LEVELS).astype(np.int32)
+        self.placement = np.ascontiguousarray(self.world.atlas.placement.T)
+
+    def colours(self, hit: Indices, rays: FloatArray, pitch: FloatArray, taps: int) -> ByteArray:
+        """(N, 3) for (N,) triangles met by (N, 3) rays; pitch (N, 2) = size of a pixel at z = 1."""
+        index = hit.astype(np.intp)
+        u, v, major, level = self._footprint(index, rays, pitch, taps)
+        whole = np.clip(level.astype(np.int32), 0, LEVELS - 2)
+        blend = np.clip(level - whole, 0.0, 1.0)
+        place = np.take(self.first_level, index, mode="wrap") + whole
+        fine = self._sampled(place, u, v, major, taps)
+        coarse = self._sampled(place + 1, u, v, major, taps)
+        rows = _as_rows(1.0 - blend), _as_rows(blend)
+        rgb = cv2.blendLinear(fine, coarse, *rows).reshape(-1, 3)[: len(hit)]
+        self._light_leaves(rgb, index)
+        self._paint_sky(rgb, hit, rays)
+        return rgb
+
+    def _footprint(self, index: Indices, rays: FloatArray, pitch: FloatArray, taps: int
+                   ) -> tuple[FloatArray, FloatArray, tuple[FloatArray, FloatArray], FloatArray]:  # fmt: skip
+        """Texel (u, v), step (du, dv) between taps, and pyramid level, each (N,)."""
+        mx, my, mz, ux, uy, uz, vx, vy, vz = (
+            np.take(column, index, mode="wrap") for column in self.columns
+        )
+        x, y = rays[:, 0], rays[:, 1]
+        z = 1.0 / (mx * x + my * y + mz)
+        u, v = (ux * x + uy * y + uz) * z, (vx * x + vy * y + vz) * z
+        zx, zy = z * pitch[:, 0], z * pitch[:, 1]
+        a, b = (ux - u * mx) * zx, (vx - v * mx) * zx  # texels along a pixel's width
+        c, d = (uy - u * my) * zy, (vy - v * my) * zy  # and along its height
+        wide, high = a * a + b * b, c * c + d * d
+        area = np.abs(a * d - b * c)
+        longer = np.maximum(np.maximum(wide, high), 1e-12)
+        shorter2 = np.maximum(area * area / longer, longer / taps**2)
+        level = np.clip(0.5 * np.log2(np.maximum(shorter2, 1e-12)), 0.0, LEVELS - 1.001)
+        across = wide >= high
+        step = np.where(across, a, c) / taps, np.where(across, b, d) / taps
+        return u, v, step, level
+
+    def _sampled(self, place: Indices, u: FloatArray, v: FloatArray,
+                 step: tuple[FloatArray, FloatArray], taps: int) -> ByteArray:  # fmt: skip
+        """The mean of the taps at one level, as rows of an image (padded)."""
+        sx, sy, x0, y0 = (np.take(column, place, mode="clip") for column in self.placement)
+        x, y = _as_rows(u * sx + x0), _as_rows(v * sy + y0)
+        if taps == 1:
+            return cv2.remap(self.world.atlas.image, x, y, cv2.INTER_LINEAR)
+        dx, dy = _as_rows(step[0] * sx), _as_rows(step[1] * sy)
+        pairs = []
+        for near, far in ((-1.5, 0.5), (-0.5, 1.5)):
+            one, two = (
+                cv2.remap(self.world.atlas.image, x + t * dx, y + t * dy, cv2.INTER_LINEAR)
+                for t in (near, far)
+            )
+            pairs.append(cv2.addWeighted(one, 0.5, two, 0.5, 0.0))
+        return cv2.addWeighted(*[pairs[0], 0.5, pairs[1], 0.5], 0.0)
+
+    def _light_leaves(self, rgb: ByteArray, index: Indices) -> None:
+        gain = np.take(self.world.triangles.gain, index, mode="wrap")
+        leafy = np.flatnonzero(gain != 1.0)
+        lit = rgb[leafy] * gain[leafy, None]
+        rgb[leafy] = np.minimum(lit, 255.0).astype(np.uint8)
+
+    def _paint_sky(self, rgb: ByteArray, hit: Indices, rays: FloatArray) -> None:
+        above = np.flatnonzero(hit < 0)
+        if self.world.sky is None or not len(above):
+            return
+        direction = rays[above] @ self.view.world_from_camera[:3, :3].T.astype(np.float32)
+        h, w = self.world.sky.shape[:2]
+        azimuth = np.arctan2(direction[:, 1], direction[:, 0])
+        level = np.arctan2(direction[:, 2], np.hypot(direction[:, 0], direction[:, 1]))
+        x = _as_rows((0.5 - azimuth / (2 * np.pi)) * w)
+        y = _as_rows((0.5 - level / np.pi) * h)
+        sky = cv2.remap(self.world.sky, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+        rgb[above] = sky.reshape(-1, 3)[: len(above)]
+
+
+def _as_rows(values: FloatArray) -> FloatArray:
+    """(N,) as an image of 1024 columns, padded by zeros: cv2 takes sides below 32768."""
+    rows = -(-len(values) // 1024)
+    padded = np.zeros(rows * 1024, np.float32)
+    padded[: len(values)] = values
+    return padded.reshape(rows, 1024)
+
+
+def look(world: World, camera: Camera, world_from_camera: npt.ArrayLike, time_s: float = 0.0
+         ) -> Rendering:  # fmt: skip
+    """A single picture, for tests, pictures and people."""
+    return render(world.view(np.asarray(world_from_camera, float), time_s), camera)

@@ -1,0 +1,83 @@
+"""Exact correspondences between any two simulated frames.
+
+The point that a pixel of a sees comes from its triangle's plane in double precision, moves
+with its object if that moves, and is projected into b. It is visible there if the ray of b
+through that very sub-pixel place meets nothing nearer.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from l2m_ros.simulation.optics import project, unproject
+from l2m_ros.simulation.sequence import SimulatedFrame
+from l2m_ros.simulation.world import Indices, View
+from l2m_ros.types import DenseMatch, FloatArray
+
+# A surface hides another if it is nearer by more than this: Embree's single precision.
+OCCLUSION_M = 1e-3
+OCCLUSION_SHARE = 1e-4
+
+
+def true_match(a: SimulatedFrame, b: SimulatedFrame, *, stride: int = 1) -> DenseMatch:
+    """Query a, keyframe b: warp on a's grid (every stride-th cell), certainty 1 where visible.
+
+    Where the point is hidden in b or outside its image the warp is still exact (it may lie
+    beyond the border) and the certainty is 0; where a sees sky or the point is behind b it is NaN.
+    """
+    width, height = a.frame.camera.size
+    w, h = -(-width // stride), -(-height // stride)
+    grid = DenseMatch(np.zeros((h, w, 2)), np.zeros((h, w)), (width, height), (1, 1)).grid_px()
+    warp, visible = true_points(a, b, grid.reshape(-1, 2).astype(float))
+    known = np.isfinite(warp).all(axis=1)
+    return DenseMatch(
+        warp.reshape(h, w, 2),
+        (visible & known).astype(np.float32).reshape(h, w),
+        query_size=a.frame.camera.size,
+        keyframe_size=b.frame.camera.size,
+    )
+
+
+def true_points(a: SimulatedFrame, b: SimulatedFrame, px: FloatArray
+                ) -> tuple[FloatArray, npt.NDArray[np.bool_]]:  # fmt: skip
+    """For (N, 2) pixels of a: the (N, 2) pixels of b that see the same points, and if they do."""
+    view_a, view_b = a.view(), b.view()
+    rays = unproject(a.frame.camera, px)
+    usable = np.isfinite(rays).all(axis=1)
+    rays[~usable] = (0.0, 0.0, 1.0)
+    hit = view_a.first_hit(rays)
+    usable &= hit >= 0
+    points = _in_other_camera(view_a, view_b, hit, rays)
+    points[~usable] = np.nan
+    warp = project(b.frame.camera, points)
+    return warp, _visible(view_b, b, warp, points, hit)
+
+
+def _in_other_camera(a: View, b: View, hit: Indices, rays: FloatArray) -> FloatArray:
+    """(N, 3) the points hit, in the camera of b at b's time."""
+    depth = a.depth_m(hit, rays)
+    with np.errstate(invalid="ignore"):
+        in_a = rays * np.where(np.isfinite(depth), depth, 1.0)[:, None]
+    world = in_a @ a.world_from_camera[:3, :3].T + a.world_from_camera[:3, 3]
+    shift = a.world.offsets_m(b.time_s) - a.world.offsets_m(a.time_s)
+    if a.moving or b.moving:
+        world = world + shift[a.world.group[hit]]
+    return (world - b.world_from_camera[:3, 3]) @ b.world_from_camera[:3, :3]
+
+
+def _visible(view: View, b: SimulatedFrame, warp: FloatArray, points: FloatArray, hit: Indices
+             ) -> npt.NDArray[np.bool_]:  # fmt: skip
+    """Inside b's image and not behind anything."""
+    width, height = b.frame.camera.size
+    with np.errstate(invalid="ignore"):
+        inside = ((warp >= -0.5) & (warp < [width - 0.5, height - 0.5])).all(axis=1)
+    chosen = np.flatnonzero(inside)
+    z = points[chosen, 2]
+    rays = points[chosen] / z[:, None]
+    first = view.first_hit(rays)
+    nearest = view.depth_m(first, rays)
+    seen = (first == hit[chosen]) | (nearest >= z * (1 - OCCLUSION_SHARE) - OCCLUSION_M)
+    visible = np.zeros(len(warp), bool)
+    visible[chosen] = seen
+    return visible
