@@ -1,0 +1,115 @@
+"""Local correlation: how well each query cell fits the support around where it flows to.
+
+    out[k] at cell i = <query(i), support(flow(i) + offset_k)> / sqrt(C)
+    k = row (2 r + 1) + column; offsets are whole cells of the grid, -r..r, rows slow
+
+Support samples are bilinear and zero outside. All (2r+1)^2 samples of a cell share ONE
+fractional position, because offsets are whole cells. So it is enough to take the (2r+2)^2 dot
+products with the whole-numbered neighbours and to blend the products, not the features:
+the work falls from four reads of C channels per sample to about one, and nothing of
+(2r+1)^2 times the feature map is ever held (`benchmarks/correlation.py` measures it).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from l2m_ros.errors import InvalidInput
+from l2m_ros.network.grid import sample
+
+# Below this many support cells per dot product wanted, all pairs by one matrix product are
+# cheaper than gathering features: a product runs near peak, a gather at memory speed.
+ALL_PAIRS_RATIO = 16
+
+
+def local_correlation(query: Tensor, support: Tensor, flow: Tensor, radius: int) -> Tensor:
+    """(B, C, h, w), (B, C, h, w), (B, 2, h, w) -> (B, (2 r + 1)^2, h, w)."""
+    if query.shape != support.shape:
+        raise InvalidInput(
+            f"query {tuple(query.shape)} and support {tuple(support.shape)} differ: offsets are "
+            "whole cells only on grids of one size"
+        )
+    height, width = query.shape[-2:]
+    corner, fraction = _window_corner(flow, height, width, radius)
+    taps = (2 * radius + 2) ** 2
+    products = _by_matrix if height * width <= ALL_PAIRS_RATIO * taps else _by_gathering
+    window = products(query, support, corner, radius) / query.shape[1] ** 0.5
+    return _blended(window, fraction, radius)
+
+
+def local_correlation_plain(query: Tensor, support: Tensor, flow: Tensor, radius: int) -> Tensor:
+    """The same, as its definition reads: one bilinear sample of the support per offset."""
+    height, width = query.shape[-2:]
+    out = []
+    for row in range(-radius, radius + 1):
+        for column in range(-radius, radius + 1):
+            step = torch.tensor([2.0 * column / width, 2.0 * row / height]).to(flow)
+            at = sample(support, flow + step[None, :, None, None])
+            out.append((query * at).sum(dim=1) / query.shape[1] ** 0.5)
+    return torch.stack(out, dim=1)
+
+
+def _window_corner(flow: Tensor, height: int, width: int, radius: int) -> tuple[Tensor, Tensor]:
+    """Upper left cell of each window (B, 2, h, w), and the fraction beyond it in [0, 1).
+
+    Corners are cut to where the window lies wholly outside anyway. By `where`, so that NaN
+    gives an index inside the padded map and stays NaN in the fraction.
+    """
+    size = torch.tensor([width, height]).to(flow)[None, :, None, None]
+    position = ((flow + 1.0) * size - 1.0) * 0.5
+    whole = torch.floor(position)
+    low = torch.full_like(whole, float(-radius - 2))
+    high = (size + radius).expand_as(whole)
+    corner = torch.where(whole > low, whole, low)
+    corner = torch.where(corner < high, corner, high)
+    return corner.long() - radius, position - whole
+
+
+def _by_matrix(query: Tensor, support: Tensor, corner: Tensor, radius: int) -> Tensor:
+    """(B, 2r+2, 2r+2, h, w) dot products, read from the products of all pairs of cells."""
+    batch, _, height, width = query.shape
+    padding = 2 * radius + 2
+    pairs = query.flatten(2).transpose(1, 2) @ support.flatten(2)  # (B, n, n)
+    pairs = F.pad(pairs.reshape(-1, height, width), (padding,) * 4)  # zero outside
+    index = _window_index(corner, width + 2 * padding, padding)  # (B, 2r+2, 2r+2, n)
+    index = index.permute(0, 3, 1, 2).reshape(batch * height * width, -1)
+    window = pairs.flatten(1).gather(1, index).reshape(batch, height * width, -1)
+    side = 2 * radius + 2
+    return window.transpose(1, 2).reshape(batch, side, side, height, width)
+
+
+def _by_gathering(query: Tensor, support: Tensor, corner: Tensor, radius: int) -> Tensor:
+    """The same, one neighbour at a time: holds two copies of the feature map."""
+    batch, channels, height, width = query.shape
+    padding = 2 * radius + 2
+    padded = F.pad(support, (padding,) * 4)
+    cells = padded.permute(0, 2, 3, 1).reshape(-1, channels)  # a cell's channels together
+    wanted = query.flatten(2).transpose(1, 2).reshape(-1, channels)
+    first = torch.arange(batch, device=query.device) * (padded.shape[2] * padded.shape[3])
+    index = _window_index(corner, padded.shape[3], padding) + first[:, None, None, None]
+    products = [
+        (wanted * cells.index_select(0, index[:, row, column].flatten())).sum(dim=1)
+        for row in range(2 * radius + 2)
+        for column in range(2 * radius + 2)
+    ]
+    side = 2 * radius + 2
+    stacked = torch.stack(products).reshape(side, side, batch, height, width)
+    return stacked.permute(2, 0, 1, 3, 4)
+
+
+def _window_index(corner: Tensor, padded_width: int, padding: int) -> Tensor:
+    """(B, 2r+2, 2r+2, n): where each neighbour lies in the flattened padded map."""
+    side = torch.arange(padding, device=corner.device)  # padding = 2r+2 = the window's side
+    rows = corner[:, 1].flatten(1)[:, None] + (side + padding)[None, :, None]  # (B, 2r+2, n)
+    columns = corner[:, 0].flatten(1)[:, None] + (side + padding)[None, :, None]
+    return rows[:, :, None] * padded_width + columns[:, None]
+
+
+def _blended(window: Tensor, fraction: Tensor, radius: int) -> Tensor:
+    """Bilinear blend of (B, 2r+2, 2r+2, h, w) -> (B, (2r+1)^2, h, w)."""
+    x, y = fraction[:, None, None, 0], fraction[:, None, None, 1]
+    rows = window[:, :-1] * (1.0 - y) + window[:, 1:] * y
+    both = rows[:, :, :-1] * (1.0 - x) + rows[:, :, 1:] * x
+    return both.flatten(1, 2)
