@@ -24,6 +24,7 @@ VERBS: dict[str, str] = {
     "simulate": "render a metric world into a ROS 2 bag or an evaluation scene",
     "evaluate": "measure matchers on scenes with ground truth",
     "view-pair": "draw the matches between two images",
+    "train": "train a matcher from a folder of photographs",
     "demo": "simulate, track, compare with the truth and write demo/report.html",
 }
 

@@ -1,0 +1,63 @@
+"""A run on disk: written whole and renamed, read without unpickling anything but tensors.
+
+A process killed at any moment leaves the last complete checkpoint; everything random in a run
+is drawn from (seed, step), so that a resumed run is the run that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from l2m_ros.errors import InvalidInput, ModelError
+
+NAME = "checkpoint.pt"
+
+
+def save(folder: Path, state: dict[str, Any], name: str = NAME) -> None:
+    """Write beside, flush to the disk, rename: never half a checkpoint."""
+    path = folder / name
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    try:
+        with open(partial, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        partial.unlink(missing_ok=True)
+        raise InvalidInput(
+            f"{path}: the checkpoint could not be written ({error}); free some space and start "
+            "the same command again: it resumes from the last whole checkpoint"
+        ) from error
+
+
+def load(folder: Path, name: str = NAME) -> dict[str, Any] | None:
+    """The last whole checkpoint of a run's folder, or None for a new run."""
+    path = folder / name
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ModelError(
+            f"{path}: is damaged or no checkpoint ({str(error).splitlines()[0]}); remove it to "
+            "start again"
+        ) from error
+    return state
+
+
+def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], source: str) -> None:
+    """Strictly: every parameter named, of the right shape, and nothing else."""
+    try:
+        module.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        raise ModelError(
+            f"{source}: the weights do not fit this architecture: "
+            f"{' '.join(str(error).split())[:300]}"
+        ) from error

@@ -1,0 +1,145 @@
+"""The log of a run: log.csv, validation.csv, curves.png, and TensorBoard where it is installed."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+from collections import deque
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+MEAN_OVER = 20  # steps; a line of log.csv and of the progress is their mean
+
+
+class Log:
+    """Collects figures and writes a line every MEAN_OVER steps and at every validation."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self.folder = folder
+        self._recent: deque[dict[str, float]] = deque(maxlen=MEAN_OVER)
+        for name in ("log.csv", "validation.csv"):
+            _drop_after(folder / name, step)
+        self._board = _tensorboard(folder)
+
+    def step(self, step: int, elapsed_s: float, terms: dict[str, float]) -> None:
+        self._recent.append(terms)
+        if step % MEAN_OVER == 0:
+            self._write("log.csv", step, elapsed_s, self._means())
+
+    def validation(self, step: int, elapsed_s: float, figures: dict[str, float]) -> None:
+        self._write("validation.csv", step, elapsed_s, figures)
+        draw(self.folder)
+
+    def summary(self) -> str:
+        means = self._means()
+        return (
+            f"loss {means['loss']:.3f} rate {means['rate']:.1e} {means['pairs_per_s']:.1f} pairs/s"
+        )
+
+    def _means(self) -> dict[str, float]:
+        names = self._recent[-1].keys()
+        return {name: fmean(t[name] for t in self._recent if name in t) for name in names}
+
+    def _write(self, name: str, step: int, elapsed_s: float, figures: dict[str, float]) -> None:
+        path = self.folder / name
+        row = {"step": step, "minutes": round(elapsed_s / 60, 3)}
+        row |= {key: float(f"{value:.6g}") for key, value in figures.items()}
+        _append(path, row)
+        if self._board is not None:
+            for key, value in figures.items():
+                self._board.add_scalar(f"{path.stem}/{key}", value, step)
+
+    def flush(self) -> None:
+        if self._board is not None:
+            self._board.flush()
+
+    def close(self) -> None:
+        draw(self.folder)
+        if self._board is not None:
+            self._board.close()
+
+
+def read(path: Path) -> list[dict[str, float]]:
+    """The rows of a log; an unfinished last line is left out."""
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    kept = []
+    for row in rows:
+        try:
+            kept.append({key: float(value) for key, value in row.items() if value})
+        except (TypeError, ValueError):
+            continue
+    return kept
+
+
+def _append(path: Path, row: dict[str, float]) -> None:
+    """Add a row; a new column rewrites the file, so that it stays one table."""
+    rows = read(path)
+    columns = list(rows[0]) if rows else []
+    if rows and set(row) <= set(columns):
+        with open(path, "a", newline="") as file:
+            csv.DictWriter(file, columns).writerow(row)
+        return
+    _write_table(path, [*rows, row])
+
+
+def _write_table(path: Path, rows: list[dict[str, float]]) -> None:
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    partial = path.with_suffix(".partial")
+    with open(partial, "w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+    partial.replace(path)
+
+
+def _drop_after(path: Path, step: int) -> None:
+    """Rows that a killed run wrote after its last checkpoint will be written again."""
+    rows = read(path)
+    kept = [row for row in rows if row["step"] <= step]
+    if len(kept) != len(rows):
+        path.unlink() if not kept else _write_table(path, kept)
+
+
+def _tensorboard(folder: Path) -> Any:
+    if importlib.util.find_spec("tensorboard") is None:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder / "tensorboard"))
+
+
+def draw(folder: Path) -> None:
+    """curves.png: the loss, and what the validation measured, over the steps."""
+    if importlib.util.find_spec("matplotlib") is None:
+        return
+    from matplotlib.figure import Figure
+
+    logged, checked = read(folder / "log.csv"), read(folder / "validation.csv")
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    panels = figure.subplots(1, 3)
+    _panel(panels[0], logged, [k for k in _names(logged) if k == "loss"], "training loss")
+    _panel(panels[1], checked, [k for k in _names(checked) if "epe" in k], "EPE median, px")
+    shares = [k for k in _names(checked) if "within" in k or "auc" in k]
+    _panel(panels[2], checked, shares, "%")
+    figure.savefig(folder / "curves.png", dpi=90)
+
+
+def _names(rows: list[dict[str, float]]) -> list[str]:
+    return [key for key in (rows[-1] if rows else {}) if key not in ("step", "minutes")]
+
+
+def _panel(axes: Any, rows: list[dict[str, float]], names: list[str], title: str) -> None:
+    for name in names:
+        points = [(row["step"], row[name]) for row in rows if name in row]
+        axes.plot(*zip(*points, strict=True), label=name, linewidth=1)
+    axes.set_title(title, fontsize=9)
+    axes.set_xlabel("step", fontsize=8)
+    axes.grid(alpha=0.3)
+    if names:
+        axes.legend(fontsize=6)
+    if "EPE" in title and names:
+        axes.set_yscale("log")
