@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 STRIDE = 8
-NOISE = 1e-3
+NOISE = 1e-2
 LENGTH = 0.15  # of the kernel, in colour
 
 
@@ -28,8 +28,6 @@ def grid(height: int, width: int) -> Tensor:
 
 class ToyNetwork(nn.Module):
     """encode / reference / match; deterministic, a few hundred parameters."""
-
-    SOLVE = {"matrix": "kernel", "right": "targets", "solution": "solution"}
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
@@ -45,32 +43,32 @@ class ToyNetwork(nn.Module):
 
     def encode(self, image: Tensor) -> dict[str, Tensor]:
         return {
-            "coarse": self.mix(F.avg_pool2d(image, STRIDE)),
+            "coarse": self.mix(F.avg_pool2d(image - 0.5, STRIDE)),
             "fine": F.avg_pool2d(image, STRIDE // 2),
         }
 
-    def reference_system(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+    def system(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         coarse = features["coarse"]
         tokens = coarse.flatten(2).transpose(1, 2)  # (B, n, 8)
-        n = tokens.shape[1]
+        batch, n = tokens.shape[:2]
         targets = grid(*coarse.shape[-2:]).to(coarse).flatten(2).transpose(1, 2)
         return {
-            "tokens": tokens,
-            "fine": features["fine"],
-            "kernel": self._kernel(tokens, tokens) + NOISE * torch.eye(n).to(coarse),
-            "targets": targets.expand(tokens.shape[0], n, 2),
+            "matrix": self._kernel(tokens, tokens) + NOISE * torch.eye(n).to(coarse),
+            "right": targets.expand(batch, n, 2),
         }
 
     def reference(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        out = self.reference_system(features)
-        factor = torch.linalg.cholesky(out.pop("kernel").double())
-        solution = torch.cholesky_solve(out.pop("targets").double(), factor)
-        return {**out, "solution": solution.float()}
+        system = self.system(features)
+        factor = torch.linalg.cholesky(system["matrix"].double())
+        solution = torch.cholesky_solve(system["right"].double(), factor)
+        return {**features, "solution": solution.float()}
 
     def match(self, features: dict[str, Tensor], reference: dict[str, Tensor]) -> dict[str, Tensor]:
         coarse, fine = features["coarse"], features["fine"]
         b, _, h, w = coarse.shape
-        kernel = self._kernel(coarse.flatten(2).transpose(1, 2), reference["tokens"])
+        kernel = self._kernel(
+            coarse.flatten(2).transpose(1, 2), reference["coarse"].flatten(2).transpose(1, 2)
+        )
         warp = (kernel @ reference["solution"]).transpose(1, 2).reshape(b, 2, h, w)
         warp = F.interpolate(warp, size=fine.shape[-2:], mode="bilinear", align_corners=False)
         sampled = F.grid_sample(
