@@ -76,21 +76,33 @@ def sample_cameras(
     rng: np.random.Generator, relief: Relief, width: int, height: int, motion: MotionRange
 ) -> Cameras:
     """Two cameras of width x height whose overlap is near one drawn from [least, 1]."""
-    K_a, a_from_grid = _first_camera(rng, relief, width, height, motion)
+    first = first_camera(rng, relief, width, height, motion)
+    return second_camera(rng, relief, *first, width, height, motion)
+
+
+def second_camera(
+    rng: np.random.Generator,
+    relief: Relief,
+    K_a: FloatArray,
+    a_from_grid: FloatArray,
+    width: int,
+    height: int,
+    motion: MotionRange,
+) -> Cameras:
+    """A camera that has moved away from a given one."""
     wanted = rng.uniform(motion.least_overlap, 1.0)
     move = _draw_move(rng, relief, K_a, a_from_grid, width, height, motion)
-    best: Cameras | None = None
-    for strength in STRENGTHS:
+
+    def moved(strength: float) -> Cameras:
         K_b, b_from_grid = move.cameras(strength)
         ab, ba = _shares(relief, K_a, a_from_grid, K_b, b_from_grid, width, height)
         overlap = float(np.sqrt(ab * ba)) if min(ab, ba) >= LEAST_SHARE else 0.0
-        if best is None or abs(overlap - wanted) < abs(best.overlap - wanted):
-            best = Cameras(K_a, K_b, a_from_grid, b_from_grid, overlap)
-    assert best is not None  # STRENGTHS is not empty
-    return best
+        return Cameras(K_a, K_b, a_from_grid, b_from_grid, overlap)
+
+    return min(map(moved, STRENGTHS), key=lambda cameras: abs(cameras.overlap - wanted))
 
 
-def _first_camera(
+def first_camera(
     rng: np.random.Generator, relief: Relief, width: int, height: int, motion: MotionRange
 ) -> tuple[FloatArray, FloatArray]:
     """A window of the photograph: 45 to 100 % of its size, rolled a little."""

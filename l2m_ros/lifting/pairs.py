@@ -87,6 +87,7 @@ class Pair:
     cameras: Cameras | None  # None for a homography
     homography: FloatArray | None  # 3x3 b_from_a in pixels, None for a scene with depth
     depth_a: FloatArray | None = None  # (H, W) in units of the scene's median depth
+    depth_b: FloatArray | None = None
 
     def swapped(self) -> Pair:
         """The pair the other way round."""
@@ -100,7 +101,7 @@ class Pair:
             self.rgb_b, self.rgb_a,
             self.warp_ba, self.visible_b, self.unknown_b,
             self.warp, self.visible, self.unknown,
-            self.overlap, cameras, inverse,
+            self.overlap, cameras, inverse, self.depth_b, self.depth_a,
         )  # fmt: skip
 
 
@@ -177,7 +178,8 @@ def pair_of(
     images = [_painted(rng, rgb, view.source_px, view.painted, scale, fill) for view in (a, b)]
     return _finished(
         rng, images, (warp, visible, unknown), (warp_ba, visible_b, unknown_b),
-        fill, options, hard, cameras=cameras, depth_a=1.0 / np.maximum(a.inverse_depth, 1e-6),
+        fill, options, hard, cameras=cameras,
+        depths=tuple(1.0 / np.maximum(v.inverse_depth, np.float32(1e-6)) for v in (a, b)),
     )  # fmt: skip
 
 
@@ -204,7 +206,7 @@ def warp_between(
         unknown &= nearest <= np.float32(1.1) * omega + np.float32(0.05)
     else:
         unknown &= cv2.remap(b.painted.view(np.uint8), bx, by, cv2.INTER_NEAREST) > 0
-    return np.stack([bx, by], axis=-1), visible, unknown
+    return np.stack([bx, by], axis=-1), visible, unknown | a.unlabelled
 
 
 def _planar_pair(
@@ -294,7 +296,7 @@ def _finished(
     *,
     cameras: Cameras | None = None,
     homography: FloatArray | None = None,
-    depth_a: FloatArray | None = None,
+    depths: tuple[FloatArray | None, ...] = (None, None),
 ) -> Pair:
     """Foreign things in front, then each view's own light and camera."""
     (warp, visible, unknown), (warp_ba, visible_b, unknown_b) = ab, ba
@@ -313,7 +315,7 @@ def _finished(
     overlap = float(np.sqrt(visible.mean() * visible_b.mean()))
     return Pair(
         rgb_a, rgb_b, warp, visible, unknown, warp_ba, visible_b, unknown_b,
-        overlap, cameras, homography, depth_a,
+        overlap, cameras, homography, *depths,
     )  # fmt: skip
 
 

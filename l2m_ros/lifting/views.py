@@ -33,6 +33,7 @@ BoolArray = npt.NDArray[np.bool_]
 # A cell is cut where its corners differ by more than this: relative part, absolute part
 # (inverse depth has median 1). A floor seen at a grazing angle stays below it.
 CUT_RELATIVE, CUT_ABSOLUTE = 0.03, 0.02
+CUT, UNLABELLED = 1, 2  # flags of a cell
 # An answer this far (pixels of the view) from its own projection has not converged.
 RESIDUAL_PX = 0.1
 STEPS = 5
@@ -43,23 +44,28 @@ FAR_AWAY_PX = 1e4  # where what cannot be seen is put: finite, and outside of ev
 
 @dataclass(frozen=True, eq=False)
 class Relief:
-    """An inverse depth over the pixel grid of its camera, and the cells that are cut."""
+    """An inverse depth over the pixel grid of its camera, and what is wrong with its cells."""
 
     inverse_depth: FloatArray  # (h, w) float32 > 0
     K: FloatArray  # 3x3 of the grid's camera
-    cut: npt.NDArray[np.uint8]  # (h, w); 1 at (v, u) cuts the cell (u..u+1, v..v+1)
-    opaque: BoolArray | None = None  # (h, w) False where there is no surface (sky, unknown)
+    cells: npt.NDArray[np.uint8]  # (h, w); CUT | UNLABELLED at (v, u) of cell (u..u+1, v..v+1)
 
     @classmethod
     def from_inverse_depth(
-        cls, inverse_depth: FloatArray, K: FloatArray, opaque: BoolArray | None = None
+        cls, inverse_depth: FloatArray, K: FloatArray, unlabelled: BoolArray | None = None
     ) -> Relief:
+        """`unlabelled` (h, w): drawn but never supervised (sky, depth that was made up)."""
         w = np.ascontiguousarray(inverse_depth, np.float32)
         if w.ndim != 2 or not np.isfinite(w).all() or not (w > 0).all():
             raise InvalidInput(
                 f"inverse depth must be (h, w), finite and positive, got shape {w.shape}"
             )
-        return cls(w, np.asarray(K, np.float64), cut_cells(w, opaque), opaque)
+        cells = cut_cells(w)
+        if unlabelled is not None and unlabelled.any():
+            # A cell touches its right and lower neighbours: grow to the upper left.
+            touched = cv2.dilate(unlabelled.view(np.uint8), np.ones((2, 2)), anchor=(0, 0))
+            cells |= touched * np.uint8(UNLABELLED)
+        return cls(w, np.asarray(K, np.float64), cells)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,24 +75,20 @@ class View:
     source_px: FloatArray  # (H, W, 2) float32 pixel of the relief's grid
     inverse_depth: FloatArray  # (H, W) float32, 1 / z in the view's camera
     seen: BoolArray  # (H, W) the surface is known here: source_px is exact
-    painted: BoolArray  # (H, W) has the photograph's colour: seen, or a crack between seen pixels
+    painted: BoolArray  # (H, W) has the photograph's colour: seen, unlabelled, or a thin crack
+    unlabelled: BoolArray  # (H, W) drawn, never supervised
     nearest: FloatArray | None = None  # (H, W) z-buffer of the grid points, grown by one pixel
 
 
-def cut_cells(w: FloatArray, opaque: BoolArray | None = None) -> npt.NDArray[np.uint8]:
-    """1 where the 2x2 corners of a cell do not belong to one surface."""
+def cut_cells(w: FloatArray) -> npt.NDArray[np.uint8]:
+    """CUT where the 2x2 corners of a cell do not belong to one surface."""
     highest, lowest = w.copy(), w.copy()
     for shifted in (w[:, 1:], w[1:, :], w[1:, 1:]):
         h, n = shifted.shape
         part = (slice(0, h), slice(0, n))
         np.maximum(highest[part], shifted, out=highest[part])
         np.minimum(lowest[part], shifted, out=lowest[part])
-    cut = (highest - lowest > CUT_RELATIVE * highest + CUT_ABSOLUTE).view(np.uint8)
-    if opaque is not None:
-        clear = (~opaque).view(np.uint8)
-        # A cell touches its right and lower neighbours: grow the clear part to upper left.
-        cut |= cv2.dilate(clear, np.ones((2, 2), np.uint8), anchor=(0, 0))
-    return cut
+    return (highest - lowest > CUT_RELATIVE * highest + CUT_ABSOLUTE).view(np.uint8)
 
 
 def affine(row: FloatArray, width: int, height: int) -> FloatArray:
@@ -130,12 +132,12 @@ def inside_grid(relief: Relief, x: FloatArray, y: FloatArray) -> BoolArray:
     return (x >= 0) & (x < width - 1) & (y >= 0) & (y < height - 1)
 
 
-def whole_cells(relief: Relief, x: FloatArray, y: FloatArray) -> BoolArray:
-    """True where (x, y) lies on a cell that is not cut."""
+def cells_at(relief: Relief, x: FloatArray, y: FloatArray) -> npt.NDArray[np.uint8]:
+    """The cell's flags at (x, y); CUT outside of the grid."""
     inside = inside_grid(relief, x, y)
     column = np.where(inside, x, 0).astype(np.int32)
-    cell = np.where(inside, y, 0).astype(np.int32) * np.int32(relief.cut.shape[1]) + column
-    return inside & (np.take(relief.cut, cell) == 0)
+    cell = np.where(inside, y, 0).astype(np.int32) * np.int32(relief.cells.shape[1]) + column
+    return np.where(inside, np.take(relief.cells, cell), np.uint8(CUT))
 
 
 def render(relief: Relief, K: FloatArray, T: FloatArray, width: int, height: int) -> View:
@@ -144,14 +146,15 @@ def render(relief: Relief, K: FloatArray, T: FloatArray, width: int, height: int
         return _turned(relief, K, T, width, height)
     start, nearest = _z_buffer(relief, K, T, width, height)
     x, y, omega = _trace(relief, K, T, start)
-    seen = whole_cells(relief, x, y) & _converged(relief, K, T, x, y)
+    cells = cells_at(relief, x, y)
+    drawn = (cells & CUT == 0) & _converged(relief, K, T, x, y)
     # A nearer grid point within a pixel: this ray met another surface first.
-    seen &= nearest <= omega * np.float32(1 + CUT_RELATIVE) + np.float32(CUT_ABSOLUTE)
+    drawn &= nearest <= omega * np.float32(1 + CUT_RELATIVE) + np.float32(CUT_ABSOLUTE)
     # Holes of a pixel's width are cracks along cut cells; left open they would draw outlines.
-    hole = (~seen).view(np.uint8)
-    wide = cv2.morphologyEx(hole, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0
-    painted = seen | ~wide & inside_grid(relief, x, y)
-    return View(np.stack([x, y], axis=-1), omega, seen, painted, nearest)
+    wide = cv2.morphologyEx((~drawn).view(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3))) > 0
+    painted = drawn | ~wide & inside_grid(relief, x, y)
+    unlabelled = drawn & (cells & UNLABELLED > 0)
+    return View(np.stack([x, y], axis=-1), omega, drawn & ~unlabelled, painted, unlabelled, nearest)
 
 
 def _turned(relief: Relief, K: FloatArray, T: FloatArray, width: int, height: int) -> View:
@@ -162,9 +165,10 @@ def _turned(relief: Relief, K: FloatArray, T: FloatArray, width: int, height: in
     over_z = 1.0 / np.where(front, z, 1.0)
     x, y = x * over_z, y * over_z
     omega = sample(relief.inverse_depth, x, y) * z
-    painted = inside_grid(relief, x, y) & front
-    seen = whole_cells(relief, x, y) & front
-    return View(np.stack([x, y], axis=-1), omega, seen, painted, None)
+    cells = cells_at(relief, x, y)
+    unlabelled = front & (cells & UNLABELLED > 0)
+    painted = front & inside_grid(relief, x, y)
+    return View(np.stack([x, y], axis=-1), omega, front & (cells == 0), painted, unlabelled)
 
 
 def _z_buffer(
@@ -177,8 +181,6 @@ def _z_buffer(
     v = np.arange(rows, dtype=np.float32)[:, None]
     x, y, omega = project(relief, u, v, w, K, T)
     inside = (x > -0.5) & (x < width - 0.5) & (y > -0.5) & (y < height - 0.5) & (omega > 0)
-    if relief.opaque is not None:
-        inside &= relief.opaque
     column = (x[inside] + np.float32(0.5)).astype(np.int64)
     row = (y[inside] + np.float32(0.5)).astype(np.int64)
     nearest = np.zeros(height * width, np.float32)
