@@ -27,9 +27,14 @@ def _shell() -> list[Surface]:
     upper, lower = m.plaster((0.87, 0.86, 0.8)), m.plaster((0.42, 0.55, 0.6), relief=0.04)
     parts: list[Surface] = [
         quad((-X, Y, 0), (2 * X, 0, 0), (0, -2 * Y, 0), m.tiles(0.4, (0.66, 0.63, 0.58))),
-        quad((-X, -Y, Z), (2 * X, 0, 0), (0, 2 * Y, 0),
-             m.tiles(0.6, (0.86, 0.86, 0.84), spread=0.02, veins=0.05), texels_per_m=160.0),
-    ]  # fmt: skip
+        quad(
+            (-X, -Y, Z),
+            (2 * X, 0, 0),
+            (0, 2 * Y, 0),
+            m.tiles(0.6, (0.86, 0.86, 0.84), spread=0.02, veins=0.05),
+            texels_per_m=160.0,
+        ),
+    ]
     for side in (-1, 1):
         facing = (0, -side, 0)
         parts.append(panel((0, side * Y, 1.75), facing, 2 * X, 1.7, upper, texels_per_m=200.0))
@@ -53,8 +58,15 @@ def _wall_things(rng: np.random.Generator) -> list[Surface]:
     for number, (x, side) in enumerate(doors):
         colour = colours[number % 3]
         parts += box((x, side * (Y - 0.03), 0), (1.06, 0.05, 2.1), m.wood((0.3, 0.26, 0.22)))
-        parts.append(panel((x, side * (Y - 0.062), 1.02), (0, -side, 0), 0.92, 2.04,
-                           prints.door(colour, plate=True)))  # fmt: skip
+        parts.append(
+            panel(
+                (x, side * (Y - 0.062), 1.02),
+                (0, -side, 0),
+                0.92,
+                2.04,
+                prints.door(colour, plate=True),
+            )
+        )
     for x, side in ((-3.0, 1), (0.45, 1), (-0.5, -1), (-3.9, -1)):
         parts += _notice_board(rng, x, side)
     for x, side in ((3.8, 1), (-6.1, 1), (4.0, -1), (-6.4, -1)):
@@ -96,8 +108,9 @@ def _things(rng: np.random.Generator) -> list[Surface]:
     for x, side in ((-2.95, 1), (4.1, 1)):
         parts += _radiator(x, side)
     for x, side in ((-0.2, 1), (4.9, -1)):
-        parts += cylinder((x, side * (Y - 0.1), 0.5), 0.08, 0.5, m.metal((0.75, 0.1, 0.08)),
-                          top_radius=0.06)  # fmt: skip
+        parts += cylinder(
+            (x, side * (Y - 0.1), 0.5), 0.08, 0.5, m.metal((0.75, 0.1, 0.08)), top_radius=0.06
+        )
         parts.append(panel((x, side * (Y - 0.01), 1.3), (0, -side, 0), 0.25, 0.25, prints.poster()))
     parts += f.table((-0.9, -Y + 0.19, 0), (1.4, 0.28, 0.45), m.planks((0.5, 0.36, 0.24)))
     parts += f.plant(rng, (-6.4, 0.8, 0), height=0.9)
@@ -105,8 +118,7 @@ def _things(rng: np.random.Generator) -> list[Surface]:
     parts += f.carton_stack(rng, (6.0, 0.75, 0), 3)
     parts += f.carton_stack(rng, (-6.5, -0.7, 0), 2)
     parts += cylinder((3.0, Y - 0.16, 0), 0.12, 0.6, m.metal((0.3, 0.32, 0.35)))
-    parts += box((2.6, -Y + 0.12, 1.15), (0.5, 0.18, 0.35), m.metal((0.7, 0.7, 0.72)),
-                 bottom=True)  # fmt: skip
+    parts += box((2.6, -Y + 0.12, 1.15), (0.5, 0.18, 0.35), m.metal((0.7, 0.7, 0.72)), bottom=True)
     return parts
 
 

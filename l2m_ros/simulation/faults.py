@@ -52,8 +52,15 @@ class Faults:
         for name in ("drop_share", "depth_holes"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise InvalidInput(f"{name} must lie in [0, 1), got {getattr(self, name):g}")
-        sizes = ("exposure_drift_ev", "exposure_s", "read_noise", "shot_noise", "depth_noise_a_m",
-                 "depth_noise_b_per_m", "depth_step_px")  # fmt: skip
+        sizes = (
+            "exposure_drift_ev",
+            "exposure_s",
+            "read_noise",
+            "shot_noise",
+            "depth_noise_a_m",
+            "depth_noise_b_per_m",
+            "depth_step_px",
+        )
         for name in sizes:
             if not 0.0 <= getattr(self, name) < np.inf:
                 raise InvalidInput(f"{name} must not be negative, got {getattr(self, name):g}")
@@ -82,12 +89,17 @@ USUAL: MappingProxyType[str, dict[str, Any]] = MappingProxyType(
         "blur": {"exposure_s": 0.02},
         "noise": {"read_noise": 1.5, "shot_noise": 0.03},
         "lens": {"distortion": "plumb_bob", "D": (-0.28, 0.09, 0.0006, -0.0004, -0.012)},
-        "depth": {"depth_noise_a_m": 0.001, "depth_noise_b_per_m": 0.002, "depth_step_px": 0.125,
-                  "depth_holes": 0.02, "depth_range_m": 8.0},
+        "depth": {
+            "depth_noise_a_m": 0.001,
+            "depth_noise_b_per_m": 0.002,
+            "depth_step_px": 0.125,
+            "depth_holes": 0.02,
+            "depth_range_m": 8.0,
+        },
         "drops": {"drop_share": 0.1},
         "movers": {"moving_objects": True},
     }
-)  # fmt: skip
+)
 
 
 class Imperfections:
@@ -178,7 +190,12 @@ def _blurred(rgb: ByteArray, motion: FloatArray) -> ByteArray:
     u, v = np.meshgrid(np.arange(w, dtype=np.float32), np.arange(h, dtype=np.float32))
     total = np.zeros(rgb.shape, np.float32)
     for share in np.linspace(-0.5, 0.5, BLUR_SAMPLES, dtype=np.float32):
-        moved = cv2.remap(rgb, u + share * motion[..., 0], v + share * motion[..., 1],
-                          cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # fmt: skip
+        moved = cv2.remap(
+            rgb,
+            u + share * motion[..., 0],
+            v + share * motion[..., 1],
+            cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
         cv2.accumulate(moved, total)
     return np.round(total / BLUR_SAMPLES).astype(np.uint8)

@@ -37,16 +37,27 @@ def framed_poster(centre: Place, facing: Place, width: float, height: float) -> 
     middle = np.asarray(centre, float)
     yaw = float(np.arctan2(out[1], out[0])) + np.pi
     frame = box(
-        middle - [0, 0, height / 2] + 0.01 * out, (0.02, width, height), m.wood((0.25, 0.18, 0.13)),
-        yaw_rad=yaw, bottom=True,
-    )  # fmt: skip
-    picture = panel(middle + 0.021 * out, out, width - 0.06, height - 0.06, prints.poster(),
-                    texels_per_m=420.0)  # fmt: skip
+        middle - [0, 0, height / 2] + 0.01 * out,
+        (0.02, width, height),
+        m.wood((0.25, 0.18, 0.13)),
+        yaw_rad=yaw,
+        bottom=True,
+    )
+    picture = panel(
+        middle + 0.021 * out, out, width - 0.06, height - 0.06, prints.poster(), texels_per_m=420.0
+    )
     return [*frame, picture]
 
 
-def bookshelf(rng: np.random.Generator, base: Place, *, yaw_rad: float = 0.0, width: float = 1.0,
-              height: float = 2.0, depth: float = 0.3) -> list[Surface]:  # fmt: skip
+def bookshelf(
+    rng: np.random.Generator,
+    base: Place,
+    *,
+    yaw_rad: float = 0.0,
+    width: float = 1.0,
+    height: float = 2.0,
+    depth: float = 0.3,
+) -> list[Surface]:
     """An open shelf filled with books, every one with its own size, colour and lettering."""
     timber = m.wood((0.55, 0.4, 0.26))
     parts: list[Surface] = []
@@ -63,8 +74,9 @@ def bookshelf(rng: np.random.Generator, base: Place, *, yaw_rad: float = 0.0, wi
     return parts
 
 
-def _books(rng: np.random.Generator, base: Place, yaw_rad: float, z: float, width: float,
-           depth: float) -> list[Surface]:  # fmt: skip
+def _books(
+    rng: np.random.Generator, base: Place, yaw_rad: float, z: float, width: float, depth: float
+) -> list[Surface]:
     parts: list[Surface] = []
     y, end = -width / 2, width / 2 - rng.uniform(0.0, 0.25)
     while y < end - 0.06:
@@ -72,14 +84,21 @@ def _books(rng: np.random.Generator, base: Place, yaw_rad: float, z: float, widt
         deep = rng.uniform(0.16, depth - 0.06)
         cover = m.fabric(encoded(random_colours(rng, 1)[0]) / 255)
         place = _at(base, yaw_rad, (depth / 2 - 0.03 - deep / 2, y + thick / 2, z))
-        parts += box(place, (deep, thick - 0.002, tall), cover, yaw_rad=yaw_rad,
-                     front=prints.book_spine(), top=m.plaster((0.85, 0.82, 0.74)))  # fmt: skip
+        parts += box(
+            place,
+            (deep, thick - 0.002, tall),
+            cover,
+            yaw_rad=yaw_rad,
+            front=prints.book_spine(),
+            top=m.plaster((0.85, 0.82, 0.74)),
+        )
         y += thick
     return parts
 
 
-def table(base: Place, size: Sequence[float], material: Material, *,
-          yaw_rad: float = 0.0) -> list[Surface]:  # fmt: skip
+def table(
+    base: Place, size: Sequence[float], material: Material, *, yaw_rad: float = 0.0
+) -> list[Surface]:
     """Four legs and a top of 4 cm; size = depth, width, height."""
     depth, width, height = size
     parts: list[Surface] = []
@@ -102,25 +121,40 @@ def desk(rng: np.random.Generator, base: Place, *, yaw_rad: float = 0.0) -> list
     parts += box(put(0.2, 0.05), (0.16, 0.26, 0.015), dark, yaw_rad=yaw_rad)
     parts += box(put(0.22, 0.05), (0.03, 0.06, 0.2), dark, yaw_rad=yaw_rad)
     monitor = put(0.18, 0.05) + np.array([0, 0, 0.14])
-    parts += box(monitor, (0.04, 0.6, 0.36), dark, yaw_rad=yaw_rad, front=prints.screen(),
-                 bottom=True, texels_per_m=500.0)  # fmt: skip
-    parts += box(put(-0.12, 0.05), (0.15, 0.44, 0.02), dark, yaw_rad=yaw_rad,
-                 top=prints.keyboard())  # fmt: skip
+    parts += box(
+        monitor,
+        (0.04, 0.6, 0.36),
+        dark,
+        yaw_rad=yaw_rad,
+        front=prints.screen(),
+        bottom=True,
+        texels_per_m=500.0,
+    )
+    parts += box(put(-0.12, 0.05), (0.15, 0.44, 0.02), dark, yaw_rad=yaw_rad, top=prints.keyboard())
     for y, turn in ((-0.4, 0.2), (-0.48, -0.3), (0.55, 0.5)):
-        parts += box(put(-0.1 + 0.1 * y, y), (0.21, 0.297, 0.004), prints.page(),
-                     yaw_rad=yaw_rad + turn + np.pi)  # fmt: skip
+        parts += box(
+            put(-0.1 + 0.1 * y, y),
+            (0.21, 0.297, 0.004),
+            prints.page(),
+            yaw_rad=yaw_rad + turn + np.pi,
+        )
     parts += cylinder(put(-0.05, 0.42), 0.04, 0.1, m.patchwork(), segments=16)
     for layer in range(4):
-        parts += box(put(0.15, -0.5) + np.array([0, 0, 0.035 * layer]), (0.2, 0.26, 0.034),
-                     prints.book_spine(), yaw_rad=yaw_rad + rng.uniform(-0.4, 0.4))  # fmt: skip
+        parts += box(
+            put(0.15, -0.5) + np.array([0, 0, 0.035 * layer]),
+            (0.2, 0.26, 0.034),
+            prints.book_spine(),
+            yaw_rad=yaw_rad + rng.uniform(-0.4, 0.4),
+        )
     parts += cylinder(put(0.2, 0.6), 0.015, 0.4, dark, segments=8)
     shade = put(0.2, 0.6) + np.array([0, 0, 0.34])
     parts += cylinder(shade, 0.13, 0.16, m.fabric((0.85, 0.75, 0.5)), top_radius=0.07)
     return parts
 
 
-def chair(base: Place, *, yaw_rad: float = 0.0, colour: Sequence[float] = (0.3, 0.22, 0.15)
-          ) -> list[Surface]:  # fmt: skip
+def chair(
+    base: Place, *, yaw_rad: float = 0.0, colour: Sequence[float] = (0.3, 0.22, 0.15)
+) -> list[Surface]:
     wood = m.wood(colour)
     parts = table(base, (0.42, 0.42, 0.46), wood, yaw_rad=yaw_rad)
     cushion = _at(base, yaw_rad, (0, 0, 0.46))
@@ -146,21 +180,42 @@ def sofa(base: Place, *, yaw_rad: float = 0.0, width: float = 1.9) -> list[Surfa
     return parts
 
 
-def cabinet(base: Place, *, yaw_rad: float = 0.0, width: float = 1.2, height: float = 0.85,
-            colour: Sequence[float] = (0.8, 0.77, 0.7)) -> list[Surface]:  # fmt: skip
+def cabinet(
+    base: Place,
+    *,
+    yaw_rad: float = 0.0,
+    width: float = 1.2,
+    height: float = 0.85,
+    colour: Sequence[float] = (0.8, 0.77, 0.7),
+) -> list[Surface]:
     """A sideboard with two doors, a vase, a radio and a framed photograph on it."""
     parts: list[Surface] = []
-    parts += box(base, (0.42, width, height), m.wood((0.6, 0.48, 0.36)), yaw_rad=yaw_rad,
-                 front=prints.door(colour))  # fmt: skip
+    parts += box(
+        base,
+        (0.42, width, height),
+        m.wood((0.6, 0.48, 0.36)),
+        yaw_rad=yaw_rad,
+        front=prints.door(colour),
+    )
 
     def put(y: float) -> FloatArray:
         return _at(base, yaw_rad, (0, y * width, height))
 
     parts.append(ball(put(0.35) + np.array([0, 0, 0.14]), 0.11, m.patchwork(), squash=1.3))
-    parts += box(put(-0.05), (0.14, 0.3, 0.18), m.wood((0.4, 0.2, 0.1)), yaw_rad=yaw_rad,
-                 front=prints.keyboard())  # fmt: skip
-    parts += box(put(-0.36), (0.03, 0.18, 0.24), m.wood((0.2, 0.15, 0.1)), yaw_rad=yaw_rad + 0.2,
-                 front=prints.poster())  # fmt: skip
+    parts += box(
+        put(-0.05),
+        (0.14, 0.3, 0.18),
+        m.wood((0.4, 0.2, 0.1)),
+        yaw_rad=yaw_rad,
+        front=prints.keyboard(),
+    )
+    parts += box(
+        put(-0.36),
+        (0.03, 0.18, 0.24),
+        m.wood((0.2, 0.15, 0.1)),
+        yaw_rad=yaw_rad + 0.2,
+        front=prints.poster(),
+    )
     return parts
 
 
@@ -169,8 +224,14 @@ def plant(rng: np.random.Generator, base: Place, *, height: float = 1.2) -> list
     pot = 0.22 * height
     foot = np.asarray(base, float)
     parts: list[Surface] = []
-    parts += cylinder(foot, 0.11 * height, pot, m.patchwork(vivid=0.4), top_radius=0.15 * height,
-                      top=m.gravel((0.3, 0.24, 0.2)))  # fmt: skip
+    parts += cylinder(
+        foot,
+        0.11 * height,
+        pot,
+        m.patchwork(vivid=0.4),
+        top_radius=0.15 * height,
+        top=m.gravel((0.3, 0.24, 0.2)),
+    )
     parts += cylinder(foot + [0, 0, pot], 0.012, 0.6 * height, m.bark(), segments=6, capped=False)
     crown = rng.normal(size=(70, 3)) * np.array([0.16, 0.16, 0.17]) * height
     crown = foot + [0, 0, 0.68 * height] + np.clip(crown, -0.3 * height, 0.32 * height)
@@ -185,8 +246,12 @@ def carton_stack(rng: np.random.Generator, base: Place, count: int = 3) -> list[
     z, size = 0.0, 0.5
     for _ in range(count):
         shape = np.array([size, size * rng.uniform(0.8, 1.2), size * rng.uniform(0.6, 0.9)])
-        parts += box(np.asarray(base, float) + [0, 0, z], shape, prints.carton(),
-                     yaw_rad=rng.uniform(-0.4, 0.4))  # fmt: skip
+        parts += box(
+            np.asarray(base, float) + [0, 0, z],
+            shape,
+            prints.carton(),
+            yaw_rad=rng.uniform(-0.4, 0.4),
+        )
         z, size = z + shape[2], size * 0.82
     return parts
 
@@ -205,8 +270,9 @@ def tree(rng: np.random.Generator, base: Place, *, height: float = 4.0) -> list[
     return parts
 
 
-def shrub(rng: np.random.Generator, base: Place, size: Sequence[float], *, yaw_rad: float = 0.0
-          ) -> list[Surface]:  # fmt: skip
+def shrub(
+    rng: np.random.Generator, base: Place, size: Sequence[float], *, yaw_rad: float = 0.0
+) -> list[Surface]:
     """A clipped hedge: a box of foliage with leaves that stand out of it."""
     parts: list[Surface] = [*box(base, size, m.foliage(), yaw_rad=yaw_rad)]
     count = int(90 * (size[0] * size[2] + size[1] * size[2] + size[0] * size[1]))

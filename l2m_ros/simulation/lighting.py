@@ -49,8 +49,9 @@ class Lighting:
     suns: Sequence[Sun] = field(default_factory=tuple)
 
 
-def bake(surfaces: Sequence[Surface], lighting: Lighting, caster: Raycaster,
-         rng: np.random.Generator) -> list[FloatArray]:  # fmt: skip
+def bake(
+    surfaces: Sequence[Surface], lighting: Lighting, caster: Raycaster, rng: np.random.Generator
+) -> list[FloatArray]:
     """For each sheet the light (rows, columns, 3) on it; for leaves (T, 3), one per triangle."""
     points = [_lumels(surface) for surface in surfaces]
     place = np.concatenate([p.reshape(-1, 3) for p, _ in points])
@@ -87,8 +88,13 @@ def _lumels(surface: Surface) -> tuple[FloatArray, FloatArray]:
     return place, normal / np.maximum(length, 1e-12)
 
 
-def _irradiance(place: FloatArray, normal: FloatArray, lighting: Lighting, caster: Raycaster,
-                rng: np.random.Generator) -> FloatArray:  # fmt: skip
+def _irradiance(
+    place: FloatArray,
+    normal: FloatArray,
+    lighting: Lighting,
+    caster: Raycaster,
+    rng: np.random.Generator,
+) -> FloatArray:
     open_sky = np.zeros(len(place), np.float32)
     for _ in range(AMBIENT_RAYS):
         sphere = rng.standard_normal(place.shape, dtype=np.float32)
@@ -105,8 +111,9 @@ def _irradiance(place: FloatArray, normal: FloatArray, lighting: Lighting, caste
     return light.astype(np.float32)
 
 
-def _lamp_light(place: FloatArray, normal: FloatArray, lamp: Lamp, caster: Raycaster,
-                rng: np.random.Generator) -> FloatArray:  # fmt: skip
+def _lamp_light(
+    place: FloatArray, normal: FloatArray, lamp: Lamp, caster: Raycaster, rng: np.random.Generator
+) -> FloatArray:
     corner, u, v = (np.asarray(vector, float) for vector in (lamp.corner, lamp.u, lamp.v))
     shines = np.cross(v, u) / np.linalg.norm(np.cross(v, u))
     total = np.zeros(len(place))
@@ -122,8 +129,9 @@ def _lamp_light(place: FloatArray, normal: FloatArray, lamp: Lamp, caster: Rayca
     return (lamp.power / LAMP_RAYS) * total[:, None] * np.asarray(lamp.colour)
 
 
-def _sun_light(place: FloatArray, normal: FloatArray, sun: Sun, caster: Raycaster,
-               rng: np.random.Generator) -> FloatArray:  # fmt: skip
+def _sun_light(
+    place: FloatArray, normal: FloatArray, sun: Sun, caster: Raycaster, rng: np.random.Generator
+) -> FloatArray:
     towards = np.asarray(sun.towards, float) / np.linalg.norm(sun.towards)
     lit = np.zeros(len(place))
     for _ in range(LAMP_RAYS):

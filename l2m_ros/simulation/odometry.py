@@ -78,7 +78,7 @@ class Odometer:
         return self._axes * np.repeat([translation, rotation], 3)
 
     def _propagate(self, R: FloatArray, rho: FloatArray, sigma: FloatArray) -> None:
-        """Errors (dp, dtheta, s): dp' = dp + dtheta x R rho + s R rho + R n, dtheta' = dtheta + R n."""
+        """Errors (p, t, s): p' = p + t x R rho + s R rho + R n_rho, t' = t + R n_phi."""
         x, y, z = R @ rho
         F = np.eye(7)
         F[:3, 3:6] = [[0, z, -y], [-z, 0, x], [y, -x, 0]]

@@ -73,8 +73,9 @@ class Path:
         return self.base_at(times_s) @ self.base_from_camera
 
 
-def make_path(kind: str, *, world: World, frames: int, seed: int = 0, rate_hz: float = 15.0,
-              start_ns: int = 0) -> Path:  # fmt: skip
+def make_path(
+    kind: str, *, world: World, frames: int, seed: int = 0, rate_hz: float = 15.0, start_ns: int = 0
+) -> Path:
     if kind not in PATHS:
         near = difflib.get_close_matches(kind, PATHS, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
@@ -171,8 +172,14 @@ class _Waves:
     phase_rad: FloatArray  # (K, D)
 
     @classmethod
-    def random(cls, rng: np.random.Generator, reach: npt.ArrayLike, rate: npt.ArrayLike,
-               band_hz: tuple[float, float], count: int = 4) -> _Waves:  # fmt: skip
+    def random(
+        cls,
+        rng: np.random.Generator,
+        reach: npt.ArrayLike,
+        rate: npt.ArrayLike,
+        band_hz: tuple[float, float],
+        count: int = 4,
+    ) -> _Waves:
         """Never further from 0 than `reach` (D,), never faster than `rate` (D,)."""
         reach, rate = np.atleast_1d(reach), np.atleast_1d(rate)
         shape = (count, len(reach))

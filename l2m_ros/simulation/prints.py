@@ -50,9 +50,15 @@ class _Sheet:
         word = "".join(self.rng.choice(list(LETTERS), count))
         scale = height * self.h / 21.0
         cv2.putText(
-            self.image, word, (round(x * self.w), round(y * self.h)), cv2.FONT_HERSHEY_DUPLEX,
-            scale, colour, max(1, round(1.6 * scale)), cv2.LINE_AA,
-        )  # fmt: skip
+            self.image,
+            word,
+            (round(x * self.w), round(y * self.h)),
+            cv2.FONT_HERSHEY_DUPLEX,
+            scale,
+            colour,
+            max(1, round(1.6 * scale)),
+            cv2.LINE_AA,
+        )
 
     def reflectance(self, grain: float = 0.03) -> FloatArray:
         small = cv2.resize(
@@ -94,9 +100,13 @@ def _shape(sheet: _Sheet, size: float) -> None:
     elif kind == 2:
         end = centre + radius * sheet.rng.uniform(-1, 1, 2)
         cv2.line(
-            sheet.image, centre.tolist(), end.astype(int).tolist(), colour,
-            sheet.thick(0.15 * size), cv2.LINE_AA,
-        )  # fmt: skip
+            sheet.image,
+            centre.tolist(),
+            end.astype(int).tolist(),
+            colour,
+            sheet.thick(0.15 * size),
+            cv2.LINE_AA,
+        )
     else:
         far = centre + radius * sheet.rng.uniform(0.4, 1.0, 2)
         cv2.rectangle(sheet.image, centre.tolist(), far.astype(int).tolist(), colour, -1)
@@ -201,9 +211,13 @@ def door(srgb: Sequence[float], *, plate: bool = False) -> Material:
                 sheet.rectangle(x0, y0, x1, y1, dark, sheet.thick(0.02))
                 sheet.rectangle(x0 + 0.05, y0 + 0.025, x1 - 0.05, y1 - 0.025, light, -1)
         cv2.circle(
-            sheet.image, (round(0.91 * sheet.w), round(0.5 * sheet.h)), sheet.thick(0.045),
-            (190, 180, 130), -1, cv2.LINE_AA,
-        )  # fmt: skip
+            sheet.image,
+            (round(0.91 * sheet.w), round(0.5 * sheet.h)),
+            sheet.thick(0.045),
+            (190, 180, 130),
+            -1,
+            cv2.LINE_AA,
+        )
         if plate:
             sheet.rectangle(0.32, 0.19, 0.68, 0.29, (235, 235, 230))
             sheet.text(0.36, 0.265, 0.035, (20, 20, 30), 3)

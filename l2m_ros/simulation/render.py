@@ -102,8 +102,9 @@ class _Shader:
         self._paint_sky(rgb, hit, rays)
         return rgb
 
-    def _footprint(self, index: Indices, rays: FloatArray, pitch: FloatArray, taps: int
-                   ) -> tuple[FloatArray, FloatArray, tuple[FloatArray, FloatArray], FloatArray]:  # fmt: skip
+    def _footprint(
+        self, index: Indices, rays: FloatArray, pitch: FloatArray, taps: int
+    ) -> tuple[FloatArray, FloatArray, tuple[FloatArray, FloatArray], FloatArray]:
         """Texel (u, v), step (du, dv) between taps, and pyramid level, each (N,)."""
         mx, my, mz, ux, uy, uz, vx, vy, vz = (
             np.take(column, index, mode="wrap") for column in self.columns
@@ -123,8 +124,14 @@ class _Shader:
         step = np.where(across, a, c) / taps, np.where(across, b, d) / taps
         return u, v, step, level
 
-    def _sampled(self, place: Indices, u: FloatArray, v: FloatArray,
-                 step: tuple[FloatArray, FloatArray], taps: int) -> ByteArray:  # fmt: skip
+    def _sampled(
+        self,
+        place: Indices,
+        u: FloatArray,
+        v: FloatArray,
+        step: tuple[FloatArray, FloatArray],
+        taps: int,
+    ) -> ByteArray:
         """The mean of the taps at one level, as rows of an image (padded)."""
         sx, sy, x0, y0 = (np.take(column, place, mode="clip") for column in self.placement)
         x, y = _as_rows(u * sx + x0), _as_rows(v * sy + y0)
@@ -168,7 +175,8 @@ def _as_rows(values: FloatArray) -> FloatArray:
     return padded.reshape(rows, 1024)
 
 
-def look(world: World, camera: Camera, world_from_camera: npt.ArrayLike, time_s: float = 0.0
-         ) -> Rendering:  # fmt: skip
+def look(
+    world: World, camera: Camera, world_from_camera: npt.ArrayLike, time_s: float = 0.0
+) -> Rendering:
     """A single picture, for tests, pictures and people."""
     return render(world.view(np.asarray(world_from_camera, float), time_s), camera)

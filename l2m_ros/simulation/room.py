@@ -29,15 +29,24 @@ def _shell() -> list[Surface]:
     cream, sage = (0.86, 0.82, 0.74), (0.62, 0.68, 0.6)
     parts: list[Surface] = [
         quad((-X, Y, 0), (2 * X, 0, 0), (0, -2 * Y, 0), m.planks((0.58, 0.42, 0.28))),
-        quad((-X, -Y, Z), (2 * X, 0, 0), (0, 2 * Y, 0), m.plaster((0.9, 0.9, 0.88)),
-             texels_per_m=120.0),
+        quad(
+            (-X, -Y, Z),
+            (2 * X, 0, 0),
+            (0, 2 * Y, 0),
+            m.plaster((0.9, 0.9, 0.88)),
+            texels_per_m=120.0,
+        ),
         panel((X, 0, Z / 2), (-1, 0, 0), 2 * Y, Z, m.brick()),
         panel((-X, 0, Z / 2), (1, 0, 0), 2 * Y, Z, m.plaster(sage)),
         panel((0, Y, Z / 2), (0, -1, 0), 2 * X, Z, m.plaster(cream)),
         panel((0, -Y, Z / 2), (0, 1, 0), 2 * X, Z, m.wallpaper((0.8, 0.78, 0.7), (0.5, 0.58, 0.6))),
-        quad((-1.5, 1.05, 0.004), (3.1, 0, 0), (0, -2.1, 0),
-             m.rug([(0.45, 0.12, 0.12), (0.8, 0.7, 0.5), (0.15, 0.2, 0.35), (0.6, 0.35, 0.2)])),
-    ]  # fmt: skip
+        quad(
+            (-1.5, 1.05, 0.004),
+            (3.1, 0, 0),
+            (0, -2.1, 0),
+            m.rug([(0.45, 0.12, 0.12), (0.8, 0.7, 0.5), (0.15, 0.2, 0.35), (0.6, 0.35, 0.2)]),
+        ),
+    ]
     white = m.plaster((0.9, 0.89, 0.86))
     for x, y, sx, sy in ((0, Y, 2 * X, 0.03), (0, -Y, 2 * X, 0.03), (-X, 0, 0.03, 2 * Y)):
         parts += box((x, y, 0), (sx, sy, 0.09), white)
@@ -59,10 +68,16 @@ def _walls(rng: np.random.Generator) -> list[Surface]:
     ]
     for z in (1.05, 1.44, 1.83):
         parts += box((0.4, Y - 0.05, z), (1.6, 0.03, 0.03), frame, bottom=True)
-    pictures = [((X, -1.75, 1.75), (-1, 0, 0), 0.5, 0.7), ((X, 0.62, 1.65), (-1, 0, 0), 0.9, 0.65),
-                ((-X, -0.3, 1.6), (1, 0, 0), 0.8, 1.1), ((-X, -1.65, 1.75), (1, 0, 0), 0.5, 0.5),
-                ((-1.2, -Y, 1.7), (0, 1, 0), 1.1, 0.75), ((0.35, -Y, 1.75), (0, 1, 0), 0.5, 0.7),
-                ((1.6, -Y, 1.62), (0, 1, 0), 0.8, 0.55), ((-1.9, Y, 1.6), (0, -1, 0), 0.7, 0.9)]  # fmt: skip
+    pictures = [
+        ((X, -1.75, 1.75), (-1, 0, 0), 0.5, 0.7),
+        ((X, 0.62, 1.65), (-1, 0, 0), 0.9, 0.65),
+        ((-X, -0.3, 1.6), (1, 0, 0), 0.8, 1.1),
+        ((-X, -1.65, 1.75), (1, 0, 0), 0.5, 0.5),
+        ((-1.2, -Y, 1.7), (0, 1, 0), 1.1, 0.75),
+        ((0.35, -Y, 1.75), (0, 1, 0), 0.5, 0.7),
+        ((1.6, -Y, 1.62), (0, 1, 0), 0.8, 0.55),
+        ((-1.9, Y, 1.6), (0, -1, 0), 0.7, 0.9),
+    ]
     for place, facing, width, height in pictures:
         parts += f.framed_poster(place, facing, width, height)
     for x, z in ((2.35, 1.6), (2.6, 1.35), (2.3, 1.2)):
@@ -79,8 +94,9 @@ def _furniture(rng: np.random.Generator) -> list[Surface]:
     parts += f.desk(rng, (0.45, Y - 0.5, 0), yaw_rad=np.pi / 2)
     parts += f.chair((-0.75, Y - 0.75, 0), yaw_rad=2.1)
     parts += f.sofa((-0.35, -Y + 0.5, 0), yaw_rad=-np.pi / 2)
-    parts += f.cabinet((-X + 0.27, -0.45, 0), yaw_rad=np.pi, width=1.1, height=0.7,
-                       colour=(0.45, 0.53, 0.58))  # fmt: skip
+    parts += f.cabinet(
+        (-X + 0.27, -0.45, 0), yaw_rad=np.pi, width=1.1, height=0.7, colour=(0.45, 0.53, 0.58)
+    )
     parts += f.plant(rng, (2.45, -2.0, 0), height=1.3)
     parts += f.plant(rng, (-2.55, 2.1, 0), height=1.0)
     parts += f.carton_stack(rng, (-2.5, -1.95, 0), 3)

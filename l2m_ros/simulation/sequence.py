@@ -62,6 +62,20 @@ class SimulationOptions:
 
 
 @dataclass(frozen=True, eq=False)
+class Viewpoint:
+    """Which camera was where, and when: all that exact correspondences need, and light to keep."""
+
+    world: World
+    camera: Camera
+    world_from_camera: FloatArray  # 4x4
+    time_s: float = 0.0
+    moving: bool = False
+
+    def view(self) -> View:
+        return self.world.view(self.world_from_camera, self.time_s, moving=self.moving)
+
+
+@dataclass(frozen=True, eq=False)
 class SimulatedFrame:
     """One moment: what the sensors say, and the truth."""
 
@@ -84,17 +98,36 @@ class SimulatedFrame:
     def odom_from_camera(self) -> FloatArray:
         return self.odom_from_base @ self.base_from_camera
 
-    def view(self) -> View:
-        return self.world.view(self.world_from_camera, self.time_s, moving=self.moving)
+    @property
+    def viewpoint(self) -> Viewpoint:
+        return Viewpoint(
+            self.world, self.frame.camera, self.world_from_camera, self.time_s, self.moving
+        )
+
+    @property
+    def right_viewpoint(self) -> Viewpoint | None:
+        """Of the right image, if there is one."""
+        frame = self.frame
+        if frame.right_camera is None or frame.right_from_camera is None:
+            return None
+        pose = self.world_from_camera @ np.linalg.inv(frame.right_from_camera)
+        return Viewpoint(self.world, frame.right_camera, pose, self.time_s, self.moving)
 
 
 def simulate(options: SimulationOptions) -> Iterator[SimulatedFrame]:
     """The frames of a run, rendered one by one as they are asked for."""
     world = make_world(options.scene, options.scene_seed)
-    path = make_path(options.path, world=world, frames=options.frames, seed=options.seed,
-                     rate_hz=options.rate_hz, start_ns=options.start_ns)  # fmt: skip
-    odometer = Odometer(np.random.default_rng([options.seed, 20]), options.odometry,
-                        planar=path.planar)  # fmt: skip
+    path = make_path(
+        options.path,
+        world=world,
+        frames=options.frames,
+        seed=options.seed,
+        rate_hz=options.rate_hz,
+        start_ns=options.start_ns,
+    )
+    odometer = Odometer(
+        np.random.default_rng([options.seed, 20]), options.odometry, planar=path.planar
+    )
     faults = Imperfections(options.faults, np.random.default_rng([options.seed, 30]), len(path))
     bases = path.base_at(path.times_s)
     for index in range(len(path)):
@@ -103,8 +136,14 @@ def simulate(options: SimulationOptions) -> Iterator[SimulatedFrame]:
             yield _shot(options, world, path, index, odometer, faults)
 
 
-def _shot(options: SimulationOptions, world: World, path: Path, index: int, odometer: Odometer,
-          faults: Imperfections) -> SimulatedFrame:  # fmt: skip
+def _shot(
+    options: SimulationOptions,
+    world: World,
+    path: Path,
+    index: int,
+    odometer: Odometer,
+    faults: Imperfections,
+) -> SimulatedFrame:
     camera, time_s = options.camera(), float(path.times_s[index])
     moving = options.faults.moving_objects
     pose = path.camera_at(time_s)[0]
@@ -120,7 +159,23 @@ def _shot(options: SimulationOptions, world: World, path: Path, index: int, odom
             "right_camera": camera,
             "right_from_camera": np.linalg.inv(camera_from_right),
         }
-    frame = Frame(faults.image(left, camera, around, index), camera, faults.depth(left),
-                  stamp_ns=int(path.stamps_ns[index]), frame_id=OPTICAL_FRAME, **stereo)  # fmt: skip
-    return SimulatedFrame(index, time_s, frame, world, pose, path.base_from_camera,
-                          odometer.odom_from_base, odometer.covariance, left.depth_m, moving)  # fmt: skip
+    frame = Frame(
+        faults.image(left, camera, around, index),
+        camera,
+        faults.depth(left),
+        stamp_ns=int(path.stamps_ns[index]),
+        frame_id=OPTICAL_FRAME,
+        **stereo,
+    )
+    return SimulatedFrame(
+        index,
+        time_s,
+        frame,
+        world,
+        pose,
+        path.base_from_camera,
+        odometer.odom_from_base,
+        odometer.covariance,
+        left.depth_m,
+        moving,
+    )

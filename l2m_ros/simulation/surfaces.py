@@ -40,8 +40,12 @@ class Sheet:
         rows, columns = np.array(self.vertices.shape[:2])
         u, v = np.meshgrid(np.linspace(0, 1, columns), np.linspace(0, 1, rows))
         uv = np.stack([u, v], axis=-1)
-        corners = [(slice(None, -1), slice(None, -1)), (slice(None, -1), slice(1, None)),
-                   (slice(1, None), slice(None, -1)), (slice(1, None), slice(1, None))]  # fmt: skip
+        corners = [
+            (slice(None, -1), slice(None, -1)),
+            (slice(None, -1), slice(1, None)),
+            (slice(1, None), slice(None, -1)),
+            (slice(1, None), slice(1, None)),
+        ]
 
         def cut(grid: FloatArray) -> FloatArray:
             a, b, c, d = (grid[index].reshape(-1, grid.shape[2]) for index in corners)
@@ -71,15 +75,26 @@ class Leaves:
 Surface = Sheet | Leaves
 
 
-def quad(corner: Sequence[float], u: Sequence[float], v: Sequence[float], material: Material,
-         **options: float) -> Sheet:  # fmt: skip
+def quad(
+    corner: Sequence[float],
+    u: Sequence[float],
+    v: Sequence[float],
+    material: Material,
+    **options: float,
+) -> Sheet:
     """A flat rectangle from its upper-left corner, its width vector and its height vector."""
     o, du, dv = (np.asarray(vector, float) for vector in (corner, u, v))
     return Sheet(np.array([[o, o + du], [o + dv, o + du + dv]]), material, **options)
 
 
-def panel(centre: Sequence[float], facing: Sequence[float], width: float, height: float,
-          material: Material, **options: float) -> Sheet:  # fmt: skip
+def panel(
+    centre: Sequence[float],
+    facing: Sequence[float],
+    width: float,
+    height: float,
+    material: Material,
+    **options: float,
+) -> Sheet:
     """An upright rectangle (poster, door, window) whose viewer stands where it is `facing`."""
     normal = np.asarray(facing, float) / np.linalg.norm(facing)
     right = np.cross(UP, normal)
@@ -145,8 +160,13 @@ def cylinder(
     return sheets
 
 
-def pipe(start: Sequence[float], end: Sequence[float], radius: float, material: Material,
-         **options: float) -> Sheet:  # fmt: skip
+def pipe(
+    start: Sequence[float],
+    end: Sequence[float],
+    radius: float,
+    material: Material,
+    **options: float,
+) -> Sheet:
     """A tube between two points, 12-sided."""
     a, b = np.asarray(start, float), np.asarray(end, float)
     axis = (b - a) / np.linalg.norm(b - a)
@@ -157,8 +177,14 @@ def pipe(start: Sequence[float], end: Sequence[float], radius: float, material: 
     return Sheet(np.stack([b + ring, a + ring]), material, **options)
 
 
-def ball(centre: Sequence[float], radius: float, material: Material, *, squash: float = 1.0,
-         **options: float) -> Sheet:  # fmt: skip
+def ball(
+    centre: Sequence[float],
+    radius: float,
+    material: Material,
+    *,
+    squash: float = 1.0,
+    **options: float,
+) -> Sheet:
     polar = np.linspace(0, np.pi, 13)[:, None]
     around = np.linspace(0, 2 * np.pi, 25)[None, :]
     shape = np.broadcast_arrays(
@@ -167,8 +193,14 @@ def ball(centre: Sequence[float], radius: float, material: Material, *, squash: 
     return Sheet(np.asarray(centre, float) + radius * np.stack(shape, -1), material, **options)
 
 
-def curtain(corner: Sequence[float], u: Sequence[float], v: Sequence[float], material: Material,
-            *, fold_m: float = 0.04) -> Sheet:  # fmt: skip
+def curtain(
+    corner: Sequence[float],
+    u: Sequence[float],
+    v: Sequence[float],
+    material: Material,
+    *,
+    fold_m: float = 0.04,
+) -> Sheet:
     """Hanging cloth with folds about 15 cm apart."""
     o, du, dv = (np.asarray(vector, float) for vector in (corner, u, v))
     width = np.linalg.norm(du)

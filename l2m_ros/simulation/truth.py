@@ -11,47 +11,50 @@ import numpy as np
 import numpy.typing as npt
 
 from l2m_ros.simulation.optics import project, unproject
-from l2m_ros.simulation.sequence import SimulatedFrame
+from l2m_ros.simulation.sequence import SimulatedFrame, Viewpoint
 from l2m_ros.simulation.world import Indices, View
-from l2m_ros.types import DenseMatch, FloatArray
+from l2m_ros.types import Camera, DenseMatch, FloatArray
 
 # A surface hides another if it is nearer by more than this: Embree's single precision.
 OCCLUSION_M = 1e-3
 OCCLUSION_SHARE = 1e-4
 
 
-def true_match(a: SimulatedFrame, b: SimulatedFrame, *, stride: int = 1) -> DenseMatch:
+def true_match(
+    a: SimulatedFrame | Viewpoint, b: SimulatedFrame | Viewpoint, *, stride: int = 1
+) -> DenseMatch:
     """Query a, keyframe b: warp on a's grid (every stride-th cell), certainty 1 where visible.
 
     Where the point is hidden in b or outside its image the warp is still exact (it may lie
     beyond the border) and the certainty is 0; where a sees sky or the point is behind b it is NaN.
     """
-    width, height = a.frame.camera.size
+    a, b = _viewpoint(a), _viewpoint(b)
+    width, height = a.camera.size
     w, h = -(-width // stride), -(-height // stride)
-    grid = DenseMatch(np.zeros((h, w, 2)), np.zeros((h, w)), (width, height), (1, 1)).grid_px()
-    warp, visible = true_points(a, b, grid.reshape(-1, 2).astype(float))
-    known = np.isfinite(warp).all(axis=1)
-    return DenseMatch(
-        warp.reshape(h, w, 2),
-        (visible & known).astype(np.float32).reshape(h, w),
-        query_size=a.frame.camera.size,
-        keyframe_size=b.frame.camera.size,
-    )
+    empty = DenseMatch(np.zeros((h, w, 2)), np.zeros((h, w)), a.camera.size, b.camera.size)
+    warp, visible = true_points(a, b, empty.grid_px().reshape(-1, 2).astype(float))
+    certainty = visible.astype(np.float32).reshape(h, w)
+    return DenseMatch(warp.reshape(h, w, 2), certainty, a.camera.size, b.camera.size)
 
 
-def true_points(a: SimulatedFrame, b: SimulatedFrame, px: FloatArray
-                ) -> tuple[FloatArray, npt.NDArray[np.bool_]]:  # fmt: skip
+def true_points(
+    a: SimulatedFrame | Viewpoint, b: SimulatedFrame | Viewpoint, px: FloatArray
+) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
     """For (N, 2) pixels of a: the (N, 2) pixels of b that see the same points, and if they do."""
+    a, b = _viewpoint(a), _viewpoint(b)
     view_a, view_b = a.view(), b.view()
-    rays = unproject(a.frame.camera, px)
+    rays = unproject(a.camera, np.asarray(px, float))
     usable = np.isfinite(rays).all(axis=1)
-    rays[~usable] = (0.0, 0.0, 1.0)
+    rays = np.where(usable[:, None], rays, [0.0, 0.0, 1.0])
     hit = view_a.first_hit(rays)
-    usable &= hit >= 0
     points = _in_other_camera(view_a, view_b, hit, rays)
-    points[~usable] = np.nan
-    warp = project(b.frame.camera, points)
-    return warp, _visible(view_b, b, warp, points, hit)
+    points[~usable | (hit < 0)] = np.nan
+    warp = project(b.camera, points)
+    return warp, _visible(view_b, b.camera, warp, points, hit)
+
+
+def _viewpoint(of: SimulatedFrame | Viewpoint) -> Viewpoint:
+    return of if isinstance(of, Viewpoint) else of.viewpoint
 
 
 def _in_other_camera(a: View, b: View, hit: Indices, rays: FloatArray) -> FloatArray:
@@ -66,10 +69,11 @@ def _in_other_camera(a: View, b: View, hit: Indices, rays: FloatArray) -> FloatA
     return (world - b.world_from_camera[:3, 3]) @ b.world_from_camera[:3, :3]
 
 
-def _visible(view: View, b: SimulatedFrame, warp: FloatArray, points: FloatArray, hit: Indices
-             ) -> npt.NDArray[np.bool_]:  # fmt: skip
+def _visible(
+    view: View, camera: Camera, warp: FloatArray, points: FloatArray, hit: Indices
+) -> npt.NDArray[np.bool_]:
     """Inside b's image and not behind anything."""
-    width, height = b.frame.camera.size
+    width, height = camera.size
     with np.errstate(invalid="ignore"):
         inside = ((warp >= -0.5) & (warp < [width - 0.5, height - 0.5])).all(axis=1)
     chosen = np.flatnonzero(inside)

@@ -63,8 +63,9 @@ class World:
     free_box_m: FloatArray  # (2, 3) lowest and highest point of where a camera may be
     look_span_rad: float  # how far to either side of +x a robot looks around
 
-    def view(self, world_from_camera: FloatArray, time_s: float = 0.0, *, moving: bool = False
-             ) -> View:  # fmt: skip
+    def view(
+        self, world_from_camera: FloatArray, time_s: float = 0.0, *, moving: bool = False
+    ) -> View:
         """What a camera at this pose and time sees; moving objects are left out by default."""
         return View(self, np.asarray(world_from_camera, float), time_s, moving)
 
@@ -105,8 +106,9 @@ class View:
                 self._insert(hit, rays, directions, number, mover)
         return hit
 
-    def _insert(self, hit: Indices, rays: FloatArray, directions: FloatArray, number: int,
-                mover: Mover) -> None:  # fmt: skip
+    def _insert(
+        self, hit: Indices, rays: FloatArray, directions: FloatArray, number: int, mover: Mover
+    ) -> None:
         """Replaces the hits that a moving object hides."""
         offset = mover.offset_m(self.time_s)
         start = self.world_from_camera[:3, 3] - offset
@@ -153,12 +155,22 @@ def assemble(name: str, scenery: Scenery, seed: int) -> World:
     triangles, group = _indexed(surfaces, groups, textures, gains)
     casters = [Raycaster(triangles.corners[group == number]) for number in range(len(bodies))]
     sky = _sky(np.random.default_rng([seed, 3])) if scenery.outdoors else None
-    return World(name, triangles, group, scenery.movers, casters, pack(textures), sky,
-                 np.asarray(scenery.free_box_m, float), scenery.look_span_rad)  # fmt: skip
+    return World(
+        name,
+        triangles,
+        group,
+        scenery.movers,
+        casters,
+        pack(textures),
+        sky,
+        np.asarray(scenery.free_box_m, float),
+        scenery.look_span_rad,
+    )
 
 
-def _painted(surfaces: Sequence[Surface], groups: Indices, lighting: Lighting, seed: int
-             ) -> tuple[list[ByteArray], list[FloatArray | None]]:  # fmt: skip
+def _painted(
+    surfaces: Sequence[Surface], groups: Indices, lighting: Lighting, seed: int
+) -> tuple[list[ByteArray], list[FloatArray | None]]:
     """The textures with the light on them; for leaves, the light of each triangle apart."""
     fixed = np.concatenate(
         [s.triangles()[0] for s, g in zip(surfaces, groups, strict=True) if g == 0]
@@ -180,8 +192,12 @@ def _painted(surfaces: Sequence[Surface], groups: Indices, lighting: Lighting, s
     return textures, gains
 
 
-def _indexed(surfaces: Sequence[Surface], groups: Indices, textures: Sequence[ByteArray],
-             gains: Sequence[FloatArray | None]) -> tuple[Triangles, Indices]:  # fmt: skip
+def _indexed(
+    surfaces: Sequence[Surface],
+    groups: Indices,
+    textures: Sequence[ByteArray],
+    gains: Sequence[FloatArray | None],
+) -> tuple[Triangles, Indices]:
     corners, texels, patch, facet, gain, group = [], [], [], [], [], []
     leaf_facet = len(surfaces)
     for number, surface in enumerate(surfaces):
@@ -201,8 +217,9 @@ def _indexed(surfaces: Sequence[Surface], groups: Indices, textures: Sequence[By
     A, b = _affine(P, t, normal / area**2)
     normal = normal / area
     offset = np.einsum("ti,ti->t", normal, P[:, 0])
-    table = Triangles(P, normal, offset, A, b, np.concatenate(patch), np.concatenate(facet),
-                      np.concatenate(gain))  # fmt: skip
+    table = Triangles(
+        P, normal, offset, A, b, np.concatenate(patch), np.concatenate(facet), np.concatenate(gain)
+    )
     return table, np.concatenate(group)
 
 

@@ -17,8 +17,12 @@ GROUND_TEXELS_PER_M = 180.0
 
 def build(rng: np.random.Generator) -> Scenery:
     surfaces = [*_ground(rng), *_house(), *_bounds(), *_beyond(rng), *_garden(rng)]
-    lighting = Lighting(ambient=0.42, reach_m=4.0, ambient_colour=(0.88, 0.96, 1.1),
-                        suns=[Sun(towards=(-0.5, -0.35, 0.75))])  # fmt: skip
+    lighting = Lighting(
+        ambient=0.42,
+        reach_m=4.0,
+        ambient_colour=(0.88, 0.96, 1.1),
+        suns=[Sun(towards=(-0.5, -0.35, 0.75))],
+    )
     free = ((-3.2, -2.2, 0.3), (3.2, 2.2, 1.9))
     return Scenery(surfaces, lighting, free, look_span_rad=1.7, movers=_movers(), outdoors=True)
 
@@ -28,10 +32,15 @@ def _ground(rng: np.random.Generator) -> list[Surface]:
     parts: list[Surface] = []
     for x in (-X, 0.0):
         for y in (Y, 0.0):
-            parts.append(quad((x, y, 0), (X, 0, 0), (0, -Y, 0), m.grass(),
-                              texels_per_m=GROUND_TEXELS_PER_M))  # fmt: skip
-    parts += box((5.9, 0, 0), (4.2, 9.0, 0.03), m.tiles(0.5, (0.62, 0.6, 0.56), spread=0.1),
-                 texels_per_m=GROUND_TEXELS_PER_M)  # fmt: skip
+            parts.append(
+                quad((x, y, 0), (X, 0, 0), (0, -Y, 0), m.grass(), texels_per_m=GROUND_TEXELS_PER_M)
+            )
+    parts += box(
+        (5.9, 0, 0),
+        (4.2, 9.0, 0.03),
+        m.tiles(0.5, (0.62, 0.6, 0.56), spread=0.1),
+        texels_per_m=GROUND_TEXELS_PER_M,
+    )
     winding = np.linspace(-X, 3.8, 40)
     middle = 0.8 * np.sin(winding / 2.1)
     edges = [np.stack([winding, middle + side, np.full(40, 0.012)], -1) for side in (0.55, -0.55)]
@@ -40,8 +49,9 @@ def _ground(rng: np.random.Generator) -> list[Surface]:
         x, y = rng.uniform(-8, 3.5), rng.uniform(-6, 6)
         if abs(y - 0.8 * np.sin(x / 2.1)) > 0.6:
             stone = (0.03 + 0.07 * rng.random(2)).tolist()
-            parts.append(ball((x, y, 0.0), stone[0], m.concrete((0.6, 0.58, 0.54)),
-                              squash=stone[1] / 0.1))  # fmt: skip
+            parts.append(
+                ball((x, y, 0.0), stone[0], m.concrete((0.6, 0.58, 0.54)), squash=stone[1] / 0.1)
+            )
     return parts
 
 
@@ -50,13 +60,22 @@ def _house() -> list[Surface]:
     parts: list[Surface] = [
         panel((8.0, 0, 2.6), (-1, 0, 0), 11.0, 5.2, m.brick()),
     ]
-    for y, z, width, height in ((-3.6, 1.5, 1.5, 1.4), (3.4, 1.5, 1.8, 1.4), (-3.6, 3.9, 1.2, 1.3),
-                                (0.0, 3.9, 1.2, 1.3), (3.4, 3.9, 1.2, 1.3)):  # fmt: skip
+    for y, z, width, height in (
+        (-3.6, 1.5, 1.5, 1.4),
+        (3.4, 1.5, 1.8, 1.4),
+        (-3.6, 3.9, 1.2, 1.3),
+        (0.0, 3.9, 1.2, 1.3),
+        (3.4, 3.9, 1.2, 1.3),
+    ):
         sill = m.concrete((0.75, 0.74, 0.7))
         parts += box((7.94, y, z - height / 2 - 0.08), (0.2, width + 0.2, 0.08), sill, bottom=True)
         parts.append(panel((7.97, y, z), (-1, 0, 0), width, height, prints.facade_window()))
-    parts += box((7.9, 0, 0), (0.25, 1.3, 2.35), m.plaster((0.9, 0.89, 0.86)),
-                 front=prints.door((0.2, 0.36, 0.3), plate=True))  # fmt: skip
+    parts += box(
+        (7.9, 0, 0),
+        (0.25, 1.3, 2.35),
+        m.plaster((0.9, 0.89, 0.86)),
+        front=prints.door((0.2, 0.36, 0.3), plate=True),
+    )
     parts += cylinder((7.9, -5.0, 0), 0.06, 5.2, m.metal((0.4, 0.42, 0.4)), segments=12)
     parts += cylinder((7.9, 1.1, 2.0), 0.08, 0.3, m.plaster((0.9, 0.85, 0.7)), segments=12)
     return parts
@@ -69,8 +88,12 @@ def _bounds() -> list[Surface]:
     for x in np.arange(-8.0, 8.0, 2.0):
         parts += box((x + 1.0, 6.3, 0.1), (1.9, 0.04, 1.6), boards)
         parts += box((x, 6.3, 0), (0.1, 0.1, 1.8), m.wood((0.45, 0.34, 0.24)))
-    parts += box((0, -6.4, 0), (17.0, 0.3, 2.0), m.concrete((0.78, 0.74, 0.66)),
-                 top=m.tiles(0.3, (0.6, 0.35, 0.25)))  # fmt: skip
+    parts += box(
+        (0, -6.4, 0),
+        (17.0, 0.3, 2.0),
+        m.concrete((0.78, 0.74, 0.66)),
+        top=m.tiles(0.3, (0.6, 0.35, 0.25)),
+    )
     parts.append(panel((-2.5, -6.24, 1.2), (0, 1, 0), 2.4, 1.5, prints.poster(), texels_per_m=250))
     return parts
 
@@ -79,10 +102,19 @@ def _beyond(rng: np.random.Generator) -> list[Surface]:
     """Neighbouring houses and a line of trees behind the bounds, coarse for they are far."""
     parts: list[Surface] = []
     coarse = {"texels_per_m": 60.0}
-    for x, y, size in ((-3, 17, (9, 5, 6.5)), (9, 18, (7, 6, 5)), (-16, 6, (5, 8, 6)),
-                       (4, -17, (11, 5, 6)), (-9, -16, (7, 5, 5)), (-17, -6, (5, 9, 4.5))):  # fmt: skip
-        wall = m.brick(rng.uniform(0.45, 0.8, 3)) if rng.random() < 0.5 else m.plaster(
-            rng.uniform(0.6, 0.9, 3))  # fmt: skip
+    for x, y, size in (
+        (-3, 17, (9, 5, 6.5)),
+        (9, 18, (7, 6, 5)),
+        (-16, 6, (5, 8, 6)),
+        (4, -17, (11, 5, 6)),
+        (-9, -16, (7, 5, 5)),
+        (-17, -6, (5, 9, 4.5)),
+    ):
+        wall = (
+            m.brick(rng.uniform(0.45, 0.8, 3))
+            if rng.random() < 0.5
+            else m.plaster(rng.uniform(0.6, 0.9, 3))
+        )
         parts += box((x, y, 0), size, wall, top=m.tiles(0.4, (0.45, 0.25, 0.2)), **coarse)
         parts += _far_windows(np.array([x, y]), size)
     for angle in np.arange(0.9, 5.5, 0.33):
@@ -102,8 +134,16 @@ def _far_windows(centre: np.ndarray, size: tuple[float, ...]) -> list[Surface]:
         along = np.cross((0.0, 0, 1), normal)
         for shift in np.arange(-size[1 - axis] / 2 + 1, size[1 - axis] / 2 - 0.5, 1.8):
             for z in np.arange(1.5, size[2] - 0.6, 2.3):
-                parts.append(panel(middle + along * shift + [0, 0, z], normal, 1.0, 1.2,
-                                   prints.facade_window(), texels_per_m=60.0))  # fmt: skip
+                parts.append(
+                    panel(
+                        middle + along * shift + [0, 0, z],
+                        normal,
+                        1.0,
+                        1.2,
+                        prints.facade_window(),
+                        texels_per_m=60.0,
+                    )
+                )
     return parts
 
 
