@@ -23,6 +23,8 @@ from l2m_ros.lifting.camera_effects import EffectOptions, camera_effects
 from l2m_ros.lifting.motion import Cameras, MotionRange, centred, sample_cameras
 from l2m_ros.lifting.photographs import check_size, decode_photograph, find_photographs
 from l2m_ros.lifting.procedural import procedural_inverse_depth
+from l2m_ros.lifting.relighting import PRESETS, random_lighting, relight_quickly
+from l2m_ros.lifting.sky import sky_by_rule
 from l2m_ros.lifting.views import (
     FAR_AWAY_PX,
     BoolArray,
@@ -54,6 +56,8 @@ class PairOptions:
     homographies: float = 0.15  # share of pairs that are a plane under a free homography
     occluders: float = 0.35  # chance per view of a foreign thing in front
     swap: float = 0.5  # chance that a and b change places: either may have the holes
+    sky: bool = True  # leave out of supervision what the rule of `sky` calls sky
+    relighting: float = 0.1  # chance per view of new lamps and cast shadows on the lifted scene
     field_of_view_deg: tuple[float, float] = (38.0, 85.0)  # of the photograph's longer side
     motion: MotionRange = field(default_factory=MotionRange)
     effects: EffectOptions = field(default_factory=EffectOptions)
@@ -61,7 +65,7 @@ class PairOptions:
     def __post_init__(self) -> None:
         if self.width < 32 or self.height < 32:
             raise InvalidInput(f"pairs of {self.width}x{self.height}: at least 32x32 is needed")
-        for name in ("difficulty", "homographies", "occluders", "swap"):
+        for name in ("difficulty", "homographies", "occluders", "swap", "relighting"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise InvalidInput(f"{name} must lie in [0, 1], got {getattr(self, name)}")
 
@@ -153,7 +157,7 @@ def _lifted_pair(
     K = centred(longer / 2 / np.tan(angle / 2), *grid_size)
     small = cv2.resize(rgb, grid_size, interpolation=cv2.INTER_AREA)
     w = procedural_inverse_depth(rng, small, K, strength=0.35 + 0.65 * hard)
-    relief = Relief.from_inverse_depth(w, K)
+    relief = Relief.from_inverse_depth(w, K, sky_by_rule(small) if options.sky else None)
     size = (options.width, options.height)
     cameras = sample_cameras(rng, relief, *size, options.motion.at(hard))
     return pair_of(rng, rgb, relief, cameras, fill, options, hard)
@@ -175,12 +179,30 @@ def pair_of(
     warp, visible, unknown = warp_between(relief, a, b, cameras.K_b, cameras.b_from_grid)
     warp_ba, visible_b, unknown_b = warp_between(relief, b, a, cameras.K_a, cameras.a_from_grid)
     scale = rgb.shape[1] / relief.inverse_depth.shape[1]
-    images = [_painted(rng, rgb, view.source_px, view.painted, scale, fill) for view in (a, b)]
+    lit = [_relit(rng, rgb, relief, options) for _ in (a, b)]
+    images = [
+        _painted(rng, photo, view.source_px, view.painted, scale, fill)
+        for photo, view in zip(lit, (a, b), strict=True)
+    ]
     return _finished(
         rng, images, (warp, visible, unknown), (warp_ba, visible_b, unknown_b),
         fill, options, hard, cameras=cameras,
         depths=tuple(1.0 / np.maximum(v.inverse_depth, np.float32(1e-6)) for v in (a, b)),
     )  # fmt: skip
+
+
+def _relit(
+    rng: np.random.Generator, rgb: ByteArray, relief: Relief, options: PairOptions
+) -> ByteArray:
+    """The photograph, sometimes under new light: the gain is smooth, a coarse depth serves."""
+    if rng.random() >= options.relighting:
+        return rgb
+    height, width = relief.inverse_depth.shape
+    small = cv2.resize(relief.inverse_depth, (width // 4, height // 4))
+    K = relief.K.copy()
+    K[:2] *= 0.25
+    preset = str(rng.choice(list(PRESETS), p=[0.7, 0.15, 0.15]))
+    return relight_quickly(rgb, small, K, random_lighting(rng, preset), rng)
 
 
 def warp_between(

@@ -13,7 +13,7 @@ the way to the lamp, is nearer to the camera than the way itself.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
@@ -22,10 +22,12 @@ from l2m_ros.lifting.views import affine
 from l2m_ros.types import ByteArray, FloatArray
 
 DISPLAY_GAMMA = 2.2
-SHADOW_STEPS = 24
 SHADOW_BIAS = 0.02  # relative depth: the surface does not shade itself
 SHADOW_THICKNESS = 0.6  # relative depth: a thing in front has a back that light passes behind
-AREA_SAMPLES = 5
+
+# Grey level -> linear light, and 12-bit linear light -> grey level.
+_LINEAR = ((np.arange(256) / 255) ** DISPLAY_GAMMA).astype(np.float32)
+_DISPLAY = np.rint(255 * (np.arange(4096) / 4095) ** (1 / DISPLAY_GAMMA)).astype(np.uint8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +48,8 @@ class Lighting:
     specular: float = 0.1
     shininess: float = 20.0
     exposure: float = 1.0  # gain of the result
+    shadow_steps: int = 24  # looked up on the way to a lamp
+    area_samples: int = 5  # points of an area light
 
 
 def points_of(inverse_depth: FloatArray, K: FloatArray) -> FloatArray:
@@ -77,11 +81,35 @@ def relight(
     lighting: Lighting,
     rng: np.random.Generator,
 ) -> ByteArray:
-    """The photograph (of the depth's size) under the lighting."""
+    """The photograph under the lighting; the depth (with its K) may be smaller than it."""
     diffuse, shine = shading_of(inverse_depth, K, lighting, rng)
-    albedo = (rgb.astype(np.float32) / 255.0) ** DISPLAY_GAMMA
-    light = (albedo * diffuse + shine) * lighting.exposure
-    return np.rint(255 * np.clip(light, 0, 1) ** (1 / DISPLAY_GAMMA)).astype(np.uint8)
+    if diffuse.shape != rgb.shape:
+        diffuse, shine = (cv2.resize(map_, rgb.shape[1::-1]) for map_ in (diffuse, shine))
+    light = (_LINEAR[rgb] * diffuse + shine) * np.float32(lighting.exposure)
+    return _DISPLAY[np.clip(light * np.float32(4095), 0, 4095).astype(np.uint16)]
+
+
+def relight_quickly(
+    rgb: ByteArray,
+    inverse_depth: FloatArray,
+    K: FloatArray,
+    lighting: Lighting,
+    rng: np.random.Generator,
+) -> ByteArray:
+    """The same on a coarse depth and in 8 bits, for pairs made while a network trains.
+
+    The display's power law turns the diffuse gain into a gain of grey levels, exactly:
+    (albedo d)^(1/2.2) = albedo^(1/2.2) d^(1/2.2). Only the highlight is added approximately.
+    About 7 ms for a depth of 80x60, where `relight` takes 60 ms for 160x120.
+    """
+    lighting = replace(lighting, shadow_steps=12, area_samples=2)
+    diffuse, shine = shading_of(inverse_depth, K, lighting, rng)
+    gain = (diffuse * np.float32(lighting.exposure)) ** np.float32(1 / DISPLAY_GAMMA)
+    gain8 = np.clip(np.rint(gain * 64), 0, 255).astype(np.uint8)
+    shine8 = _DISPLAY[np.clip(shine * np.float32(4095), 0, 4095).astype(np.uint16)]
+    size = rgb.shape[1::-1]
+    lit = cv2.multiply(rgb, cv2.resize(gain8, size), scale=1 / 64)
+    return cv2.add(lit, cv2.resize(shine8, size))
 
 
 def shading_of(
@@ -96,7 +124,7 @@ def shading_of(
         way = light.position.astype(np.float32) - points
         distance = np.linalg.norm(way, axis=-1, keepdims=True)
         direction = way / np.maximum(distance, 1e-6)
-        lit = _lit(inverse_depth, K, points, light, rng)[..., None]
+        lit = _lit(inverse_depth, K, points, light, lighting, rng)[..., None]
         arriving = lit * light.colour.astype(np.float32) / np.maximum(distance, 0.3) ** 2
         facing = np.maximum((normals * direction).sum(-1, keepdims=True), 0)
         half = direction + to_camera
@@ -112,24 +140,28 @@ def _lit(
     K: FloatArray,
     points: FloatArray,
     light: Light,
+    lighting: Lighting,
     rng: np.random.Generator,
 ) -> FloatArray:
     """(h, w) share of the lamp that is seen from each point."""
     if light.radius <= 0:
-        return _reached(inverse_depth, K, points, light.position)
-    offsets = rng.normal(0, light.radius / np.sqrt(3), (AREA_SAMPLES, 3))
-    seen = [_reached(inverse_depth, K, points, light.position + offset) for offset in offsets]
+        return _reached(inverse_depth, K, points, light.position, lighting.shadow_steps)
+    offsets = rng.normal(0, light.radius / np.sqrt(3), (lighting.area_samples, 3))
+    seen = [
+        _reached(inverse_depth, K, points, light.position + offset, lighting.shadow_steps)
+        for offset in offsets
+    ]
     return np.mean(seen, axis=0, dtype=np.float32)
 
 
 def _reached(
-    inverse_depth: FloatArray, K: FloatArray, points: FloatArray, lamp: FloatArray
+    inverse_depth: FloatArray, K: FloatArray, points: FloatArray, lamp: FloatArray, steps: int
 ) -> FloatArray:
     """1 where nothing in the photograph stands between the point and the lamp, else 0."""
     dark = np.zeros(inverse_depth.shape, bool)
     lamp = lamp.astype(np.float32)
-    for step in range(1, SHADOW_STEPS + 1):
-        along = points + (lamp - points) * np.float32((step / (SHADOW_STEPS + 1)) ** 1.5)
+    for step in range(1, steps + 1):
+        along = points + (lamp - points) * np.float32((step / (steps + 1)) ** 1.5)
         z = along[..., 2]
         ahead = z > 0.05
         safe = np.where(ahead, z, np.float32(1.0))

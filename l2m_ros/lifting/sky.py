@@ -23,7 +23,9 @@ SkyMask = Callable[[ByteArray], BoolArray]
 RULE_WIDTH = 160  # pixels at which the rule works
 SMOOTH = 9.0  # grey levels per pixel at that width: leaves and walls have more texture
 BLUEISH = 8.0  # blue above red, in grey levels
-BRIGHT = 190  # overcast sky: bright, and brighter than what lies below it
+# Overcast sky burns out; white ceilings rarely do. At 190 the rule marked 11 % of indoor
+# photographs, at 235 3 %, and found the same outdoor skies.
+BRIGHT = 235
 COLOURLESS = 28.0  # largest minus smallest channel of an overcast sky
 LEAST_AREA, LARGEST_AREA = 0.02, 0.9
 LEAST_TOP = 0.3  # share of the upper edge that sky touches
