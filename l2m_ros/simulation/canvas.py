@@ -75,13 +75,17 @@ def encoded(light: FloatArray) -> FloatArray:
     return 255.0 * np.clip(light, 0.0, 1.0) ** np.float32(1.0 / GAMMA)
 
 
+# Hues in degrees that paint, dye and print mostly have: reds, earths, yellows, greens, blues.
+COMMON_HUES = np.array([0, 8, 18, 28, 36, 44, 52, 95, 125, 155, 195, 208, 218, 228, 245, 345])
+
+
 def random_colours(rng: np.random.Generator, count: int, *, vivid: float = 0.7) -> FloatArray:
-    """(count, 3) linear reflectances of paint, dye and print; vivid 0 = greys."""
+    """(count, 3) linear reflectances; vivid 0 = greys, 1 = poster colours."""
     hsv = np.stack(
         [
-            rng.uniform(0, 360, count),
-            vivid * rng.uniform(0.25, 1.0, count),
-            rng.uniform(0.25, 0.95, count),
+            (rng.choice(COMMON_HUES, count) + rng.uniform(-8, 8, count)) % 360,
+            vivid * rng.uniform(0.2, 0.95, count),
+            rng.uniform(0.25, 0.92, count),
         ],
         axis=-1,
     ).astype(np.float32)

@@ -108,10 +108,7 @@ def _things(rng: np.random.Generator) -> list[Surface]:
     for x, side in ((-2.95, 1), (4.1, 1)):
         parts += _radiator(x, side)
     for x, side in ((-0.2, 1), (4.9, -1)):
-        parts += cylinder(
-            (x, side * (Y - 0.1), 0.5), 0.08, 0.5, m.metal((0.75, 0.1, 0.08)), top_radius=0.06
-        )
-        parts.append(panel((x, side * (Y - 0.01), 1.3), (0, -side, 0), 0.25, 0.25, prints.poster()))
+        parts += _extinguisher(x, side)
     parts += f.table((-0.9, -Y + 0.19, 0), (1.4, 0.28, 0.45), m.planks((0.5, 0.36, 0.24)))
     parts += f.plant(rng, (-6.4, 0.8, 0), height=0.9)
     parts += f.plant(rng, (6.5, -0.8, 0), height=1.1)
@@ -119,6 +116,18 @@ def _things(rng: np.random.Generator) -> list[Surface]:
     parts += f.carton_stack(rng, (-6.5, -0.7, 0), 2)
     parts += cylinder((3.0, Y - 0.16, 0), 0.12, 0.6, m.metal((0.3, 0.32, 0.35)))
     parts += box((2.6, -Y + 0.12, 1.15), (0.5, 0.18, 0.35), m.metal((0.7, 0.7, 0.72)), bottom=True)
+    return parts
+
+
+def _extinguisher(x: float, side: int) -> list[Surface]:
+    """A red bottle with a label, a black head, and its sign on the wall."""
+    foot = np.array([x, side * (Y - 0.11), 0.45])
+    parts: list[Surface] = []
+    parts += cylinder(foot, 0.075, 0.42, m.metal((0.75, 0.1, 0.08)))
+    parts += cylinder(foot + [0, 0, 0.42], 0.06, 0.06, m.metal((0.75, 0.1, 0.08)), top_radius=0.02)
+    parts += cylinder(foot + [0, 0, 0.47], 0.03, 0.08, m.metal((0.12, 0.12, 0.12)), segments=10)
+    parts += cylinder(foot + [0, 0, 0.15], 0.077, 0.15, prints.page(), capped=False)
+    parts.append(panel((x, side * (Y - 0.01), 1.35), (0, -side, 0), 0.22, 0.22, prints.poster()))
     return parts
 
 

@@ -21,6 +21,7 @@ from l2m_ros.simulation.surfaces import (
     cylinder,
     leaves,
     panel,
+    pipe,
 )
 from l2m_ros.types import FloatArray
 
@@ -257,15 +258,20 @@ def carton_stack(rng: np.random.Generator, base: Place, count: int = 3) -> list[
 
 
 def tree(rng: np.random.Generator, base: Place, *, height: float = 4.0) -> list[Surface]:
-    """A trunk and about 2,400 leaves in a few clumps."""
+    """A trunk, branches, and about 3,000 leaves in clumps at their ends."""
     foot = np.asarray(base, float)
+    fork = foot + [0, 0, 0.5 * height]
     parts: list[Surface] = []
-    parts += cylinder(foot, 0.16, 0.6 * height, m.bark(), top_radius=0.08, capped=False)
-    clumps = foot + [0, 0, 0.72 * height] + rng.normal(size=(9, 3)) * [0.6, 0.6, 0.35]
-    for colour in ((0.24, 0.4, 0.13), (0.34, 0.5, 0.18), (0.46, 0.52, 0.2)):
-        centre = clumps[rng.integers(len(clumps), size=420)]
+    parts += cylinder(foot, 0.17, 0.5 * height, m.bark(), top_radius=0.11, capped=False)
+    angle = np.linspace(0, 2 * np.pi, 8)[:-1] + rng.uniform(-0.3, 0.3, 7)
+    spread = rng.uniform(0.35, 0.85, 7)[:, None]
+    ends = fork + spread * np.stack([np.cos(angle), np.sin(angle), np.zeros(7)], -1)
+    ends[:, 2] += rng.uniform(0.15, 0.4, 7) * height
+    parts += [pipe(fork - [0, 0, 0.08], end, 0.045, m.bark()) for end in ends]
+    for colour in ((0.26, 0.42, 0.14), (0.36, 0.52, 0.19), (0.48, 0.54, 0.22)):
+        centre = ends[rng.integers(len(ends), size=1000)]
         shell = rng.normal(size=centre.shape)
-        shell *= rng.uniform(0.35, 0.6, (len(shell), 1)) / np.linalg.norm(shell, axis=1)[:, None]
+        shell *= rng.uniform(0.3, 0.62, (len(shell), 1)) / np.linalg.norm(shell, axis=1)[:, None]
         parts.append(leaves(rng, centre + shell, 0.17, m.leaf(colour), droop=0.5))
     return parts
 
@@ -275,12 +281,12 @@ def shrub(
 ) -> list[Surface]:
     """A clipped hedge: a box of foliage with leaves that stand out of it."""
     parts: list[Surface] = [*box(base, size, m.foliage(), yaw_rad=yaw_rad)]
-    count = int(90 * (size[0] * size[2] + size[1] * size[2] + size[0] * size[1]))
+    count = int(250 * (size[0] * size[2] + size[1] * size[2] + size[0] * size[1]))
     inside = rng.uniform(-0.5, 0.5, (count, 3))
     face = rng.integers(3, size=count)
     inside[np.arange(count), face] = np.where(rng.random(count) < 0.5, -0.5, 0.5)
     inside[:, 2] = np.where(face == 2, 1.0, inside[:, 2] + 0.5)  # on the sides and the top
     local = inside * np.asarray(size)
     points = np.asarray(base, float) + local @ _turned(yaw_rad).T
-    parts.append(leaves(rng, points, 0.1, m.leaf((0.3, 0.45, 0.16)), droop=0.1))
+    parts.append(leaves(rng, points, 0.11, m.leaf((0.34, 0.48, 0.18)), droop=0.1))
     return parts

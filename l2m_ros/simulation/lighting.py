@@ -12,9 +12,10 @@ from l2m_ros.simulation.raycast import Raycaster
 from l2m_ros.simulation.surfaces import Leaves, Sheet, Surface
 from l2m_ros.types import FloatArray
 
-AMBIENT_RAYS = 32
+AMBIENT_RAYS = 24
 LAMP_RAYS = 9
 LUMELS_PER_M = 14.0  # shadow detail: 7 cm
+TEXELS_PER_LUMEL = 10.0  # at least: what is far away has coarse textures and coarser shadows
 MAX_LUMELS = 256
 LIFT_M = 2e-3  # rays start this far in front of their surface
 
@@ -52,7 +53,7 @@ class Lighting:
 def bake(
     surfaces: Sequence[Surface], lighting: Lighting, caster: Raycaster, rng: np.random.Generator
 ) -> list[FloatArray]:
-    """For each sheet the light (rows, columns, 3) on it; for leaves (T, 3), one per triangle."""
+    """For each sheet the light (rows, columns, 3) on it; for leaves (N, 3), one a leaf."""
     points = [_lumels(surface) for surface in surfaces]
     place = np.concatenate([p.reshape(-1, 3) for p, _ in points])
     normal = np.concatenate([n.reshape(-1, 3) for _, n in points])
@@ -69,14 +70,16 @@ def bake(
 def _lumels(surface: Surface) -> tuple[FloatArray, FloatArray]:
     """Points and unit normals where the light is computed."""
     if isinstance(surface, Leaves):
-        centre = surface.corners.mean(axis=1)
-        edges = surface.corners[:, 1:] - surface.corners[:, :1]
+        first = surface.corners[: len(surface.corners) // 2]
+        centre = first.mean(axis=1)
+        edges = first[:, 1:] - first[:, :1]
         normal = np.cross(edges[:, 0], edges[:, 1])
         normal *= np.where(normal[:, 2:] < 0, -1.0, 1.0)  # the sky lights a leaf from above
         return centre, normal / np.linalg.norm(normal, axis=1, keepdims=True)
     width_m, height_m = surface.size_m
-    columns = int(np.clip(np.ceil(width_m * LUMELS_PER_M), 2, MAX_LUMELS))
-    rows = int(np.clip(np.ceil(height_m * LUMELS_PER_M), 2, MAX_LUMELS))
+    density = min(LUMELS_PER_M, surface.texels_per_m / TEXELS_PER_LUMEL)
+    columns = int(np.clip(np.ceil(width_m * density), 2, MAX_LUMELS))
+    rows = int(np.clip(np.ceil(height_m * density), 2, MAX_LUMELS))
     grid = np.asarray(surface.vertices, np.float32)
     du, dv = np.gradient(grid, axis=1), np.gradient(grid, axis=0)
     normal = np.cross(dv, du)

@@ -229,15 +229,14 @@ def leaf(colour: Colour) -> Material:
     return paint
 
 
-def foliage(colour: Colour = (0.28, 0.42, 0.16)) -> Material:
+def foliage(colour: Colour = (0.3, 0.44, 0.18)) -> Material:
     """A dense hedge seen as a surface: overlapping leaves over dark gaps."""
 
     def paint(canvas: Canvas) -> FloatArray:
-        first, second = canvas.noise(0.02, octaves=2), canvas.noise(0.03)
-        gaps = -0.7 * np.clip(-first - 0.3, 0, 1)
-        return _shaded(
-            canvas.filled(colour), gaps, 0.25 * np.sin(6 * second), 0.2 * canvas.noise(0.008)
-        )
+        clumps, leaves = canvas.noise(0.18, octaves=2), canvas.noise(0.022, octaves=2)
+        gaps = -0.8 * np.clip(-leaves - 0.2, 0, 1)
+        edges = 0.4 * np.sin(4.0 * leaves)
+        return _shaded(canvas.filled(colour), gaps, edges, 0.2 * clumps, 0.15 * canvas.noise(0.008))
 
     return paint
 

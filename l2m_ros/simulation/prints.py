@@ -28,7 +28,7 @@ class _Sheet:
         self.image: ByteArray = np.full((self.h, self.w, 3), 0, np.uint8)
         self.image[:] = np.round(255 * np.asarray(srgb)).astype(np.uint8)
 
-    def colour(self, *, vivid: float = 0.8) -> tuple[int, int, int]:
+    def colour(self, *, vivid: float = 0.65) -> tuple[int, int, int]:
         r, g, b = encoded(random_colours(self.rng, 1, vivid=vivid)[0])
         return int(r), int(g), int(b)
 
@@ -72,9 +72,10 @@ def poster() -> Material:
     """Random art: blocks, discs, polygons, lines and lettering at many scales."""
 
     def paint(canvas: Canvas) -> FloatArray:
-        sheet = _Sheet(canvas, canvas.rng.uniform(0.15, 0.95, 3))
-        for size in (0.5, 0.3, 0.18, 0.1, 0.05, 0.03):
-            for _ in range(int(1.6 / size)):
+        ground = encoded(random_colours(canvas.rng, 1, vivid=0.5)[0]) / 255
+        sheet = _Sheet(canvas, ground)
+        for size in (1.0, 0.6, 0.35, 0.18, 0.1, 0.05, 0.03):
+            for _ in range(int(1.8 / size) + 1):
                 _shape(sheet, size)
         for _ in range(3):
             x, y = sheet.rng.uniform(0, 0.5), sheet.rng.uniform(0.15, 0.95)

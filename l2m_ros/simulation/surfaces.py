@@ -59,10 +59,10 @@ class Sheet:
 
 @dataclass(frozen=True, eq=False)
 class Leaves:
-    """Many small triangles that wear the same material and are lit one by one."""
+    """Many small leaves that wear the same material and are lit one by one."""
 
-    corners: FloatArray  # (T, 3, 3)
-    uv: FloatArray  # (T, 3, 2)
+    corners: FloatArray  # (2 N, 3, 3): the first halves of all leaves, then the second halves
+    uv: FloatArray  # (2 N, 3, 2)
     material: Material
     texels_per_m: float = TEXELS_PER_M
     size_m: tuple[float, float] = (0.1, 0.05)

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from l2m_ros.errors import InvalidInput
 from l2m_ros.simulation import corridor, room, yard
 from l2m_ros.simulation.atlas import Atlas, pack
-from l2m_ros.simulation.canvas import Canvas, encoded
+from l2m_ros.simulation.canvas import GAMMA, Canvas, encoded
 from l2m_ros.simulation.lighting import Lighting, bake
 from l2m_ros.simulation.raycast import Raycaster
 from l2m_ros.simulation.scenery import Mover, Scenery
@@ -188,7 +188,7 @@ def _painted(
             size = albedo.shape[1::-1]
             albedo = albedo * cv2.resize(light, size, interpolation=cv2.INTER_LINEAR)
         textures.append(encoded(albedo).round().astype(np.uint8))
-        gains.append(light.mean(axis=1) ** (1 / 2.2) if leafy else None)
+        gains.append(np.tile(light.mean(axis=1), 2) ** (1 / GAMMA) if leafy else None)
     return textures, gains
 
 
@@ -236,13 +236,17 @@ def _affine(P: FloatArray, t: FloatArray, scaled: FloatArray) -> tuple[FloatArra
 
 
 def _sky(rng: np.random.Generator) -> ByteArray:
-    """Equirectangular clouds, azimuth along x (wraps round), zenith at the top."""
-    canvas = Canvas(rng, 20.48, 5.12, 100.0)
-    height = np.linspace(1.0, -1.0, canvas.height)[:, None]
-    clouds = np.clip(0.4 + 0.5 * canvas.noise(0.12, octaves=5), 0, 1)
-    turn = np.linspace(0, 1, canvas.width)  # the last column meets the first
-    clouds = clouds * (1 - turn) + np.roll(clouds, canvas.width // 2, axis=1) * turn
-    clouds *= np.clip(1.1 - np.abs(height), 0, 1)
-    blue = np.array([0.32, 0.52, 0.83]) + (1 - np.clip(height, 0, 1))[..., None] * [0.4, 0.3, 0.14]
-    colour = blue * (1 - clouds[..., None]) + clouds[..., None] * [0.95, 0.95, 0.96]
+    """Equirectangular, azimuth along x, zenith at the top: clouds on a flat layer overhead."""
+    canvas = Canvas(rng, 20.48, 20.48, 50.0)
+    layer = np.clip(0.3 + 0.45 * canvas.noise(0.3, octaves=5), 0, 1)
+    azimuth = np.pi * (1 - (np.arange(2048) + 0.5) / 1024)
+    height = np.sin(np.pi * (0.5 - (np.arange(1024) + 0.5) / 1024))[:, None]
+    reach = 90.0 * np.sqrt(1 - height**2) / (np.maximum(height, 0.0) + 0.12)
+    x, y = 512 + reach * np.cos(azimuth), 512 + reach * np.sin(azimuth)
+    at = x.astype(np.float32), y.astype(np.float32)
+    clouds = cv2.remap(layer, *at, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    clouds = (clouds * np.clip(4 * height + 0.2, 0.1, 1))[..., None]
+    haze = (1 - np.clip(height, 0, 1))[..., None] ** 3
+    blue = np.array([0.3, 0.5, 0.82]) + haze * [0.46, 0.34, 0.13]
+    colour = blue * (1 - clouds) + clouds * [0.96, 0.96, 0.97]
     return np.round(255 * np.clip(colour, 0, 1)).astype(np.uint8)

@@ -13,6 +13,16 @@ from l2m_ros.simulation.surfaces import Sheet, Surface, ball, box, cylinder, pan
 
 X, Y = 9.0, 7.0
 GROUND_TEXELS_PER_M = 180.0
+FLUSH_M = 0.0015  # below lighting.LIFT_M: the path lies on the lawn without shading it
+WALL_COLOURS = ((0.85, 0.8, 0.68), (0.66, 0.5, 0.4), (0.75, 0.62, 0.5), (0.6, 0.42, 0.36))
+NEIGHBOURS = (  # x, y, size of the houses around
+    (-3, 17, (9, 5, 6.5)),
+    (9, 18, (7, 6, 5)),
+    (-16, 6, (5, 8, 6)),
+    (4, -17, (11, 5, 6)),
+    (-9, -16, (7, 5, 5)),
+    (-17, -6, (5, 9, 4.5)),
+)
 
 
 def build(rng: np.random.Generator) -> Scenery:
@@ -21,29 +31,23 @@ def build(rng: np.random.Generator) -> Scenery:
         ambient=0.42,
         reach_m=4.0,
         ambient_colour=(0.88, 0.96, 1.1),
-        suns=[Sun(towards=(-0.5, -0.35, 0.75))],
+        suns=[Sun(towards=(-0.6, -0.45, 0.62))],
     )
     free = ((-3.2, -2.2, 0.3), (3.2, 2.2, 1.9))
     return Scenery(surfaces, lighting, free, look_span_rad=1.7, movers=_movers(), outdoors=True)
 
 
 def _ground(rng: np.random.Generator) -> list[Surface]:
-    """Lawn in four pieces (each within the texture size), a paved terrace, a gravel path."""
-    parts: list[Surface] = []
-    for x in (-X, 0.0):
-        for y in (Y, 0.0):
-            parts.append(
-                quad((x, y, 0), (X, 0, 0), (0, -Y, 0), m.grass(), texels_per_m=GROUND_TEXELS_PER_M)
-            )
-    parts += box(
-        (5.9, 0, 0),
-        (4.2, 9.0, 0.03),
-        m.tiles(0.5, (0.62, 0.6, 0.56), spread=0.1),
-        texels_per_m=GROUND_TEXELS_PER_M,
-    )
+    """Lawn, a paved terrace before the house, a winding gravel path, stones."""
+    coarse = {"texels_per_m": GROUND_TEXELS_PER_M}
+    slabs = m.tiles(0.5, (0.62, 0.6, 0.56), spread=0.1)
+    parts: list[Surface] = [
+        quad((-X, Y, 0), (2 * X, 0, 0), (0, -2 * Y, 0), m.grass(), **coarse),
+        *box((5.9, 0, 0), (4.2, 9.0, 0.03), slabs, **coarse),
+    ]
     winding = np.linspace(-X, 3.8, 40)
     middle = 0.8 * np.sin(winding / 2.1)
-    edges = [np.stack([winding, middle + side, np.full(40, 0.012)], -1) for side in (0.55, -0.55)]
+    edges = [np.stack([winding, middle + side, np.full(40, FLUSH_M)], -1) for side in (0.55, -0.55)]
     parts.append(Sheet(np.stack(edges), m.gravel(), texels_per_m=250.0))
     for _ in range(45):
         x, y = rng.uniform(-8, 3.5), rng.uniform(-6, 6)
@@ -102,20 +106,10 @@ def _beyond(rng: np.random.Generator) -> list[Surface]:
     """Neighbouring houses and a line of trees behind the bounds, coarse for they are far."""
     parts: list[Surface] = []
     coarse = {"texels_per_m": 60.0}
-    for x, y, size in (
-        (-3, 17, (9, 5, 6.5)),
-        (9, 18, (7, 6, 5)),
-        (-16, 6, (5, 8, 6)),
-        (4, -17, (11, 5, 6)),
-        (-9, -16, (7, 5, 5)),
-        (-17, -6, (5, 9, 4.5)),
-    ):
-        wall = (
-            m.brick(rng.uniform(0.45, 0.8, 3))
-            if rng.random() < 0.5
-            else m.plaster(rng.uniform(0.6, 0.9, 3))
-        )
-        parts += box((x, y, 0), size, wall, top=m.tiles(0.4, (0.45, 0.25, 0.2)), **coarse)
+    for number, (x, y, size) in enumerate(NEIGHBOURS):
+        material = m.brick if number % 2 else m.plaster
+        roof = m.tiles(0.4, (0.45, 0.25, 0.2))
+        parts += box((x, y, 0), size, material(WALL_COLOURS[number % 4]), top=roof, **coarse)
         parts += _far_windows(np.array([x, y]), size)
     for angle in np.arange(0.9, 5.5, 0.33):
         place = (21 * np.cos(angle), 19 * np.sin(angle), 0)
