@@ -25,6 +25,10 @@ VERBS: dict[str, str] = {
     "evaluate": "measure matchers on scenes with ground truth",
     "view-pair": "draw the matches between two images",
     "train": "train a matcher from a folder of photographs",
+    "lift": "photographs to 3D to training views with exact correspondences",
+    "features": "PCA pictures of encoders' features, side by side",
+    "replay": "track a recorded bag without a ROS graph, compare with the truth",
+    "view": "show a tracked bag or the running node in the Rerun viewer",
     "demo": "simulate, track, compare with the truth and write demo/report.html",
 }
 

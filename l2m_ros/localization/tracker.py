@@ -87,6 +87,13 @@ class TrackResult:
         """The pose that may be published: metric and trusted, or nothing."""
         return self.outcome if isinstance(self.outcome, MetricPose) else None
 
+    @property
+    def why_not_posed(self) -> str:
+        """One word for counting: keyframe, no_scale, or the reason of `Lost`."""
+        if isinstance(self.outcome, Lost):
+            return self.outcome.reason.value
+        return "no_scale" if isinstance(self.outcome, RelativePose) else "keyframe"
+
 
 @dataclass(frozen=True, eq=False)
 class _Attempt:

@@ -6,7 +6,7 @@ A pose goes out only if it is metric and trusted (`TrackResult.pose`); None = no
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -26,7 +26,7 @@ from l2m_ros.ros.messages import (
     pose_message,
 )
 from l2m_ros.ros.picture import Caption, draw_matches
-from l2m_ros.types import Correspondences, DenseMatch, FloatArray, MetricPose
+from l2m_ros.types import ByteArray, Correspondences, DenseMatch, FloatArray, MetricPose
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Moment:
 
     result: TrackResult
     names: FrameNames = FrameNames()
-    base_from_camera: FloatArray = field(default_factory=lambda: np.eye(4))
+    base_from_camera: FloatArray | None = None  # None: unknown, so there is no odometry
     rate_hz: float = 0.0
 
     @property
@@ -59,9 +59,23 @@ class Moment:
     def camera_in_odom(self) -> tuple[FloatArray, FloatArray] | None:
         """(odom_from_camera, covariance): REP-105's odom is the base where the chain began."""
         pose, covariance = self.result.odom_from_camera, self.result.odom_covariance
-        if self.result.pose is None or pose is None or covariance is None:
+        base = self.base_from_camera
+        if self.result.pose is None or pose is None or covariance is None or base is None:
             return None
-        return chain.compose(self.base_from_camera, np.zeros((6, 6)), pose, covariance)
+        return chain.compose(base, np.zeros((6, 6)), pose, covariance)
+
+    def transforms(self) -> list[tuple[FloatArray, str, str]]:
+        """(parent_from_child, parent, child) for /tf: the base and the keyframe in odom."""
+        camera, base = self.camera_in_odom, self.base_from_camera
+        kept, names = self.result.keyframe, self.names
+        if camera is None or base is None or kept is None:
+            return []
+        odom_from_base = camera[0] @ np.linalg.inv(base)
+        odom_from_keyframe = base @ kept.odom_from_keyframe
+        return [
+            (odom_from_base, names.odom, names.base),
+            (odom_from_keyframe, names.odom, names.keyframe),
+        ]
 
 
 def pose(moment: Moment) -> Any:
@@ -146,8 +160,8 @@ def certainty(moment: Moment) -> Any:
     return image_message(values, "32FC1", header(moment.stamp_ns, moment.frame_id))
 
 
-def matches(moment: Moment) -> Any:
-    """sensor_msgs/Image rgb8: a picture for people."""
+def matches_picture(moment: Moment) -> ByteArray | None:
+    """The frame beside its keyframe, for people."""
     result = moment.result
     if result.keyframe is None:
         return None
@@ -158,13 +172,20 @@ def matches(moment: Moment) -> Any:
         rate_hz=moment.rate_hz,
         scale=found.scale_source if found else "no pose",
     )
-    picture = draw_matches(
+    return draw_matches(
         result.frame.rgb,
         result.keyframe.frame.rgb,
         result.correspondences or Correspondences.empty(),
         getattr(result.outcome, "inliers", None),
         caption,
     )
+
+
+def matches(moment: Moment) -> Any:
+    """sensor_msgs/Image rgb8: a picture for people."""
+    picture = matches_picture(moment)
+    if picture is None:
+        return None
     return image_message(picture, "rgb8", header(moment.stamp_ns, moment.frame_id))
 
 

@@ -1,0 +1,156 @@
+"""Track a recorded bag (mcap, sqlite3, ROS 1) without a ROS graph, faster than real time, with the
+results that the node has with `queue: all`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from l2m_ros.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from l2m_ros.evaluation.tracking_report import TrackedRun
+    from l2m_ros.evaluation.trajectory import Trajectory
+    from l2m_ros.ros.outputs import Moment
+
+TRAJECTORIES = (".tum", ".kitti", ".txt")
+TOPICS = ("image", "camera_info", "depth", "right_image", "right_camera_info", "odom")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bag", type=Path)
+    add_tracking_arguments(parser)
+    parser.add_argument(
+        "--truth", metavar="TOPIC|FILE.tum", help="poses of the camera to compare with"
+    )
+    parser.add_argument("--out", type=Path, help="poses of the camera: .tum, or .kitti / .txt")
+    parser.add_argument("--out-bag", type=Path, help="poses as a bag: .mcap or .db3")
+    parser.add_argument("--report", type=Path, help="an HTML page with pictures")
+    parser.add_argument("--rerun", action="store_true", help="show it in the Rerun viewer")
+    parser.add_argument("--force", action="store_true", help="overwrite what exists")
+    parser.add_argument("--json", action="store_true", help="figures as JSON on stdout")
+
+
+def add_tracking_arguments(parser: argparse.ArgumentParser) -> None:
+    """What says how a bag is tracked."""
+    parser.add_argument("--model", help="matcher by name (the node's parameter `model`)")
+    parser.add_argument("--backend", help="what runs a network (the node's parameter `backend`)")
+    parser.add_argument("--params-file", type=Path, help="YAML of the node's parameters")
+    parser.add_argument(
+        "-p", "--param", action="append", default=[], metavar="NAME:=VALUE", help="one parameter"
+    )
+    for name in TOPICS:
+        option = f"--{name.replace('_', '-')}"
+        parser.add_argument(option, metavar="TOPIC", help="found by its type if not given")
+
+
+def run(args: argparse.Namespace) -> int:
+    _check_outputs(args)
+    tracked = _tracked(args)
+    if args.out is not None:
+        _write(args.out, tracked.trajectory())
+    if args.report is not None:
+        tracked.report().write(args.report)
+    print(json.dumps(tracked.figures(), indent=1) if args.json else tracked.text())
+    return 0 if tracked.posed else 1
+
+
+def _check_outputs(args: argparse.Namespace) -> None:
+    if args.out is not None and args.out.suffix not in TRAJECTORIES:
+        raise InvalidInput(f"--out {args.out}: the name ends in {', '.join(TRAJECTORIES)}")
+    for path in (args.out, args.out_bag, args.report):
+        if path is not None and path.exists() and not args.force:
+            raise InvalidInput(f"{path} exists; name another one, or add --force")
+
+
+def moments(args: argparse.Namespace) -> Iterator[Moment]:
+    """Every frame of the bag, tracked, with progress shown."""
+    from l2m_ros.progress import track
+    from l2m_ros.ros import bag as bags
+    from l2m_ros.ros.parameter_file import parameter_values
+
+    values = parameter_values(args.params_file, _overrides(args))
+    with bags.open_bag(args.bag) as bag:
+        topics = bags.find_topics(bag, {name: getattr(args, name) for name in TOPICS})
+        replayed = bags.replay(bag, topics, values)
+        yield from track(replayed, "tracking", total=bag.count(topics.image))
+
+
+def _tracked(args: argparse.Namespace) -> TrackedRun:
+    from l2m_ros.evaluation.tracking_report import TrackedRun
+    from l2m_ros.ros.pose_bag import write_pose_bag
+
+    tracked = TrackedRun(f"Replay of {args.bag.name}", " ".join(str(args.bag).split()))
+    tracked.truth = _truth(args)
+    with contextlib.ExitStack() as stack:
+        sinks = [lambda moment: add_moment(tracked, moment)]
+        if args.out_bag is not None:
+            bag = stack.enter_context(write_pose_bag(args.out_bag, force=args.force))
+            sinks.append(bag.add)
+        if args.rerun:
+            from l2m_ros.ros.rerun_view import Viewer
+
+            sinks.append(Viewer(tracked.title).show)
+        for moment in moments(args):
+            for sink in sinks:
+                sink(moment)
+    return tracked
+
+
+def add_moment(run: TrackedRun, moment: Moment) -> None:
+    """One more frame of the run."""
+    from l2m_ros.evaluation.tracking import PosedFrame
+
+    result, stamp_ns = moment.result, moment.stamp_ns
+    run.frames += 1
+    run.keyframes += result.new_keyframe
+    run.add_stages(result.stages_ms)
+    if result.pose is not None:
+        pose, kept = result.pose, result.keyframe.frame.stamp_ns
+        run.posed.append(PosedFrame(stamp_ns, kept, pose.keyframe_from_camera, pose.covariance))
+        run.scale_sources[pose.scale_source] += 1
+    else:
+        run.unposed[result.why_not_posed] += 1
+        run.unposed_stamps_ns.append(stamp_ns)
+    if moment.camera_in_odom is not None:
+        run.chained.append((stamp_ns, moment.camera_in_odom[0]))
+
+
+def _truth(args: argparse.Namespace) -> Trajectory | None:
+    """Of a TUM file, of a topic, or of the topic that a simulated bag brings along."""
+    import numpy as np
+
+    from l2m_ros.evaluation.trajectory import Trajectory, read_tum
+    from l2m_ros.ros.bag import GROUND_TRUTH, open_bag, read_truth
+
+    if args.truth is not None and Path(args.truth).suffix == ".tum":
+        return read_tum(Path(args.truth))
+    with open_bag(args.bag) as bag:
+        topic = args.truth or (GROUND_TRUTH if GROUND_TRUTH in bag.types else None)
+        if topic is None:
+            return None
+        stamps, poses = read_truth(bag, topic)
+    return Trajectory(np.array(stamps), np.array(poses))
+
+
+def _overrides(args: argparse.Namespace) -> dict[str, str]:
+    """What the command line says of parameters, as text."""
+    given = {name: getattr(args, name) for name in ("model", "backend")}
+    overrides = {name: value for name, value in given.items() if value is not None}
+    for text in args.param:
+        name, separator, value = text.partition(":=")
+        if not separator:
+            raise InvalidInput(f"--param {text}: write it as NAME:=VALUE")
+        overrides[name] = value
+    return overrides
+
+
+def _write(path: Path, trajectory: Trajectory) -> None:
+    from l2m_ros.evaluation.trajectory import write_kitti, write_tum
+
+    write = write_tum if path.suffix == ".tum" else write_kitti
+    write(path, trajectory)

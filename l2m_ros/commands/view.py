@@ -1,0 +1,32 @@
+"""Show a tracked bag, or a running node, in the Rerun viewer."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from l2m_ros.commands import replay
+from l2m_ros.errors import InvalidInput
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "bag", type=Path, nargs="?", help="a bag to track; without it, the running node is shown"
+    )
+    parser.add_argument("--save", type=Path, metavar="FILE.rrd", help="write instead of show")
+    replay.add_tracking_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int | None:
+    from l2m_ros.ros.rerun_view import Viewer
+
+    if args.save is not None and args.save.exists():
+        raise InvalidInput(f"{args.save} exists; name another one")
+    viewer = Viewer("l2m_ros" if args.bag is None else args.bag.name, args.save)
+    if args.bag is None:
+        from l2m_ros.ros.live_view import show_node
+
+        return show_node(viewer)
+    for moment in replay.moments(args):
+        viewer.show(moment)
+    return None
