@@ -237,17 +237,17 @@ def _planar_pair(
     """Two free homographies of the photograph (corners moved by up to a quarter)."""
     width, height = options.width, options.height
     h, w = rgb.shape[:2]
-    photo_from_a = _random_homography(rng, (width, height), (w, h), 0.12 * hard)
-    photo_from_b = _random_homography(rng, (width, height), (w, h), 0.3 * hard)
+    photo_from_a = random_homography(rng, (width, height), (w, h), 0.12 * hard)
+    photo_from_b = random_homography(rng, (width, height), (w, h), 0.3 * hard)
     b_from_a = np.linalg.inv(photo_from_b) @ photo_from_a
-    sources = [_mapped(H, width, height) for H in (photo_from_a, photo_from_b)]
-    ab = _planar_warp(b_from_a, sources[0], (w, h))
-    ba = _planar_warp(np.linalg.inv(b_from_a), sources[1], (w, h))
-    images = [_painted(rng, rgb, s, _within(s, w, h), 1.0, fill) for s in sources]
+    sources = [mapped(H, width, height) for H in (photo_from_a, photo_from_b)]
+    ab = planar_warp(b_from_a, sources[0], (w, h))
+    ba = planar_warp(np.linalg.inv(b_from_a), sources[1], (w, h))
+    images = [_painted(rng, rgb, s, within(s, w, h), 1.0, fill) for s in sources]
     return _finished(rng, images, ab, ba, fill, options, hard, homography=b_from_a)
 
 
-def _random_homography(
+def random_homography(
     rng: np.random.Generator, size: tuple[int, int], photo: tuple[int, int], shake: float
 ) -> FloatArray:
     """photo_from_view: a window of the photograph whose corners are turned, scaled, shaken."""
@@ -267,7 +267,7 @@ def _random_homography(
     )
 
 
-def _mapped(H: FloatArray, width: int, height: int) -> npt.NDArray[np.float32]:
+def mapped(H: FloatArray, width: int, height: int) -> npt.NDArray[np.float32]:
     """(H, W, 2) image of the pixel grid under a homography."""
     x, y, z = (affine(row, width, height) for row in H / H[2, 2])
     z = np.where(z > 1e-6, z, np.float32(1e-6))
@@ -275,16 +275,16 @@ def _mapped(H: FloatArray, width: int, height: int) -> npt.NDArray[np.float32]:
     return np.clip(np.stack([x / z, y / z], axis=-1), -far, far)
 
 
-def _planar_warp(
+def planar_warp(
     b_from_a: FloatArray, source_px: npt.NDArray[np.float32], photo: tuple[int, int]
 ) -> tuple[npt.NDArray[np.float32], BoolArray, BoolArray]:
     height, width = source_px.shape[:2]
-    warp = _mapped(b_from_a, width, height)
-    visible = _within(warp, width, height) & _within(source_px, *photo)
+    warp = mapped(b_from_a, width, height)
+    visible = within(warp, width, height) & within(source_px, *photo)
     return warp, visible, np.zeros((height, width), bool)
 
 
-def _within(points: npt.NDArray[np.float32], width: int, height: int) -> BoolArray:
+def within(points: npt.NDArray[np.float32], width: int, height: int) -> BoolArray:
     x, y = points[..., 0], points[..., 1]
     return (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
 

@@ -1,0 +1,100 @@
+"""Lift photographs to 3D and render training views with exact correspondences."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("photographs", type=Path, help="a folder of photographs, or one")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the shards")
+    depth = parser.add_mutually_exclusive_group()
+    depth.add_argument(
+        "--depth", metavar="DIR|procedural", default="procedural",
+        help="depth maps with the photographs' paths, or 'procedural' (default): made-up "
+        "planes, rooms, hills and objects",
+    )  # fmt: skip
+    depth.add_argument("--disparity", type=Path, metavar="DIR", help="disparity maps instead")
+    depth.add_argument(
+        "--depth-model", type=Path, metavar="FILE.onnx",
+        help="a monocular network that gives disparity, fed as Depth Anything V2 is",
+    )  # fmt: skip
+    parser.add_argument(
+        "--sky-model", type=Path, metavar="FILE.onnx", help="a sky network instead of the rule"
+    )
+    parser.add_argument("--no-sky", action="store_true", help="there is no sky (indoors)")
+    parser.add_argument(
+        "--fill", default="inpaint", metavar="HOW",
+        help="holes: 'inpaint' (default), 'photograph' (another one's content), or the folder "
+        "of a diffusers inpainting pipeline",
+    )  # fmt: skip
+    parser.add_argument("--views", type=int, default=2, help="per photograph (default 2)")
+    parser.add_argument("--size", default="320x240", help="of the views (default 320x240)")
+    parser.add_argument("--difficulty", type=float, default=1.0, help="0 to 1 (default 1)")
+    parser.add_argument("--homographies", type=float, default=0.15, help="share (default 0.15)")
+    parser.add_argument("--relight", type=float, default=0.5, help="share of views (default 0.5)")
+    parser.add_argument("--per-shard", type=int, default=64, help="photographs (default 64)")
+    parser.add_argument("--workers", type=int, default=2, help="threads (default 2)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true", help="the report as JSON on stdout")
+
+
+def run(args: argparse.Namespace) -> int:
+    from l2m_ros.lifting.lift import LiftOptions, lift_folder
+
+    width, height = _size(args.size)
+    options = LiftOptions(
+        views=args.views,
+        width=width,
+        height=height,
+        difficulty=args.difficulty,
+        homographies=args.homographies,
+        relight=args.relight,
+        photographs_per_shard=args.per_shard,
+        seed=args.seed,
+        workers=args.workers,
+    )
+    report = lift_folder(args.photographs, args.out, options, _workshop(args))
+    for name, reason in report.skipped:
+        print(f"l2m lift: skipped {name}: {reason}", file=sys.stderr)
+    if args.json:
+        print(json.dumps(vars(report)))
+    else:
+        print(
+            f"{args.out}: {report.photographs} photographs in {report.shards_written} new shards, "
+            f"{report.shards_kept} shards kept, {len(report.skipped)} photographs skipped"
+        )
+    return 1 if report.shards_written and not report.photographs else 0
+
+
+def _workshop(args: argparse.Namespace):  # type: ignore[no-untyped-def]
+    """The parts that the arguments name."""
+    from l2m_ros.lifting import depth, holes, sky
+    from l2m_ros.lifting.lift import Workshop
+
+    if args.depth_model:
+        source: depth.DepthSource = depth.MonocularDepth(args.depth_model)
+    elif args.disparity:
+        source = depth.DepthFiles(args.disparity, disparity=True)
+    elif args.depth != "procedural":
+        source = depth.DepthFiles(Path(args.depth))
+    else:
+        source = depth.ProceduralDepth(0.35 + 0.65 * min(max(args.difficulty, 0.0), 1.0))
+    mask = sky.SkyModel(args.sky_model) if args.sky_model else sky.sky_by_rule
+    fill = holes.FILLERS.get(args.fill) or holes.load_diffusion(args.fill)
+    return Workshop(source, sky.no_sky if args.no_sky else mask, fill)
+
+
+def _size(text: str) -> tuple[int, int]:
+    from l2m_ros.errors import InvalidInput
+
+    try:
+        width, height = (int(side) for side in text.lower().split("x"))
+    except ValueError as error:
+        raise InvalidInput(f"--size {text}: write it as WIDTHxHEIGHT, for example 320x240") from (
+            error
+        )
+    return width, height
