@@ -158,7 +158,7 @@ _TRACKING = [
     Parameter("keyframes.sharpness_min", float(_KEYFRAMES.sharpness_min), "an image below this "
               "share of the usual sharpness never becomes a keyframe", "frame", low=0.0, high=0.99),
     Parameter("keyframes.texture_min", float(_KEYFRAMES.texture_min), "an image with less texture "
-              "(mean Laplacian, grey levels) never becomes a keyframe", "frame", low=0.0, high=100.0),
+              "(mean Laplacian, grey levels) never becomes a keyframe", "frame", low=0.0, high=99),
     Parameter("pose.threshold_px", float(_POSE.threshold_px), "reprojection error of an inlier, "
               "pixels", "frame", low=0.1, high=50.0),
 ]  # fmt: skip

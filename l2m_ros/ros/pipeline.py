@@ -25,6 +25,10 @@ class Done:
     stages_ms: dict[str, float] = field(default_factory=dict)
 
 
+class FrameRefused(InvalidInput):
+    """The messages make no frame; the builder has noted why."""
+
+
 class FrameBuilder:
     """Messages -> Frame. A wrong image or camera_info refuses the frame; wrong depth or a wrong
     right image is left out, in words."""
@@ -35,7 +39,7 @@ class FrameBuilder:
         self._cameras: dict[str, tuple[Any, Camera]] = {}
 
     def build(self, bundle: Bundle) -> Frame:
-        """Raises InvalidInput where there can be no frame."""
+        """Raises InvalidInput where there can be no frame, after it has noted why."""
         messages = bundle.messages
         image = messages[IMAGE]
         rgb = self._checked(IMAGE, lambda: read_image(image))
@@ -123,12 +127,15 @@ class Pipeline:
         self._keyframe: Any = None
 
     def process(self, bundle: Bundle) -> Done:
-        """Raises InvalidInput where the messages make no frame."""
+        """Raises FrameRefused where the messages make no frame."""
         if bundle.reset:
             self._tracker.reset()
             self._keyframe = None
         started = time.perf_counter()
-        frame = self._builder.build(bundle)
+        try:
+            frame = self._builder.build(bundle)
+        except InvalidInput as error:
+            raise FrameRefused(str(error)) from error
         frame_ms = (time.perf_counter() - started) * 1e3
         if self._gains_scale(frame):
             self._tracker.set_keyframe()

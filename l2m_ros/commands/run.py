@@ -1,0 +1,27 @@
+"""Start the node here, as `ros2 run l2m_ros matcher` does in a ROS 2 installation.
+
+l2m run --ros-args -p model:=lite -r image:=/camera/image_raw -r camera_info:=/camera/camera_info
+"""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument(
+        "--ros-args",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="...",
+        help="ROS arguments: -p parameter:=value, -r topic:=other, --params-file FILE, "
+        "--log-level LEVEL",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from l2m_ros.ros.main import main
+
+    # rclpy skips the program's name in what it is given.
+    return main(["l2m", "--ros-args", *args.ros_args] if args.ros_args else ["l2m"])

@@ -1,0 +1,233 @@
+"""A camera, a node and a listener over real DDS, each bench in a ROS domain of its own.
+
+The world: a plane Z_M in front of a camera that slides along x by STEP_M a frame. Each image
+carries its number in its first pixel, so `TruthMatcher` knows the exact match and the tests the
+exact pose.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import itertools
+import os
+import threading
+import time
+
+import numpy as np
+import pytest
+
+rclpy = pytest.importorskip("rclpy")
+
+from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
+from geometry_msgs.msg import PoseWithCovarianceStamped  # noqa: E402
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor  # noqa: E402
+from rclpy.parameter import Parameter  # noqa: E402
+from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
+from sensor_msgs.msg import CameraInfo, Image  # noqa: E402
+
+from l2m_ros.ros.messages import camera_info_message, header, image_message  # noqa: E402
+from l2m_ros.types import Camera, DenseMatch, Features, Reference  # noqa: E402
+
+WIDTH, HEIGHT, FOCAL_PX, Z_M, STEP_M = 160, 120, 100.0, 2.0, 0.005
+PERIOD_NS = 50_000_000
+CAMERA = Camera(WIDTH, HEIGHT, np.array([[FOCAL_PX, 0, 79.5], [0, FOCAL_PX, 59.5], [0, 0, 1]]))
+TEXTURE = np.random.default_rng(7).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+DISCOVERY_S = 20.0  # the machine may be busy
+_domains = itertools.count(os.getpid())
+
+
+def free_domain() -> int:
+    """1 to 100, another one each time in one process, and in neighbouring processes."""
+    return next(_domains) * 7 % 100 + 1
+
+
+def rgb(number: int, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
+    image = np.resize(TEXTURE, (height, width, 3)).copy()
+    image[0, 0] = number // 256, number % 256, 0
+    return image
+
+
+class TruthMatcher:
+    """Exact dense matches; `delay_s` stands for a slow network."""
+
+    name = "truth"
+
+    def __init__(self, delay_s: float = 0.0) -> None:
+        self.delay_s = delay_s
+        self.threads: set[str] = set()
+
+    def encode(self, image):
+        self.threads.add(threading.current_thread().name)
+        time.sleep(self.delay_s)
+        number = int(image[0, 0, 0]) * 256 + int(image[0, 0, 1])
+        return Features(self.name, (image.shape[1], image.shape[0]), number)
+
+    def reference(self, features):
+        return Reference(self.name, features.image_size, features.data)
+
+    def match(self, query, keyframe):
+        width, height = query.image_size
+        h, w = height // 4, width // 4
+        blank = DenseMatch(np.zeros((h, w, 2)), np.zeros((h, w)), query.image_size, (width, height))
+        shift_px = FOCAL_PX * STEP_M * (query.data - keyframe.data) / Z_M
+        warp = blank.grid_px() + np.float32([shift_px * width / WIDTH, 0])
+        certainty = np.where((warp[..., 0] >= 0) & (warp[..., 0] <= width - 1), 0.95, 0.0)
+        return DenseMatch(warp, certainty, query.image_size, keyframe.image_size)
+
+
+def stamp_of(number: int) -> int:
+    return 1_000_000_000_000 + number * PERIOD_NS
+
+
+def image(number: int, *, stamp: int | None = None, frame_id: str = "cam", pixels=None) -> Image:
+    head = header(stamp_of(number) if stamp is None else stamp, frame_id)
+    return image_message(rgb(number) if pixels is None else pixels, "rgb8", head)
+
+
+def info(number: int, camera: Camera = CAMERA) -> CameraInfo:
+    return camera_info_message(camera, header(stamp_of(number), "cam"))
+
+
+def depth(number: int, metres: float = Z_M, shape=(HEIGHT, WIDTH)) -> Image:
+    values = np.full(shape, metres, np.float32)
+    return image_message(values, "32FC1", header(stamp_of(number), "cam"))
+
+
+def truth_x_m(number: int, keyframe: int) -> float:
+    return (number - keyframe) * STEP_M
+
+
+class Bench:
+    """`with Bench(...)`: the node runs in this process, in an executor of its own thread."""
+
+    def __init__(self, matcher=None, *, domain: int | None = None, activate=True, **parameters):
+        from l2m_ros.ros.node import MatcherNode
+
+        self.matcher = matcher or TruthMatcher()
+        self.domain = domain or free_domain()
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context, domain_id=self.domain)
+        given = {"autostart": False, "model": "truth", "stale_after_s": 0.6, **parameters}
+        self.node = MatcherNode(
+            make_matcher=lambda name, **options: self.matcher,
+            context=self.context,
+            parameter_overrides=[Parameter(name, value=value) for name, value in given.items()],
+        )
+        self.driver = rclpy.create_node("driver", context=self.context)
+        self.publishers = {
+            "image": self.publisher(Image, "image"),
+            "camera_info": self.publisher(CameraInfo, "camera_info"),
+            "depth": self.publisher(Image, "depth"),
+        }
+        self.poses: list[PoseWithCovarianceStamped] = []
+        self.statuses: dict[str, object] = {}
+        self.reported = 0
+        self.listen(PoseWithCovarianceStamped, "/l2m/pose", self.poses.append)
+        self.listen(DiagnosticArray, "/diagnostics", self._on_diagnostics)
+        self._threads = [self._spin(self.node), self._spin(self.driver)]
+        if activate:
+            from rclpy.lifecycle import TransitionCallbackReturn
+
+            assert self.node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+            assert self.node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+            self.connect()
+
+    def _spin(self, node):
+        executor = SingleThreadedExecutor(context=self.context)
+        executor.add_node(node)
+
+        def spin():
+            with contextlib.suppress(ExternalShutdownException):
+                while self.context.ok():
+                    executor.spin_once(timeout_sec=0.1)
+
+        thread = threading.Thread(target=spin, daemon=True)
+        thread.start()
+        return thread
+
+    def publisher(self, kind, topic, reliable=True):
+        name = "RELIABLE" if reliable else "BEST_EFFORT"
+        qos = QoSProfile(depth=50, reliability=ReliabilityPolicy[name])
+        return self.driver.create_publisher(kind, topic, qos)
+
+    def listen(self, kind, topic, callback, depth=200):
+        return self.driver.create_subscription(kind, topic, callback, QoSProfile(depth=depth))
+
+    def _on_diagnostics(self, message):
+        self.reported += 1
+        self.statuses = {status.name: status for status in message.status}
+
+    def status(self, part: str):
+        """(level, message) of the newest diagnostics about a part."""
+        status = self.statuses.get(f"l2m: {part}")
+        return (-1, "") if status is None else (status.level[0], status.message)
+
+    def values(self, part: str) -> dict[str, str]:
+        status = self.statuses.get(f"l2m: {part}")
+        return {} if status is None else {value.key: value.value for value in status.values}
+
+    def wait(self, condition, seconds: float = DISCOVERY_S, every_s: float = 0.02):
+        """The condition's value once it is true; what is known where it never is."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if value := condition():
+                return value
+            time.sleep(every_s)
+        told = {name: s.message for name, s in self.statuses.items()}
+        raise AssertionError(f"not within {seconds} s; diagnostics: {told}, {self.statuses}")
+
+    def connect(self, *names: str) -> None:
+        for name in names or self.publishers:
+            self.wait(lambda name=name: self.publishers[name].get_subscription_count())
+
+    def says(self, part: str, words: str, level: int | None = None):
+        """The diagnostics, once they hold these words."""
+
+        def said():
+            now, message = self.status(part)
+            return words in message and (level is None or now == level) and message
+
+        return self.wait(said)
+
+    def send(self, number: int, *, with_depth: bool = True) -> None:
+        """One good frame."""
+        self.publishers["camera_info"].publish(info(number))
+        if with_depth:
+            self.publishers["depth"].publish(depth(number))
+        self.publishers["image"].publish(image(number))
+
+    def send_many(self, numbers, pause_s: float = 0.03, **options) -> None:
+        for number in numbers:
+            self.send(number, **options)
+            time.sleep(pause_s)
+
+    def recover(self, start: int, seconds: float = DISCOVERY_S) -> int:
+        """Good frames from this number on until poses come; the next number."""
+        before, end = len(self.poses), time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.send(start)
+            start += 1
+            time.sleep(0.03)
+            if len(self.poses) >= before + 3:
+                return start
+        raise AssertionError(f"no poses again; diagnostics: {self.statuses}")
+
+    def close(self) -> None:
+        self.node.close(10.0)
+        self.context.try_shutdown()
+        for thread in self._threads:
+            thread.join(5.0)
+        self.driver.destroy_node()
+        self.node.destroy_node()
+
+    def __enter__(self) -> Bench:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def truncated(message: Image) -> Image:
+    message.data = array.array("B", bytes(message.data)[: len(message.data) // 2])
+    return message

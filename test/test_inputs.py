@@ -1,0 +1,261 @@
+"""Joining topics by their stamps, judging stamps, odometry between samples; no DDS needed."""
+
+import importlib.util
+import sys
+import types
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy")
+
+from sensor_msgs.msg import CameraInfo, Image  # noqa: E402
+
+from l2m_ros.localization.keyframes import OdometrySample  # noqa: E402
+from l2m_ros.ros import messages as m  # noqa: E402
+from l2m_ros.ros.inputs import InputOptions, Inputs, OdometryBuffer  # noqa: E402
+from l2m_ros.ros.messages import header, stamp_ns  # noqa: E402
+from l2m_ros.ros.stamps import STRAGGLERS, TAKE_OVER, StampGuard, Verdict  # noqa: E402
+from l2m_ros.ros.synchroniser import (  # noqa: E402
+    FilterSynchroniser,
+    Synchroniser,
+    make_synchroniser,
+)
+
+MS = 1_000_000
+S = 1000 * MS
+
+
+def stamped(ns, kind=Image, frame_id="cam"):
+    return kind(header=header(ns, frame_id))
+
+
+def stamps(sets):
+    return [{topic: stamp_ns(message) // MS for topic, message in one.items()} for one in sets]
+
+
+@pytest.fixture(params=["ours", "patient", "message_filters"])
+def joined(request):
+    """A maker of synchronisers; message_filters where ROS has it."""
+    if request.param == "message_filters":
+        if importlib.util.find_spec("message_filters") is None:
+            pytest.skip("message_filters is part of a ROS installation")
+        return lambda topics, slop_ns: FilterSynchroniser(topics, slop_ns=slop_ns)
+    patient = request.param == "patient"
+    return lambda topics, slop_ns: Synchroniser(topics, slop_ns=slop_ns, patient=patient)
+
+
+def feed(joint, events):
+    """(topic, ms) in order of arrival -> the sets that come out."""
+    sets = []
+    for topic, ms in events:
+        sets += joint.add(topic, stamped(ms * MS))
+    return stamps(sets)
+
+
+def test_equal_stamps_join(joined):
+    joint = joined(["a", "b"], 0)
+    events = [("a", 10), ("b", 10), ("b", 20), ("a", 20), ("a", 30), ("b", 40)]
+    assert feed(joint, events) == [{"a": 10, "b": 10}, {"a": 20, "b": 20}]
+
+
+def test_near_stamps_join_and_far_ones_do_not(joined):
+    joint = joined(["a", "b", "c"], 10 * MS)
+    events = [("a", 100), ("b", 104), ("c", 97), ("b", 150), ("c", 150)]
+    events += [("a", 200), ("b", 230), ("c", 200), ("c", 240)]
+    events += [("a", 300), ("b", 301), ("c", 302), ("c", 400), ("b", 400)]
+    found = feed(joint, events)
+    assert found == [{"a": 100, "b": 104, "c": 97}, {"a": 300, "b": 301, "c": 302}]
+
+
+def test_a_message_serves_once(joined):
+    joint = joined(["a", "b"], 30 * MS)
+    events = [("a", 100), ("b", 110), ("a", 120), ("b", 125), ("a", 200), ("b", 200)]
+    found = feed(joint, events)
+    used = [one["b"] for one in found]
+    assert len(set(used)) == len(used)
+    assert {"a": 200, "b": 200} in found
+
+
+def test_many_waiting_messages_are_bounded(joined):
+    joint = joined(["a", "b"], 0)
+    assert feed(joint, [("a", ms) for ms in range(1, 500)]) == []
+    assert feed(joint, [("b", 499)]) == [{"a": 499, "b": 499}]
+
+
+def test_patient_ones_do_not_depend_on_the_order_of_arrival():
+    """Depth at 35 Hz beside images at 30 Hz; topics delayed against each other at random."""
+    rng = np.random.default_rng(3)
+    images = [("image", int(t)) for t in np.arange(100, 1500, 33.3)]
+    depths = [("depth", int(t)) for t in np.arange(95, 1600, 28.6)]
+    results = []
+    for _ in range(6):
+        delay = {"image": rng.integers(0, 80), "depth": rng.integers(0, 80)}
+        order = sorted(images + depths, key=lambda event: event[1] + delay[event[0]])
+        joint = Synchroniser(["image", "depth"], slop_ns=20 * MS, patient=True, limit=1000)
+        results.append(feed(joint, order))
+    assert all(result == results[0] for result in results)
+    assert len(results[0]) > 35
+    for one in results[0]:
+        nearest = min((t for _, t in depths), key=lambda t: abs(t - one["image"]))
+        assert abs(one["depth"] - one["image"]) <= abs(nearest - one["image"]) + 14
+
+
+def test_message_filters_is_used_where_it_is(monkeypatch):
+    """A stand-in with message_filters' interface: SimpleFilter, TimeSynchronizer."""
+
+    class SimpleFilter:
+        def __init__(self):
+            self.callbacks = []
+
+        def registerCallback(self, callback, *args):
+            self.callbacks.append((callback, args))
+
+        def signalMessage(self, *messages):
+            for callback, args in self.callbacks:
+                callback(*messages, *args)
+
+    class TimeSynchronizer(SimpleFilter):
+        def __init__(self, inputs, queue_size):
+            super().__init__()
+            self.queues = [{} for _ in inputs]
+            for one, queue in zip(inputs, self.queues, strict=True):
+                one.registerCallback(self.add, queue)
+
+        def add(self, message, queue):
+            queue[stamp_ns(message)] = message
+            for stamp in sorted(set.intersection(*(set(q) for q in self.queues))):
+                self.signalMessage(*(q.pop(stamp) for q in self.queues))
+
+    module = types.ModuleType("message_filters")
+    module.SimpleFilter, module.TimeSynchronizer = SimpleFilter, TimeSynchronizer
+    monkeypatch.setitem(sys.modules, "message_filters", module)
+    joint = make_synchroniser(["a", "b"], slop_ns=0, lossless=False)
+    assert isinstance(joint, FilterSynchroniser)
+    assert feed(joint, [("a", 1), ("b", 1), ("b", 2), ("a", 3)]) == [{"a": 1, "b": 1}]
+    assert isinstance(make_synchroniser(["a", "b"], slop_ns=0, lossless=True), Synchroniser)
+
+
+# ---- stamps --------------------------------------------------------------------------------------
+
+
+def verdicts(guard, stamps_s, frame_id="cam"):
+    return [guard.judge(round(s * S), frame_id).verdict.value for s in stamps_s]
+
+
+def test_good_stamps_are_good():
+    assert verdicts(StampGuard(), [1, 1.1, 1.2, 9]) == ["good"] * 4
+
+
+def test_zero_and_repeated_stamps_are_refused_with_a_remedy():
+    guard = StampGuard()
+    assert "header.stamp" in guard.judge(0, "cam").words
+    guard.judge(S, "cam")
+    again = guard.judge(S, "cam")
+    assert again.verdict is Verdict.REFUSED and "published twice" in again.words
+    assert guard.judge(2 * S, "cam").verdict is Verdict.GOOD
+
+
+def test_a_looping_bag_resets_once():
+    assert verdicts(StampGuard(), [10, 11, 12, 3, 4, 5]) == ["good"] * 3 + ["reset"] + ["good"] * 2
+
+
+def test_stragglers_are_dropped_but_a_small_step_back_is_followed():
+    assert verdicts(StampGuard(), [1.0, 1.2, 1.1, 1.3]) == ["good", "good", "refused", "good"]
+    back = verdicts(StampGuard(), [5.0, *(4.5 + 0.01 * k for k in range(STRAGGLERS + 1))])
+    assert back == ["good"] + ["refused"] * (STRAGGLERS - 1) + ["reset", "good"]
+
+
+def test_the_first_camera_is_kept_until_it_is_gone():
+    guard = StampGuard()
+    guard.judge(S, "left")
+    for k in range(1, 30):  # both come: the second one never takes over
+        other = guard.judge(S + k * 10 * MS, "right")
+        assert other.verdict is Verdict.REFUSED and "two cameras" in other.words
+        assert guard.judge(S + k * 10 * MS + 1, "left").verdict is Verdict.GOOD
+    alone = verdicts(guard, [3 + 0.1 * k for k in range(TAKE_OVER + 1)], "right")
+    assert alone == ["refused"] * (TAKE_OVER - 1) + ["reset", "good"]
+
+
+# ---- bundles -------------------------------------------------------------------------------------
+
+
+def test_a_bundle_needs_camera_info_and_says_so():
+    inputs = Inputs(InputOptions())
+    assert inputs.add("image", stamped(S), 0.0) == []
+    assert "camera_info" in inputs.missing()["camera_info"]
+    (bundle,) = inputs.add("camera_info", stamped(S, CameraInfo), 0.0)
+    assert bundle.stamp_ns == S and set(bundle.messages) == {"image", "camera_info"}
+    assert inputs.missing() == {}
+
+
+def test_without_camera_info_only_the_newest_image_waits_unless_lossless():
+    for lossless, expected in ((False, [5]), (True, [1, 2, 3, 4, 5])):
+        inputs = Inputs(InputOptions(lossless=lossless))
+        for second in range(1, 6):
+            inputs.add("image", stamped(second * S), 0.0)
+        bundles = inputs.add("camera_info", stamped(S, CameraInfo), 0.0)
+        assert [bundle.stamp_ns // S for bundle in bundles] == expected
+
+
+def test_late_and_missing_depth_is_named():
+    inputs = Inputs(InputOptions(depth=True, slop_ns=20 * MS))
+    inputs.add("camera_info", stamped(S, CameraInfo), 0.0)
+    inputs.add("image", stamped(S), 0.0)
+    assert "no depth received" in inputs.missing()["depth"]
+    inputs.add("depth", stamped(S - 300 * MS), 0.0)
+    assert "+0.300 s" in inputs.missing()["depth"] and "slop_s" in inputs.missing()["depth"]
+    (bundle,) = inputs.add("depth", stamped(S + 5 * MS), 0.0)
+    assert "depth" in bundle.messages and inputs.missing() == {}
+
+
+def test_a_loop_resets_the_bundle_and_forgets_later_messages():
+    inputs = Inputs(InputOptions(depth=True))
+    inputs.add("camera_info", stamped(S, CameraInfo), 0.0)
+    for second in (10, 11, 12):
+        inputs.add("image", stamped(second * S), 0.0)
+        inputs.add("depth", stamped(second * S), 0.0)
+    inputs.add("depth", stamped(13 * S), 0.0)
+    inputs.add("image", stamped(2 * S), 0.0)
+    (bundle,) = inputs.add("depth", stamped(2 * S), 0.0)
+    assert bundle.reset and bundle.stamp_ns == 2 * S
+    inputs.add("image", stamped(3 * S), 0.0)
+    (bundle,) = inputs.add("depth", stamped(3 * S), 0.0)
+    assert not bundle.reset
+
+
+def odometry(seconds, x_m):
+    T = np.eye(4)
+    T[0, 3] = x_m
+    return OdometrySample(round(seconds * S), T, np.eye(6) * x_m)
+
+
+def test_odometry_is_interpolated():
+    buffer = OdometryBuffer()
+    for second in range(5):
+        buffer.add(odometry(second, 2.0 * second))
+    sample = buffer.at(round(2.25 * S))
+    assert sample.stamp_ns == round(2.25 * S)
+    assert abs(sample.odom_from_base[0, 3] - 4.5) < 1e-12
+    assert abs(sample.covariance[0, 0] - 4.5) < 1e-12
+    assert buffer.at(4 * S + 40 * MS).odom_from_base[0, 3] == 8.0  # near enough
+    assert buffer.at(5 * S) is None
+    assert OdometryBuffer().at(S) is None
+
+
+def test_odometry_that_jumps_back_starts_anew():
+    buffer = OdometryBuffer()
+    for second in (10, 11, 12, 3, 4):
+        buffer.add(odometry(second, second))
+    assert buffer.newest_ns == 4 * S
+    assert buffer.at(11 * S) is None
+
+
+def test_lossless_waits_for_odometry_around_the_image():
+    inputs = Inputs(InputOptions(odom=True, lossless=True))
+    inputs.add("camera_info", stamped(S, CameraInfo), 0.0)
+    inputs.add("image", stamped(S), 0.0)
+    pose = [np.eye(4), np.eye(6)]
+    assert inputs.add("odom", m.odometry_message(*pose, header(S - MS, "o"), "b"), 0.0) == []
+    assert "queue: all" in inputs.missing()["odom"]
+    assert len(inputs.add("odom", m.odometry_message(*pose, header(S + MS, "o"), "b"), 0.0)) == 1
