@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from l2m_ros.evaluation.tracking import PoseErrors
 from l2m_ros.evaluation.trajectory import Trajectory
-from l2m_ros.types import FloatArray
 
 TRUTH, ESTIMATE, BAND, BAD = "#555555", "#2a78d6", "#2a78d633", "#d6452a"
 
@@ -54,13 +52,12 @@ def error_figure(errors: PoseErrors, lost_stamps_ns: Sequence[int] = ()) -> Figu
     return figure
 
 
-def latency_figure(stages_ms: Mapping[str, FloatArray]) -> Figure:
-    """Median and 95th percentile of each stage."""
-    figure = Figure(figsize=(10, 0.5 + 0.4 * max(1, len(stages_ms))))
+def latency_figure(latencies_ms: Mapping[str, tuple[float, float]]) -> Figure:
+    """(median, 95th percentile) of each stage."""
+    figure = Figure(figsize=(10, 0.5 + 0.4 * max(1, len(latencies_ms))))
     axes = figure.subplots()
-    names = list(stages_ms)[::-1]
-    median = [float(np.median(stages_ms[name])) for name in names]
-    high = [float(np.quantile(stages_ms[name], 0.95)) for name in names]
+    names = list(latencies_ms)[::-1]
+    median, high = zip(*(latencies_ms[name] for name in names), strict=True)
     axes.barh(names, high, color=BAND, label="95th percentile")
     axes.barh(names, median, color=ESTIMATE, height=0.4, label="median")
     axes.set_xlabel("ms per frame")

@@ -75,9 +75,20 @@ class Bag:
         self.types = {c.topic: c.msgtype for c in reader.connections}
 
     def messages(self, topics: list[str]) -> Iterator[tuple[str, Any]]:
-        chosen = [c for c in self._reader.connections if c.topic in topics]
-        for connection, _, raw in self._reader.messages(connections=chosen):
+        for connection, _, raw in self._reader.messages(connections=self._chosen(topics)):
             yield connection.topic, self._reader.deserialize(raw, connection.msgtype)
+
+    def raw_messages(self, topics: list[str]) -> Iterator[tuple[str, int, bytes]]:
+        """(topic, nanoseconds when it was recorded, CDR)."""
+        for connection, time_ns, raw in self._reader.messages(connections=self._chosen(topics)):
+            yield connection.topic, time_ns, raw
+
+    def _chosen(self, topics: list[str]) -> list[Any]:
+        return [c for c in self._reader.connections if c.topic in topics]
+
+    def span_ns(self) -> tuple[int, int]:
+        """When the first and the last message were recorded."""
+        return self._reader.start_time, self._reader.end_time - 1
 
     def count(self, topic: str) -> int:
         return sum(c.msgcount for c in self._reader.connections if c.topic == topic)

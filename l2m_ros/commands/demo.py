@@ -1,0 +1,217 @@
+"""Simulate a robot, run the node on it over real DDS, compare its poses with the truth, and write
+a report with pictures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from l2m_ros.errors import L2MError
+
+if TYPE_CHECKING:
+    from l2m_ros.evaluation.tracking_report import TrackedRun
+    from l2m_ros.ros.listener import Heard
+
+READY_S = 60.0  # loading and warming up a model on a busy machine
+DISCOVERY_S = 10.0
+STOP_S = 5.0
+REMAPPED = {
+    "image": "/camera/image_raw",
+    "camera_info": "/camera/camera_info",
+    "depth": "/camera/depth",
+}
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """What is simulated, and who tracks it."""
+
+    out: Path = Path("demo")
+    scene: str = "room"
+    path: str = "handheld"
+    frames: int = 240
+    model: str = "lite"
+    seed: int = 0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    d = DemoOptions()
+    parser.add_argument("--out", type=Path, default=d.out, help=f"folder (default: {d.out})")
+    parser.add_argument("--scene", default=d.scene, help="room, corridor or yard")
+    parser.add_argument("--path", default=d.path, help="handheld, drive, turn or loop")
+    parser.add_argument("--frames", type=int, default=d.frames, help=f"default: {d.frames}")
+    parser.add_argument("--model", default=d.model, help=f"matcher (default: {d.model})")
+    parser.add_argument("--seed", type=int, default=d.seed)
+    parser.add_argument("--json", action="store_true", help="figures as JSON on stdout")
+
+
+def run(args: argparse.Namespace) -> int:
+    options = DemoOptions(args.out, args.scene, args.path, args.frames, args.model, args.seed)
+    bag = _simulated(options)
+    tracked = _over_dds(options, bag)
+    page = tracked.report().write(options.out / "report.html")
+    print(json.dumps(tracked.figures(), indent=1) if args.json else tracked.text())
+    print(f"report: {page}", file=sys.stderr)
+    return 0 if tracked.posed else 1
+
+
+def _simulated(options: DemoOptions) -> Path:
+    """The bag, rendered unless an earlier demo has left the same."""
+    from l2m_ros.progress import track
+    from l2m_ros.simulation.bag import write_bag
+    from l2m_ros.simulation.faults import Faults
+    from l2m_ros.simulation.sequence import SimulationOptions, simulate
+
+    name = f"{options.scene}_{options.path}_{options.frames}_{options.seed}.mcap"
+    bag = options.out / name
+    if not bag.exists():
+        simulation = SimulationOptions(
+            scene=options.scene,
+            path=options.path,
+            frames=options.frames,
+            stereo=False,
+            faults=Faults.named(["noise", "depth"]),
+            seed=options.seed,
+        )
+        shots = track(simulate(simulation), "simulating", total=options.frames)
+        write_bag(bag, shots)
+    return bag
+
+
+def _over_dds(options: DemoOptions, bag: Path) -> TrackedRun:
+    """The node in a process of its own, the bag played at real time, its poses heard."""
+    import rclpy
+    from rclpy.executors import SingleThreadedExecutor
+
+    from l2m_ros.ros.listener import Listener
+    from l2m_ros.ros.player import Player
+
+    domain = os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+    log = options.out / "node.log"
+    process = _start_node(options, log)
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=int(domain))
+    node = rclpy.create_node("l2m_demo", context=context)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    listener = Listener(node)
+    player = Player(node, bag)
+    spinning = threading.Thread(target=executor.spin, daemon=True)
+    spinning.start()
+    try:
+        _wait_until_ready(listener.heard, process, log)
+        _play(player, listener, bag)
+        time.sleep(1.5)  # the last frame, and diagnostics once more
+    finally:
+        executor.shutdown()
+        spinning.join(STOP_S)
+        node.destroy_node()
+        rclpy.try_shutdown(context=context)
+        _stop(process)
+    return _run_of(options, bag, listener.heard)
+
+
+def _start_node(options: DemoOptions, log: Path) -> subprocess.Popen[bytes]:
+    arguments = ["--ros-args", "-p", f"model:={options.model}"]
+    for name, topic in REMAPPED.items():
+        arguments += ["-r", f"{name}:={topic}"]
+    command = [sys.executable, "-m", "l2m_ros.ros.main", *arguments]
+    with log.open("wb") as out:
+        return subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
+
+
+def _wait_until_ready(heard: Heard, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Until the node is active and hears the player; its own diagnostics say so."""
+    deadline = time.monotonic() + READY_S
+    while heard.diagnostics.get("lifecycle") != "active":
+        if process.poll() is not None or time.monotonic() > deadline:
+            tail = " | ".join(log.read_text(errors="replace").splitlines()[-3:])
+            raise L2MError(f"the node did not start; {log} ends with: {tail}")
+        time.sleep(0.1)
+    time.sleep(min(DISCOVERY_S, 2.0))
+
+
+def _play(player: Any, listener: Any, bag: Path) -> None:
+    from l2m_ros.progress import progress
+    from l2m_ros.ros.bag import open_bag
+
+    with open_bag(bag) as opened:
+        first_ns, last_ns = opened.span_ns()
+    pictures = [first_ns + (last_ns - first_ns) * k // 4 for k in (1, 2, 3)]
+    done_s = 0.0
+    with progress((last_ns - first_ns) * 1e-9, "playing, seconds") as bar:
+
+        def after_each(stamp_ns: int) -> None:
+            nonlocal done_s
+            now_s = (stamp_ns - first_ns) * 1e-9
+            bar.update(now_s - done_s)
+            done_s = now_s
+            if pictures and stamp_ns >= pictures[0]:
+                pictures.pop(0)
+                listener.want_picture()
+
+        player.play(after_each=after_each)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
+def _run_of(options: DemoOptions, bag: Path, heard: Heard) -> TrackedRun:
+    """What was heard, beside the bag's truth."""
+    import numpy as np
+
+    from l2m_ros.evaluation.tracking import PosedFrame
+    from l2m_ros.evaluation.tracking_report import TrackedRun
+    from l2m_ros.evaluation.trajectory import Trajectory
+    from l2m_ros.ros.bag import GROUND_TRUTH, open_bag, read_truth
+
+    with open_bag(bag) as opened:
+        frames = opened.count(REMAPPED["image"])
+        stamps, poses = read_truth(opened, GROUND_TRUTH)
+        seconds = (stamps[-1] - stamps[0]) * 1e-9
+    lead = f"{options.scene}, {options.path}: {frames} frames over real DDS, model {options.model}"
+    tracked = TrackedRun("l2m_ros demo", lead, frames=frames)
+    tracked.truth = Trajectory(np.array(stamps), np.array(poses))
+    for stamp, (name, T, covariance) in sorted(heard.relative.items()):
+        if name in heard.keyframes:
+            tracked.posed.append(PosedFrame(stamp, heard.keyframes[name], T, covariance))
+    tracked.chained = sorted(heard.odometry.items(), key=lambda item: item[0])
+    tracked.keyframes = len(heard.keyframes)
+    tracked.pictures = [(rgb, "~/matches as the node draws it") for rgb in heard.pictures]
+    _add_diagnostics(tracked, heard, frames)
+    tracked.unposed_stamps_ns = sorted(set(stamps[1:]) - set(heard.relative))
+    if seconds > 0:
+        tracked.rate_hz = len(heard.relative) / seconds
+    return tracked
+
+
+def _add_diagnostics(tracked: TrackedRun, heard: Heard, frames: int) -> None:
+    """Counts and latencies that only the node knows."""
+    values = heard.diagnostics
+    source = values.get("scale_source", "none")
+    if source != "none":
+        tracked.scale_sources[source] = len(tracked.posed)
+    for name, value in values.items():
+        if name.startswith("unposed_"):
+            tracked.unposed[name.removeprefix("unposed_")] += int(value)
+    unseen = frames - len(tracked.posed) - sum(tracked.unposed.values())
+    if unseen > 0:
+        tracked.unposed["dropped (only the newest image waits)"] += unseen
+    for name in values:
+        if name.endswith("_ms_median"):
+            stage = name.removesuffix("_ms_median")
+            tracked.latency_ms[stage] = (float(values[name]), float(values[f"{stage}_ms_p95"]))
