@@ -65,17 +65,19 @@ class ViT(nn.Module):
         return height // self.patch, width // self.patch
 
     def position(self, rows: int, columns: int) -> Tensor:
-        """(1, 1 + rows columns, width): the position embedding of that many cells."""
-        if rows == columns == self.native:
-            return self.pos_embed
-        native = self.pos_embed[0, 1:].reshape(self.native, self.native, -1)
-        like = self.pos_embed
-        down = torch.from_numpy(bicubic_matrix(self.native, rows)).to(like)
-        across = torch.from_numpy(bicubic_matrix(self.native, columns)).to(like)
-        # Two matrix products rather than a bicubic Resize, which TensorRT does not take.
-        resized = torch.einsum("rh,hwc->rwc", down, native)
-        resized = torch.einsum("kw,rwc->rkc", across, resized).reshape(1, rows * columns, -1)
-        return torch.cat([self.pos_embed[:, :1], resized], dim=1)
+        return resized_position(self.pos_embed, self.native, rows, columns)
+
+
+def resized_position(stored: Tensor, native: int, rows: int, columns: int) -> Tensor:
+    """(1, 1 + native^2, C) -> (1, 1 + rows columns, C): the position embedding of those cells."""
+    if rows == columns == native:
+        return stored
+    down = torch.from_numpy(bicubic_matrix(native, rows)).to(stored)
+    across = torch.from_numpy(bicubic_matrix(native, columns)).to(stored)
+    # Two matrix products rather than a bicubic Resize, which TensorRT does not take.
+    resized = torch.einsum("rh,hwc->rwc", down, stored[0, 1:].reshape(native, native, -1))
+    resized = torch.einsum("kw,rwc->rkc", across, resized).reshape(1, rows * columns, -1)
+    return torch.cat([stored[:, :1], resized], dim=1)
 
 
 @lru_cache(maxsize=16)

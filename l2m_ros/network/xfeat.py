@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from l2m_ros.network.grid import resize
@@ -64,6 +63,4 @@ def standardised_grey(image: Tensor) -> Tensor:
 def floored(image: Tensor, multiple: int = 32) -> Tensor:
     """The image resized down to whole multiples, as the published matcher prepares it."""
     height, width = (side // multiple * multiple for side in image.shape[-2:])
-    if (height, width) == tuple(image.shape[-2:]):
-        return image
-    return F.interpolate(image, size=(height, width), mode="bilinear", align_corners=False)
+    return resize(image, (height, width))
