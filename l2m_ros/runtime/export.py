@@ -38,6 +38,7 @@ from l2m_ros.runtime.model_card import (
     write_card,
 )
 from l2m_ros.runtime.onnx_check import OPSETS, Table, problems_of
+from l2m_ros.runtime.tidy import tidy
 
 CARD = "card.yaml"
 DEFAULT_OPSET = 18
@@ -191,7 +192,8 @@ def _onnx(
     model: onnx.ModelProto = program.model_proto
     if onnx_graph.opset(model) != version:
         raise ModelError(f"torch {torch.__version__} cannot write opset {version}; use 18")
-    return _cleaned(model)
+    tidy(model)
+    return model
 
 
 @contextmanager
@@ -208,35 +210,6 @@ def _quiet() -> Iterator[None]:
     finally:
         for name, level in before.items():
             logging.getLogger(name).setLevel(level)
-
-
-def _cleaned(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Without inputs that nothing reads, and without the paths of the exporting machine."""
-    graph = model.graph
-    used = {name for node in graph.node for name in node.input}
-    used |= {value.name for value in graph.output}
-    inputs = [value for value in graph.input if value.name in used]
-    del graph.input[:], graph.metadata_props[:], model.metadata_props[:]
-    graph.input.extend(inputs)
-    _constant_outputs_by_nodes(model)
-    for item in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        del item.metadata_props[:]
-        if hasattr(item, "doc_string"):
-            item.doc_string = ""
-    return model
-
-
-def _constant_outputs_by_nodes(model: onnx.ModelProto) -> None:
-    """An output that depends on nothing is an initializer, which engines may not bind."""
-    graph = model.graph
-    outputs = {value.name for value in graph.output}
-    for tensor in graph.initializer:
-        if tensor.name in outputs:
-            name = tensor.name
-            tensor.name = f"{name}_constant"
-            graph.node.append(onnx.helper.make_node("Identity", [tensor.name], [name], name))
-            for node in graph.node[:-1]:
-                node.input[:] = [tensor.name if n == name else n for n in node.input]
 
 
 # --- precision and files --------------------------------------------------------------------
