@@ -1,97 +1,150 @@
-"""Train a matcher from a folder of photographs.
+"""Train a matcher from photographs alone: each is lifted to 3D and seen by two cameras.
 
-    l2m train decoder --photographs PHOTOS --minutes 30 --out runs/lite
-    torchrun --nproc-per-node 2 -m l2m_ros.commands.train decoder ...   several processes
+    l2m train decoder --photographs PHOTOS --minutes 30
+    l2m train decoder --minutes 2                       tries it out on images of rendered worlds
+    torchrun --nproc-per-node 2 -m l2m_ros.commands.train decoder --photographs PHOTOS ...
 
-The same command resumes a run that was interrupted: by its folder's checkpoint.
+The folder of the run (--out) receives checkpoint.pt, log.csv, validation.csv, curves.png and
+TensorBoard's files. The same command resumes an interrupted run from there.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from l2m_ros.errors import InvalidInput
 
-CONFIGS = Path(__file__).resolve().parents[2] / "config" / "train"
+if TYPE_CHECKING:
+    from torch import nn
+
+    from l2m_ros.training.data import PhotographPairs
+    from l2m_ros.training.decoder import DecoderOptions
+    from l2m_ros.training.loop import Validate
+
+RENDERED_FRAMES = 24  # per world, where no photographs are named
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("stage", choices=["decoder"], help="decoder: the matching stage")
-    parser.add_argument("--photographs", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--config", type=Path, help="YAML; the default is that of --model")
+    parser.add_argument("--photographs", type=Path, metavar="DIR", help="searched in depth")
     parser.add_argument("--model", default="lite", help="lite (default) or l2m")
+    parser.add_argument("--config", type=Path, help="YAML (default config/train/<model>.yaml)")
     parser.add_argument("--out", type=Path, help="folder of the run (default runs/<model>)")
-    parser.add_argument("--minutes", type=float, help="training time")
-    parser.add_argument("--steps", type=int, help="or the number of steps")
-    parser.add_argument("--seed", type=int)
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--start", type=Path, help="a checkpoint.pt to begin with")
-    parser.add_argument("--scenes", type=Path, help="real scenes to validate on during training")
+    parser.add_argument("--minutes", type=float, help="how long; or")
+    parser.add_argument("--steps", type=int, help="how many steps")
+    parser.add_argument("--seed", type=int, help="of weights and pairs")
+    parser.add_argument("--device", help="cpu (default) or cuda")
+    parser.add_argument("--start", type=Path, metavar="CHECKPOINT", help="weights to begin with")
+    parser.add_argument("--scenes", type=Path, metavar="DIR", help="real scenes to validate on")
 
 
 def run(args: argparse.Namespace) -> int:
-    from l2m_ros.lifting.photographs import find_photographs
-    from l2m_ros.training.data import PhotographPairs
-    from l2m_ros.training.decoder import split_photographs, train_decoder
+    from l2m_ros.training.decoder import train_decoder
 
     options = _options(args)
-    kept, held_out = split_photographs(find_photographs(args.photographs))
+    _check_device(options.loop.device)
+    pairs, held_out = _pairs(args.photographs, options.loop.seed)
     folder = args.out or Path("runs") / options.model
-    network = _network(options)
-    train_decoder(
-        options,
-        network,
-        PhotographPairs(kept, options.loop.seed),
-        PhotographPairs(held_out, seed=999),
-        folder,
-        _scenes(args.scenes),
-    )
+    scenes = _scenes(args.scenes)
+    train_decoder(options, _network(options), pairs, held_out, folder, scenes)
     print(folder)
     return 0
 
 
-def _options(args: argparse.Namespace) -> Any:
-    import yaml
-
+def _options(args: argparse.Namespace) -> DecoderOptions:
+    """The config file's, with what the command line says instead."""
     from l2m_ros.training.decoder import options_from
 
-    path = args.config or CONFIGS / f"{args.model}.yaml"
-    try:
-        settings = yaml.safe_load(path.read_text()) or {}
-    except OSError as error:
-        raise InvalidInput(f"{path}: no such config: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise InvalidInput(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
+    settings = _settings(args.config or config_folder() / f"{args.model}.yaml")
     loop = dict(settings.get("loop") or {})
     if args.minutes is not None or args.steps is not None:
-        loop.pop("minutes", None)
-        loop.pop("steps", None)
-    for name in ("minutes", "steps", "seed", "device"):
-        if getattr(args, name) is not None:
-            loop[name] = getattr(args, name)
-    return replace(options_from({**settings, "loop": loop}), start=args.start)
+        loop = {k: v for k, v in loop.items() if k not in ("minutes", "steps")}
+    given = {name: getattr(args, name) for name in ("minutes", "steps", "seed", "device")}
+    loop |= {name: value for name, value in given.items() if value is not None}
+    options = options_from({**settings, "loop": loop})
+    return replace(options, start=args.start or options.start)
 
 
-def _network(options: Any) -> Any:
+def config_folder() -> Path:
+    """config/train of the checkout, or of the installed package."""
+    checkout = Path(__file__).resolve().parents[2] / "config" / "train"
+    installed = Path(sys.prefix) / "share" / "l2m_ros" / "config" / "train"
+    return checkout if checkout.is_dir() else installed
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        settings = yaml.safe_load(path.read_text())
+    except FileNotFoundError as error:
+        known = ", ".join(sorted(p.stem for p in config_folder().glob("*.yaml")))
+        raise InvalidInput(f"{path}: no such config (there are: {known})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(settings, dict):
+        raise InvalidInput(f"{path}: expected names and values")
+    return settings
+
+
+def _check_device(device: str) -> None:
     import torch
 
-    from l2m_ros.network.lite import build_lite
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InvalidInput(f"device {device}: this torch sees no GPU; use --device cpu")
+
+
+def _pairs(photographs: Path | None, seed: int) -> tuple[PhotographPairs, PhotographPairs]:
+    """Pairs to train on and pairs of held-out photographs."""
+    from l2m_ros.lifting.photographs import find_photographs
+    from l2m_ros.training.data import PhotographPairs, usable_photographs
+    from l2m_ros.training.decoder import split_photographs
+
+    if photographs is None:
+        images = _rendered_images()
+        return PhotographPairs(images[1:], seed), PhotographPairs(images[::10], seed + 999)
+    found = usable_photographs(find_photographs(photographs), _say)
+    kept, held_out = split_photographs(found)
+    return PhotographPairs(kept, seed), PhotographPairs(held_out, seed + 999)
+
+
+def _rendered_images() -> list[Any]:
+    """Images of the simulator's worlds: enough to try the training, not to ship its result."""
+    from l2m_ros.progress import track
+    from l2m_ros.simulation.sequence import SimulationOptions, simulate
+
+    _say("no --photographs: images of rendered worlds are used, good for a trial only")
+    images = []
+    for scene in ("room", "corridor", "yard"):
+        options = SimulationOptions(scene=scene, frames=RENDERED_FRAMES, rate_hz=1.0, stereo=False)
+        frames = track(simulate(options), f"rendering {scene}", total=RENDERED_FRAMES)
+        images += [frame.frame.rgb for frame in frames]
+    return images
+
+
+def _say(words: str) -> None:
+    print(f"l2m train: {words}", file=sys.stderr, flush=True)
+
+
+def _network(options: DecoderOptions) -> nn.Module:
+    import torch
+
+    from l2m_ros.network.registry import build
 
     torch.manual_seed(options.loop.seed)
-    return build_lite(**options.network)
+    return build(options.model, **options.network)
 
 
-def _scenes(folder: Path | None) -> Any:
+def _scenes(folder: Path | None) -> Validate | None:
     return None
 
 
 if __name__ == "__main__":
-    import sys
-
     from l2m_ros.cli import main
 
     sys.exit(main(["train", *sys.argv[1:]]))

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
 from l2m_ros.errors import InvalidInput
 from l2m_ros.lifting.pairs import Pair, PairOptions, PairSource
+from l2m_ros.lifting.photographs import read_photograph
+from l2m_ros.progress import track
+from l2m_ros.types import ByteArray, FloatArray
 
 
 class PairMaker(Protocol):
@@ -22,19 +28,40 @@ class PairMaker(Protocol):
 
 
 class PhotographPairs:
-    """Pairs lifted from photographs, at any size that is asked for."""
+    """Pairs lifted from photographs (files or images), at any size that is asked for."""
 
-    def __init__(self, photographs: Sequence[Path], seed: int, **options: Any) -> None:
-        self._photographs, self._seed, self._options = list(photographs), seed, options
+    def __init__(
+        self, photographs: Sequence[Path] | Sequence[ByteArray], seed: int, **options: Any
+    ) -> None:
+        self._photographs, self._seed, self._options = photographs, seed, options
         self._sources: dict[tuple[int, int], PairSource] = {}
+        self._making = Lock()
 
     def pair(self, index: int, *, width: int, height: int, difficulty: float) -> Pair:
-        source = self._sources.get((width, height))
-        if source is None:
-            options = PairOptions(width=width, height=height, **self._options)
-            source = PairSource(self._photographs, options, self._seed)
-            self._sources[width, height] = source
-        return source.sample(index, difficulty)
+        with self._making:  # several threads may ask for the first pair of a size
+            if (width, height) not in self._sources:
+                options = PairOptions(width=width, height=height, **self._options)
+                source = PairSource(self._photographs, options, self._seed)
+                self._sources[width, height] = source
+        return self._sources[width, height].sample(index, difficulty)
+
+
+def usable_photographs(paths: Sequence[Path], report: Callable[[str], None]) -> list[Path]:
+    """Those that can be decoded; each damaged one is reported and left out.
+
+    Decoded once, small, before training: a bad file must not end a run after an hour.
+    """
+    kept = []
+    for path in track(paths, "checking photographs"):
+        try:
+            read_photograph(path, longest_side=64)
+        except InvalidInput as error:
+            report(f"left out: {error}")
+        else:
+            kept.append(path)
+    if not kept:
+        raise InvalidInput(f"none of the {len(paths)} photographs can be read")
+    return kept
 
 
 @dataclass(frozen=True)
@@ -78,6 +105,73 @@ class SizeShare:
     height: int
     batch: int
     share: float
+    made_width: int | None = None  # pairs are made at this size and stretched, as wide or
+    made_height: int | None = None  # upright images are on their way into the network
+
+    def pair(self, maker: PairMaker, index: int, difficulty: float) -> Pair:
+        width, height = self.made_width or self.width, self.made_height or self.height
+        pair = maker.pair(index, width=width, height=height, difficulty=difficulty)
+        return stretched(pair, self.width, self.height)
+
+
+def stretched(pair: Pair, width: int, height: int) -> Pair:
+    """Both images resized, whatever that does to their shape, with their truth.
+
+    A label is kept where the four it is interpolated from are all visible, and off the border,
+    where there are only two.
+    """
+    rows, columns = pair.visible.shape
+    if (columns, rows) == (width, height):
+        return pair
+    size, factor = (width, height), np.array([width / columns, height / rows], np.float32)
+
+    def image(rgb: ByteArray) -> ByteArray:
+        return cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
+
+    def warp(points: FloatArray) -> FloatArray:
+        return (cv2.resize(points, size, interpolation=cv2.INTER_LINEAR) + 0.5) * factor - 0.5
+
+    def share(mask: FloatArray) -> FloatArray:
+        return cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
+
+    inner = np.zeros((height, width), bool)
+    inner[2:-2, 2:-2] = True
+    visible, visible_b = (inner & (share(m) > 0.999) for m in (pair.visible, pair.visible_b))
+    hidden, hidden_b = (
+        inner & (share(~seen & ~unknown) > 0.999)
+        for seen, unknown in ((pair.visible, pair.unknown), (pair.visible_b, pair.unknown_b))
+    )
+    return replace(
+        pair,
+        rgb_a=image(pair.rgb_a), rgb_b=image(pair.rgb_b),
+        warp=warp(pair.warp), visible=visible, unknown=~visible & ~hidden,
+        warp_ba=warp(pair.warp_ba), visible_b=visible_b, unknown_b=~visible_b & ~hidden_b,
+        cameras=None, homography=None, depth_a=None,
+    )  # fmt: skip
+
+
+class Ahead:
+    """Batches of the coming steps, made by threads while the device computes.
+
+    OpenCV and NumPy let go of the interpreter's lock, so threads do; with 0 workers the batch is
+    made when it is asked for, which is best where the network runs on the same cores.
+    """
+
+    def __init__(self, batches: Batches, rank: int, count: int, workers: int) -> None:
+        self.batches, self.rank, self.count, self.workers = batches, rank, count, workers
+        self._pool = ThreadPoolExecutor(workers) if workers else None
+        self._coming: dict[int, Future[Batch]] = {}
+
+    def batch(self, step: int, difficulty: float) -> Batch:
+        if self._pool is None:
+            return self._made(step, difficulty)
+        for coming in range(step, step + self.workers + 1):
+            if coming not in self._coming:
+                self._coming[coming] = self._pool.submit(self._made, coming, difficulty)
+        return self._coming.pop(step).result()
+
+    def _made(self, step: int, difficulty: float) -> Batch:
+        return self.batches.batch(step, rank=self.rank, count=self.count, difficulty=difficulty)
 
 
 @dataclass(frozen=True)
@@ -106,9 +200,6 @@ class Batches:
         largest = max(size.batch for size in self.sizes)
         first = step * largest + rank * part
         return collate(
-            [
-                self.maker.pair(index, width=size.width, height=size.height, difficulty=difficulty)
-                for index in range(first, first + part)
-            ],
+            [size.pair(self.maker, index, difficulty) for index in range(first, first + part)],
             self.both_ways,
         )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from l2m_ros.errors import InvalidInput
 from l2m_ros.training import checkpoint
 from l2m_ros.training.data import Batch, Batches, PairMaker, SizeShare
-from l2m_ros.training.loop import LoopOptions, Run, Validate, train
+from l2m_ros.training.loop import LoopOptions, LossOf, Run, Validate, train
 from l2m_ros.training.losses import LossOptions, matcher_loss
 from l2m_ros.training.processes import Processes
 from l2m_ros.training.validation import LiftedValidation
@@ -32,6 +32,12 @@ class DecoderOptions:
     start: Path | None = None  # a checkpoint whose mean weights to begin with
     loop: LoopOptions = field(default_factory=lambda: LoopOptions(steps=1))
     loss: LossOptions = field(default_factory=LossOptions)
+
+    def __post_init__(self) -> None:
+        if self.model not in LEVELS:
+            raise InvalidInput(
+                f"model {self.model!r} cannot be trained here (known: {', '.join(LEVELS)})"
+            )
 
 
 def options_from(settings: Mapping[str, Any]) -> DecoderOptions:
@@ -65,14 +71,33 @@ def _dataclass_from(kind: type, values: Mapping[str, Any], where: str) -> Any:
         raise InvalidInput(f"{where}: {error}") from error
 
 
-def lite_levels(model: nn.Module, batch: Batch) -> list[dict[str, Tensor]]:
-    """Both images through the encoder at once, then every level of the match(es)."""
+def encoded(model: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Features of the queries and of the keyframes, every image through the encoder once."""
     count, matches = len(batch.query), len(batch.warp_px)
     features = model.encode(torch.cat([batch.query, batch.keyframe]))
     query = {name: value[:matches] for name, value in features.items()}
     keyframe = {name: value.roll(-count, 0)[:matches] for name, value in features.items()}
+    return query, keyframe
+
+
+def lite_levels(model: nn.Module, batch: Batch) -> list[dict[str, Tensor]]:
+    """The global correlation, the same under its prior, then the refiners at 1/8 and 1/4."""
+    query, keyframe = encoded(model, batch)
     levels: list[dict[str, Tensor]] = model.match_levels(query, model.reference(keyframe))
     return levels
+
+
+def l2m_levels(model: nn.Module, batch: Batch) -> list[dict[str, Tensor]]:
+    """The classifier's answer, then the refiners from stride 16 to 1."""
+    query, keyframe = encoded(model, batch)
+    reference = model.reference(keyframe)
+    coarse = model.coarse(query, reference)
+    refined = model.refined_from(coarse, query, reference)
+    first = {"warp": coarse.flow, "anchors": coarse.logits, "certainty": coarse.certainty}
+    return [first, *({"warp": level.flow, "certainty": level.certainty} for level in refined)]
+
+
+LEVELS = {"lite": lite_levels, "l2m": l2m_levels}
 
 
 def match_of(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -97,7 +122,7 @@ def train_decoder(
         if options.start is not None:
             _begin_with(network, options.start)
         batches = Batches(pairs, options.sizes, options.loop.seed, options.both_ways)
-        run = Run(network, _loss_of(options.loss), batches, options.loop, processes)
+        run = Run(network, _loss_of(options), batches, options.loop, processes)
         lifted = LiftedValidation(
             held_out, match_of, options.validation, device=options.loop.device
         )
@@ -111,10 +136,12 @@ def train_decoder(
         processes.leave()
 
 
-def _loss_of(options: LossOptions):  # type: ignore[no-untyped-def]
+def _loss_of(options: DecoderOptions) -> LossOf:
+    levels_of = LEVELS[options.model]
+
     def loss_of(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        levels = lite_levels(model, batch)
-        return matcher_loss(levels, batch.warp_px, batch.visible, batch.ignored, options)
+        levels = levels_of(model, batch)
+        return matcher_loss(levels, batch.warp_px, batch.visible, batch.ignored, options.loss)
 
     return loss_of
 
@@ -135,10 +162,6 @@ def mean_weights(folder: Path) -> dict[str, Tensor]:
     if state is None:
         raise InvalidInput(f"{folder}: holds no {checkpoint.NAME}: train first")
     return {name: value for name, value in state["ema"].items() if name != "steps"}
-
-
-def deterministic(seed: int) -> None:
-    torch.manual_seed(seed)
 
 
 def split_photographs(paths: Sequence[Path], every: int = 20) -> tuple[list[Path], list[Path]]:

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -22,7 +22,7 @@ from l2m_ros.errors import InvalidInput
 from l2m_ros.progress import progress
 from l2m_ros.training import checkpoint
 from l2m_ros.training.curves import Log
-from l2m_ros.training.data import Batch, Batches
+from l2m_ros.training.data import Ahead, Batch, Batches
 from l2m_ros.training.ema import Ema
 from l2m_ros.training.processes import Processes
 
@@ -43,6 +43,8 @@ class LoopOptions:
     clip: float = 1.0  # of the gradient's norm; 0 = none
     ema: float = 0.999
     bf16: bool = True
+    rates: Mapping[str, float] = field(default_factory=dict)  # factors by parameter name's start
+    workers: int = 0  # threads that make pairs ahead; 0 = in the loop (best on a CPU)
     seed: int = 0
     difficulty: tuple[float, float] = (0.5, 1.0)  # of the pairs: at the start, and once ramped
     ramp: float = 0.4  # share of the run after which the difficulty is full
@@ -83,9 +85,10 @@ class Run:
         processes.same_everywhere(self.model)
         self.ema = Ema(self.model, options.ema)
         self.optimizer = torch.optim.AdamW(
-            _groups(self.model, options.weight_decay), lr=options.learning_rate, betas=(0.9, 0.98)
+            _groups(self.model, options), lr=options.learning_rate, betas=(0.9, 0.98)
         )
         self.step, self.elapsed_s = 0, 0.0
+        self._ahead = Ahead(batches, processes.rank, processes.count, options.workers)
 
     def share(self) -> float:
         """How much of the run is done, 0 to 1; the same in every process."""
@@ -97,15 +100,10 @@ class Run:
     def advance(self, share: float) -> dict[str, float]:
         """One step; returns what the log shows."""
         options, processes = self.options, self.processes
-        batch = self.batches.batch(
-            self.step,
-            rank=processes.rank,
-            count=processes.count,
-            difficulty=options.difficulty_at(share),
-        ).to(options.device)
+        batch = self._ahead.batch(self.step, options.difficulty_at(share)).to(options.device)
         rate = options.rate_at(self.step, share)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("factor", 1.0)
         self.optimizer.zero_grad(set_to_none=True)
         with self._precision():
             loss, terms = self.loss_of(self.model, batch)
@@ -142,13 +140,19 @@ class Run:
         self.step, self.elapsed_s = int(state["step"]), float(state["elapsed_s"])  # type: ignore
 
 
-def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Weights decay; biases, norms and single numbers do not."""
-    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+def _groups(model: nn.Module, options: LoopOptions) -> list[dict[str, object]]:
+    """Weights decay; biases, norms and single numbers do not. A factor of 0 freezes."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        factor = next((f for start, f in options.rates.items() if name.startswith(start)), 1.0)
+        if factor == 0.0:
+            parameter.requires_grad_(False)
+            continue
+        decay = options.weight_decay if parameter.ndim > 1 else 0.0
+        groups.setdefault((decay, factor), []).append(parameter)
     return [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": others, "weight_decay": 0.0},
+        {"params": parameters, "weight_decay": decay, "factor": factor}
+        for (decay, factor), parameters in sorted(groups.items(), key=lambda item: -item[0][0])
     ]
 
 

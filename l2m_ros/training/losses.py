@@ -27,11 +27,11 @@ class LossOptions:
     gate: bool = True  # finer levels learn only where the coarser one came near
 
 
-# Per stride of a level: the robust scale c, the error still called right, both in px.
-ROBUST_PX = {16: 4.0, 8: 1.0, 4: 0.5, 2: 0.25, 1: 0.25}
-RIGHT_PX = {16: 16.0, 8: 6.0, 4: 3.0, 2: 2.0, 1: 2.0}
+# By the stride of a level: the robust scale c and the error still called right, in px.
+ROBUST_PX = {1: 0.25, 2: 0.25, 4: 0.5, 8: 1.0, 16: 4.0}
+RIGHT_PX = {1: 2.0, 2: 2.0, 4: 3.0, 8: 6.0, 16: 16.0}
 # A refiner sees (radius + 1/2) cells around its start; beyond twice that it only guesses.
-REACH_PX = {8: 56.0, 4: 20.0, 2: 10.0, 1: 5.0}
+REACH_PX = {1: 5.0, 2: 10.0, 4: 20.0, 8: 56.0}
 # The four pixels about a cell's centre may differ by this much; beyond, the cell spans an edge.
 SPREAD_PX = 3.0
 
@@ -138,6 +138,35 @@ def gaussian_nll(residual: Tensor, factor: Tensor) -> Tensor:
     return 0.5 * ((a * x + b * y).square() + (c * y).square()) - a.log() - c.log()
 
 
+def anchor_term(logits: Tensor, truth: Truth, size: tuple[int, int]) -> Tensor:
+    """Cross-entropy against the anchor cell (r x r over the keyframe) that holds the target."""
+    side = round(logits.shape[1] ** 0.5)
+    scale = torch.tensor([side / size[1], side / size[0]], device=logits.device).view(1, 2, 1, 1)
+    cell = ((truth.warp_px + 0.5) * scale).floor().clamp(0, side - 1).long()
+    entropy = F.cross_entropy(logits.float(), cell[:, 1] * side + cell[:, 0], reduction="none")
+    return _pair_mean(entropy[:, None], truth.visible)
+
+
+def certainty_term(certainty: Tensor, error: Tensor, truth: Truth, limit_px: float) -> Tensor:
+    """Binary cross-entropy: certain is right where the cell is seen and the warp within limit."""
+    right = (truth.visible & (error < limit_px)).float()
+    entropy = F.binary_cross_entropy_with_logits(certainty.float(), right, reduction="none")
+    return _pair_mean(entropy, truth.visible | truth.hidden)
+
+
+class _Sum:
+    """The weighted sum of terms; a term of weight 0 is left out."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.total = torch.zeros((), device=device)
+        self.terms: dict[str, float] = {}
+
+    def add(self, name: str, weight: float, value: Tensor) -> None:
+        if weight:
+            self.total = self.total + weight * value
+            self.terms[name] = float(value.detach())
+
+
 def matcher_loss(
     levels: list[dict[str, Tensor]],
     warp_px: Tensor,
@@ -147,48 +176,71 @@ def matcher_loss(
 ) -> tuple[Tensor, dict[str, float]]:
     """The loss of a network's levels (coarse to fine), and its terms for the log.
 
-    A level holds `warp` (normalised) and, where it has them, `logits` with `none`, `certainty`
-    and `precision`. Truth as in `truth_at`, at the input size, which both images share.
+    A level holds `warp` (normalised) and, where it has them, `logits` with `none` (cells of the
+    keyframe), `anchors`, `certainty` and `precision`. Truth as in `truth_at`, at the input size,
+    which both images share.
     """
     size = (warp_px.shape[-2], warp_px.shape[-1])
-    total, terms = torch.zeros((), device=warp_px.device), {}
-    start_error: Tensor | None = None  # of the next coarser level, on its own grid
-
-    def add(name: str, weight: float, value: Tensor) -> None:
-        nonlocal total
-        if weight:
-            total = total + weight * value
-            terms[name] = float(value.detach())
-
-    for index, level in enumerate(levels):
-        warp = level["warp"].float()
-        stride = size[0] // warp.shape[-2]
+    total = _Sum(warp_px.device)
+    coarser_error: Tensor | None = None
+    strides = [size[0] // level["warp"].shape[-2] for level in levels]
+    for index, (stride, level) in enumerate(zip(strides, levels, strict=True)):
         truth = truth_at(stride, warp_px, visible, ignored)
-        residual = warp_in_px(warp, size) - truth.warp_px
-        error = (residual.square().sum(dim=1, keepdim=True) + 1e-6).sqrt()
-        near = truth.visible
-        if options.gate and start_error is not None and stride in REACH_PX:
-            factor = warp.shape[-2] // start_error.shape[-2]
-            reached = F.interpolate(start_error, scale_factor=float(factor)) < REACH_PX[stride]
-            near = near & reached
-        name = f"{stride}{'ab'[index] if stride == 16 and index < 2 else ''}"
-        if "logits" in level and options.classification:
-            row, column, none = classification_terms(level, truth, size, index == 0)
-            add(f"class{name}", options.classification, row)
-            add(f"column{name}", options.classification * options.columns, column)
-            add(f"nowhere{name}", options.classification * options.nowhere, none)
-        bend = robust(error, ROBUST_PX[stride], options.robust_power)
-        add(f"warp{name}", options.regression, _pair_mean(bend, near))
-        if "certainty" in level and options.certainty:
-            right = (truth.visible & (error.detach() < RIGHT_PX[stride])).float()
-            entropy = F.binary_cross_entropy_with_logits(
-                level["certainty"].float(), right, reduction="none"
-            )
-            known = truth.visible | truth.hidden
-            add(f"certainty{name}", options.certainty, _pair_mean(entropy, known))
-        if "precision" in level and options.precision:
-            nll = gaussian_nll(residual.detach(), level["precision"].float())
-            inlying = truth.visible & (error.detach() < 2 * RIGHT_PX[stride])
-            add(f"precision{name}", options.precision, _pair_mean(nll, inlying))
-        start_error = error.detach()
-    return total, terms
+        suffix = "abcd"[strides[:index].count(stride)] if strides.count(stride) > 1 else ""
+        coarser_error = _add_level(
+            total, level, truth, size, f"{stride}{suffix}", coarser_error, options
+        )
+    return total.total, total.terms
+
+
+def _add_level(
+    total: _Sum,
+    level: dict[str, Tensor],
+    truth: Truth,
+    size: tuple[int, int],
+    name: str,
+    coarser_error: Tensor | None,
+    options: LossOptions,
+) -> Tensor:
+    """Add one level's terms; returns its error (B, 1, h, w) in px, detached."""
+    warp = level["warp"].float()
+    stride = size[0] // warp.shape[-2]
+    residual = warp_in_px(warp, size) - truth.warp_px
+    error = (residual.square().sum(dim=1, keepdim=True) + 1e-6).sqrt()
+    if "logits" in level and options.classification:
+        first = coarser_error is None
+        row, column, none = classification_terms(level, truth, size, first and options.columns > 0)
+        total.add(f"class{name}", options.classification, row)
+        if first:
+            total.add(f"column{name}", options.classification * options.columns, column)
+        total.add(f"nowhere{name}", options.classification * options.nowhere, none)
+    if "anchors" in level:
+        total.add(
+            f"class{name}", options.classification, anchor_term(level["anchors"], truth, size)
+        )
+    if warp.requires_grad:
+        near = truth.visible & _reached(coarser_error, stride, warp, options.gate)
+        bend = robust(error, _of_stride(ROBUST_PX, stride), options.robust_power)
+        total.add(f"warp{name}", options.regression, _pair_mean(bend, near))
+    right_px = _of_stride(RIGHT_PX, stride)
+    if "certainty" in level:
+        term = certainty_term(level["certainty"], error.detach(), truth, right_px)
+        total.add(f"certainty{name}", options.certainty, term)
+    if "precision" in level:
+        nll = gaussian_nll(residual.detach(), level["precision"].float())
+        inlying = truth.visible & (error.detach() < 2 * right_px)
+        total.add(f"precision{name}", options.precision, _pair_mean(nll, inlying))
+    return error.detach()
+
+
+def _of_stride(table: dict[int, float], stride: int) -> float:
+    """The entry of the next stride at least as large (a ViT's 14 counts as 16)."""
+    return table[min((key for key in table if key >= stride), default=max(table))]
+
+
+def _reached(coarser_error: Tensor | None, stride: int, warp: Tensor, gate: bool) -> Tensor:
+    """Where the coarser level came near enough for this one to see the target."""
+    if not gate or coarser_error is None or stride not in REACH_PX:
+        return torch.ones_like(warp[:, :1], dtype=torch.bool)
+    start = F.interpolate(coarser_error, size=warp.shape[-2:])
+    return start < REACH_PX[stride]
