@@ -233,5 +233,5 @@ def test_truncated_and_foreign_files_are_refused_in_one_line(exported, tmp_path)
     with pytest.raises(ModelError, match="of another size or model"):
         load(unsigned, BackendOptions())
     encoder.write_bytes(whole)
-    with pytest.raises(ModelError, match="l2m export toy --size 64x64"):
-        load(card.resized(64, 64), BackendOptions())
+    with pytest.raises(ModelError, match="l2m export toy --size 64x72 --out DIR"):
+        load(card.resized(72, 64), BackendOptions())

@@ -130,35 +130,38 @@ def checked_inputs(
 # --- choosing -------------------------------------------------------------------------------
 
 
-def _torch(card: ModelCard, options: BackendOptions) -> Backend:
-    return _loaded("torch", "torch", "pip install 'l2m_ros[torch]'")(card, options)
-
-
-def _onnxruntime(card: ModelCard, options: BackendOptions) -> Backend:
-    return _loaded("onnxruntime", "onnxruntime", "pip install 'l2m_ros[onnx]'")(card, options)
-
-
-def _tensorrt(card: ModelCard, options: BackendOptions) -> Backend:
-    remedy = "install TensorRT 10.3 or newer with its Python bindings and cuda-python"
-    return _loaded("tensorrt", "tensorrt", remedy)(card, options)
-
-
-BACKENDS: dict[str, Callable[[ModelCard, BackendOptions], Backend]] = {
-    "torch": _torch,
-    "onnxruntime": _onnxruntime,
-    "tensorrt": _tensorrt,
+REMEDIES = {
+    "torch": "pip install 'l2m_ros[torch]'",
+    "onnxruntime": "pip install 'l2m_ros[onnx]'",
+    "tensorrt": "install TensorRT 10.3 or newer with its Python bindings, and cuda-python",
 }
 
 
-def _loaded(name: str, engine: str, remedy: str) -> Callable[[ModelCard, BackendOptions], Backend]:
+def engine_module(name: str) -> Any:
+    """The module of a back-end, the sole importer of its engine."""
     try:
-        module = importlib.import_module(f"l2m_ros.runtime.{name}_backend")
+        return importlib.import_module(f"l2m_ros.runtime.{name}_backend")
     except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] not in (engine, "cuda"):
+        if (error.name or "").split(".")[0] not in (name, "cuda"):
             raise
-        raise BackendUnavailable(f"back-end {name} needs {error.name}: {remedy}") from error
-    load: Callable[[ModelCard, BackendOptions], Backend] = module.load
+        raise BackendUnavailable(
+            f"back-end {name} needs {error.name}, which is not installed: {REMEDIES[name]}"
+        ) from error
+
+
+def _loader(name: str) -> Callable[[ModelCard, BackendOptions], Backend]:
+    def load(card: ModelCard, options: BackendOptions) -> Backend:
+        backend: Backend = engine_module(name).load(card, options)
+        return backend
+
     return load
+
+
+BACKENDS: dict[str, Callable[[ModelCard, BackendOptions], Backend]] = {
+    "torch": _loader("torch"),
+    "onnxruntime": _loader("onnxruntime"),
+    "tensorrt": _loader("tensorrt"),
+}
 
 
 def _cuda_of(name: str) -> bool:
@@ -199,7 +202,9 @@ def choose_backend(card: ModelCard, options: BackendOptions) -> Choice:
     if graphs and importlib.util.find_spec("onnxruntime") is not None:
         return Choice("onnxruntime", "cpu", "; ".join([*reasons, "ONNX graphs are there"]))
     reasons.append(
-        "onnxruntime is not installed" if graphs else f"{card.name} has no ONNX graphs here"
+        "onnxruntime is not installed"
+        if graphs
+        else f"{card.name} has no ONNX graphs of {card.input.width}x{card.input.height} here"
     )
     if importlib.util.find_spec("torch") is None:
         raise BackendUnavailable(
@@ -211,11 +216,15 @@ def choose_backend(card: ModelCard, options: BackendOptions) -> Choice:
 
 def load_backend(name: str, card: ModelCard, options: BackendOptions) -> Backend:
     """The back-end of that name, or for "auto" the best one here; says which and why."""
+    if not card.trained:
+        log.warning("the weights of %s are untrained: good for measuring speed only", card.name)
     if name == "auto":
         choice = choose_backend(card, options)
         log.info("%s runs by %s on %s: %s", card.name, choice.name, choice.device, choice.why)
         name = choice.name
     if name not in BACKENDS:
         known = ["auto", *BACKENDS]
-        raise InvalidInput(f"unknown back-end {name!r}, known: {', '.join(known)}")
+        raise InvalidInput(
+            f"unknown back-end {name!r}, known: {', '.join(known)}{nearest(name, known)}"
+        )
     return BACKENDS[name](card, options)

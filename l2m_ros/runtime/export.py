@@ -11,7 +11,6 @@ GridSample's mode, and TensorRT 10.13 then computes it wrongly without a word.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from l2m_ros.runtime import onnx_graph
 from l2m_ros.runtime.backend import GRAPHS, match_inputs, split_match_inputs
 from l2m_ros.runtime.half import to_half
 from l2m_ros.runtime.model_card import (
+    GRAPH_ROLES,
     PRECISIONS,
     ModelCard,
     ModelFile,
@@ -106,6 +106,8 @@ def export_model(
     """Write the graphs and their card into options.out; refuse what TensorRT would not take."""
     card = replace(card.resized(options.width, options.height), precision=options.precision)
     network = network.eval().requires_grad_(False)
+    count = sum(p.numel() for p in network.parameters())
+    card = replace(card, parameters=count)
     traced, card = _trace(network, card, options)
     models = _in_precision(traced, card)
     problems = [
@@ -243,6 +245,36 @@ def _in_precision(traced: list[Traced], card: ModelCard) -> dict[str, onnx.Model
     return models
 
 
+def write_shipped_card(written: ModelCard, path: Path) -> ModelCard:
+    """Move what an export wrote into another card, beside which the files lie somewhere below.
+
+    Words that a person wrote there (licence, accuracy, ...) stay.
+    """
+    from l2m_ros.runtime.model_card import load_card
+
+    if not written.folder.resolve().is_relative_to(path.parent.resolve()):
+        raise InvalidInput(f"{written.folder} is not below {path.parent}: export to a folder there")
+    below = written.folder.resolve().relative_to(path.parent.resolve())
+    graphs = {
+        role: replace(file, path=str(below / file.path))
+        for role, file in written.files.items()
+        if role in GRAPH_ROLES
+    }
+    before = load_card(path) if path.is_file() else written
+    files = dict(graphs)
+    for role, file in before.files.items():
+        if role == "weights" and (path.parent / file.path).is_file():
+            files[role] = replace(file, sha256=sha256_of(path.parent / file.path))
+    parts = {name: getattr(written, name) for name in ("input", "config", "precision", "keep")}
+    card = replace(
+        before, **parts, solve=written.solve, trained=written.trained, files=files,
+        folder=path.parent, parameters=written.parameters,
+    )  # fmt: skip
+    write_card(card, path)
+    (written.folder / CARD).unlink()
+    return card
+
+
 def _write(models: Mapping[str, onnx.ModelProto], card: ModelCard, out: Path) -> ModelCard:
     """Each file whole and renamed, the card last: who finds a card finds its graphs."""
     out.mkdir(parents=True, exist_ok=True)
@@ -261,7 +293,8 @@ def _write(models: Mapping[str, onnx.ModelProto], card: ModelCard, out: Path) ->
         finally:
             partial.unlink(missing_ok=True)
         files[GRAPHS[stage]] = ModelFile(path.name, sha256_of(path))
-    written = replace(card, files=files, folder=out, speed={})
+    weights = {role: file for role, file in card.files.items() if role == "weights"}
+    written = replace(card, files={**files, **weights}, folder=out, speed={})
     write_card(written, out / CARD)
     return written
 
@@ -322,9 +355,3 @@ def _outputs(backend: Any, images: list[Any]) -> dict[str, Any]:
     reference = backend.run("reference", keyframe)
     outputs = backend.run("match", match_inputs(query, reference))
     return {name: np.asarray(a, np.float32) for name, a in backend.to_host(outputs).items()}
-
-
-def card_json(card: ModelCard) -> str:
-    """What was written, for `--json`."""
-    files = {role: {"path": f.path, "sha256": f.sha256} for role, f in card.files.items()}
-    return json.dumps({"name": card.name, "precision": card.precision, "files": files})

@@ -20,7 +20,8 @@ from l2m_ros.runtime.spelling import nearest
 RESIZE_RULES = ("stretch", "letterbox")
 INTERPOLATIONS = ("area", "bicubic")
 PRECISIONS = ("fp32", "fp16")
-FILE_ROLES = ("encoder", "reference", "decoder", "weights")
+GRAPH_ROLES = ("encoder", "reference", "decoder")
+FILE_ROLES = (*GRAPH_ROLES, "weights")
 
 T = TypeVar("T")
 
@@ -109,9 +110,11 @@ class ModelCard:
     def file(self, role: str) -> Path:
         """The verified path of a file: present, and of the checksum that the card states."""
         if role not in self.files:
+            size = f"{self.input.width}x{self.input.height}"
+            export = f"l2m export {self.name} --size {self.input.height}x{self.input.width}"
             raise ModelError(
-                f"model {self.name} has no {role} file: export one with "
-                f"`l2m export {self.name} --out DIR` and use --model DIR"
+                f"model {self.name} has no {role} file for {size} (width x height): write one "
+                f"with `{export} --out DIR` and use --model DIR"
             )
         path = self._found(role)
         if path is None:
@@ -129,8 +132,11 @@ class ModelCard:
         return next((path for path in paths if path.is_file()), None)
 
     def resized(self, width: int, height: int) -> ModelCard:
-        """The card for another input size; only back-ends without fixed graphs can follow."""
-        return replace(self, input=replace(self.input, width=width, height=height))
+        """The card for another input size: without the graphs, whose size is fixed."""
+        if (width, height) == self.input.size:
+            return self
+        files = {role: file for role, file in self.files.items() if role not in GRAPH_ROLES}
+        return replace(self, input=replace(self.input, width=width, height=height), files=files)
 
 
 def sha256_of(path: Path) -> str:

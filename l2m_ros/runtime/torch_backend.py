@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +15,7 @@ from l2m_ros.errors import BackendUnavailable, ModelError
 from l2m_ros.runtime.backend import Array, BackendOptions, Tensors, split_match_inputs
 from l2m_ros.runtime.model_card import ModelCard
 
-UNTRAINED_SEED = 0
+log = logging.getLogger(__name__)
 
 
 class Network(Protocol):
@@ -40,20 +42,33 @@ def load(card: ModelCard, options: BackendOptions) -> TorchBackend:
     device = "cuda" if options.device != "cpu" and has_cuda() else "cpu"
     if options.threads:
         torch.set_num_threads(options.threads)
-    return TorchBackend(load_network(card, options).to(device), device)
+    network, _ = load_network(card, options)
+    return TorchBackend(network.to(device), device)
 
 
-def load_network(card: ModelCard, options: BackendOptions) -> torch.nn.Module:
-    """The card's network with its weights, ready for inference, on the CPU."""
+def load_network(card: ModelCard, options: BackendOptions) -> tuple[torch.nn.Module, ModelCard]:
+    """The card's network with its weights, ready for inference, on the CPU.
+
+    The card says what the weights are: `trained` False where none were there and
+    options.untrained allows to go on without.
+    """
+    from l2m_ros.network.named_weights import fill
     from l2m_ros.network.registry import build
 
     untrained = options.untrained and options.weights is None and not card.has("weights")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(UNTRAINED_SEED)
-        network: torch.nn.Module = build(card.architecture, **dict(card.config))
-    if not untrained:
+    network: torch.nn.Module = build(card.architecture, **dict(card.config))
+    if untrained:
+        log.warning(
+            "%s has no weights here: drawn from their names, good for measuring speed only "
+            "(l2m weights get %s)",
+            card.name,
+            card.name,
+        )
+        fill(network)
+    else:
         load_weights(network, Path(options.weights) if options.weights else card.file("weights"))
-    return network.eval().requires_grad_(False)
+    network.eval().requires_grad_(False)
+    return network, replace(card, trained=card.trained and not untrained)
 
 
 def load_weights(network: torch.nn.Module, path: Path) -> None:

@@ -1,0 +1,115 @@
+"""Write a model as ONNX graphs with a card, ready for ONNX Runtime and TensorRT.
+
+--size is HEIGHTxWIDTH here, as in the published matchers' tools (560x560). The graphs are
+checked against the operators that TensorRT takes, and compared with torch unless --no-verify.
+With --check, MODEL (a folder that this verb wrote) is checked again and nothing is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from l2m_ros.commands.options import show_log, size_of
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a model's name, or its folder")
+    parser.add_argument("--size", type=size_of("HxW"), metavar="HxW", help="default: the card's")
+    parser.add_argument("--precision", choices=("fp32", "fp16"), default="fp32")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: MODEL-HxW-PRECISION")
+    parser.add_argument(
+        "--card", type=Path, metavar="FILE", help="card to update in place of DIR's"
+    )
+    parser.add_argument("--weights", metavar="FILE", help="a checkpoint instead of the card's")
+    parser.add_argument("--opset", type=int, default=18, help="17 to 20, default 18")
+    parser.add_argument("--ops", type=Path, metavar="FILE", help="another table of operators")
+    parser.add_argument("--check", action="store_true", help="check the graphs of MODEL only")
+    parser.add_argument("--no-verify", action="store_true", help="do not compare with torch")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of words")
+
+
+def run(args: argparse.Namespace) -> int:
+    show_log()
+    report = _checked(args) if args.check else _exported(args)
+    print(json.dumps(report, indent=1) if args.json else _words(report))
+    return 1 if report["problems"] else 0
+
+
+def _checked(args: argparse.Namespace) -> dict[str, Any]:
+    from l2m_ros.runtime.catalogue import find_card
+    from l2m_ros.runtime.model_card import GRAPH_ROLES
+    from l2m_ros.runtime.onnx_check import load_table, problems_of
+    from l2m_ros.runtime.onnx_graph import load
+
+    card, table = find_card(args.model), load_table(args.ops)
+    models = {role: load(card.file(role)) for role in GRAPH_ROLES if role in card.files}
+    problems = [f"{role}: {p}" for role, m in models.items() for p in problems_of(m, table)]
+    return _report(card, {role: len(m.graph.node) for role, m in models.items()}, problems)
+
+
+def _exported(args: argparse.Namespace) -> dict[str, Any]:
+    from l2m_ros.runtime.backend import BackendOptions, load_backend
+    from l2m_ros.runtime.catalogue import find_card
+    from l2m_ros.runtime.export import ExportOptions, agreement, export_model, write_shipped_card
+    from l2m_ros.runtime.onnx_check import load_table
+    from l2m_ros.runtime.torch_backend import load_network
+
+    card = find_card(args.model)
+    width, height = args.size or card.input.size
+    out = args.out or Path(f"{card.name}-{height}x{width}-{args.precision}")
+    options = ExportOptions(out, height, width, args.precision, args.opset)
+    network, card = load_network(card, BackendOptions(weights=args.weights, untrained=True))
+    written = export_model(network, card, options, load_table(args.ops))
+    if args.card:
+        written = write_shipped_card(written, args.card)
+    report = _report(written, {}, [])
+    if not args.no_verify:
+        backend = load_backend("onnxruntime", written, BackendOptions(device="cpu"))
+        report["agreement"] = vars(agreement(network, backend, written))
+    return report
+
+
+def _report(card: Any, nodes: dict[str, int], problems: list[str]) -> dict[str, Any]:
+    from l2m_ros.runtime.model_card import GRAPH_ROLES
+
+    files = {r: f for r, f in card.files.items() if r in GRAPH_ROLES}
+    return {
+        "model": card.name,
+        "folder": str(card.folder),
+        "width": card.input.width,
+        "height": card.input.height,
+        "precision": card.precision,
+        "trained": card.trained,
+        "files": {
+            role: {
+                "path": file.path,
+                "sha256": file.sha256,
+                "mib": round((card.folder / file.path).stat().st_size / 2**20, 2),
+                **({"nodes": nodes[role]} if role in nodes else {}),
+            }
+            for role, file in files.items()
+        },
+        "problems": problems,
+    }
+
+
+def _words(report: dict[str, Any]) -> str:
+    lines = [
+        f"{report['model']}, height {report['height']}, width {report['width']}, "
+        f"{report['precision']}{'' if report['trained'] else ', UNTRAINED weights'}"
+    ]
+    for file in report["files"].values():
+        lines.append(f"  {report['folder']}/{file['path']}  {file['mib']} MiB")
+    lines += [f"  not for TensorRT: {problem}" for problem in report["problems"]]
+    if not report["problems"]:
+        lines.append("  every operator, type and rank is one that TensorRT takes")
+    if "agreement" in report:
+        a = report["agreement"]
+        lines.append(
+            f"  ONNX Runtime against torch: warp within {a['median_px']:.2g} px (median) and "
+            f"{a['p99_px']:.2g} px (99 %) over {a['pixels']} pixels"
+        )
+    return "\n".join(lines)

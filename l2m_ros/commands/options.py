@@ -1,0 +1,49 @@
+"""What several verbs share: sizes, back-ends, and the log on stderr."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+import sys
+from collections.abc import Callable
+
+BACKENDS = ("auto", "torch", "onnxruntime", "tensorrt")
+
+
+def size_of(order: str) -> Callable[[str], tuple[int, int]]:
+    """A parser of '640x480' in the order that a verb states; the result is (width, height)."""
+
+    def parse(text: str) -> tuple[int, int]:
+        found = re.fullmatch(r"(\d+)[x,](\d+)", text)
+        if not found or "0" in found.groups():
+            raise argparse.ArgumentTypeError(f"{text!r} is not a size: write {order}, as 640x480")
+        first, second = (int(number) for number in found.groups())
+        return (first, second) if order == "WxH" else (second, first)
+
+    return parse
+
+
+def numbers(count: int) -> Callable[[str], list[float]]:
+    """A parser of `count` numbers with commas between them."""
+
+    def parse(text: str) -> list[float]:
+        try:
+            values = [float(part) for part in text.split(",")]
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{text!r}: {error}") from error
+        if len(values) != count:
+            raise argparse.ArgumentTypeError(f"{text!r} holds {len(values)} numbers, not {count}")
+        return values
+
+    return parse
+
+
+def show_log(level: int = logging.INFO) -> None:
+    """What the package says while it works (which back-end, and why) goes to stderr."""
+    logger = logging.getLogger("l2m_ros")
+    if not logger.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("l2m: %(message)s"))
+        logger.addHandler(handler)
+    logger.setLevel(level)
