@@ -21,8 +21,9 @@ import cv2
 import numpy as np
 
 from l2m_ros.errors import InvalidInput
+from l2m_ros.geometry.camera import project
 from l2m_ros.simulation.canvas import GAMMA
-from l2m_ros.simulation.optics import pixel_rays, project
+from l2m_ros.simulation.optics import pixel_rays
 from l2m_ros.simulation.render import Rendering
 from l2m_ros.types import ByteArray, Camera, FloatArray
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from l2m_ros.geometry.camera import rays
 from l2m_ros.types import Camera, FloatArray
 
 
@@ -38,25 +39,3 @@ def _computed(camera: Camera) -> PixelRays:
     found = np.where(valid[..., None], found, [0.0, 0.0, 1.0])
     pitch = np.stack([np.gradient(found[..., 0], axis=1), np.gradient(found[..., 1], axis=0)], -1)
     return PixelRays(found, found.astype(np.float32), pitch.astype(np.float32), valid.ravel())
-
-
-def rays(camera: Camera) -> FloatArray:
-    u, v = np.meshgrid(np.arange(camera.width), np.arange(camera.height))
-    return unproject(camera, np.stack([u, v], -1).reshape(-1, 2)).reshape(
-        camera.height, camera.width, 3
-    )
-
-
-def unproject(camera: Camera, px: FloatArray) -> FloatArray:
-    K = camera.K
-    y = (px[:, 1] - K[1, 2]) / K[1, 1]
-    x = (px[:, 0] - K[0, 2] - K[0, 1] * y) / K[0, 0]
-    return np.stack([x, y, np.ones_like(x)], -1)
-
-
-def project(camera: Camera, points: FloatArray) -> FloatArray:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        n = points / points[:, 2:]
-    px = n @ camera.K[:2].T
-    px[points[:, 2] <= 0] = np.nan
-    return px

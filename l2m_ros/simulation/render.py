@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from l2m_ros.simulation.atlas import LEVELS
-from l2m_ros.simulation.optics import pixel_rays
+from l2m_ros.simulation.optics import PixelRays, pixel_rays
 from l2m_ros.simulation.world import Indices, View, World
 from l2m_ros.types import ByteArray, Camera, FloatArray
 
@@ -52,7 +52,7 @@ def render(view: View, camera: Camera) -> Rendering:
     return Rendering(rgb.reshape(*shape, 3), depth_m.reshape(shape), hit.reshape(shape))
 
 
-def _smooth_silhouettes(shader: _Shader, rgb: ByteArray, hit: Indices, optics) -> None:  # type: ignore[no-untyped-def]
+def _smooth_silhouettes(shader: _Shader, rgb: ByteArray, hit: Indices, optics: PixelRays) -> None:
     """Averages four more rays into each pixel where neighbouring pixels see other facets."""
     facet = shader.view.world.triangles.facet[hit]
     facet[hit < 0] = -1
@@ -63,6 +63,8 @@ def _smooth_silhouettes(shader: _Shader, rgb: ByteArray, hit: Indices, optics) -
     edge[1:] |= down
     edge[:-1] |= down
     chosen = np.flatnonzero(edge.ravel() & optics.valid)
+    if not len(chosen):
+        return
     rays, pitch = optics.rays32.reshape(-1, 3)[chosen], optics.pitch.reshape(-1, 2)[chosen]
     total = rgb[chosen].astype(np.uint16)
     for dx, dy in EDGE_SAMPLES_PX:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from l2m_ros.simulation.optics import project, unproject
+from l2m_ros.geometry.camera import project, unproject
 from l2m_ros.simulation.sequence import SimulatedFrame, Viewpoint
 from l2m_ros.simulation.world import Indices, View
 from l2m_ros.types import Camera, DenseMatch, FloatArray
