@@ -22,13 +22,17 @@ rclpy = pytest.importorskip("rclpy")
 from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
 from geometry_msgs.msg import PoseWithCovarianceStamped  # noqa: E402
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor  # noqa: E402
+from rclpy.impl.implementation_singleton import rclpy_implementation  # noqa: E402
+from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
 from sensor_msgs.msg import CameraInfo, Image  # noqa: E402
+from std_srvs.srv import Trigger  # noqa: E402
 
 from l2m_ros.ros.messages import camera_info_message, header, image_message  # noqa: E402
 from l2m_ros.types import Camera, DenseMatch, Features, Reference  # noqa: E402
 
+RCLError = rclpy_implementation.RCLError
 WIDTH, HEIGHT, FOCAL_PX, Z_M, STEP_M = 160, 120, 100.0, 2.0, 0.005
 PERIOD_NS = 50_000_000
 CAMERA = Camera(WIDTH, HEIGHT, np.array([[FOCAL_PX, 0, 79.5], [0, FOCAL_PX, 59.5], [0, 0, 1]]))
@@ -101,61 +105,60 @@ def truth_x_m(number: int, keyframe: int) -> float:
 class Bench:
     """`with Bench(...)`: the node runs in this process, in an executor of its own thread."""
 
-    def __init__(self, matcher=None, *, domain: int | None = None, activate=True, **parameters):
-        from l2m_ros.ros.node import MatcherNode
-
+    def __init__(self, matcher=None, *, inside=True, activate=True, image_kind=Image, **parameters):
+        self.domain = free_domain()
+        # A context each, as in two processes: each is a participant of DDS.
+        self.context, self.driver_context = rclpy.Context(), rclpy.Context()
+        for context in (self.context, self.driver_context):
+            rclpy.init(context=context, domain_id=self.domain)
         self.matcher = matcher or TruthMatcher()
-        self.domain = domain or free_domain()
-        self.context = rclpy.Context()
-        rclpy.init(context=self.context, domain_id=self.domain)
-        given = {"autostart": False, "model": "truth", "stale_after_s": 0.6, **parameters}
-        self.node = MatcherNode(
-            make_matcher=lambda name, **options: self.matcher,
-            context=self.context,
-            parameter_overrides=[Parameter(name, value=value) for name, value in given.items()],
-        )
-        self.driver = rclpy.create_node("driver", context=self.context)
-        self.publishers = {
-            "image": self.publisher(Image, "image"),
-            "camera_info": self.publisher(CameraInfo, "camera_info"),
-            "depth": self.publisher(Image, "depth"),
-        }
+        self.node = self._node(parameters) if inside else None
+        self.driver = rclpy.create_node("driver", context=self.driver_context)
+        kinds = {"image": image_kind, "camera_info": CameraInfo, "depth": Image}
+        self.publishers = {name: self.publisher(kind, name) for name, kind in kinds.items()}
+        self.number = 0  # of the next frame
         self.poses: list[PoseWithCovarianceStamped] = []
         self.statuses: dict[str, object] = {}
-        self.reported = 0
         self.listen(PoseWithCovarianceStamped, "/l2m/pose", self.poses.append)
         self.listen(DiagnosticArray, "/diagnostics", self._on_diagnostics)
-        self._threads = [self._spin(self.node), self._spin(self.driver)]
-        if activate:
-            from rclpy.lifecycle import TransitionCallbackReturn
-
+        self._threads = [self._spin(node) for node in (self.node, self.driver) if node]
+        if inside and activate:
             assert self.node.trigger_configure() == TransitionCallbackReturn.SUCCESS
             assert self.node.trigger_activate() == TransitionCallbackReturn.SUCCESS
             self.connect()
 
+    def _node(self, parameters):
+        from l2m_ros.ros.node import MatcherNode
+
+        given = {"autostart": False, "model": "truth", "stale_after_s": 0.6, **parameters}
+        return MatcherNode(
+            make_matcher=lambda name, **options: self.matcher,
+            context=self.context,
+            parameter_overrides=[Parameter(name, value=value) for name, value in given.items()],
+        )
+
     def _spin(self, node):
-        executor = SingleThreadedExecutor(context=self.context)
+        executor = SingleThreadedExecutor(context=node.context)
         executor.add_node(node)
 
         def spin():
-            with contextlib.suppress(ExternalShutdownException):
-                while self.context.ok():
+            with contextlib.suppress(ExternalShutdownException, RCLError):
+                while node.context.ok():
                     executor.spin_once(timeout_sec=0.1)
 
         thread = threading.Thread(target=spin, daemon=True)
         thread.start()
         return thread
 
-    def publisher(self, kind, topic, reliable=True):
+    def publisher(self, kind, topic, reliable=True, depth=50):
         name = "RELIABLE" if reliable else "BEST_EFFORT"
-        qos = QoSProfile(depth=50, reliability=ReliabilityPolicy[name])
+        qos = QoSProfile(depth=depth, reliability=ReliabilityPolicy[name])
         return self.driver.create_publisher(kind, topic, qos)
 
     def listen(self, kind, topic, callback, depth=200):
         return self.driver.create_subscription(kind, topic, callback, QoSProfile(depth=depth))
 
     def _on_diagnostics(self, message):
-        self.reported += 1
         self.statuses = {status.name: status for status in message.status}
 
     def status(self, part: str):
@@ -178,8 +181,23 @@ class Bench:
         raise AssertionError(f"not within {seconds} s; diagnostics: {told}, {self.statuses}")
 
     def connect(self, *names: str) -> None:
+        """Until the node has subscribed to these topics of ours."""
         for name in names or self.publishers:
             self.wait(lambda name=name: self.publishers[name].get_subscription_count())
+
+    def call(self, service: str):
+        """The answer of a std_srvs/Trigger."""
+        client = self.driver.create_client(Trigger, service)
+        assert client.wait_for_service(DISCOVERY_S)
+        future = client.call_async(Trigger.Request())
+        answer = self.wait(lambda: future.done() and future.result())
+        self.driver.destroy_client(client)
+        return answer
+
+    def set(self, name: str, value) -> str:
+        """Set a parameter of the node; the reason of a refusal, or ''."""
+        result = self.node.set_parameters([Parameter(name, value=value)])[0]
+        return "" if result.successful else result.reason
 
     def says(self, part: str, words: str, level: int | None = None):
         """The diagnostics, once they hold these words."""
@@ -190,36 +208,47 @@ class Bench:
 
         return self.wait(said)
 
-    def send(self, number: int, *, with_depth: bool = True) -> None:
-        """One good frame."""
+    def send(self, number: int | None = None, *, with_depth: bool = True) -> int:
+        """One good frame, the next one unless a number is given."""
+        number = self.number if number is None else number
+        self.number = number + 1
+        with_depth = with_depth and "depth" in self.publishers
         self.publishers["camera_info"].publish(info(number))
         if with_depth:
             self.publishers["depth"].publish(depth(number))
-        self.publishers["image"].publish(image(number))
+        if "image" in self.publishers:
+            self.publishers["image"].publish(image(number))
+        return number + 1  # true, for whoever waits while sending
 
-    def send_many(self, numbers, pause_s: float = 0.03, **options) -> None:
-        for number in numbers:
-            self.send(number, **options)
+    @staticmethod
+    def depth_of(number: int) -> Image:
+        return depth(number)
+
+    def send_many(self, count: int, pause_s: float = 0.03, **options) -> None:
+        for _ in range(count):
+            self.send(**options)
             time.sleep(pause_s)
 
-    def recover(self, start: int, seconds: float = DISCOVERY_S) -> int:
-        """Good frames from this number on until poses come; the next number."""
-        before, end = len(self.poses), time.monotonic() + seconds
-        while time.monotonic() < end:
-            self.send(start)
-            start += 1
-            time.sleep(0.03)
-            if len(self.poses) >= before + 3:
-                return start
-        raise AssertionError(f"no poses again; diagnostics: {self.statuses}")
+    def recover(self, poses: int = 3, seconds: float = DISCOVERY_S) -> None:
+        """Good frames until poses come."""
+        before = len(self.poses)
+
+        def posed():
+            self.send()
+            return len(self.poses) >= before + poses
+
+        self.wait(posed, seconds, every_s=0.03)
 
     def close(self) -> None:
-        self.node.close(10.0)
+        if self.node is not None:
+            self.node.close(10.0)
         self.context.try_shutdown()
+        self.driver_context.try_shutdown()
         for thread in self._threads:
             thread.join(5.0)
-        self.driver.destroy_node()
-        self.node.destroy_node()
+        for node in (self.driver, self.node):
+            if node is not None:
+                node.destroy_node()
 
     def __enter__(self) -> Bench:
         return self

@@ -9,14 +9,14 @@ import pytest
 
 pytest.importorskip("rclpy")
 
-from sensor_msgs.msg import CameraInfo, Image  # noqa: E402
+from sensor_msgs.msg import CameraInfo, Image
 
-from l2m_ros.localization.keyframes import OdometrySample  # noqa: E402
-from l2m_ros.ros import messages as m  # noqa: E402
-from l2m_ros.ros.inputs import InputOptions, Inputs, OdometryBuffer  # noqa: E402
-from l2m_ros.ros.messages import header, stamp_ns  # noqa: E402
-from l2m_ros.ros.stamps import STRAGGLERS, TAKE_OVER, StampGuard, Verdict  # noqa: E402
-from l2m_ros.ros.synchroniser import (  # noqa: E402
+from l2m_ros.localization.keyframes import OdometrySample
+from l2m_ros.ros import messages as m
+from l2m_ros.ros.inputs import InputOptions, Inputs, OdometryBuffer
+from l2m_ros.ros.messages import header, stamp_ns
+from l2m_ros.ros.stamps import STRAGGLERS, TAKE_OVER, StampGuard, Verdict
+from l2m_ros.ros.synchroniser import (
     FilterSynchroniser,
     Synchroniser,
     make_synchroniser,

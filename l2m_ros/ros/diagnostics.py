@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from l2m_ros.ros.messages import message_class
+
 OK, WARN, ERROR, STALE = 0, 1, 2, 3  # diagnostic_msgs/DiagnosticStatus
 LOG_PERIOD_S = 10.0
 RATE_WINDOW_S = 5.0
@@ -157,8 +159,9 @@ def _latency_values(latencies: dict[str, Any]) -> dict[str, str]:
 
 def diagnostic_array(statuses: list[Status], node_name: str, hardware_id: str, stamp: Any) -> Any:
     """diagnostic_msgs/DiagnosticArray."""
-    from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-
+    DiagnosticArray = message_class("diagnostic_msgs/DiagnosticArray")
+    DiagnosticStatus = message_class("diagnostic_msgs/DiagnosticStatus")
+    KeyValue = message_class("diagnostic_msgs/KeyValue")
     array = DiagnosticArray()
     array.header.stamp = stamp
     array.status = [

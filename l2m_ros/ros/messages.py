@@ -28,6 +28,12 @@ MIN_VARIANCE = 1e-9
 UNKNOWN_VARIANCE = 1e6  # of a twist that nobody measured
 
 
+def message_class(name: str) -> Any:
+    """sensor_msgs/Image -> the class; imported when first asked for."""
+    package, kind = name.split("/")
+    return getattr(importlib.import_module(f"{package}.msg"), kind)
+
+
 # ---- stamps and headers ------------------------------------------------------------------------
 
 
@@ -38,9 +44,8 @@ def stamp_ns(message: Any) -> int:
 
 
 def header(stamp: int, frame_id: str) -> Any:
-    from builtin_interfaces.msg import Time
-    from std_msgs.msg import Header
-
+    Time = message_class("builtin_interfaces/Time")
+    Header = message_class("std_msgs/Header")
     sec, nanosec = divmod(stamp, NS_PER_S)
     return Header(stamp=Time(sec=sec, nanosec=nanosec), frame_id=frame_id)
 
@@ -92,8 +97,7 @@ def _by_bridge(bridge: Any, message: Any) -> ByteArray:
 
 def image_message(pixels: npt.NDArray[Any], encoding: str, head: Any) -> Any:
     """sensor_msgs/Image of an array (H, W[, C]) whose type the encoding names."""
-    from sensor_msgs.msg import Image
-
+    Image = message_class("sensor_msgs/Image")
     height, width = pixels.shape[:2]
     return Image(
         header=head,
@@ -109,7 +113,8 @@ def image_message(pixels: npt.NDArray[Any], encoding: str, head: Any) -> Any:
 def _bytes(values: npt.NDArray[Any]) -> array.array[int]:
     """What rclpy takes without looking at each byte: 0.1 ms for a 720p image, lists 100 ms."""
     data = array.array("B")
-    data.frombytes(memoryview(np.ascontiguousarray(values)).cast("B"))
+    contiguous: Any = np.ascontiguousarray(values)
+    data.frombytes(memoryview(contiguous).cast("B"))
     return data
 
 
@@ -161,8 +166,7 @@ def _field(info: Any, name: str) -> FloatArray:
 
 
 def camera_info_message(camera: Camera, head: Any) -> Any:
-    from sensor_msgs.msg import CameraInfo
-
+    CameraInfo = message_class("sensor_msgs/CameraInfo")
     P = np.hstack([camera.K, np.zeros((3, 1))])
     return CameraInfo(
         header=head,
@@ -229,15 +233,19 @@ def quaternion(R: FloatArray) -> FloatArray:
 
 def positive(covariance: FloatArray) -> FloatArray:
     """The covariance as consumers need it: symmetric, and never below MIN_VARIANCE."""
-    values, vectors = np.linalg.eigh(0.5 * (covariance + covariance.T))
-    if values[0] >= MIN_VARIANCE:
-        return 0.5 * (covariance + covariance.T)
-    return np.asarray((vectors * np.maximum(values, MIN_VARIANCE)) @ vectors.T)
+    symmetric: FloatArray = 0.5 * (covariance + covariance.T)
+    values, vectors = np.linalg.eigh(symmetric)
+    if values[0] < MIN_VARIANCE:
+        symmetric = (vectors * np.maximum(values, MIN_VARIANCE)) @ vectors.T
+        symmetric = 0.5 * (symmetric + symmetric.T)
+    return symmetric
 
 
 def pose_with_covariance(T: FloatArray, covariance: FloatArray) -> Any:
-    from geometry_msgs.msg import Point, Pose, PoseWithCovariance, Quaternion
-
+    Point = message_class("geometry_msgs/Point")
+    Pose = message_class("geometry_msgs/Pose")
+    PoseWithCovariance = message_class("geometry_msgs/PoseWithCovariance")
+    Quaternion = message_class("geometry_msgs/Quaternion")
     x, y, z = (float(value) for value in T[:3, 3])
     qx, qy, qz, qw = (float(value) for value in quaternion(T[:3, :3]))
     return PoseWithCovariance(
@@ -248,16 +256,14 @@ def pose_with_covariance(T: FloatArray, covariance: FloatArray) -> Any:
 
 def pose_message(T: FloatArray, covariance: FloatArray, head: Any) -> Any:
     """geometry_msgs/PoseWithCovarianceStamped."""
-    from geometry_msgs.msg import PoseWithCovarianceStamped
-
+    PoseWithCovarianceStamped = message_class("geometry_msgs/PoseWithCovarianceStamped")
     return PoseWithCovarianceStamped(header=head, pose=pose_with_covariance(T, covariance))
 
 
 def odometry_message(T: FloatArray, covariance: FloatArray, head: Any, child: str) -> Any:
     """nav_msgs/Odometry; the twist is unknown and says so by its covariance."""
-    from geometry_msgs.msg import TwistWithCovariance
-    from nav_msgs.msg import Odometry
-
+    TwistWithCovariance = message_class("geometry_msgs/TwistWithCovariance")
+    Odometry = message_class("nav_msgs/Odometry")
     twist = TwistWithCovariance(covariance=(UNKNOWN_VARIANCE * np.eye(6)).ravel())
     pose = pose_with_covariance(T, covariance)
     return Odometry(header=head, child_frame_id=child, pose=pose, twist=twist)
@@ -265,8 +271,10 @@ def odometry_message(T: FloatArray, covariance: FloatArray, head: Any, child: st
 
 def transform_message(T: FloatArray, head: Any, child: str) -> Any:
     """geometry_msgs/TransformStamped."""
-    from geometry_msgs.msg import Quaternion, Transform, TransformStamped, Vector3
-
+    Quaternion = message_class("geometry_msgs/Quaternion")
+    Transform = message_class("geometry_msgs/Transform")
+    TransformStamped = message_class("geometry_msgs/TransformStamped")
+    Vector3 = message_class("geometry_msgs/Vector3")
     x, y, z = (float(value) for value in T[:3, 3])
     qx, qy, qz, qw = (float(value) for value in quaternion(T[:3, :3]))
     transform = Transform(
@@ -289,8 +297,8 @@ def read_transform(message: Any) -> FloatArray:
 
 def cloud_message(columns: FloatArray, head: Any) -> Any:
     """sensor_msgs/PointCloud2 of (N, 8) float32 in the order of CLOUD_FIELDS."""
-    from sensor_msgs.msg import PointCloud2, PointField
-
+    PointCloud2 = message_class("sensor_msgs/PointCloud2")
+    PointField = message_class("sensor_msgs/PointField")
     fields = [
         PointField(name=name, offset=4 * i, datatype=FLOAT32, count=1)
         for i, name in enumerate(CLOUD_FIELDS)

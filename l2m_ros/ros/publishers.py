@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
+from l2m_ros.ros.messages import message_class
 from l2m_ros.ros.outputs import OUTPUTS, Moment, Output
 from l2m_ros.types import Correspondences
 
@@ -63,9 +63,3 @@ class Publishers:
         for publisher in self._publishers.values():
             self._node.destroy_lifecycle_publisher(publisher)
         self._publishers.clear()
-
-
-def message_class(name: str) -> Any:
-    """sensor_msgs/Image -> the class."""
-    package, kind = name.split("/")
-    return getattr(importlib.import_module(f"{package}.msg"), kind)

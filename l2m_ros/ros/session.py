@@ -217,7 +217,7 @@ class Session:
 
     def _tell_missing(self) -> None:
         note, subscriptions = self._health.note, self._subscriptions
-        silent_s = time.monotonic() - self._image_s
+        silent_s, paused = time.monotonic() - self._image_s, self._paused()
         topic = subscriptions.topic(names.IMAGE)
         if not subscriptions.publishers(names.IMAGE):
             note(
@@ -225,7 +225,7 @@ class Session:
                 f"nobody publishes {topic}{self._candidates()}: start the camera, or remap image",
                 ERROR,
             )
-        elif silent_s > self._plan.stale_after_s and not self._paused():
+        elif silent_s > self._plan.stale_after_s and not paused:
             note("source", f"no image for {silent_s:.1f} s on {topic}: does the camera run?", ERROR)
         elif silent_s <= self._plan.stale_after_s:
             note("source", None)

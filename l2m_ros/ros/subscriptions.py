@@ -21,7 +21,7 @@ except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
 
 from l2m_ros.ros.inputs import Note
-from l2m_ros.ros.publishers import message_class
+from l2m_ros.ros.messages import message_class
 
 AUTO = "auto"
 LOSSLESS_DEPTH = 1000

@@ -1,0 +1,234 @@
+"""The life cycle, driven directly: what each transition makes and leaves behind."""
+
+import gc
+import logging
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("rclpy")
+
+from rclpy.lifecycle import TransitionCallbackReturn
+from ros_bench import Bench, TruthMatcher
+
+from l2m_ros.errors import ModelError
+from l2m_ros.ros import node as node_module
+
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _often():
+    patch = pytest.MonkeyPatch()
+    patch.setattr(node_module, "DIAGNOSTICS_S", 0.2)
+    yield
+    patch.undo()
+
+
+def entities(bench) -> dict[str, int]:
+    """What a node holds, and the process's threads."""
+    node = bench.node
+    return {
+        "publishers": len(list(node.publishers)),
+        "subscriptions": len(list(node.subscriptions)),
+        "timers": len(list(node.timers)),
+        "services": len(list(node.services)),
+        "managed": len(node._managed_entities),
+        "threads": sum(t.name.startswith("l2m") for t in threading.enumerate()),
+    }
+
+
+def cycle(bench) -> None:
+    assert bench.node.trigger_configure() == SUCCESS
+    assert bench.node.trigger_activate() == SUCCESS
+    bench.connect()
+    bench.recover(1)
+    assert bench.node.trigger_deactivate() == SUCCESS
+    assert bench.node.trigger_cleanup() == SUCCESS
+
+
+def test_each_state_holds_what_it_should():
+    with Bench(activate=False) as bench:
+        empty = entities(bench)
+        assert empty["threads"] == 0
+        bench.node.trigger_configure()
+        inactive = entities(bench)
+        assert inactive["publishers"] == empty["publishers"] + 8
+        assert inactive["subscriptions"] == empty["subscriptions"]
+        bench.node.trigger_activate()
+        bench.connect()
+        active = entities(bench)
+        assert active["subscriptions"] == empty["subscriptions"] + 3  # nobody publishes the others
+        assert active["threads"] == 1
+        bench.recover(1)
+        bench.node.trigger_deactivate()
+        assert entities(bench) == inactive
+        bench.node.trigger_cleanup()
+        assert entities(bench) == empty
+        assert bench.node.trigger_shutdown() == SUCCESS
+
+
+def test_nothing_is_published_while_inactive_and_all_comes_back():
+    with Bench() as bench:
+        bench.recover()
+        bench.node.trigger_deactivate()
+        silent = len(bench.poses)
+        bench.send_many(5)
+        bench.wait(lambda: bench.values("node").get("lifecycle") == "inactive")
+        assert len(bench.poses) == silent
+        assert not bench.call("/l2m/set_keyframe").success
+        bench.node.trigger_activate()
+        bench.connect()
+        bench.recover()
+
+
+def memory_mib() -> float:
+    """Resident memory of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def grown(bench, cycles: int) -> tuple[dict[str, int], float]:
+    """What is left after some cycles that was not there after the first two, and MiB."""
+    for _ in range(2):
+        cycle(bench)
+    gc.collect()
+    before, memory = entities(bench), memory_mib()
+    for _ in range(cycles):
+        cycle(bench)
+    gc.collect()
+    after = entities(bench)
+    left = {name: after[name] - before[name] for name in before}
+    return left, memory_mib() - memory
+
+
+def test_cycles_leave_nothing_behind():
+    with Bench(activate=False) as bench:
+        left, _ = grown(bench, 3)
+        assert not any(left.values()), left
+
+
+@pytest.mark.slow
+def test_fifty_cycles_leave_nothing_behind():
+    with Bench(activate=False) as bench:
+        left, growth_mib = grown(bench, 50)
+        assert not any(left.values()), left
+        assert growth_mib < 10  # one leaked set of DDS entities a cycle would be 30
+
+
+class Broken(TruthMatcher):
+    """A model that cannot be loaded, or that breaks at its first match."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def match(self, query, keyframe):
+        if self.error is not None:
+            raise self.error
+        return super().match(query, keyframe)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            ModelError("lite.onnx is damaged: fetch it again"),
+            "lite.onnx is damaged: fetch it again",
+        ),
+        (PermissionError(13, "Permission denied", "/cache/engine"), "/cache/engine"),
+        (ZeroDivisionError("division by zero"), "division by zero"),
+    ],
+)
+def test_a_failed_configure_says_why_and_can_be_repeated(error, words):
+    with Bench(Broken(error), activate=False) as bench:
+        empty = entities(bench)
+        assert bench.node.trigger_configure() == FAILURE
+        message = bench.says("node", words, level=2)
+        assert "configure failed" in message
+        if not isinstance(error, ZeroDivisionError):
+            assert "ros2 lifecycle set /l2m configure" in message
+        assert entities(bench) == empty
+        bench.matcher.error = None
+        assert bench.node.trigger_configure() == SUCCESS
+        assert bench.node.trigger_activate() == SUCCESS
+        bench.connect()
+        bench.recover()
+        bench.wait(lambda: bench.status("node")[0] == 0)
+
+
+def test_contradicting_parameters_fail_configure_in_words():
+    with Bench(activate=False, model_width=320) as bench:
+        assert bench.node.trigger_configure() == FAILURE
+        assert "model_height" in bench.says("node", "go together")
+        assert bench.set("model_height", 240) == ""
+        assert bench.node.trigger_configure() == SUCCESS
+
+
+def test_a_wrong_override_fails_activate_and_leaves_nothing():
+    name = "qos_overrides./image.subscription.reliability"
+    with Bench(activate=False, **{name: "reliabel"}) as bench:
+        assert bench.node.trigger_configure() == SUCCESS
+        inactive = entities(bench)
+        assert bench.node.trigger_activate() == FAILURE
+        assert "reliabel" in bench.says("node", "activate failed")
+        assert entities(bench) == inactive
+
+
+def test_unknown_parameters_are_reported_with_the_right_spelling():
+    with Bench(activate=False, **{"tracking.min_inlier": 5}) as bench:
+        words = bench.says("node", "tracking.min_inlier")
+        assert "did you mean tracking.min_inliers?" in words
+
+
+class Slow(TruthMatcher):
+    """Loads like an engine that is being built: seconds, with progress in the log."""
+
+    def __init__(self):
+        super().__init__()
+        self.release = threading.Event()
+
+    def encode(self, image):
+        if not self.release.is_set():
+            logging.getLogger("l2m_ros.runtime.test").info("building the engine, layer 7 of 9")
+            self.release.wait(20)
+        return super().encode(image)
+
+
+def test_progress_of_a_long_configure_is_in_the_diagnostics():
+    matcher = Slow()
+    with Bench(matcher, activate=False) as bench:
+        outcome = []
+        thread = threading.Thread(target=lambda: outcome.append(bench.node.trigger_configure()))
+        thread.start()
+        bench.wait(lambda: "layer 7 of 9" in bench.values("node").get("lifecycle", ""))
+        matcher.release.set()
+        thread.join(10)
+        assert outcome == [SUCCESS]
+
+
+def test_a_frame_that_fails_ends_neither_the_node_nor_the_next_frame():
+    matcher = Broken(None)
+    with Bench(matcher) as bench:
+        bench.recover()
+        matcher.error = RuntimeError("CUDA out of memory")
+        bench.wait(lambda: bench.send() and "CUDA out of memory" in bench.status("node")[1])
+        matcher.error = None
+        bench.recover()
+        bench.wait(lambda: bench.send() and bench.status("node")[0] == 0, every_s=0.03)
+
+
+@pytest.mark.slow
+def test_ten_minutes_do_not_grow():
+    with Bench() as bench:
+        bench.recover(50)
+        gc.collect()
+        before, end = memory_mib(), time.monotonic() + 600
+        while time.monotonic() < end:
+            bench.send_many(50, pause_s=0.03)
+            bench.poses.clear()
+        gc.collect()
+        assert memory_mib() - before < 15
