@@ -21,6 +21,7 @@ from l2m_ros import __version__
 from l2m_ros.errors import L2MError
 
 VERBS: dict[str, str] = {
+    "run": "start the ROS 2 node (what ros2 run l2m_ros matcher does)",
     "simulate": "render a metric world into a ROS 2 bag or an evaluation scene",
     "evaluate": "measure matchers on scenes with ground truth",
     "view-pair": "draw the matches between two images",
