@@ -1,134 +1,222 @@
-"""Matchers that need no network: RootSIFT, ORB, AKAZE (sparse) and DIS optical flow (dense).
+"""Matchers without a network: RootSIFT, ORB, AKAZE between points, DIS flow for every pixel.
 
-They are what a network has to beat, and what runs where no model is at hand. All of a keyframe's
-share, descriptors sorted for searching, is done once in `reference`.
+They need no model and no engine, so they are the baseline of every measurement and the fallback
+of a robot without weights. Points are described once per image; a keyframe's are kept.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from l2m_ros.errors import InvalidInput
-from l2m_ros.types import (
-    ByteArray,
-    Correspondences,
-    DenseMatch,
-    Features,
-    FloatArray,
-    Reference,
-)
+from l2m_ros.types import ByteArray, Correspondences, DenseMatch, Features, Reference
 
-KEYPOINTS = 4096
-RATIO = 0.85  # Lowe's test, kept by the anchors in the published comparisons too
+Array = npt.NDArray[Any]
+TwoNearest = Callable[[Array, Array], tuple[Array, Array, Array]]
+
+MAX_POINTS = 4096
+RATIO = 0.85  # Lowe's test: distance to the nearest over distance to the second nearest
+ROWS_AT_ONCE = 1024  # of the similarity matrix: 16 MB rather than 64
+CONSISTENT_PX = 1.0  # sigma of the flow's forward-backward error
+DIS_MIN_PX = 32  # a smaller image has no pyramid for DIS
 
 
 @dataclass(frozen=True, eq=False)
-class _Keypoints:
-    """Pixels (N, 2) and descriptors (N, D) of one image."""
+class Described:
+    """The points of one image."""
 
-    pixels: FloatArray
-    descriptors: Any
+    px: Array  # (N, 2) float64
+    descriptors: Array  # (N, D): float32 of length 1, or uint8 bits
 
 
-class SparseMatcher:
-    """Detect and describe; the two nearest by distance, ratio test, mutual."""
+class _PointMatcher:
+    """Detect and describe once per image; mutual nearest neighbours that pass the ratio test."""
 
-    def __init__(self, name: str, detector: Any, *, norm: int, root: bool = False) -> None:
-        self.name = name
-        self._detector, self._root = detector, root
-        self._search = cv2.BFMatcher(norm)
+    name = "points"
+    _two_nearest: TwoNearest
+
+    def __init__(self, detector: Any, max_points: int, ratio: float) -> None:
+        if max_points < 1 or not 0 < ratio <= 1:
+            raise InvalidInput(
+                f"max_points must be positive and ratio in (0, 1], got {max_points}, {ratio}"
+            )
+        self._detector, self._max_points, self._ratio = detector, max_points, ratio
 
     def encode(self, rgb: ByteArray) -> Features:
-        grey = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY)
-        keypoints, descriptors = self._detector.detectAndCompute(grey, None)
-        pixels = cv2.KeyPoint_convert(keypoints).reshape(-1, 2)
-        if descriptors is None:
-            descriptors = np.zeros((0, 1), np.uint8)
-        if len(pixels) > KEYPOINTS:  # AKAZE has no limit of its own; SIFT can exceed it
-            best = np.argsort([-k.response for k in keypoints], kind="stable")[:KEYPOINTS]
-            pixels, descriptors = pixels[best], descriptors[best]
-        if self._root and len(pixels):
-            descriptors = np.sqrt(descriptors / (descriptors.sum(axis=1, keepdims=True) + 1e-7))
-        return Features(self.name, rgb.shape[1::-1], _Keypoints(pixels, descriptors))
+        keypoints, descriptors = self._detector.detectAndCompute(_grey(rgb), None)
+        strongest = np.argsort([-k.response for k in keypoints], kind="stable")[: self._max_points]
+        points = Described(
+            np.array([keypoints[i].pt for i in strongest], np.float64).reshape(-1, 2),
+            np.zeros((0, 1), np.uint8) if descriptors is None else descriptors[strongest],
+        )
+        return Features(self.name, (rgb.shape[1], rgb.shape[0]), self._prepared(points))
+
+    def _prepared(self, points: Described) -> Described:
+        return points
 
     def reference(self, features: Features) -> Reference:
-        return Reference(features.model, features.image_size, features.data)
+        _check_owner(self.name, features)
+        return Reference(self.name, features.image_size, features.data)
 
     def match(self, query: Features, reference: Reference) -> Correspondences:
-        _same_model(self.name, query, reference)
+        _check_owner(self.name, query)
+        _check_owner(self.name, reference)
         a, b = query.data, reference.data
-        if min(len(a.pixels), len(b.pixels)) < 2:
+        if len(a.px) < 2 or len(b.px) < 2:  # the ratio test needs a second nearest
             return Correspondences.empty()
-        there = self._search.knnMatch(a.descriptors, b.descriptors, k=2)
-        back = np.array([m.trainIdx for m in self._search.match(b.descriptors, a.descriptors)])
-        nearest = np.array([(m.trainIdx, m.distance, n.distance) for m, n in there])
-        index = nearest[:, 0].astype(int)
-        ratio = nearest[:, 1] / np.maximum(nearest[:, 2], 1e-9)
-        kept = (ratio < RATIO) & (back[index] == np.arange(len(index)))
-        return Correspondences(
-            a.pixels[kept], b.pixels[index[kept]], np.clip(1 - ratio[kept], 0, 1)
-        )
+        nearest, first, second = type(self)._two_nearest(a.descriptors, b.descriptors)
+        clear = np.flatnonzero(first < self._ratio * second)
+        back = type(self)._two_nearest(b.descriptors[nearest[clear]], a.descriptors)[0]
+        kept = clear[back == clear]
+        confidence = 1.0 - first[kept] / second[kept]
+        return Correspondences(a.px[kept], b.px[nearest[kept]], confidence)
 
 
-def _same_model(name: str, query: Features, reference: Reference) -> None:
-    for features in (query, reference):
-        if features.model != name:
-            raise InvalidInput(f"{name} cannot match what {features.model} has encoded")
+class SiftMatcher(_PointMatcher):
+    """SIFT with RootSIFT descriptors (square root of the L1-normalised histogram)."""
+
+    name = "sift"
+
+    def __init__(self, max_points: int = MAX_POINTS, ratio: float = RATIO) -> None:
+        detector = cv2.SIFT_create(nfeatures=max_points)  # type: ignore[attr-defined]
+        super().__init__(detector, max_points, ratio)
+
+    @staticmethod
+    def _two_nearest(a: Array, b: Array) -> tuple[Array, Array, Array]:
+        return two_nearest_unit(a, b)
+
+    def _prepared(self, points: Described) -> Described:
+        total = np.maximum(points.descriptors.sum(axis=1, keepdims=True), 1e-9)
+        return Described(points.px, np.sqrt(points.descriptors / total, dtype=np.float32))
 
 
-class SiftMatcher(SparseMatcher):
-    """RootSIFT."""
-
-    def __init__(self) -> None:
-        detector = cv2.SIFT_create(KEYPOINTS)
-        super().__init__("sift", detector, norm=cv2.NORM_L2, root=True)
+class _BitMatcher(_PointMatcher):
+    @staticmethod
+    def _two_nearest(a: Array, b: Array) -> tuple[Array, Array, Array]:
+        return two_nearest_bits(a, b)
 
 
-class OrbMatcher(SparseMatcher):
-    def __init__(self) -> None:
-        super().__init__("orb", cv2.ORB_create(KEYPOINTS), norm=cv2.NORM_HAMMING)
+class OrbMatcher(_BitMatcher):
+    """ORB: quick to find, 256 bits."""
+
+    name = "orb"
+
+    def __init__(self, max_points: int = MAX_POINTS, ratio: float = RATIO) -> None:
+        detector = cv2.ORB_create(nfeatures=max_points)  # type: ignore[attr-defined]
+        super().__init__(detector, max_points, ratio)
 
 
-class AkazeMatcher(SparseMatcher):
-    def __init__(self) -> None:
-        super().__init__("akaze", cv2.AKAZE_create(), norm=cv2.NORM_HAMMING)
+class AkazeMatcher(_BitMatcher):
+    """AKAZE with its 486-bit M-LDB descriptors."""
+
+    name = "akaze"
+
+    def __init__(self, max_points: int = MAX_POINTS, ratio: float = RATIO) -> None:
+        super().__init__(cv2.AKAZE_create(), max_points, ratio)  # type: ignore[attr-defined]
 
 
 class DisMatcher:
-    """Dense inverse search: optical flow, for views that differ little."""
+    """DIS optical flow: every pixel, but only for small motion between similar images.
+
+    The flow needs both images at once, so nothing but the grey image is kept of a keyframe.
+    Certainty = exp(-e^2 / 2) of the forward-backward error e in units of CONSISTENT_PX.
+    """
 
     name = "dis"
-    CONSISTENT_PX = 1.5  # forward-backward; certainty falls to exp(-1/2) there
 
-    def __init__(self) -> None:
-        self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    def __init__(self, preset: str = "medium") -> None:
+        if preset not in DIS_PRESETS:
+            raise InvalidInput(f"unknown DIS preset {preset!r}: use {', '.join(DIS_PRESETS)}")
+        self._flow = cv2.DISOpticalFlow_create(DIS_PRESETS[preset])  # type: ignore[attr-defined]
 
     def encode(self, rgb: ByteArray) -> Features:
-        grey = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY)
-        return Features(self.name, rgb.shape[1::-1], grey)
+        if min(rgb.shape[:2]) < DIS_MIN_PX:
+            raise InvalidInput(
+                f"image is {rgb.shape[1]}x{rgb.shape[0]}: DIS needs {DIS_MIN_PX} px each way"
+            )
+        return Features(self.name, (rgb.shape[1], rgb.shape[0]), _grey(rgb))
 
     def reference(self, features: Features) -> Reference:
-        return Reference(features.model, features.image_size, features.data)
+        _check_owner(self.name, features)
+        return Reference(self.name, features.image_size, features.data)
 
     def match(self, query: Features, reference: Reference) -> DenseMatch:
-        _same_model(self.name, query, reference)
-        if query.image_size != reference.image_size:
-            raise InvalidInput(
-                f"dis needs images of one size, got {query.image_size} and {reference.image_size}"
-            )
-        forward = self._flow.calc(query.data, reference.data, None)
-        backward = self._flow.calc(reference.data, query.data, None)
-        h, w = query.data.shape
-        grid = np.stack(np.meshgrid(np.arange(w), np.arange(h)), axis=-1).astype(np.float32)
-        warp = grid + forward
-        returned = cv2.remap(backward, warp, None, cv2.INTER_LINEAR, borderValue=np.inf)
-        with np.errstate(invalid="ignore"):
-            gap = np.linalg.norm(forward + returned, axis=2) / self.CONSISTENT_PX
-            certainty = np.exp(-0.5 * gap**2)
-        inside = ((warp >= 0) & (warp <= (w - 1, h - 1))).all(axis=2)
-        certainty = np.where(inside & np.isfinite(certainty), certainty, 0)
-        return DenseMatch(warp, certainty, query.image_size, reference.image_size)
+        _check_owner(self.name, query)
+        _check_owner(self.name, reference)
+        size, keyframe_size = query.image_size, reference.image_size
+        other = reference.data
+        if size != keyframe_size:  # DIS compares images of one size
+            other = cv2.resize(other, size, interpolation=cv2.INTER_AREA)
+        forward = self._flow.calc(query.data, other, None)
+        backward = self._flow.calc(other, query.data, None)
+        warp, certainty = consistent_warp(forward, backward)
+        scale = np.array(keyframe_size, np.float32) / np.array(size, np.float32)
+        warp_px = np.asarray((warp + 0.5) * scale - 0.5, np.float32)
+        return DenseMatch(warp_px, certainty, size, keyframe_size)
+
+
+DIS_PRESETS = {
+    "ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,
+    "fast": cv2.DISOPTICAL_FLOW_PRESET_FAST,
+    "medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,
+}
+
+
+def two_nearest_unit(a: Array, b: Array) -> tuple[Array, Array, Array]:
+    """Of unit vectors (N, D), (M > 1, D): index of each a's nearest b, its distance, the second's.
+
+    |a - b|^2 = 2 - 2 a.b
+    """
+    index = np.empty(len(a), np.int64)
+    similar = np.empty((2, len(a)), np.float32)
+    for start in range(0, len(a), ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        product = a[rows] @ b.T
+        each, best = np.arange(len(product)), product.argmax(axis=1)
+        index[rows], similar[0, rows] = best, product[each, best]
+        product[each, best] = -np.inf
+        similar[1, rows] = product.max(axis=1)
+    first, second = np.sqrt(np.maximum(2.0 - 2.0 * similar, 0.0))
+    return index, first, np.maximum(second, 1e-9)
+
+
+def two_nearest_bits(a: Array, b: Array) -> tuple[Array, Array, Array]:
+    """The same by the number of bits that differ, of uint8 (N, bytes), (M > 1, bytes)."""
+    if not len(a):
+        return np.zeros(0, np.int64), np.zeros(0), np.zeros(0)
+    distance, index = cv2.batchDistance(a, b, cv2.CV_32S, normType=cv2.NORM_HAMMING, K=2)
+    bits = distance.astype(np.float64)
+    return index[:, 0].astype(np.int64), bits[:, 0], np.maximum(bits[:, 1], 1e-9)
+
+
+def consistent_warp(forward: Array, backward: Array) -> tuple[Array, Array]:
+    """Flows (h, w, 2) there and back -> warp (h, w, 2) in pixels and certainty (h, w)."""
+    h, w = forward.shape[:2]
+    u, v = np.meshgrid(np.arange(w, dtype=np.float32), np.arange(h, dtype=np.float32))
+    warp = np.stack([u, v], axis=-1) + forward
+    there = np.ascontiguousarray(warp)
+    returned = cv2.remap(backward, there, None, cv2.INTER_LINEAR, borderValue=(np.nan, np.nan))
+    error = np.linalg.norm(forward + returned, axis=-1) / CONSISTENT_PX
+    inside = (warp >= 0).all(axis=-1) & (warp <= (w - 1, h - 1)).all(axis=-1)
+    certainty = np.where(inside & np.isfinite(error), np.exp(-0.5 * error**2), 0.0)
+    return warp, certainty.astype(np.float32)
+
+
+def _grey(rgb: ByteArray) -> ByteArray:
+    if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
+        raise InvalidInput(f"expected (H, W, 3) uint8 RGB, got {rgb.shape} of {rgb.dtype}")
+    return np.asarray(cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY), np.uint8)
+
+
+def _check_owner(name: str, features: Features) -> None:
+    if features.model != name:
+        raise InvalidInput(
+            f"features of {features.model!r} were given to {name!r}: "
+            "encode the image with this matcher"
+        )
