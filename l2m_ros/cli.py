@@ -23,6 +23,10 @@ from l2m_ros.errors import L2MError
 VERBS: dict[str, str] = {
     "run": "start the ROS 2 node (what ros2 run l2m_ros matcher does)",
     "simulate": "render a metric world into a ROS 2 bag or an evaluation scene",
+    "match": "match two pictures: matches, pose, pictures to look at",
+    "bench": "latency, throughput and memory of a matcher by stage",
+    "export": "write a model as ONNX graphs and check them for TensorRT",
+    "engine": "build TensorRT engines ahead of time, list cached ones",
     "evaluate": "measure matchers on scenes with ground truth",
     "view-pair": "draw the matches between two images",
     "train": "train a matcher from a folder of photographs",

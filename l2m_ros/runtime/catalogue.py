@@ -99,7 +99,10 @@ def _network(name: str, backend: str, size: Size | None, options: dict[str, Any]
 def _classical(kind: str) -> Callable[..., Matcher]:
     def load(name: str, backend: str, size: Size | None, options: dict[str, Any]) -> Matcher:
         module = importlib.import_module("l2m_ros.runtime.classical")
-        matcher: Matcher = getattr(module, kind)(**options)
+        try:
+            matcher: Matcher = getattr(module, kind)(**options)
+        except TypeError as error:
+            raise InvalidInput(f"matcher {name}: {error}") from error
         return matcher
 
     return load
@@ -107,11 +110,14 @@ def _classical(kind: str) -> Callable[..., Matcher]:
 
 Loader = Callable[[str, str, "Size | None", dict[str, Any]], Matcher]
 
-MATCHERS: dict[str, Loader] = {
+CLASSICAL: dict[str, Loader] = {
     "sift": _classical("SiftMatcher"),
     "orb": _classical("OrbMatcher"),
     "akaze": _classical("AkazeMatcher"),
     "dis": _classical("DisMatcher"),
+}
+MATCHERS: dict[str, Loader] = {
+    **CLASSICAL,
     "lite": _network,
     "l2m": _network,
     "roma_outdoor": _network,

@@ -15,6 +15,10 @@ from l2m_ros.errors import BackendUnavailable, ModelError
 from l2m_ros.runtime.backend import Array, BackendOptions, Tensors, split_match_inputs
 from l2m_ros.runtime.model_card import ModelCard
 
+UNTRAINED_SEED = 0
+# Where weights can be drawn by name such that activations stay near 1 through all layers.
+NAMED = ("l2m", "tinyroma")
+
 log = logging.getLogger(__name__)
 
 
@@ -56,15 +60,18 @@ def load_network(card: ModelCard, options: BackendOptions) -> tuple[torch.nn.Mod
     from l2m_ros.network.registry import build
 
     untrained = options.untrained and options.weights is None and not card.has("weights")
-    network: torch.nn.Module = build(card.architecture, **dict(card.config))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(UNTRAINED_SEED)
+        network: torch.nn.Module = build(card.architecture, **dict(card.config))
     if untrained:
         log.warning(
-            "%s has no weights here: drawn from their names, good for measuring speed only "
+            "%s has no weights here: drawn at random, good for measuring speed only "
             "(l2m weights get %s)",
             card.name,
             card.name,
         )
-        fill(network)
+        if card.architecture in NAMED:
+            fill(network)
     else:
         load_weights(network, Path(options.weights) if options.weights else card.file("weights"))
     network.eval().requires_grad_(False)

@@ -1,0 +1,241 @@
+"""Match two pictures: how many matches, the relative pose, and two pictures to look at.
+
+A is the query, B the keyframe: the warp lies on A's pixels and points into B, and the pose
+b_from_a takes points of camera A into camera B. With --camera the pose is estimated, in metres
+where a depth is given. matches.png and warped.png (B brought onto A) go to --out.
+
+--like-reference runs the published matcher's own schedule instead: both directions, a second
+pass at a higher resolution, attenuated certainty, balanced sampling of 10000 matches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from l2m_ros.commands.options import BACKENDS, numbers, show_log, size_of
+from l2m_ros.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from l2m_ros.types import ByteArray, Correspondences, DenseMatch, Frame
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("a", type=Path, metavar="A", help="query picture")
+    parser.add_argument("b", type=Path, metavar="B", help="keyframe picture")
+    parser.add_argument("--model", default="lite", help="matcher by name or folder, default lite")
+    parser.add_argument("--backend", default="auto", choices=BACKENDS)
+    parser.add_argument("--size", type=size_of("WxH"), metavar="WxH", help="network's input")
+    parser.add_argument("--weights", metavar="FILE", help="a checkpoint instead of the card's")
+    parser.add_argument("--camera", type=numbers(4), metavar="fx,fy,cx,cy", help="of A and B")
+    parser.add_argument("--camera-b", type=numbers(4), metavar="fx,fy,cx,cy", help="B's, if other")
+    parser.add_argument("--depth-a", type=Path, metavar="FILE", help="16-bit PNG or .npy")
+    parser.add_argument("--depth-b", type=Path, metavar="FILE", help="the same of B")
+    parser.add_argument("--depth-scale", type=float, default=0.001, help="metres per unit of a PNG")
+    parser.add_argument("--limit", type=int, default=2000, help="most matches, default 2000")
+    parser.add_argument("--out", type=Path, default=Path("match"), metavar="DIR")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of words")
+    reference = parser.add_argument_group("the published schedule")
+    reference.add_argument("--like-reference", action="store_true")
+    reference.add_argument("--fine-size", type=size_of("WxH"), metavar="WxH", help="second pass")
+    reference.add_argument("--one-direction", action="store_true", help="A to B only")
+    reference.add_argument("--no-upsample", action="store_true", help="no second pass")
+    reference.add_argument("--no-attenuate", action="store_true")
+    reference.add_argument("--seed", type=int, default=0, help="of the sampling")
+
+
+def run(args: argparse.Namespace) -> int:
+    from l2m_ros.runtime.images import read_rgb
+
+    show_log()
+    a, b = read_rgb(args.a), read_rgb(args.b)
+    frames = _frames(args, a, b)
+    dense, pairs = _like_reference(args, a, b) if args.like_reference else _matched(args, a, b)
+    report: dict[str, Any] = {"matches": len(pairs)}
+    if dense is not None:
+        report["certain_share"] = round(float((dense.certainty > 0.5).mean()), 4)
+    if frames is not None:
+        report["pose"] = _pose(pairs, *frames)
+    report["pictures"] = _pictures(args.out, a, b, dense, pairs)
+    print(json.dumps(report, indent=1) if args.json else _words(report))
+    return 0 if len(pairs) else 1
+
+
+# --- matching -------------------------------------------------------------------------------
+
+
+def _matched(
+    args: argparse.Namespace, a: ByteArray, b: ByteArray
+) -> tuple[DenseMatch | None, Correspondences]:
+    from l2m_ros.runtime.catalogue import load_matcher
+    from l2m_ros.runtime.sampling import correspondences
+    from l2m_ros.types import Correspondences
+
+    options = {"weights": args.weights} if args.weights else {}
+    matcher = load_matcher(args.model, backend=args.backend, size=args.size, **options)
+    match = matcher.match(matcher.encode(a), matcher.reference(matcher.encode(b)))
+    dense = None if isinstance(match, Correspondences) else match
+    return dense, correspondences(match, limit=args.limit)
+
+
+def _like_reference(
+    args: argparse.Namespace, a: ByteArray, b: ByteArray
+) -> tuple[DenseMatch, Correspondences]:
+    import torch
+
+    from l2m_ros.network.like_reference import match_images, match_tiny, scaled
+    from l2m_ros.network.sampling import SamplingOptions, sample_matches
+    from l2m_ros.runtime.backend import BackendOptions
+    from l2m_ros.runtime.catalogue import find_card
+    from l2m_ros.runtime.preprocess import resize
+    from l2m_ros.runtime.torch_backend import load_network
+
+    card = find_card(args.model)
+    if card.architecture not in ("l2m", "tinyroma"):
+        raise InvalidInput(
+            f"--like-reference is for l2m, roma_outdoor, roma_indoor and tinyroma, not {card.name}"
+        )
+    network: Any = load_network(card, BackendOptions(weights=args.weights))[0]
+    if card.architecture == "tinyroma":
+        images = [scaled(torch.from_numpy(i.transpose(2, 0, 1).copy())) for i in (a, b)]
+        warp, certainty = match_tiny(network, *images)
+        sampling = SamplingOptions(number=5000, half=False, every=8)
+    else:
+        options = _schedule(args, normalised=card.input.mean != (0.0, 0.0, 0.0))
+        by_pil = lambda rgb, w, h: resize(rgb, w, h, "bicubic")  # noqa: E731
+        warp, certainty = match_images(network, a, b, options, by_pil)
+        sampling = SamplingOptions()
+    drawn, sure = sample_matches(
+        warp, certainty, sampling, torch.Generator().manual_seed(args.seed)
+    )
+    sizes = (a.shape[1], a.shape[0]), (b.shape[1], b.shape[0])
+    return _from_normalised(warp.numpy(), certainty.numpy(), drawn.numpy(), sure.numpy(), *sizes)
+
+
+def _schedule(args: argparse.Namespace, *, normalised: bool) -> Any:
+    """The published defaults, and what the command line changes of them."""
+    from l2m_ros.network.like_reference import MatchOptions
+
+    options = MatchOptions()
+    if normalised:  # RoMa
+        options = MatchOptions(coarse=(560, 560), fine=(864, 864), normalize=True)
+    if args.size:
+        options = replace(options, coarse=args.size[::-1])
+    if args.fine_size:
+        options = replace(options, fine=args.fine_size[::-1])
+    if args.no_upsample:
+        options = replace(options, fine=None)
+    return replace(options, symmetric=not args.one_direction, attenuate=not args.no_attenuate)
+
+
+def _from_normalised(
+    warp: Any, certainty: Any, drawn: Any, sure: Any, size_a: Any, size_b: Any
+) -> tuple[DenseMatch, Correspondences]:
+    """A's half of the warp, and the drawn matches of both halves, in pixels."""
+    from l2m_ros.runtime.network_matcher import to_pixels
+    from l2m_ros.types import Correspondences, DenseMatch
+
+    # The second half, if there is one, holds A's coordinates on B's grid.
+    width = warp.shape[1]
+    first = warp[:, : width // 2] if _has_both_directions(warp) else warp
+    flow = to_pixels(first[..., 2:].transpose(2, 0, 1), size_b, size_b, size_b)
+    dense = DenseMatch(flow, certainty[:, : first.shape[1]], size_a, size_b)
+    points = drawn.T[:, :, None]  # (4, n, 1)
+    query = to_pixels(points[:2], size_a, size_a, size_a)[:, 0]
+    keyframe = to_pixels(points[2:], size_b, size_b, size_b)[:, 0]
+    return dense, Correspondences(query, keyframe, sure)
+
+
+def _has_both_directions(warp: Any) -> bool:
+    """The first direction's x grows over its width; twice that width starts over."""
+    x = warp[0, :, 0]
+    return bool(x[warp.shape[1] // 2 - 1] > 1 - 3.0 / warp.shape[1])
+
+
+# --- pose and pictures ----------------------------------------------------------------------
+
+
+def _frames(args: argparse.Namespace, a: ByteArray, b: ByteArray) -> tuple[Frame, Frame] | None:
+    from l2m_ros.runtime.images import read_depth
+    from l2m_ros.types import Camera, Frame
+
+    if args.camera is None:
+        if args.depth_a or args.depth_b or args.camera_b:
+            raise InvalidInput("a pose needs A's camera too: --camera fx,fy,cx,cy")
+        return None
+    frames = []
+    cameras = (args.camera, args.camera_b or args.camera)
+    for rgb, given, path in zip((a, b), cameras, (args.depth_a, args.depth_b), strict=True):
+        fx, fy, cx, cy = given
+        K = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
+        depth = None if path is None else read_depth(path, args.depth_scale)
+        frames.append(Frame(rgb, Camera(rgb.shape[1], rgb.shape[0], K), depth))
+    return frames[0], frames[1]
+
+
+def _pose(pairs: Correspondences, query: Frame, keyframe: Frame) -> dict[str, Any]:
+    from scipy.spatial.transform import Rotation
+
+    from l2m_ros.geometry.pose import estimate_pose
+    from l2m_ros.types import Lost, MetricPose
+
+    pose = estimate_pose(pairs, query, keyframe)
+    if isinstance(pose, Lost):
+        return {"lost": pose.reason.value, "detail": pose.detail}
+    T = pose.keyframe_from_camera
+    rotation = Rotation.from_matrix(T[:3, :3])
+    report: dict[str, Any] = {
+        "metric": isinstance(pose, MetricPose),
+        "b_from_a": T.tolist(),
+        "rotation_deg": round(float(np.degrees(rotation.magnitude())), 4),
+        "translation": T[:3, 3].tolist(),
+        "inliers": int(pose.inliers.sum()),
+    }
+    if isinstance(pose, MetricPose):
+        report["scale_source"] = pose.scale_source
+        report["sigma_m"] = np.sqrt(np.diag(pose.covariance)[:3]).tolist()
+    return report
+
+
+def _pictures(
+    out: Path, a: ByteArray, b: ByteArray, dense: DenseMatch | None, pairs: Correspondences
+) -> list[str]:
+    from l2m_ros.drawing import draw_matches, warped_keyframe
+    from l2m_ros.runtime.images import write_rgb
+
+    pictures = {"matches.png": draw_matches(a, b, pairs)}
+    if dense is not None:
+        pictures["warped.png"] = warped_keyframe(a, b, dense)
+    for name, picture in pictures.items():
+        write_rgb(out / name, picture)
+    return [str(out / name) for name in pictures]
+
+
+def _words(report: dict[str, Any]) -> str:
+    lines = [f"{report['matches']} matches"]
+    if "certain_share" in report:
+        lines[0] += f"; {100 * report['certain_share']:.1f} % of the pixels are certain"
+    lines += _pose_words(report.get("pose"))
+    return "\n".join([*lines, *(f"wrote {path}" for path in report["pictures"])])
+
+
+def _pose_words(pose: dict[str, Any] | None) -> list[str]:
+    if pose is None:
+        return ["no pose: give --camera fx,fy,cx,cy (and a depth for metres)"]
+    if "lost" in pose:
+        return [f"no pose: {pose['lost']}, {pose['detail']}"]
+    x, y, z = pose["translation"]
+    what = "m" if pose["metric"] else "(direction only: no depth, no scale)"
+    lines = [
+        f"b_from_a: rotation {pose['rotation_deg']:.2f} deg, translation "
+        f"{x:.4f} {y:.4f} {z:.4f} {what}, {pose['inliers']} inliers"
+    ]
+    if pose["metric"]:
+        sigmas = " ".join(f"{s:.4f}" for s in pose["sigma_m"])
+        lines.append(f"scale from {pose['scale_source']}, standard deviation {sigmas} m")
+    return [*lines, *(" ".join(f"{v: .6f}" for v in row) for row in pose["b_from_a"])]
