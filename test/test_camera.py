@@ -100,14 +100,14 @@ def test_fisheye_reaches_wide():
 
 @pytest.mark.parametrize("name", [n for n in LENSES if n != "none"])
 def test_jacobian_of_the_lens_by_differences(name):
-    from l2m_ros.geometry.lens import _jacobian
+    from l2m_ros.geometry.lens import jacobian
 
     camera, h = lens(name), 1e-6
     xy = np.random.default_rng(1).uniform(-0.5, 0.5, (50, 2))
     for axis in range(2):
         e = np.eye(2)[axis] * h
         numeric = (distort(camera, xy + e) - distort(camera, xy - e)) / (2 * h)
-        assert np.abs(_jacobian(camera, xy)[:, :, axis] - numeric).max() < 1e-7
+        assert np.abs(jacobian(camera, xy)[:, :, axis] - numeric).max() < 1e-7
 
 
 def test_undistort_maps_are_opencvs():

@@ -42,7 +42,7 @@ def undistort(camera: Camera, xy: FloatArray) -> FloatArray:
         for _ in range(ITERATIONS):
             error, J = (
                 _distort(camera, ideal, (ideal**2).sum(axis=-1)) - xy,
-                _jacobian(camera, ideal),
+                jacobian(camera, ideal),
             )
             det = J[:, 0, 0] * J[:, 1, 1] - J[:, 0, 1] * J[:, 1, 0]
             step = np.stack(
@@ -108,7 +108,7 @@ def _distort(camera: Camera, xy: FloatArray, s: FloatArray) -> FloatArray:
     return distorted
 
 
-def _jacobian(camera: Camera, xy: FloatArray) -> FloatArray:
+def jacobian(camera: Camera, xy: FloatArray) -> FloatArray:
     """(N, 2, 2) of _distort."""
     s = (xy**2).sum(axis=1)
     x, y = xy.T

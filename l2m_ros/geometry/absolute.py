@@ -1,0 +1,122 @@
+"""Pose from matches with depth: PoseLib's P3P in LO-RANSAC, then the refinement over all."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from l2m_ros.geometry.ransac import POINTS_SAMPLE, Index, Search, accidental, find_absolute
+from l2m_ros.geometry.rays import RayPairs
+from l2m_ros.geometry.refine import Fit, Terms, depth_terms, refine
+from l2m_ros.geometry.residuals import Noise, keyframe_depth_rows, query_depth_rows
+from l2m_ros.types import FloatArray, Lost, LostReason
+
+WIDE = 4.0  # thresholds within which a match may still turn out to be an inlier
+ONE_DEPTH = 1e-5  # relative spread: no scene is that flat, and float32 resolves 1e-7
+MIN_SHARE_WITHOUT_DEPTH = 0.05  # fewer matches without depth are not worth a second refinement
+MIN_T_SIGMAS = 10.0  # of |t|, before an epipolar line has a direction worth using
+# Median of the squares of a standard normal variable.
+CHI2_MEDIAN = 0.4549
+
+
+def absolute_pose(
+    pairs: RayPairs,
+    search: Search,
+    *,
+    image_area: float,
+    shift_sigma_m: float = 0.0,
+    initial: FloatArray | None = None,
+) -> Fit | Lost:
+    """The pose that the matches with depth agree on, then all matches.
+
+    image_area in normalised units; `initial` replaces the search.
+    """
+    flat = one_depth(pairs)
+    if flat is not None:
+        return flat
+    T = find_absolute(pairs, search) if initial is None else initial
+    near = _near(pairs, T, WIDE * search.threshold if initial is None else np.inf)
+    if len(near) <= POINTS_SAMPLE:
+        return _too_few(len(near), len(pairs))
+    chosen = pairs.select(near)
+    terms = depth_terms(chosen, shift_sigma_m=shift_sigma_m)
+    fit = refine(chosen, T, terms, first_noise(chosen, T, terms))
+    if fit is None:
+        return Lost(LostReason.DEGENERATE, "the matches with depth do not determine a pose")
+    fit = fit.over(near, len(pairs))
+    inliers = int((fit.weights > 0.5).sum())
+    probability = np.pi * search.threshold**2 / image_area
+    if accidental(inliers, len(pairs), sample=POINTS_SAMPLE, probability=probability):
+        return _too_few(inliers, len(pairs))
+    return with_rays(pairs, fit, search, shift_sigma_m)
+
+
+def one_depth(pairs: RayPairs) -> Lost | None:
+    """A depth image without any depth in it is a stuck sensor or a default value."""
+    for depth_m in (pairs.keyframe_m, pairs.query_m):
+        known = depth_m[np.isfinite(depth_m)]
+        if known.size and np.ptp(known) <= ONE_DEPTH * known[0]:
+            return Lost(
+                LostReason.DEGENERATE,
+                f"all {known.size} depths equal {known[0]:.4g} m: a depth image without relief "
+                "comes from a stuck sensor or a default value; check the depth topic",
+            )
+    return None
+
+
+def with_rays(pairs: RayPairs, fit: Fit, search: Search, shift_sigma_m: float) -> Fit:
+    """Matches without depth join in by their epipolar lines, once t has a direction."""
+    without = ~(np.isfinite(pairs.keyframe_m) | np.isfinite(pairs.query_m))
+    if without.sum() < MIN_SHARE_WITHOUT_DEPTH * len(pairs):
+        return fit
+    P = np.linalg.inv(fit.information[:6, :6])
+    t = fit.pose[:3, 3]
+    if np.sqrt(np.linalg.eigvalsh(P[:3, :3])[-1]) * MIN_T_SIGMAS > np.linalg.norm(t):
+        return fit
+    chosen = np.flatnonzero(without | (fit.weights > 1e-3))
+    joint = pairs.select(chosen)
+    terms = depth_terms(joint, shift_sigma_m=shift_sigma_m, epipolar=True)
+    both = refine(joint, fit.pose, terms, fit.noise)
+    return fit if both is None else both.over(chosen, len(pairs))
+
+
+def _near(pairs: RayPairs, T: FloatArray, limit: float) -> Index:
+    """Indices of the matches with depth that reproject within `limit`."""
+    off = np.full(len(pairs), np.inf)
+    Rt, t = T[:3, :3].T, T[:3, 3:4]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        X = pairs.keyframe_m * np.stack([*pairs.keyframe, np.ones(len(pairs))])
+        Y = Rt @ (X - t)
+        off = _distance(Y, pairs.query)
+        missing = np.flatnonzero(np.isnan(pairs.keyframe_m) & np.isfinite(pairs.query_m))
+        if len(missing):
+            q = pairs.query[:, missing]
+            Y = pairs.query_m[missing] * np.stack([*q, np.ones(len(missing))])
+            off[missing] = _distance(Rt.T @ Y + t, pairs.keyframe[:, missing])
+        return np.flatnonzero(off < limit)
+
+
+def _distance(Y: FloatArray, seen: FloatArray) -> FloatArray:
+    d = Y[:2] / Y[2] - seen
+    return np.where(Y[2] > 0, np.sqrt(d[0] * d[0] + d[1] * d[1]), np.nan)
+
+
+def first_noise(pairs: RayPairs, T: FloatArray, terms: Terms) -> Noise:
+    """The match noise at the search's pose, from the median residual across the lines."""
+    across = []
+    for index, rows in (
+        (terms.keyframe_depth, keyframe_depth_rows),
+        (terms.query_depth, query_depth_rows),
+    ):
+        if len(index):
+            found = rows(pairs.select(index), T, None, Noise(), 0.0)
+            across.append(found.error[0] ** 2)
+    median = float(np.median(np.concatenate(across))) if across else 1.0
+    # Outliers within the wide threshold raise the median: too wide a start narrows by itself.
+    return Noise(match=max(median / CHI2_MEDIAN, 1e-4))
+
+
+def _too_few(inliers: int, matches: int) -> Lost:
+    return Lost(
+        LostReason.TOO_FEW_INLIERS,
+        f"{inliers} of {matches} matches agree on a pose: no more than random ones would",
+    )

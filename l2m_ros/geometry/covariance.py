@@ -1,0 +1,109 @@
+"""How sure a pose is.
+
+    P = k s f A^-1 + u^2 t t^T
+
+    A  Gauss-Newton Hessian of the robust cost, residuals in units of their estimated noise
+    f  what the robust weights lose against plain least squares (1.01)
+    s  the noise was estimated from n residuals itself: n / (n - 2), as in Student's t
+    k  matches / effective matches: neighbours err together, so they count less than they are
+    u  the scale's relative uncertainty, common to all depths: along t, whatever the matches say
+
+The effective number is measured, not assumed. Residuals are summed over blocks of the image:
+independent ones give sums whose squares equal the sum of squares, correlated ones give more. The
+blocks grow until they hold the correlation; the largest significant ratio is k.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from l2m_ros.geometry.ransac import Index
+from l2m_ros.geometry.refine import Fit
+from l2m_ros.geometry.se3 import difference
+from l2m_ros.types import FloatArray
+
+Mask = npt.NDArray[np.bool_]
+
+BLOCKS = (24, 12, 6)  # blocks across the matched area
+SIGNIFICANT = 3.0  # standard deviations above 1 before a ratio is believed
+MIN_PER_BLOCK = 1.5  # matches; below, a block size says nothing about correlation
+
+
+def pose_covariance(fit: Fit, query: FloatArray, scale_sigma: float) -> FloatArray:
+    """6x6 about the keyframe's fixed axes; query (2, N) are the matches' rays."""
+    free = fit.free
+    P = np.zeros((7, 7))
+    P[np.ix_(free, free)] = np.linalg.inv(fit.information[np.ix_(free, free)])
+    P = P[:6, :6] * inflation(fit, query)
+    t = fit.pose[:3, 3]
+    P[:3, :3] += scale_sigma**2 * np.outer(t, t)
+    return np.asarray(0.5 * (P + P.T))
+
+
+def direction_covariance(fit: Fit, query: FloatArray, other: FloatArray | None) -> FloatArray:
+    """6x6 of rotation and unit direction: no variance along the direction (rank 5).
+
+    A plane's second motion, if it is as likely, enters as the other half of a mixture.
+    """
+    basis = _across(fit.pose[:3, 3])
+    A = fit.information[:6, :6]
+    P = basis @ np.linalg.inv(basis.T @ A @ basis) @ basis.T * inflation(fit, query)
+    if other is not None:
+        apart = difference(other, fit.pose)
+        P = P + np.outer(apart, apart)  # about the published one, so not a quarter of it
+    return np.asarray(0.5 * (P + P.T))
+
+
+def rotation_covariance(fit: Fit, query: FloatArray, unseen: float) -> FloatArray:
+    """3x3; unseen: parallax in normalised units that would have passed for none."""
+    P = np.linalg.inv(fit.information[3:6, 3:6]) * inflation(fit, query)
+    return np.asarray(0.5 * (P + P.T) + unseen**2 * np.eye(3))
+
+
+def inflation(fit: Fit, query: FloatArray) -> float:
+    n = max(fit.noise_rows - len(fit.free), 3.0)
+    student = n / (n - 2.0)
+    return fit.efficiency * student / effective_share(fit, query)
+
+
+def effective_share(fit: Fit, query: FloatArray) -> float:
+    """Effective matches / matches, in (0, 1]."""
+    ratios = [_block_ratio(fit, query, blocks) for blocks in BLOCKS]
+    return 1.0 / max(1.0, *ratios)
+
+
+def _block_ratio(fit: Fit, query: FloatArray, blocks: int) -> float:
+    """Squares of block sums over sums of squares; 1 where that is not significant."""
+    cell = _cells(query, fit.weights > 0.5, blocks)
+    of_sums, of_each, terms = 0.0, 0.0, 0
+    for index, error in fit.errors:
+        count = np.bincount(cell[index], minlength=blocks * blocks)
+        for row in error:
+            sums = np.bincount(cell[index], weights=row, minlength=blocks * blocks)
+            of_sums, of_each = of_sums + float(sums @ sums), of_each + float(row @ row)
+        terms += len(error) * int((count > 0).sum())
+        if len(index) < MIN_PER_BLOCK * (count > 0).sum():
+            return 1.0
+    if of_each == 0.0 or terms <= len(fit.free):
+        return 1.0
+    # The fit has taken as many sums as it has parameters.
+    ratio = of_sums / of_each / (1.0 - len(fit.free) / terms)
+    return ratio if ratio > 1.0 + SIGNIFICANT * np.sqrt(2.0 / terms) else 1.0
+
+
+def _cells(query: FloatArray, inlier: Mask, blocks: int) -> Index:
+    """(N,) number of the square block over the inliers' area that holds each match."""
+    low = query[:, inlier].min(axis=1, keepdims=True)
+    size = float((query[:, inlier].max(axis=1, keepdims=True) - low).max()) * 1.000001 + 1e-12
+    column, row = np.clip(((query - low) * (blocks / size)).astype(np.intp), 0, blocks - 1)
+    return np.asarray(row * blocks + column)
+
+
+def _across(t: FloatArray) -> FloatArray:
+    """6x5: the parameters without the direction t."""
+    _, _, Vt = np.linalg.svd(t[None])
+    basis = np.zeros((6, 5))
+    basis[:3, :2] = Vt[1:].T
+    basis[3:, 2:] = np.eye(3)
+    return basis

@@ -1,0 +1,331 @@
+"""From matches to the camera's place in the keyframe: the one function that consumers call.
+
+    matches -> checks -> rays -> first scale source that suffices -> pose and covariance
+                                 none -> rotation and unit direction
+
+Every expected failure is a `Lost` with its reason.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from l2m_ros.errors import InvalidInput
+from l2m_ros.geometry import se3
+from l2m_ros.geometry.absolute import absolute_pose
+from l2m_ros.geometry.covariance import (
+    direction_covariance,
+    pose_covariance,
+    rotation_covariance,
+)
+from l2m_ros.geometry.ransac import Search
+from l2m_ros.geometry.rays import RayPairs, focal_px, ray_pairs
+from l2m_ros.geometry.refine import Fit, epipolar_terms, refine
+from l2m_ros.geometry.scale import (
+    SCALE_SOURCES,
+    DepthNoise,
+    Depths,
+    ScaleEvidence,
+    ScaleRequest,
+    TranslationPrior,
+)
+from l2m_ros.geometry.two_view import TwoView, relative_pose, triangulated_depth
+from l2m_ros.types import (
+    Camera,
+    Correspondences,
+    FloatArray,
+    Frame,
+    Lost,
+    LostReason,
+    MetricPose,
+    RelativePose,
+)
+
+NO_EVIDENCE = ScaleEvidence()
+MIN_MATCHES = 6
+MIN_SPREAD_PX = 1.0  # standard deviation of the matches across their line, in either image
+MAX_SIGMA_RAD = 0.5  # a rotation less certain than this is none
+CHI2_99_3 = 11.34  # 99 % of chi-square with three degrees of freedom
+
+
+@dataclass(frozen=True)
+class PoseOptions:
+    """Defaults live here; the node's parameters and the command line refer to them."""
+
+    threshold_px: float = 2.0  # of PoseLib's search; the refinement estimates the noise itself
+    min_parallax_px: float = 0.5  # below, a direction is not worth naming
+    depth_noise: DepthNoise = field(default_factory=DepthNoise)
+    depth_scale_sigma: float = 0.0  # relative, of the depth sensor's calibration
+    search_matches: int = 500  # drawn for the search; the refinement takes all
+    sources: tuple[str, ...] = tuple(SCALE_SOURCES)  # tried in this order
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.threshold_px > 0:
+            raise InvalidInput(f"threshold_px must be positive, got {self.threshold_px:g}")
+        unknown = [name for name in self.sources if name not in SCALE_SOURCES]
+        if unknown:
+            raise InvalidInput(
+                f"unknown scale source {unknown[0]!r}; known: {', '.join(SCALE_SOURCES)}"
+            )
+
+
+def estimate_pose(
+    matches: Correspondences,
+    query: Frame,
+    keyframe: Frame,
+    options: PoseOptions = PoseOptions(),
+    evidence: ScaleEvidence = NO_EVIDENCE,
+) -> MetricPose | RelativePose | Lost:
+    """The query's camera in the keyframe's optical frame; deterministic for a given seed."""
+    pairs = ray_pairs(matches, query.camera, keyframe.camera)
+    usable = _usable(matches, pairs)
+    if isinstance(usable, Lost):
+        return usable
+    problem = _Problem(
+        matches.select(usable), pairs.select(usable), query, keyframe, options, evidence
+    )
+    bad = problem.degenerate(np.arange(len(usable)))
+    outcome = bad or _metric(problem)
+    if outcome is None or (isinstance(outcome, Lost) and not _final(outcome)):
+        relative = _relative(problem)
+        # Where neither works, the reason why there are no metres says more.
+        outcome = relative if isinstance(relative, RelativePose) else outcome or relative
+    if isinstance(outcome, Lost):
+        return outcome
+    return _over_all(outcome, usable, len(matches))
+
+
+def _usable(matches: Correspondences, pairs: RayPairs) -> npt.NDArray[np.intp] | Lost:
+    """Indices of the matches that count, or why there are none."""
+    finite = np.isfinite(matches.query_px).all(axis=1) & np.isfinite(matches.keyframe_px).all(
+        axis=1
+    )
+    if not finite.all():
+        return Lost(
+            LostReason.INVALID_INPUT,
+            f"{int((~finite).sum())} of {len(matches)} matches hold NaN or infinity",
+        )
+    confident = matches.confidence > 0
+    if len(matches) and not confident.any():
+        return Lost(LostReason.NOT_CONFIDENT, f"all {len(matches)} matches have zero confidence")
+    known = np.isfinite(pairs.query).all(axis=0) & np.isfinite(pairs.keyframe).all(axis=0)
+    usable = np.flatnonzero(confident & known & np.isfinite(pairs.noise).all(axis=0))
+    if len(usable) < MIN_MATCHES:
+        return Lost(
+            LostReason.TOO_FEW_MATCHES,
+            f"{len(usable)} usable matches of {len(matches)}, a pose takes {MIN_MATCHES}",
+        )
+    return usable
+
+
+class _Problem:
+    """Usable matches of two frames, with what more than one path needs."""
+
+    def __init__(
+        self,
+        matches: Correspondences,
+        pairs: RayPairs,
+        query: Frame,
+        keyframe: Frame,
+        options: PoseOptions,
+        evidence: ScaleEvidence,
+    ) -> None:
+        self.pairs, self.options = pairs, options
+        self.query, self.keyframe = query.camera, keyframe.camera
+        self.request = ScaleRequest(
+            matches, query, keyframe, evidence, options.depth_noise, options.depth_scale_sigma
+        )
+        self._two_view: TwoView | Lost | None = None
+
+    def search(self, camera: Camera) -> Search:
+        threshold = self.options.threshold_px / focal_px(camera)
+        return Search(threshold, self.options.seed, self.options.search_matches)
+
+    def two_view(self) -> TwoView | Lost:
+        """Computed when first asked for: a pose from depth does without."""
+        if self._two_view is None:
+            f = focal_px(self.keyframe)
+            self._two_view = relative_pose(
+                self.pairs,
+                self.search(self.keyframe),
+                image_width=self.keyframe.width / f,
+                min_parallax=self.options.min_parallax_px / f,
+            )
+        return self._two_view
+
+    def degenerate(self, index: npt.NDArray[np.intp]) -> Lost | None:
+        """Identical and collinear matches, in either image."""
+        for name, xy, camera in (
+            ("query", self.pairs.query, self.query),
+            ("keyframe", self.pairs.keyframe, self.keyframe),
+        ):
+            spread = np.linalg.eigvalsh(np.cov(xy[:, index])) if len(index) > 1 else np.zeros(2)
+            across, along = np.sqrt(np.maximum(spread, 0)) * focal_px(camera)
+            if across < MIN_SPREAD_PX:
+                what = "one line" if along >= MIN_SPREAD_PX else "one point"
+                return Lost(
+                    LostReason.DEGENERATE, f"all {len(index)} matches lie on {what} of the {name}"
+                )
+        return None
+
+    def metric(self, fit: Fit, source: str, scale_sigma: float) -> MetricPose | Lost:
+        inliers = fit.weights > 0.5
+        bad = self.degenerate(np.flatnonzero(inliers))
+        if bad is not None:
+            return bad
+        covariance = pose_covariance(fit, self.pairs.query, scale_sigma)
+        return _determined(covariance) or MetricPose(fit.pose, covariance, inliers, source)
+
+
+def _metric(problem: _Problem) -> MetricPose | Lost | None:
+    """From the first source that gives a pose; None where none has anything to say.
+
+    A degenerate answer is final, a failed one leaves it to the next source.
+    """
+    first: Lost | None = None
+    for name in problem.options.sources:
+        term = SCALE_SOURCES[name](problem.request)
+        if term is None:
+            continue
+        if isinstance(term, TranslationPrior):
+            outcome = _from_prior(problem, term, name)
+        else:
+            outcome = _from_depths(problem, term, name)
+        if isinstance(outcome, MetricPose) or _final(outcome):
+            return outcome
+        first = first or outcome
+    return first
+
+
+def _final(lost: Lost) -> bool:
+    return lost.reason is LostReason.DEGENERATE
+
+
+def _from_depths(problem: _Problem, depths: Depths, source: str) -> MetricPose | Lost:
+    if depths.known < MIN_MATCHES:
+        return Lost(LostReason.NO_DEPTH, f"{depths.known} matches have a known depth ({source})")
+    pairs = problem.pairs.with_depths(depths)
+    side = problem.query if np.isfinite(depths.keyframe_m).any() else problem.keyframe
+    f = focal_px(side)
+    fit = absolute_pose(
+        pairs,
+        problem.search(side),
+        image_area=side.width * side.height / f**2,
+        shift_sigma_m=depths.shift_sigma_m,
+        initial=_scaled(problem, pairs) if depths.shift_sigma_m > 0 else None,
+    )
+    return fit if isinstance(fit, Lost) else problem.metric(fit, source, depths.scale_sigma)
+
+
+def _scaled(problem: _Problem, pairs: RayPairs) -> FloatArray | None:
+    """The two-view pose with its length from the depths; None below the parallax threshold.
+
+    A network's depth is too coarse to search with where there is parallax; where there is none,
+    the translation comes from it.
+    """
+    view = problem.two_view()
+    if isinstance(view, Lost) or view.kind == "rotation":
+        return None
+    z = triangulated_depth(pairs, view.fit.pose)
+    good = (view.fit.weights > 0.5) & (z > 0) & np.isfinite(pairs.keyframe_m)
+    if good.sum() < MIN_MATCHES:
+        return None
+    length = float(np.exp(np.median(np.log(pairs.keyframe_m[good] / z[good]))))
+    return se3.transform(view.fit.pose[:3, :3], length * view.fit.pose[:3, 3])
+
+
+def _from_prior(problem: _Problem, prior: TranslationPrior, source: str) -> MetricPose | Lost:
+    """Rotation and direction from the matches, length from elsewhere."""
+    view = problem.two_view()
+    if isinstance(view, Lost):
+        return view
+    if view.kind == "rotation":
+        return _turned(problem, view, prior, source)
+    W = np.linalg.inv(prior.covariance)
+    poses = [view.fit.pose] if view.other is None else [view.fit.pose, view.other]
+    T, length, misfit = min((_lengthened(T, prior, W) for T in poses), key=lambda x: x[2])
+    direction = T[:3, 3]
+    sigma = 1.0 / np.sqrt(float(direction @ W @ direction))
+    if misfit > CHI2_99_3 or length < 2.0 * sigma:
+        return Lost(
+            LostReason.NO_SCALE,
+            f"{source} says {np.round(prior.translation_m, 4).tolist()} m, the matches say the "
+            f"direction {np.round(direction, 3).tolist()}: no length fits both",
+        )
+    chosen = np.flatnonzero(view.fit.weights > 1e-3)
+    pairs = problem.pairs.select(chosen)
+    fit = refine(
+        pairs,
+        se3.transform(T[:3, :3], length * direction),
+        epipolar_terms(pairs, prior),
+        view.fit.noise,
+    )
+    if fit is None:
+        return Lost(LostReason.NO_SCALE, f"{source} and the matches do not determine a pose")
+    return problem.metric(fit.over(chosen, len(problem.pairs)), source, 0.0)
+
+
+def _lengthened(
+    T: FloatArray, prior: TranslationPrior, W: FloatArray
+) -> tuple[FloatArray, float, float]:
+    """(pose, the length along its direction that suits the prior, what misfit is left)."""
+    d = T[:3, 3]
+    length = float(d @ W @ prior.translation_m) / float(d @ W @ d)
+    off = prior.translation_m - length * d
+    return T, length, float(off @ W @ off)
+
+
+def _turned(problem: _Problem, view: TwoView, prior: TranslationPrior, source: str) -> MetricPose:
+    """No parallax: the rotation from the matches, the translation from the prior alone."""
+    P = np.zeros((6, 6))
+    P[:3, :3] = prior.covariance
+    P[3:, 3:] = rotation_covariance(view.fit, problem.pairs.query, _unseen(problem, view))
+    pose = se3.transform(view.fit.pose[:3, :3], prior.translation_m)
+    return MetricPose(pose, P, view.fit.weights > 0.5, source)
+
+
+def _unseen(problem: _Problem, view: TwoView) -> float:
+    """Parallax that passes for none, normalised: half a standard deviation, or the threshold."""
+    own = float(np.sqrt(view.fit.noise.match * np.median(problem.pairs.noise[0])))
+    return max(view.parallax, 0.5 * own)
+
+
+def _relative(problem: _Problem) -> RelativePose | Lost:
+    """No metres: rotation and direction, and which case it is."""
+    view = problem.two_view()
+    if isinstance(view, Lost):
+        return view
+    inliers = view.fit.weights > 0.5
+    bad = problem.degenerate(np.flatnonzero(inliers))
+    if bad is not None:
+        return bad
+    P: FloatArray = np.zeros((6, 6))
+    if view.kind == "rotation":
+        P[3:, 3:] = rotation_covariance(view.fit, problem.pairs.query, _unseen(problem, view))
+        return RelativePose(view.fit.pose, inliers, "rotation", P)
+    P = direction_covariance(view.fit, problem.pairs.query, view.other)
+    return RelativePose(view.fit.pose, inliers, view.kind, P)
+
+
+def _determined(covariance: FloatArray) -> Lost | None:
+    if np.isfinite(covariance).all():
+        sigma_rad = float(np.sqrt(max(np.linalg.eigvalsh(covariance[3:, 3:])[-1], 0.0)))
+        if sigma_rad < MAX_SIGMA_RAD:
+            return None
+    return Lost(LostReason.DEGENERATE, "the matches leave the rotation open")
+
+
+def _over_all(
+    outcome: MetricPose | RelativePose, usable: npt.NDArray[np.intp], n: int
+) -> MetricPose | RelativePose:
+    """Inliers over the matches that were given."""
+    inliers = np.zeros(n, dtype=np.bool_)
+    inliers[usable[outcome.inliers]] = True
+    pose, P = outcome.keyframe_from_camera, outcome.covariance
+    if isinstance(outcome, MetricPose):
+        return MetricPose(pose, outcome.covariance, inliers, outcome.scale_source)
+    return RelativePose(pose, inliers, outcome.kind, P)

@@ -1,0 +1,120 @@
+"""Matches as pairs of rays with their noise: what every estimator here works on.
+
+coordinates   normalised, undistorted (x/z, y/z); arrays are (2, N) or (N,), one row a quantity,
+              because NumPy is fastest on long contiguous rows
+noise         the query's pixel is exact, the keyframe's errs: a dense matcher says where a
+              grid point of the query lies in the keyframe. Sparse keypoints err in both; to
+              first order that is the same error moved into one image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from l2m_ros.geometry.camera import unproject
+from l2m_ros.geometry.lens import jacobian
+from l2m_ros.geometry.scale import Depths
+from l2m_ros.types import Camera, Correspondences, FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class RayPairs:
+    """N matches, with depth where it is known."""
+
+    query: FloatArray  # (2, N)
+    keyframe: FloatArray  # (2, N)
+    noise: FloatArray  # (3, N): xx, xy, yy of the keyframe's covariance at a variance factor of 1
+    keyframe_m: FloatArray  # (N,) depth z, NaN = unknown
+    keyframe_variance: FloatArray  # (N,) m^2
+    query_m: FloatArray
+    query_variance: FloatArray
+
+    def __len__(self) -> int:
+        return int(self.query.shape[1])
+
+    def select(self, index: npt.NDArray[np.generic]) -> RayPairs:
+        return RayPairs(
+            self.query[:, index],
+            self.keyframe[:, index],
+            self.noise[:, index],
+            self.keyframe_m[index],
+            self.keyframe_variance[index],
+            self.query_m[index],
+            self.query_variance[index],
+        )
+
+    def with_depths(self, depths: Depths) -> RayPairs:
+        return RayPairs(
+            self.query,
+            self.keyframe,
+            self.noise,
+            depths.keyframe_m,
+            depths.keyframe_variance,
+            depths.query_m,
+            depths.query_variance,
+        )
+
+
+def ray_pairs(matches: Correspondences, query: Camera, keyframe: Camera) -> RayPairs:
+    """NaN where a lens sends no ray or the precision is no precision."""
+    unknown = np.full(len(matches), np.nan)
+    keyframe_xy = unproject(keyframe, matches.keyframe_px)[:, :2]
+    return RayPairs(
+        np.ascontiguousarray(unproject(query, matches.query_px)[:, :2].T),
+        np.ascontiguousarray(keyframe_xy.T),
+        _noise(matches.precision, keyframe, keyframe_xy),
+        unknown,
+        unknown,
+        unknown,
+        unknown,
+    )
+
+
+def homogeneous(xy: FloatArray) -> FloatArray:
+    """(2, N) -> (3, N)."""
+    return np.concatenate([xy, np.ones((1, xy.shape[1]))])
+
+
+def focal_px(camera: Camera) -> float:
+    """What turns a small normalised length into pixels, on the optical axis."""
+    return float(np.sqrt(camera.K[0, 0] * camera.K[1, 1]))
+
+
+def _noise(precision: FloatArray | None, camera: Camera, xy: FloatArray) -> FloatArray:
+    """(3, N) covariance in normalised units; 1 px isotropic where the matcher says nothing."""
+    xx, xy_, yy = _covariance_px(precision, len(xy))
+    a, b, c, d = _normalised_from_px(camera, xy)
+    return np.stack(
+        [
+            a * a * xx + 2 * a * b * xy_ + b * b * yy,
+            a * c * xx + (a * d + b * c) * xy_ + b * d * yy,
+            c * c * xx + 2 * c * d * xy_ + d * d * yy,
+        ]
+    )
+
+
+def _covariance_px(
+    precision: FloatArray | None, n: int
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    if precision is None:
+        return np.ones(n), np.zeros(n), np.ones(n)
+    a, b, d = precision[:, 0, 0], precision[:, 0, 1], precision[:, 1, 1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        det = a * d - b * b
+        det = np.where((det > 0) & (a > 0), det, np.nan)
+        return d / det, -b / det, a / det
+
+
+def _normalised_from_px(
+    camera: Camera, xy: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """The four entries of d(normalised) / d(pixel) at each ray."""
+    J = camera.K[:2, :2]
+    if camera.distortion != "none":
+        J = J @ jacobian(camera, xy)  # (N, 2, 2)
+    inverse = np.linalg.inv(np.where(np.isfinite(J), J, np.eye(2)))
+    inverse = np.broadcast_to(inverse, (len(xy), 2, 2))
+    return inverse[:, 0, 0], inverse[:, 0, 1], inverse[:, 1, 0], inverse[:, 1, 1]

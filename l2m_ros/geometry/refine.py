@@ -1,0 +1,288 @@
+"""The pose that suits all matches best: Gauss-Newton on a robust, calibrated cost.
+
+    cost = sum over matches of  -2 log(exp(-d^2 / 2) + exp(-c / 2)),   d^2 = |e|^2
+
+the likelihood of a mixture of Gaussian inliers and uniform outliers: weight 1 near, 0 far, half
+at d^2 = c. How noisy the matches are is estimated with the pose, from the residuals across the
+epipolar lines where depth noise has no say; the depth's noise may grow beyond its model where the
+residuals along the lines ask for it, never shrink below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+
+import numpy as np
+from scipy import integrate, stats
+
+from l2m_ros.geometry import se3
+from l2m_ros.geometry.ransac import Index
+from l2m_ros.geometry.rays import RayPairs
+from l2m_ros.geometry.residuals import (
+    PARAMETERS,
+    SHIFT,
+    Noise,
+    Rows,
+    epipolar_rows,
+    infinity_rows,
+    keyframe_depth_rows,
+    query_depth_rows,
+)
+from l2m_ros.geometry.scale import TranslationPrior
+from l2m_ros.types import FloatArray
+
+
+# d^2 of half weight by observed rows: an inlier lies beyond once in 300 to 500.
+HALF_WEIGHT = np.array([1.0, 9.0, 12.0, 14.5])
+MAX_ITERATIONS = 12
+STEP_SIGMAS = 0.03  # done when a step is shorter than this share of the standard deviation
+SETTLED = 0.02  # ... and the match noise changes by no more than this share
+MIN_MATCH_FACTOR = 0.02**2  # px^2: an exact world must not give a zero covariance
+MIN_DEPTH_ROWS = 30.0  # residuals needed before the depth's noise model is doubted
+NONE = np.zeros(0, dtype=np.intp)
+
+
+@dataclass(frozen=True, eq=False)
+class Terms:
+    """What the pose is estimated from: groups of matches, a prior, the free parameters."""
+
+    keyframe_depth: Index = field(default_factory=lambda: NONE)
+    query_depth: Index = field(default_factory=lambda: NONE)
+    epipolar: Index = field(default_factory=lambda: NONE)
+    infinity: Index = field(default_factory=lambda: NONE)
+    prior: TranslationPrior | None = None
+    shift_sigma_m: float = 0.0
+    free: Index = field(default_factory=lambda: np.arange(6))
+
+    @property
+    def metric(self) -> bool:
+        """Whether anything here knows the length of the translation."""
+        return bool(len(self.keyframe_depth) or len(self.query_depth) or self.prior is not None)
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A pose with all that its covariance is made of."""
+
+    pose: FloatArray  # 4x4 keyframe_from_camera
+    information: FloatArray  # (7, 7): sum of w J^T J and the priors, axes of the keyframe
+    free: Index  # the parameters that were estimated
+    weights: FloatArray  # (N,) in [0, 1]
+    errors: list[tuple[Index, FloatArray]]  # per group: which matches, e (r, N)
+    noise: Noise
+    noise_rows: float  # how many residuals the match noise was estimated from
+    efficiency: float  # of the weights: covariance of the estimate over inverse information
+    cost: float
+    shift_m: float
+
+    def over(self, index: Index, n: int) -> Fit:
+        """The same fit, seen from the n matches of which `index` were fitted."""
+        weights = np.zeros(n)
+        weights[index] = self.weights
+        errors = [(index[group], error) for group, error in self.errors]
+        return replace(self, weights=weights, errors=errors)
+
+
+def depth_terms(pairs: RayPairs, *, shift_sigma_m: float = 0.0, epipolar: bool = False) -> Terms:
+    """Each match by the depth that it has."""
+    in_keyframe, in_query = np.isfinite(pairs.keyframe_m), np.isfinite(pairs.query_m)
+    return Terms(
+        keyframe_depth=np.flatnonzero(in_keyframe),
+        query_depth=np.flatnonzero(in_query & ~in_keyframe),
+        epipolar=np.flatnonzero(~in_query & ~in_keyframe) if epipolar else NONE,
+        shift_sigma_m=shift_sigma_m,
+        free=np.arange(7 if shift_sigma_m > 0 else 6),
+    )
+
+
+def epipolar_terms(pairs: RayPairs, prior: TranslationPrior | None = None) -> Terms:
+    """Rotation and direction; the length too where a prior knows it."""
+    return Terms(epipolar=np.arange(len(pairs)), prior=prior)
+
+
+def rotation_terms(pairs: RayPairs) -> Terms:
+    """Rotation alone: everything at infinity."""
+    return Terms(infinity=np.arange(len(pairs)), free=np.arange(3, 6))
+
+
+def refine(pairs: RayPairs, T: FloatArray, terms: Terms, noise: Noise) -> Fit | None:
+    """From a pose that is about right; None where the matches do not determine one."""
+    groups = _groups(pairs, terms)
+    shift_m = 0.0
+    for _ in range(MAX_ITERATIONS):
+        for group in groups:
+            group.evaluate(T, noise, shift_m)
+        A, b = _normal_equations(groups, terms, T, shift_m)
+        step = _solve(A, b, terms.free)
+        if step is None:
+            return None
+        before, at = noise, T
+        noise = _noise_now(groups, noise, len(terms.free))
+        T, shift_m = _moved(T, step, terms), shift_m + float(step[SHIFT])
+        done = float(step @ A @ step) < STEP_SIGMAS**2
+        if done and abs(noise.match / before.match - 1.0) < SETTLED:
+            break
+    # The rows belong to the last point but one; the step between them is far below the noise.
+    A, _ = _normal_equations(groups, terms, at, shift_m, gauge=False)
+    return _fit(len(pairs), groups, terms, T, shift_m, A, noise)
+
+
+class _Group:
+    """Matches that share a residual, and their latest rows."""
+
+    def __init__(self, index: Index, pairs: RayPairs, rows: Callable[..., Rows]) -> None:
+        self.index = index
+        self._pairs, self._rows_at = pairs, rows
+        self._depth_m: FloatArray | None = None
+
+    def evaluate(self, T: FloatArray, noise: Noise, shift_m: float) -> None:
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            self.rows = self._rows_at(self._pairs, T, self._depth_m, noise, shift_m)
+        self._depth_m = self.rows.depth_m
+        self.weights = _weights(self.rows)
+
+
+def _groups(pairs: RayPairs, terms: Terms) -> list[_Group]:
+    kinds: list[tuple[Index, Callable[..., Rows]]] = [
+        (terms.keyframe_depth, keyframe_depth_rows),
+        (terms.query_depth, query_depth_rows),
+        (terms.epipolar, epipolar_rows),
+        (terms.infinity, infinity_rows),
+    ]
+    return [_Group(index, pairs.select(index), rows) for index, rows in kinds if len(index)]
+
+
+def _weights(rows: Rows) -> FloatArray:
+    half = HALF_WEIGHT[rows.observed.astype(np.intp)]
+    excess = np.minimum(rows.squared - half, 700.0)  # exp overflows beyond
+    return np.asarray(1.0 / (1.0 + np.exp(0.5 * excess)))
+
+
+def _normal_equations(
+    groups: list[_Group], terms: Terms, T: FloatArray, shift_m: float, *, gauge: bool = True
+) -> tuple[FloatArray, FloatArray]:
+    A, b = np.zeros((PARAMETERS, PARAMETERS)), np.zeros(PARAMETERS)
+    for group in groups:
+        J = group.rows.J.reshape(PARAMETERS, -1)
+        Jw = (group.rows.J * group.weights).reshape(PARAMETERS, -1)
+        axes = np.eye(PARAMETERS)
+        axes[:3, :3] = axes[3:6, 3:6] = group.rows.axes
+        A += axes @ (Jw @ J.T) @ axes.T
+        b += axes @ (Jw @ group.rows.error.ravel())
+    if terms.prior is not None:
+        W = np.linalg.inv(terms.prior.covariance)
+        A[:3, :3] += W
+        b[:3] += W @ (terms.prior.translation_m - T[:3, 3])
+    if terms.shift_sigma_m > 0:
+        A[SHIFT, SHIFT] += terms.shift_sigma_m**-2
+        b[SHIFT] -= shift_m * terms.shift_sigma_m**-2
+    if gauge and not terms.metric:
+        # Nothing holds the length of t: keep it, or the equations would be singular.
+        t = T[:3, 3]
+        A[:3, :3] += np.outer(t, t) * (np.trace(A[:3, :3]) / max(float(t @ t), 1e-12))
+    return A, b
+
+
+def _solve(A: FloatArray, b: FloatArray, free: Index) -> FloatArray | None:
+    step = np.zeros(PARAMETERS)
+    try:
+        step[free] = np.linalg.solve(A[np.ix_(free, free)], b[free])
+    except np.linalg.LinAlgError:
+        return None
+    return step if np.isfinite(step).all() else None
+
+
+def _moved(T: FloatArray, step: FloatArray, terms: Terms) -> FloatArray:
+    moved = se3.perturb(T, step[:6])
+    length = float(np.linalg.norm(T[:3, 3]))
+    if not terms.metric and length > 0:
+        moved[:3, 3] *= length / np.linalg.norm(moved[:3, 3])
+    return moved
+
+
+def _noise_now(groups: list[_Group], noise: Noise, parameters: int) -> Noise:
+    """Both factors, each from the residuals in proportion to its share of their variance."""
+    match, match_rows, depth, depth_rows, rows = np.zeros(5)
+    for group in groups:
+        squared = group.weights * group.rows.error**2  # (r, N)
+        share, weight = group.rows.match_share, group.weights * _observed(group.rows)
+        expected = weight * calibration(int(group.rows.observed.max()))[0]
+        match += (share * squared).sum()
+        depth += ((1.0 - share) * squared).sum()
+        match_rows += (share * expected).sum()
+        depth_rows += ((1.0 - share) * expected).sum()
+        rows += expected.sum()
+    fitted = parameters / max(rows, 1.0)  # the residuals are smaller by what the fit took
+    match_rows, depth_rows = (n * max(1.0 - fitted, 0.1) for n in (match_rows, depth_rows))
+    match_factor = max(noise.match * match / max(match_rows, 1e-9), MIN_MATCH_FACTOR)
+    return Noise(match_factor, _depth_factor(noise.depth, depth, depth_rows))
+
+
+def _depth_factor(factor: float, squares: float, rows: float) -> float:
+    """Grows where the residuals are significantly larger than the noise model."""
+    if rows < MIN_DEPTH_ROWS:
+        return factor
+    ratio = squares / rows
+    if factor == 1.0 and ratio < 1.0 + 3.0 * np.sqrt(2.0 / rows):
+        return 1.0
+    return max(1.0, factor * ratio)
+
+
+def _observed(rows: Rows) -> FloatArray:
+    """(r, N): 1 where the row holds a measurement."""
+    return np.asarray(np.arange(len(rows.error))[:, None] < rows.observed)
+
+
+def _fit(
+    n: int,
+    groups: list[_Group],
+    terms: Terms,
+    T: FloatArray,
+    shift_m: float,
+    A: FloatArray,
+    noise: Noise,
+) -> Fit:
+    weights, cost, noise_rows, efficiency = np.zeros(n), 0.0, 0.0, 0.0
+    for group in groups:
+        weights[group.index] = group.weights
+        half = HALF_WEIGHT[group.rows.observed.astype(np.intp)]
+        cost -= 2.0 * float(np.logaddexp(-0.5 * group.rows.squared, -0.5 * half).sum())
+        seen = group.weights * _observed(group.rows) * group.rows.match_share
+        noise_rows += float(seen.sum())
+        efficiency += calibration(int(group.rows.observed.max()))[1] * group.weights.sum()
+    return Fit(
+        pose=T,
+        information=A,
+        free=terms.free,
+        weights=weights,
+        errors=[(group.index, group.weights * group.rows.error) for group in groups],
+        noise=noise,
+        noise_rows=noise_rows,
+        efficiency=efficiency / max(float(weights.sum()), 1e-9),
+        cost=cost,
+        shift_m=shift_m,
+    )
+
+
+@lru_cache(maxsize=4)
+def calibration(rows: int) -> tuple[float, float]:
+    """What the weights do to Gaussian inliers: (share of variance that is left, loss of precision).
+
+    E[w e^2] / E[w], and cov(estimate) (sum w J^T J) = E[w^2 e^2] E[w] / E[w + 2 w' d^2 / r]^2.
+    """
+    half = HALF_WEIGHT[rows]
+
+    def mean(function: Callable[[float, float, float], float]) -> float:
+        def integrand(x: float) -> float:
+            w = 1.0 / (1.0 + np.exp(0.5 * (x - half)))
+            return float(function(x, w, -0.5 * w * (1.0 - w)) * stats.chi2.pdf(x, rows))
+
+        return float(integrate.quad(integrand, 1e-9, 80.0, limit=200)[0])
+
+    weight = mean(lambda x, w, slope: w)
+    left = mean(lambda x, w, slope: w * x) / rows / weight
+    square = mean(lambda x, w, slope: w * w * x) / rows
+    gain = mean(lambda x, w, slope: w + 2.0 * slope * x / rows)
+    return left, square * weight / gain**2

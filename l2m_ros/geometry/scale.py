@@ -1,0 +1,199 @@
+"""Where the metres come from: one function a source, in the order in which they are preferred.
+
+A source looks at a `ScaleRequest` and gives `Depths` at the matches, a `TranslationPrior`, or
+None where it has nothing to say. A new source is one function and one line in SCALE_SOURCES.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from l2m_ros.errors import InvalidInput
+from l2m_ros.types import Correspondences, FloatArray, Frame
+
+EDGE_RATIO = 0.03  # neighbours that differ by more than this and the noise lie on two surfaces
+EDGE_SIGMAS = 4.0
+DISPARITY_SIGMA_PX = 0.25  # of a matcher between rectified images
+
+
+@dataclass(frozen=True)
+class DepthNoise:
+    """sigma_z = constant_m + quadratic_per_m z^2, one standard deviation in metres.
+
+    The defaults are those of an active stereo or structured light camera indoors (2 cm at 3 m).
+    """
+
+    constant_m: float = 0.002
+    quadratic_per_m: float = 0.002
+
+    def __post_init__(self) -> None:
+        if not (self.constant_m >= 0 and self.quadratic_per_m >= 0):
+            raise InvalidInput(
+                "depth noise must not be negative, got "
+                f"{self.constant_m:g} + {self.quadratic_per_m:g} z^2"
+            )
+
+    def sigma_m(self, depth_m: FloatArray) -> FloatArray:
+        return np.asarray(self.constant_m + self.quadratic_per_m * depth_m**2)
+
+
+@dataclass(frozen=True, eq=False)
+class ScaleEvidence:
+    """What is known of the scale besides the frames' own depth; all of it optional."""
+
+    stereo_depth: FloatArray | None = None  # (H, W) of the keyframe, metres, NaN = unknown
+    stereo_noise: DepthNoise | None = None  # None: from the keyframe's stereo baseline
+    odometry: FloatArray | None = None  # 4x4 keyframe_from_camera
+    odometry_covariance: FloatArray | None = None  # 6x6; only its translation part is used
+    mono_depth: FloatArray | None = None  # (H, W) of the keyframe, metres, from a network
+    mono_sigma: float = 0.1  # of each pixel, as a fraction of its depth
+    mono_scale_sigma: float = 0.1  # common to all pixels, as a fraction
+    mono_shift_sigma_m: float = 0.1  # common to all pixels
+
+    def __post_init__(self) -> None:
+        if (self.odometry is None) != (self.odometry_covariance is None):
+            raise InvalidInput("odometry and odometry_covariance go together")
+        if min(self.mono_sigma, self.mono_scale_sigma) <= 0 or self.mono_shift_sigma_m < 0:
+            raise InvalidInput("the sigmas of mono_depth must be positive")
+
+
+@dataclass(frozen=True, eq=False)
+class ScaleRequest:
+    """What a source may look at."""
+
+    matches: Correspondences
+    query: Frame
+    keyframe: Frame
+    evidence: ScaleEvidence
+    depth_noise: DepthNoise
+    depth_scale_sigma: float
+
+
+@dataclass(frozen=True, eq=False)
+class Depths:
+    """Metric depth z at the matches, NaN = unknown, with the variance of each in m^2."""
+
+    keyframe_m: FloatArray  # (N,)
+    keyframe_variance: FloatArray
+    query_m: FloatArray  # (N,)
+    query_variance: FloatArray
+    scale_sigma: float = 0.0  # common to all, as a fraction
+    shift_sigma_m: float = 0.0  # common to all; > 0: estimated with the pose
+
+    @property
+    def known(self) -> int:
+        """Matches with a depth on either side."""
+        return int((np.isfinite(self.keyframe_m) | np.isfinite(self.query_m)).sum())
+
+
+@dataclass(frozen=True, eq=False)
+class TranslationPrior:
+    """The camera's position in the keyframe, measured without looking."""
+
+    translation_m: FloatArray  # (3,)
+    covariance: FloatArray  # (3, 3) m^2
+
+
+ScaleSource = Callable[[ScaleRequest], Depths | TranslationPrior | None]
+
+
+def frame_depth(request: ScaleRequest) -> Depths | None:
+    """The depth images of either frame."""
+    keyframe, query, noise = request.keyframe.depth, request.query.depth, request.depth_noise
+    if keyframe is None and query is None:
+        return None
+    return Depths(
+        *sample_depth(keyframe, request.matches.keyframe_px, noise),
+        *sample_depth(query, request.matches.query_px, noise),
+        scale_sigma=request.depth_scale_sigma,
+    )
+
+
+def stereo_depth(request: ScaleRequest) -> Depths | None:
+    """Depth of the keyframe from its right image, matched by the same matcher."""
+    depth = request.evidence.stereo_depth
+    if depth is None:
+        return None
+    noise = request.evidence.stereo_noise or _stereo_noise(request.keyframe)
+    z, _ = sample_depth(depth, request.matches.keyframe_px, noise)
+    # A matcher's neighbouring disparities err together: interpolation averages nothing out.
+    return Depths(z, noise.sigma_m(z) ** 2, *_unknown(len(z)))
+
+
+def odometry(request: ScaleRequest) -> TranslationPrior | None:
+    """Translation between the two stamps, as the wheels or an IMU measured it."""
+    evidence = request.evidence
+    if evidence.odometry is None or evidence.odometry_covariance is None:
+        return None
+    P = np.asarray(evidence.odometry_covariance, dtype=np.float64)[:3, :3]
+    # Odometry that claims to be exact would make the sum singular: a tenth of a millimetre.
+    return TranslationPrior(np.asarray(evidence.odometry)[:3, 3], P + 1e-8 * np.eye(3))
+
+
+def mono_depth(request: ScaleRequest) -> Depths | None:
+    """A metric depth estimate of the keyframe from a single image."""
+    evidence = request.evidence
+    if evidence.mono_depth is None:
+        return None
+    exact = DepthNoise(0.0, 0.0)
+    z, _ = sample_depth(evidence.mono_depth, request.matches.keyframe_px, exact)
+    return Depths(
+        z,
+        (evidence.mono_sigma * z) ** 2,
+        *_unknown(len(z)),
+        scale_sigma=evidence.mono_scale_sigma,
+        shift_sigma_m=evidence.mono_shift_sigma_m,
+    )
+
+
+SCALE_SOURCES: dict[str, ScaleSource] = {
+    "depth": frame_depth,
+    "stereo": stereo_depth,
+    "odometry": odometry,
+    "mono_depth": mono_depth,
+}
+
+
+def sample_depth(
+    depth: FloatArray | None, pixels: FloatArray, noise: DepthNoise
+) -> tuple[FloatArray, FloatArray]:
+    """Depth z and its variance at subpixel positions; NaN outside, beside NaN and across edges.
+
+    1/z is linear on a plane, so that is what gets interpolated. The noise of neighbouring pixels
+    is taken as independent; where it is not, the residuals tell (`covariance.effective_share`).
+    """
+    if depth is None:
+        return _unknown(len(pixels))
+    height, width = depth.shape
+    u, v = pixels[:, 0], pixels[:, 1]
+    inside = (u >= 0) & (v >= 0) & (u <= width - 1) & (v <= height - 1)
+    column = np.clip(u, 0, width - 1.001).astype(np.intp)
+    row = np.clip(v, 0, height - 1.001).astype(np.intp)
+    first = row * width + column
+    right, below = int(width > 1), width * int(height > 1)
+    corners = first + np.array([[0], [right], [below], [right + below]])  # (4, N)
+    z = depth.ravel()[corners].astype(np.float64)
+    a, b = u - column, v - row
+    weights = np.stack([(1 - a) * (1 - b), a * (1 - b), (1 - a) * b, a * b])
+    near, far = z.min(axis=0), z.max(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        sampled = 1.0 / (weights / z).sum(axis=0)
+        sigma = noise.sigma_m(sampled)
+        good = inside & (far - near <= EDGE_RATIO * near + EDGE_SIGMAS * sigma)
+    variance = sigma**2 * (weights**2).sum(axis=0)
+    return np.where(good, sampled, np.nan), np.where(good, variance, np.nan)
+
+
+def _stereo_noise(keyframe: Frame) -> DepthNoise:
+    """sigma_z = z^2 sigma_d / (f baseline), or an ordinary depth camera's where unknown."""
+    if keyframe.right_from_camera is None:
+        return DepthNoise()
+    baseline_m = float(np.linalg.norm(keyframe.right_from_camera[:3, 3]))
+    return DepthNoise(0.0, DISPARITY_SIGMA_PX / (float(keyframe.camera.K[0, 0]) * baseline_m))
+
+
+def _unknown(n: int) -> tuple[FloatArray, FloatArray]:
+    return np.full(n, np.nan), np.full(n, np.nan)

@@ -1,0 +1,193 @@
+"""Pose from matches alone: the essential matrix, and the cases where it says too little.
+
+Which of three models explains the matches is decided by Torr's GRIC: the squared residuals in
+units of the noise, plus what each model's freedom costs.
+
+    general   essential matrix   residuals of 1 dimension, manifold of 3, 5 parameters
+    planar    homography                      2                       2, 8
+    rotation  rotation                        2                       2, 3
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import poselib
+
+from l2m_ros.geometry import se3
+from l2m_ros.geometry.absolute import CHI2_MEDIAN, WIDE
+from l2m_ros.geometry.ransac import (
+    RAYS_SAMPLE,
+    Search,
+    accidental,
+    find_homography,
+    find_relative,
+)
+from l2m_ros.geometry.rays import RayPairs, homogeneous
+from l2m_ros.geometry.refine import Fit, epipolar_terms, refine, rotation_terms
+from l2m_ros.geometry.residuals import Noise, epipolar_rows, infinity_rows
+from l2m_ros.types import FloatArray, Lost, LostReason
+
+HOMOGRAPHY_MATCHES = 300  # drawn among the inliers: plenty for 8 parameters
+SAME_COST = 12.0  # two motions whose -2 log likelihoods differ by less cannot be told apart
+
+
+@dataclass(frozen=True, eq=False)
+class TwoView:
+    """Rotation and unit direction, which case it is, and the other motion if there are two."""
+
+    kind: str  # general | planar | rotation
+    fit: Fit
+    parallax: float  # RMS displacement that no rotation explains, normalised units
+    other: FloatArray | None = None  # 4x4: a plane's second motion, as likely as the first
+
+
+def relative_pose(
+    pairs: RayPairs, search: Search, *, image_width: float, min_parallax: float
+) -> TwoView | Lost:
+    """image_width and min_parallax in normalised units."""
+    T = find_relative(pairs, search)
+    near = np.flatnonzero(_epipolar_distance(pairs, T) < WIDE * search.threshold)
+    if len(near) <= RAYS_SAMPLE:
+        return _too_few(len(near), len(pairs))
+    chosen = pairs.select(near)
+    fit = refine(chosen, T, epipolar_terms(chosen), _first_noise(chosen, T))
+    if fit is None:
+        return Lost(LostReason.DEGENERATE, "the matches do not determine a relative pose")
+    inliers = int((fit.weights > 0.5).sum())
+    probability = 2 * search.threshold / image_width
+    if accidental(inliers, len(pairs), sample=RAYS_SAMPLE, probability=probability):
+        return _too_few(inliers, len(pairs))
+    view = _named(chosen, fit, search, min_parallax)
+    return replace(view, fit=view.fit.over(near, len(pairs)))
+
+
+def _named(pairs: RayPairs, fit: Fit, search: Search, min_parallax: float) -> TwoView:
+    """The case that explains the essential matrix's inliers best."""
+    inliers = np.flatnonzero(fit.weights > 0.5)
+    kept = pairs.select(inliers)
+    turned = rotation_fit(kept, fit.noise)
+    H = find_homography(kept, replace(search, matches=HOMOGRAPHY_MATCHES))
+    squared = {
+        "general": epipolar_rows(kept, fit.pose, None, fit.noise, 0.0).squared,
+        "planar": _transfer_squared(kept, H, fit.noise),
+        "rotation": infinity_rows(kept, turned, None, fit.noise, 0.0).squared,
+    }
+    costs = {kind: gric(d2, kind) for kind, d2 in squared.items()}
+    kind = min(costs, key=lambda name: costs[name])
+    parallax = _parallax(kept, turned, fit.noise)
+    if kind == "rotation" or parallax < min_parallax:
+        rotation = refine(pairs, turned, rotation_terms(pairs), fit.noise) or fit
+        return TwoView("rotation", rotation, parallax)
+    view = TwoView(kind, _forward(kept, fit), parallax)
+    return _planar(pairs, view, H) if kind == "planar" else view
+
+
+MODELS = {"general": (1, 3, 5), "planar": (2, 2, 8), "rotation": (2, 2, 3)}
+
+
+def gric(squared: FloatArray, kind: str) -> float:
+    """Residual dimensions, manifold's dimension and parameters: see the head of this file."""
+    dimensions, manifold, parameters = MODELS[kind]
+    n = len(squared)
+    fit = float(np.minimum(squared, 2.0 * dimensions).sum())
+    return fit + manifold * n * float(np.log(4.0)) + parameters * float(np.log(4.0 * n))
+
+
+def rotation_fit(pairs: RayPairs, noise: Noise) -> FloatArray:
+    """The rotation that turns the query's rays into the keyframe's, by Kabsch and refinement."""
+    a, b = homogeneous(pairs.query), homogeneous(pairs.keyframe)
+    a, b = a / np.linalg.norm(a, axis=0), b / np.linalg.norm(b, axis=0)
+    U, _, Vt = np.linalg.svd(b @ a.T)
+    R = U @ np.diag([1.0, 1.0, np.sign(np.linalg.det(U @ Vt))]) @ Vt
+    T = se3.transform(R, np.zeros(3))
+    median = float(np.median(infinity_rows(pairs, T, None, Noise(), 0.0).squared))
+    # Two dimensions: their median is three times that of one.
+    start = Noise(match=max(median / (3.05 * CHI2_MEDIAN), noise.match))
+    fit = refine(pairs, T, rotation_terms(pairs), start)
+    return T if fit is None else fit.pose
+
+
+def _planar(pairs: RayPairs, view: TwoView, H: FloatArray) -> TwoView:
+    """A plane's homography has two motions; take the likelier, keep the other if it is close."""
+    candidates = [view.fit]
+    for pose in poselib.motion_from_homography(H)[0]:
+        t = np.asarray(pose.t)
+        length = float(np.linalg.norm(t))
+        if length == 0:
+            continue
+        T = se3.transform(np.asarray(pose.R), t / length)
+        found = refine(pairs, T, epipolar_terms(pairs), view.fit.noise)
+        if found is not None:
+            candidates.append(_forward(pairs, found))
+    candidates.sort(key=lambda fit: fit.cost + 2.0 * _behind(pairs, fit))
+    best = candidates[0]
+    bound = best.cost + 2.0 * _behind(pairs, best) + SAME_COST
+    for fit in candidates[1:]:
+        apart = np.linalg.norm(se3.difference(fit.pose, best.pose))
+        if fit.cost + 2.0 * _behind(pairs, fit) < bound and apart > 0.02:
+            return replace(view, fit=best, other=fit.pose)
+    return replace(view, fit=best)
+
+
+def _behind(pairs: RayPairs, fit: Fit) -> float:
+    """Inliers whose point would lie behind a camera; each costs as much as an outlier."""
+    z = triangulated_depth(pairs, fit.pose)
+    return float((fit.weights * (z < 0)).sum())
+
+
+def _forward(pairs: RayPairs, fit: Fit) -> Fit:
+    """The epipolar lines of t and -t are the same: the points decide."""
+    z = triangulated_depth(pairs, fit.pose)
+    weights = fit.weights[: len(pairs)] if len(fit.weights) == len(pairs) else 1.0
+    if float((weights * np.sign(z)).sum()) >= 0:
+        return fit
+    pose = fit.pose.copy()
+    pose[:3, 3] *= -1
+    return replace(fit, pose=pose)
+
+
+def triangulated_depth(pairs: RayPairs, T: FloatArray) -> FloatArray:
+    """(N,) depth in the keyframe, in units of |t|, where the rays pass each other nearest."""
+    k, v = homogeneous(pairs.keyframe), T[:3, :3] @ homogeneous(pairs.query)
+    t = T[:3, 3:4]
+    kk, vv, kv = (k * k).sum(0), (v * v).sum(0), (k * v).sum(0)
+    kt, vt = (k * t).sum(0), (v * t).sum(0)
+    det = np.maximum(kk * vv - kv * kv, 1e-12)
+    return np.asarray((vv * kt - kv * vt) / det)
+
+
+def _parallax(pairs: RayPairs, turned: FloatArray, noise: Noise) -> float:
+    """RMS over the matches, the noise's own part taken out."""
+    ray = turned[:3, :3] @ homogeneous(pairs.query)
+    off = ((pairs.keyframe - ray[:2] / ray[2]) ** 2).sum(axis=0)
+    own = noise.match * (pairs.noise[0] + pairs.noise[2])
+    return float(np.sqrt(max(np.median(off) - np.median(own), 0.0)))
+
+
+def _transfer_squared(pairs: RayPairs, H: FloatArray, noise: Noise) -> FloatArray:
+    moved = H @ homogeneous(pairs.query)
+    du, dv = pairs.keyframe - moved[:2] / moved[2]
+    xx, xy, yy = noise.match * pairs.noise
+    return np.asarray((yy * du * du - 2 * xy * du * dv + xx * dv * dv) / (xx * yy - xy * xy))
+
+
+def _epipolar_distance(pairs: RayPairs, T: FloatArray) -> FloatArray:
+    """(N,) normalised units, in the keyframe."""
+    line = se3.skew(T[:3, 3]) @ T[:3, :3] @ homogeneous(pairs.query)
+    raw = (homogeneous(pairs.keyframe) * line).sum(axis=0)
+    return np.asarray(np.abs(raw) / np.hypot(line[0], line[1]))
+
+
+def _first_noise(pairs: RayPairs, T: FloatArray) -> Noise:
+    median = float(np.median(epipolar_rows(pairs, T, None, Noise(), 0.0).squared))
+    return Noise(match=max(median / CHI2_MEDIAN, 1e-4))
+
+
+def _too_few(inliers: int, matches: int) -> Lost:
+    return Lost(
+        LostReason.TOO_FEW_INLIERS,
+        f"{inliers} of {matches} matches agree on an essential matrix: no more than random "
+        "ones would",
+    )
