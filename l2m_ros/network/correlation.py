@@ -5,9 +5,9 @@
 
 Support samples are bilinear and zero outside. All (2r+1)^2 samples of a cell share ONE
 fractional position, because offsets are whole cells. So it is enough to take the (2r+2)^2 dot
-products with the whole-numbered neighbours and to blend the products, not the features:
-the work falls from four reads of C channels per sample to about one, and nothing of
-(2r+1)^2 times the feature map is ever held (`benchmarks/correlation.py` measures it).
+products with the whole-numbered neighbours and to blend the products, not the features: one
+read of C channels per sample instead of four, and never (2r+1)^2 copies of the feature map
+(`benchmarks/correlation.py` measures time and memory).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from l2m_ros.network.grid import sample
 # Below this many support cells per dot product wanted, all pairs by one matrix product are
 # cheaper than gathering features: a product runs near peak, a gather at memory speed.
 ALL_PAIRS_RATIO = 16
+CELLS_IN_CACHE = 32  # times (2r+2)^2 neighbours of C channels: 4 MB for r = 3, C = 512
 
 
 def local_correlation(query: Tensor, support: Tensor, flow: Tensor, radius: int) -> Tensor:
@@ -40,15 +41,14 @@ def local_correlation(query: Tensor, support: Tensor, flow: Tensor, radius: int)
 
 
 def local_correlation_plain(query: Tensor, support: Tensor, flow: Tensor, radius: int) -> Tensor:
-    """The same, as its definition reads: one bilinear sample of the support per offset."""
-    height, width = query.shape[-2:]
-    out = []
-    for row in range(-radius, radius + 1):
-        for column in range(-radius, radius + 1):
-            step = torch.tensor([2.0 * column / width, 2.0 * row / height]).to(flow)
-            at = sample(support, flow + step[None, :, None, None])
-            out.append((query * at).sum(dim=1) / query.shape[1] ** 0.5)
-    return torch.stack(out, dim=1)
+    """The same, as its definition reads: holds a copy of the support for every offset."""
+    batch, channels, height, width = query.shape
+    steps = torch.arange(-radius, radius + 1).to(flow)
+    rows, columns = torch.meshgrid(steps, steps, indexing="ij")
+    offsets = 2.0 * torch.stack([columns / width, rows / height]).flatten(1)  # (2, K)
+    at = flow[:, :, None] + offsets[None, :, :, None, None]  # (B, 2, K, h, w)
+    there = sample(support, at.flatten(2, 3)).reshape(batch, channels, -1, height, width)
+    return (query[:, :, None] * there).sum(dim=1) / channels**0.5
 
 
 def _window_corner(flow: Tensor, height: int, width: int, radius: int) -> tuple[Tensor, Tensor]:
@@ -81,22 +81,29 @@ def _by_matrix(query: Tensor, support: Tensor, corner: Tensor, radius: int) -> T
 
 
 def _by_gathering(query: Tensor, support: Tensor, corner: Tensor, radius: int) -> Tensor:
-    """The same, one neighbour at a time: holds two copies of the feature map."""
+    """The same from gathered neighbours, some query cells at a time."""
     batch, channels, height, width = query.shape
-    padding = 2 * radius + 2
+    padding = side = 2 * radius + 2
     padded = F.pad(support, (padding,) * 4)
     cells = padded.permute(0, 2, 3, 1).reshape(-1, channels)  # a cell's channels together
-    wanted = query.flatten(2).transpose(1, 2).reshape(-1, channels)
+    wanted = query.permute(0, 2, 3, 1).reshape(-1, channels, 1)
     first = torch.arange(batch, device=query.device) * (padded.shape[2] * padded.shape[3])
     index = _window_index(corner, padded.shape[3], padding) + first[:, None, None, None]
+    index = index.permute(0, 3, 1, 2).reshape(-1, side * side)  # (B n, (2r+2)^2)
+    at_once = _cells_at_once(wanted, side)
     products = [
-        (wanted * cells.index_select(0, index[:, row, column].flatten())).sum(dim=1)
-        for row in range(2 * radius + 2)
-        for column in range(2 * radius + 2)
+        (cells[near] @ cell)[:, :, 0]
+        for near, cell in zip(index.split(at_once), wanted.split(at_once), strict=True)
     ]
-    side = 2 * radius + 2
-    stacked = torch.stack(products).reshape(side, side, batch, height, width)
-    return stacked.permute(2, 0, 1, 3, 4)
+    window = torch.cat(products).reshape(batch, height, width, side, side)
+    return window.permute(0, 3, 4, 1, 2)
+
+
+def _cells_at_once(wanted: Tensor, side: int) -> int:
+    """On the CPU few enough for the cache; in a graph or on a GPU 2r+2 parts in all."""
+    if wanted.is_cuda or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return -(-len(wanted) // side)
+    return CELLS_IN_CACHE
 
 
 def _window_index(corner: Tensor, padded_width: int, padding: int) -> Tensor:
