@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
-from l2m_ros.lifting.views import FAR_AWAY_PX, Relief, project
+from l2m_ros.lifting.views import Relief, project
 from l2m_ros.types import FloatArray
 
 # kind -> how often
@@ -93,9 +94,11 @@ def second_camera(
     wanted = rng.uniform(motion.least_overlap, 1.0)
     move = _draw_move(rng, relief, K_a, a_from_grid, width, height, motion)
 
+    probes = _probes(relief, K_a, a_from_grid, width, height)
+
     def moved(strength: float) -> Cameras:
         K_b, b_from_grid = move.cameras(strength)
-        ab, ba = _shares(relief, K_a, a_from_grid, K_b, b_from_grid, width, height)
+        ab, ba = _shares(relief, probes, K_b, b_from_grid, width, height)
         overlap = float(np.sqrt(ab * ba)) if min(ab, ba) >= LEAST_SHARE else 0.0
         return Cameras(K_a, K_b, a_from_grid, b_from_grid, overlap)
 
@@ -206,38 +209,48 @@ def _pivot(
     return a_from_grid[:3, :3] @ (ray / ray[2] / float(relief.inverse_depth[row, column]))
 
 
+# (x, y, inverse depth, inside) of points of the grid
+Probes = tuple[FloatArray, FloatArray, FloatArray, npt.NDArray[np.bool_]]
+
+
+def _probes(
+    relief: Relief, K_a: FloatArray, a_from_grid: FloatArray, width: int, height: int
+) -> Probes:
+    """What a's pixels on a coarse raster see."""
+    columns, rows = PROBES
+    u, v = np.meshgrid(
+        (np.arange(columns) + 0.5) * width / columns, (np.arange(rows) + 0.5) * height / rows
+    )
+    pixels = np.stack([u.ravel(), v.ravel(), np.ones(u.size)])
+    s = relief.K @ a_from_grid[:3, :3].T @ np.linalg.inv(K_a) @ pixels
+    x, y = (s[:2] / np.maximum(s[2], 1e-6)).astype(np.float32)
+    h, w = relief.inverse_depth.shape
+    inside = (x >= 0) & (x <= w - 1) & (y >= 0) & (y <= h - 1)
+    row, column = np.clip(y, 0, h - 1).astype(int), np.clip(x, 0, w - 1).astype(int)
+    return x, y, relief.inverse_depth[row, column], inside
+
+
 def _shares(
     relief: Relief,
-    K_a: FloatArray,
-    a_from_grid: FloatArray,
+    probes: Probes,
     K_b: FloatArray,
     b_from_grid: FloatArray,
     width: int,
     height: int,
 ) -> tuple[float, float]:
     """Share of a's probes that land in b, share of b's cells that they land on."""
-    columns, rows = PROBES
-    u, v = np.meshgrid(
-        (np.arange(columns) + 0.5) * width / columns, (np.arange(rows) + 0.5) * height / rows
-    )
-    rays = np.stack([u.ravel(), v.ravel(), np.ones(u.size)]).astype(np.float64)
-    s = relief.K @ a_from_grid[:3, :3].T @ np.linalg.inv(K_a) @ rays
-    x, y = (s[:2] / np.maximum(s[2], 1e-6)).astype(np.float32)
-    rows_, columns_ = relief.inverse_depth.shape
-    inside = (x >= 0) & (x <= columns_ - 1) & (y >= 0) & (y <= rows_ - 1)
-    w = relief.inverse_depth[
-        np.clip(y, 0, rows_ - 1).astype(int), np.clip(x, 0, columns_ - 1).astype(int)
-    ]
+    x, y, w, inside = probes
     bx, by, omega = project(relief, x, y, w, K_b, b_from_grid)
     lands = inside & (omega > 0) & (bx >= 0) & (bx < width) & (by >= 0) & (by < height)
-    lands &= np.abs(bx) < FAR_AWAY_PX
-    cells = np.zeros((6, 8), bool)  # coarser than the probes: neighbours leave no gaps at zoom 2
-    cells[(by[lands] * 6 / height).astype(int), (bx[lands] * 8 / width).astype(int)] = True
     share_ab = float(lands.mean())
-    # At stronger zoom the probes do leave gaps; then b lies inside of a.
+    if share_ab == 0:
+        return 0.0, 0.0
+    hit_x, hit_y = bx[lands], by[lands]
+    cells = np.zeros((6, 8), bool)  # coarser than the probes: neighbours leave no gaps at zoom 2
+    cells[(hit_y * 6 / height).astype(int), (hit_x * 8 / width).astype(int)] = True
     share_ba = float(cells.mean())
-    if share_ab > 0 and share_ab < 0.25:
-        hit_x, hit_y = bx[lands], by[lands]
+    if share_ab < 0.25:
+        # At stronger zoom the probes do leave gaps; then b lies inside of a.
         box = (np.ptp(hit_x) / width + 1 / 8) * (np.ptp(hit_y) / height + 1 / 6)
         share_ba = max(share_ba, min(1.0, float(box)))
     return share_ab, share_ba

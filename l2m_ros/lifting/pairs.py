@@ -270,9 +270,9 @@ def random_homography(
 def mapped(H: FloatArray, width: int, height: int) -> npt.NDArray[np.float32]:
     """(H, W, 2) image of the pixel grid under a homography."""
     x, y, z = (affine(row, width, height) for row in H / H[2, 2])
-    z = np.where(z > 1e-6, z, np.float32(1e-6))
-    far = np.float32(FAR_AWAY_PX)
-    return np.clip(np.stack([x / z, y / z], axis=-1), -far, far)
+    over_z = np.float32(1.0) / np.maximum(z, np.float32(1e-6))
+    out = np.stack([x * over_z, y * over_z], axis=-1)
+    return np.clip(out, -FAR_AWAY_PX, FAR_AWAY_PX, out=out)
 
 
 def planar_warp(

@@ -109,15 +109,19 @@ def project(
     e = (K @ T[:3, 3]).astype(np.float32)
     z = H[2, 0] * u + H[2, 1] * v + (H[2, 2] + w * e[2])
     front = z > MIN_Z
-    over_z = np.where(front, 1.0 / np.where(front, z, 1.0), 0.0).astype(np.float32)
+    hidden = None if front.all() else ~front  # nearly always nothing lies behind: skip the masks
+    if hidden is not None:
+        z[hidden] = 1.0
+    over_z = np.float32(1.0) / z
     x = (H[0, 0] * u + H[0, 1] * v + (H[0, 2] + w * e[0])) * over_z
     y = (H[1, 0] * u + H[1, 1] * v + (H[1, 2] + w * e[1])) * over_z
-    far = np.float32(FAR_AWAY_PX)
-    return (
-        np.where(front, np.clip(x, -far, far), -far),
-        np.where(front, np.clip(y, -far, far), -far),
-        w * over_z,
-    )
+    omega = w * over_z
+    for c in (x, y):
+        np.clip(c, -FAR_AWAY_PX, FAR_AWAY_PX, out=c)
+    if hidden is not None:
+        x[hidden] = y[hidden] = -FAR_AWAY_PX
+        omega[hidden] = 0.0
+    return x, y, omega
 
 
 def sample(image: npt.NDArray[np.float32], x: FloatArray, y: FloatArray) -> FloatArray:
