@@ -24,6 +24,10 @@ MAX_POINTS = 4096
 RATIO = 0.85  # Lowe's test: distance to the nearest over distance to the second nearest
 ROWS_AT_ONCE = 1024  # of the similarity matrix: 16 MB rather than 64
 CONSISTENT_PX = 1.0  # sigma of the flow's forward-backward error
+LIKE_GREY = 16.0  # grey levels by which the same surface may differ between two frames
+WINDOW_PX = 9
+FLAT_GREY = 0.5  # grey levels per px: the slope that sensor noise leaves after smoothing
+TEXTURE_WINDOW_PX = 31  # texture this near still leads the flow
 DIS_MIN_PX = 32  # a smaller image has no pyramid for DIS
 
 
@@ -124,8 +128,9 @@ class AkazeMatcher(_BitMatcher):
 class DisMatcher:
     """DIS optical flow: every pixel, but only for small motion between similar images.
 
-    The flow needs both images at once, so nothing but the grey image is kept of a keyframe.
-    Certainty = exp(-e^2 / 2) of the forward-backward error e in units of CONSISTENT_PX.
+    The flow needs both images at once: of a keyframe its grey image and texture are kept.
+    Certainty = consistency (the flow there and back returns) times likeness (the colours agree)
+    times texture (there was something to follow): a blank wall flows consistently by nothing.
     """
 
     name = "dis"
@@ -140,7 +145,8 @@ class DisMatcher:
             raise InvalidInput(
                 f"image is {rgb.shape[1]}x{rgb.shape[0]}: DIS needs {DIS_MIN_PX} px each way"
             )
-        return Features(self.name, (rgb.shape[1], rgb.shape[0]), _grey(rgb))
+        grey = _grey(rgb)
+        return Features(self.name, (rgb.shape[1], rgb.shape[0]), (grey, textured(grey)))
 
     def reference(self, features: Features) -> Reference:
         _check_owner(self.name, features)
@@ -150,12 +156,14 @@ class DisMatcher:
         _check_owner(self.name, query)
         _check_owner(self.name, reference)
         size, keyframe_size = query.image_size, reference.image_size
-        other = reference.data
+        grey, texture = query.data
+        other, other_texture = reference.data
         if size != keyframe_size:  # DIS compares images of one size
-            other = cv2.resize(other, size, interpolation=cv2.INTER_AREA)
-        forward = self._flow.calc(query.data, other, None)
-        backward = self._flow.calc(other, query.data, None)
+            other, other_texture = (cv2.resize(x, size) for x in reference.data)
+        forward = self._flow.calc(grey, other, None)
+        backward = self._flow.calc(other, grey, None)
         warp, certainty = consistent_warp(forward, backward)
+        certainty *= likeness(grey, other, warp) * texture * _fetched(other_texture, warp)
         scale = np.array(keyframe_size, np.float32) / np.array(size, np.float32)
         warp_px = np.asarray((warp + 0.5) * scale - 0.5, np.float32)
         return DenseMatch(warp_px, certainty, size, keyframe_size)
@@ -196,16 +204,41 @@ def two_nearest_bits(a: Array, b: Array) -> tuple[Array, Array, Array]:
 
 
 def consistent_warp(forward: Array, backward: Array) -> tuple[Array, Array]:
-    """Flows (h, w, 2) there and back -> warp (h, w, 2) in pixels and certainty (h, w)."""
+    """Flows (h, w, 2) there and back -> warp (h, w, 2) in pixels and consistency (h, w).
+
+    exp(-e^2 / 2) of the forward-backward error e in units of CONSISTENT_PX; 0 off the image.
+    """
     h, w = forward.shape[:2]
     u, v = np.meshgrid(np.arange(w, dtype=np.float32), np.arange(h, dtype=np.float32))
     warp = np.stack([u, v], axis=-1) + forward
-    there = np.ascontiguousarray(warp)
-    returned = cv2.remap(backward, there, None, cv2.INTER_LINEAR, borderValue=(np.nan, np.nan))
-    error = np.linalg.norm(forward + returned, axis=-1) / CONSISTENT_PX
+    error = np.linalg.norm(forward + _fetched(backward, warp), axis=-1) / CONSISTENT_PX
     inside = (warp >= 0).all(axis=-1) & (warp <= (w - 1, h - 1)).all(axis=-1)
-    certainty = np.where(inside & np.isfinite(error), np.exp(-0.5 * error**2), 0.0)
-    return warp, certainty.astype(np.float32)
+    return warp, np.where(inside, np.exp(-0.5 * error**2), 0.0).astype(np.float32)
+
+
+def likeness(query: Array, keyframe: Array, warp: Array) -> Array:
+    """exp(-d^2 / 2), d = mean grey difference around a pixel in units of LIKE_GREY levels."""
+    difference = cv2.absdiff(query, _fetched(keyframe, warp))
+    difference = cv2.blur(difference, (WINDOW_PX, WINDOW_PX))
+    return np.asarray(np.exp(-0.5 * (difference.astype(np.float32) / LIKE_GREY) ** 2))
+
+
+def textured(grey: Array) -> Array:
+    """1 - exp(-g / FLAT_GREY), g = mean absolute gradient around a pixel in grey levels per px."""
+    smooth = cv2.GaussianBlur(grey, (0, 0), 1.0).astype(np.float32)
+    slope = cv2.magnitude(
+        cv2.Sobel(smooth, cv2.CV_32F, 1, 0, scale=1 / 8),
+        cv2.Sobel(smooth, cv2.CV_32F, 0, 1, scale=1 / 8),
+    )
+    around = cv2.blur(slope, (TEXTURE_WINDOW_PX, TEXTURE_WINDOW_PX))
+    return np.asarray(1.0 - np.exp(-around / FLAT_GREY))
+
+
+def _fetched(image: Array, warp: Array) -> Array:
+    """The image's values at warp (h, w, 2), float32 pixels."""
+    return np.asarray(
+        cv2.remap(image, warp, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    )
 
 
 def _grey(rgb: ByteArray) -> ByteArray:
