@@ -96,7 +96,7 @@ def _without_edges(z: FloatArray) -> FloatArray:
     kernel = np.ones((3, 3), np.uint8)
     far = cv2.dilate(np.where(known, z, 0).astype(np.float32), kernel)
     near = cv2.erode(np.where(known, z, np.inf).astype(np.float32), kernel)
-    return np.where(known & (far < MAX_DEPTH_STEP * near), z, np.nan)
+    return np.where(known & (far / MAX_DEPTH_STEP < near), z, np.nan)
 
 
 def _resized(z: FloatArray, size: tuple[int, int]) -> FloatArray:

@@ -121,7 +121,7 @@ class Tracker:
         self._keyframe: Keyframe | None = None
         self._kept: deque[Keyframe] = deque(maxlen=self.options.kept_keyframes)
         self._motion: Motion | None = None
-        self._motion_covariance = np.zeros((6, 6))
+        self._motion_covariance: FloatArray = np.zeros((6, 6))
         self._lost = 0
         self._requested = False
         self._policy.forget()

@@ -1,0 +1,271 @@
+"""The tracker on a rendered run with a matcher that knows the truth, spoilt on purpose."""
+
+import itertools
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from l2m_ros.errors import InvalidInput
+from l2m_ros.evaluation.tracking import PosedFrame, pose_errors, summarize
+from l2m_ros.evaluation.trajectory import Trajectory
+from l2m_ros.localization.gates import GateOptions, Motion, implausible
+from l2m_ros.localization.keyframes import (
+    KeyframeOptions,
+    KeyframePolicy,
+    OdometrySample,
+    Quality,
+    coverage,
+    sharpness,
+)
+from l2m_ros.localization.tracker import Tracker, TrackerOptions, TrackState
+from l2m_ros.simulation.oracle import OracleMatcher
+from l2m_ros.simulation.sequence import SimulationOptions, simulate
+from l2m_ros.types import Correspondences, Lost, LostReason, MetricPose, RelativePose
+
+FRAMES = 40
+
+
+@pytest.fixture(scope="module")
+def shots():
+    options = SimulationOptions(frames=FRAMES, width=240, height=180, rate_hz=8.0)
+    return list(simulate(options))
+
+
+def oracle(shots, **spoilt):
+    matcher = OracleMatcher(stride=4, **spoilt)
+    list(matcher.watch(shots))
+    return matcher
+
+
+def monocular(frame):
+    return replace(frame, depth=None, right_rgb=None, right_camera=None, right_from_camera=None)
+
+
+def run(tracker, shots, change=lambda frame: frame, odometry=False):
+    results = []
+    for shot in shots:
+        sample = OdometrySample(shot.frame.stamp_ns, shot.odom_from_base, shot.odom_covariance)
+        results.append(tracker.process(change(shot.frame), sample if odometry else None))
+    return results
+
+
+def truth_of(shots):
+    return Trajectory(
+        np.array([shot.frame.stamp_ns for shot in shots]),
+        np.array([shot.world_from_camera for shot in shots]),
+    )
+
+
+def summary_of(results, shots):
+    posed = [
+        PosedFrame(
+            r.frame.stamp_ns,
+            r.keyframe.frame.stamp_ns,
+            r.pose.keyframe_from_camera,
+            r.pose.covariance,
+        )
+        for r in results
+        if r.pose is not None
+    ]
+    return summarize(pose_errors(posed, truth_of(shots)), len(shots))
+
+
+class Blind:
+    """A matcher that finds nothing for as long as `closed`."""
+
+    def __init__(self, matcher):
+        self._matcher, self.name, self.closed = matcher, matcher.name, False
+        self.encode, self.reference = matcher.encode, matcher.reference
+        self.tried = Counter()
+
+    def match(self, query, reference):
+        self.tried[reference.data] += 1
+        if self.closed:
+            return Correspondences.empty()
+        return self._matcher.match(query, reference)
+
+
+def test_every_frame_is_posed_and_the_covariance_is_honest(shots):
+    tracker = Tracker(oracle(shots, noise_px=0.5, outlier_share=0.3))
+    results = run(tracker, shots)
+    summary = summary_of(results, shots)
+    assert summary.posed == FRAMES - 1  # the first one became the keyframe
+    assert summary.translation_median_mm < 5
+    assert summary.rotation_median_deg < 0.1
+    assert summary.nees_mean < 1.5 * summary.nees_high
+    assert summary.wrong_poses == 0
+    assert {r.pose.scale_source for r in results if r.pose} == {"depth"}
+
+
+def test_keyframes_are_chained_into_odometry(shots):
+    results = run(Tracker(oracle(shots)), shots)
+    assert sum(r.new_keyframe for r in results) >= 2
+    start = np.linalg.inv(shots[0].world_from_camera)
+    sigmas = []
+    for shot, result in zip(shots[1:], results[1:], strict=True):
+        expected = start @ shot.world_from_camera
+        assert np.linalg.norm(result.odom_from_camera[:3, 3] - expected[:3, 3]) < 0.02
+        sigmas.append((result.keyframe.id, np.trace(result.keyframe.odom_covariance)))
+    by_keyframe = dict(sigmas)
+    ids = sorted(by_keyframe)
+    assert all(by_keyframe[a] < by_keyframe[b] for a, b in itertools.pairwise(ids))
+
+
+@pytest.mark.parametrize(
+    ("change", "odometry", "source"),
+    [
+        (lambda frame: replace(frame, depth=None), False, "stereo"),
+        (monocular, True, "odometry"),
+    ],
+)
+def test_metres_from_elsewhere(shots, change, odometry, source):
+    options = TrackerOptions(base_from_camera=shots[0].base_from_camera)
+    results = run(Tracker(oracle(shots, noise_px=0.2), options), shots, change, odometry)
+    assert source in {r.pose.scale_source for r in results if r.pose}
+    assert summary_of(results, shots).translation_median_mm < 40
+
+
+def test_without_metres_nothing_is_metric(shots):
+    results = run(Tracker(oracle(shots)), shots, monocular)
+    assert all(r.pose is None and r.odom_from_camera is None for r in results)
+    assert any(isinstance(r.outcome, RelativePose) for r in results)
+    assert results[-1].state is TrackState.TRACKING
+    assert results[-1].why_not_posed == "no_scale"
+
+
+def test_a_loss_is_said_and_recovered_from(shots):
+    matcher = Blind(oracle(shots))
+    tracker = Tracker(matcher)
+    run(tracker, shots[:10])
+    matcher.closed = True
+    lost = run(tracker, shots[10:14])
+    assert all(r.state is TrackState.LOST and r.pose is None for r in lost)
+    assert all(r.outcome.reason is LostReason.TOO_FEW_MATCHES for r in lost)
+    matcher.closed = False
+    found = tracker.process(shots[14].frame)
+    assert found.state is TrackState.TRACKING
+    assert isinstance(found.outcome, MetricPose)
+    assert found.keyframe.chain == 1
+
+
+def test_earlier_keyframes_are_tried_before_a_new_chain(shots):
+    """The camera jumps back to where it began: the newest keyframe fails, the first one serves."""
+    matcher = oracle(shots)
+    tracker = Tracker(matcher)
+    results = run(tracker, shots)
+    newest, first = results[-1].keyframe, results[0].keyframe
+    assert newest.id > first.id
+    whole = matcher.match
+
+    def only_the_first(query, reference):
+        same = reference.data == first.reference.data
+        return whole(query, reference) if same else Correspondences.empty()
+
+    matcher.match = only_the_first
+    again = [tracker.process(shots[1].frame) for _ in range(6)]
+    found = [r for r in again if r.pose is not None]
+    assert found
+    assert found[0].keyframe.id == first.id
+    assert "found again" in found[0].reason
+    assert found[0].keyframe.chain == 1
+
+
+def test_after_many_losses_a_new_chain_begins_with_what_is_unknown(shots):
+    matcher = Blind(oracle(shots))
+    tracker = Tracker(matcher, TrackerOptions(restart_after=5))
+    run(tracker, shots[:5])
+    matcher.closed = True
+    lost = run(tracker, shots[5:10])
+    assert [r.new_keyframe for r in lost] == [False] * 4 + [True]
+    assert lost[-1].keyframe.chain == 2
+    assert "new chain 2" in lost[-1].reason
+    unseen_s = (shots[9].frame.stamp_ns - shots[4].frame.stamp_ns) * 1e-9
+    sigma_m = np.sqrt(lost[-1].keyframe.odom_covariance[0, 0])
+    assert sigma_m == pytest.approx(GateOptions().max_speed_m_s * unseen_s, rel=0.05)
+
+
+def test_a_covered_lens_waits(shots):
+    tracker = Tracker(oracle(shots))
+    black = replace(shots[0].frame, rgb=np.zeros_like(shots[0].frame.rgb))
+    tracker._matcher.encode = lambda rgb: None
+    result = tracker.process(black)
+    assert result.state is TrackState.WAITING
+    assert "texture" in result.reason
+    assert result.keyframe is None
+
+
+def test_requests(shots):
+    tracker = Tracker(oracle(shots))
+    run(tracker, shots[:3])
+    tracker.set_keyframe()
+    result = tracker.process(shots[3].frame)
+    assert result.new_keyframe
+    assert result.pose is not None
+    assert tracker.process(shots[4].frame).keyframe.frame.stamp_ns == shots[3].frame.stamp_ns
+    tracker.reset()
+    after = tracker.process(shots[5].frame)
+    assert after.new_keyframe
+    assert (after.keyframe.odom_from_keyframe == np.eye(4)).all()
+
+
+def test_two_runs_are_bitwise_equal(shots):
+    a, b = (run(Tracker(oracle(shots, noise_px=0.5)), shots[:15]) for _ in range(2))
+    for x, y in zip(a[1:], b[1:], strict=True):
+        assert (x.pose.keyframe_from_camera == y.pose.keyframe_from_camera).all()
+        assert (x.pose.covariance == y.pose.covariance).all()
+
+
+def test_gates(shots):
+    strict = GateOptions(max_sigma_m=1e-6)
+    results = run(Tracker(oracle(shots, noise_px=0.5), TrackerOptions(gates=strict)), shots[:4])
+    assert [r.outcome.reason for r in results[1:]] == [LostReason.UNCERTAIN] * 3
+    assert "tracking.max_sigma_m" in results[1].outcome.detail
+    there = np.eye(4)
+    there[0, 3] = 1.0
+    judged = implausible(Motion(0, np.eye(4)), Motion(10**7, there), GateOptions())
+    assert isinstance(judged, Lost)
+    assert judged.reason is LostReason.IMPLAUSIBLE
+    assert implausible(Motion(0, np.eye(4)), Motion(10**9, there), GateOptions()) is None
+    assert implausible(Motion(10**9, np.eye(4)), Motion(0, there), GateOptions()) is None
+
+
+def test_keyframe_policy_has_hysteresis():
+    policy = KeyframePolicy(KeyframeOptions(coverage_min=0.5, hysteresis=0.1))
+
+    def wants(share):
+        return policy.wants_keyframe(Quality(share, inliers=100, certain=None, parallax_rad=0.0))
+
+    assert not wants(1.0)
+    assert not wants(0.55)
+    assert wants(0.45)
+    assert wants(0.55)  # still: it has not come back far enough
+    assert not wants(0.65)
+    assert not wants(0.55)
+
+
+def test_keyframe_policy_refuses_blur():
+    rng = np.random.default_rng(0)
+    sharp = rng.integers(0, 255, (120, 160, 3), dtype=np.uint8)
+    blurred = np.repeat(np.repeat(sharp[::8, ::8], 8, 0), 8, 1)
+    blurred = ((blurred.astype(int) + np.roll(blurred, 3, 1) + np.roll(blurred, 6, 1)) // 3).astype(
+        np.uint8
+    )
+    assert sharpness(blurred) < 0.5 * sharpness(sharp)
+    policy = KeyframePolicy(KeyframeOptions())
+    assert [policy.refusal(sharp) for _ in range(5)] == [None] * 5
+    assert "blurred" in policy.refusal(blurred)
+
+
+def test_coverage_counts_cells():
+    assert coverage(np.zeros((0, 2)), (80, 60)) == 0
+    centres = np.stack(np.meshgrid(np.arange(8) * 10 + 4.5, np.arange(6) * 10 + 4.5), -1)
+    assert coverage(centres.reshape(-1, 2), (80, 60)) == 1
+    assert coverage(centres[0], (80, 60)) == pytest.approx(1 / 6)
+    assert coverage(np.array([[-0.5, -0.5], [79.4, 59.4]]), (80, 60)) == pytest.approx(2 / 48)
+
+
+def test_options_outside_their_range_are_refused():
+    with pytest.raises(InvalidInput, match="coverage_min"):
+        KeyframeOptions(coverage_min=1.5)
