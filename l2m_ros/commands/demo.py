@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from l2m_ros.evaluation.tracking_report import TrackedRun
     from l2m_ros.ros.listener import Heard
 
+RATE_HZ = 10.0  # what `lite` keeps up with on two cores
 READY_S = 60.0  # loading and warming up a model on a busy machine
 DISCOVERY_S = 10.0
 STOP_S = 5.0
@@ -38,7 +39,7 @@ class DemoOptions:
     out: Path = Path("demo")
     scene: str = "room"
     path: str = "handheld"
-    frames: int = 240
+    frames: int = 200
     model: str = "lite"
     seed: int = 0
 
@@ -78,6 +79,7 @@ def _simulated(options: DemoOptions) -> Path:
             scene=options.scene,
             path=options.path,
             frames=options.frames,
+            rate_hz=RATE_HZ,
             stereo=False,
             faults=Faults.named(["noise", "depth"]),
             seed=options.seed,
@@ -104,7 +106,7 @@ def _over_dds(options: DemoOptions, bag: Path) -> TrackedRun:
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(node)
     listener = Listener(node)
-    player = Player(node, bag)
+    player = Player(node, bag, REMAPPED.values())
     spinning = threading.Thread(target=executor.spin, daemon=True)
     spinning.start()
     try:

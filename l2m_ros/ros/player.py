@@ -4,32 +4,28 @@ installed. Messages go out as they were recorded, byte for byte."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 from l2m_ros.ros.bag import open_bag
-from l2m_ros.ros.publishers import message_class
-
-LATCHED = ("/tf_static",)
+from l2m_ros.ros.messages import message_class
 
 
 class Player:
     """Publishers are made at once, so that subscribers find them before the first message."""
 
-    def __init__(self, node: Node, path: Path, skip: tuple[str, ...] = ()) -> None:
+    def __init__(self, node: Node, path: Path, topics: Iterable[str]) -> None:
         self._path = path
         with open_bag(path) as bag:
-            types = {topic: kind for topic, kind in bag.types.items() if topic not in skip}
-        self._publishers = {}
-        for topic, kind in types.items():
-            qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
-            if topic in LATCHED:
-                qos.durability = DurabilityPolicy.TRANSIENT_LOCAL
-            type_class = message_class(kind.replace("/msg/", "/"))
-            self._publishers[topic] = node.create_publisher(type_class, topic, qos)
+            types = {topic: bag.types[topic].replace("/msg/", "/") for topic in topics}
+        qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+        self._publishers = {
+            topic: node.create_publisher(message_class(kind), topic, qos)
+            for topic, kind in types.items()
+        }
 
     def play(self, rate: float = 1.0, after_each: Callable[[int], None] | None = None) -> None:
         """Blocks until the last message is out; `after_each` is told each message's stamp."""
