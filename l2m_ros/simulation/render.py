@@ -5,12 +5,13 @@ For a triangle in the camera's frame and the ray r = (x, y, 1) of a pixel, all i
     1/z = m . r        texel u = (U . r) / (m . r)        texel v = (V . r) / (m . r)
 
 so nine numbers a triangle give depth, texture coordinates and their derivatives, hence the
-pixel's footprint. It is sampled by TAPS trilinear lookups along its longer axis, at the
+pixel's footprint. It is sampled by four trilinear lookups along its longer axis, at the
 pyramid level of its shorter one: no aliasing, and floors stay sharp towards the horizon.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -22,9 +23,12 @@ from l2m_ros.simulation.optics import PixelRays, pixel_rays
 from l2m_ros.simulation.world import Indices, View, World
 from l2m_ros.types import ByteArray, Camera, FloatArray
 
-TAPS = 4
-# Sub-pixel places of the extra rays where two surfaces meet: a rotated grid.
-EDGE_SAMPLES_PX = ((0.125, -0.375), (0.375, 0.125), (-0.125, 0.375), (-0.375, -0.125))
+# Where along the footprint, in quarters of it. The coarser of the two levels of a trilinear
+# lookup has texels twice as long, so that half as many taps cover it.
+TAPS = {1: (0.0,), 2: (-1.0, 1.0), 4: (-1.5, 0.5, -0.5, 1.5)}
+# Sub-pixel places of the extra rays where two surfaces meet.
+EDGE_SAMPLES_PX = ((-0.33, -0.17), (0.33, -0.25), (0.0, 0.38))
+EDGE_CONTRAST = 14  # of 255: below it a jagged border is not seen
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +48,7 @@ def render(view: View, camera: Camera) -> Rendering:
     depth = view.depth_m(hit, rays)
     depth[~optics.valid] = np.inf
     shader = _Shader(view)
-    rgb = shader.colours(hit, optics.rays32.reshape(-1, 3), optics.pitch.reshape(-1, 2), TAPS)
+    rgb = shader.colours(hit, optics.rays32.reshape(-1, 3), optics.pitch.reshape(-1, 2), taps=4)
     _smooth_silhouettes(shader, rgb, hit.reshape(camera.height, camera.width), optics)
     shape = (camera.height, camera.width)
     rgb[~optics.valid] = 0  # beyond what the lens can see
@@ -53,16 +57,10 @@ def render(view: View, camera: Camera) -> Rendering:
 
 
 def _smooth_silhouettes(shader: _Shader, rgb: ByteArray, hit: Indices, optics: PixelRays) -> None:
-    """Averages four more rays into each pixel where neighbouring pixels see other facets."""
+    """Averages a few more rays into each pixel on a visible border between two facets."""
     facet = shader.view.world.triangles.facet[hit]
     facet[hit < 0] = -1
-    edge = np.zeros(hit.shape, bool)
-    across, down = facet[:, 1:] != facet[:, :-1], facet[1:] != facet[:-1]
-    edge[:, 1:] |= across
-    edge[:, :-1] |= across
-    edge[1:] |= down
-    edge[:-1] |= down
-    chosen = np.flatnonzero(edge.ravel() & optics.valid)
+    chosen = np.flatnonzero(_borders(facet, rgb.reshape(*hit.shape, 3)).ravel() & optics.valid)
     if not len(chosen):
         return
     rays, pitch = optics.rays32.reshape(-1, 3)[chosen], optics.pitch.reshape(-1, 2)[chosen]
@@ -74,6 +72,18 @@ def _smooth_silhouettes(shader: _Shader, rgb: ByteArray, hit: Indices, optics: P
     rgb[chosen] = total // (1 + len(EDGE_SAMPLES_PX))
 
 
+def _borders(facet: Indices, image: ByteArray) -> npt.NDArray[np.bool_]:
+    """(H, W): pixels whose right or lower neighbour shows another facet in another colour."""
+    edge = np.zeros(facet.shape, bool)
+    for ahead, behind in ((np.s_[:, 1:], np.s_[:, :-1]), (np.s_[1:], np.s_[:-1])):
+        step = cv2.absdiff(image[ahead], image[behind])
+        seen = cv2.max(cv2.max(step[..., 0], step[..., 1]), step[..., 2]) > EDGE_CONTRAST
+        changes = (facet[ahead] != facet[behind]) & seen
+        edge[ahead] |= changes
+        edge[behind] |= changes
+    return edge
+
+
 class _Shader:
     """Per view, the nine numbers of every triangle; then colours for any rays."""
 
@@ -83,10 +93,13 @@ class _Shader:
         shift = table.texel_b + np.einsum("tij,tj->ti", table.texel_a, view.origins())
         with np.errstate(invalid="ignore"):
             texel = table.texel_a @ R + shift[..., None] * view.inverse_depth[:, None, :]
-        self.columns = np.ascontiguousarray(
-            np.concatenate([view.inverse_depth, texel.reshape(-1, 6)], axis=1).T, np.float32
-        )
-        self.first_level = (table.patch * LEVELS).astype(np.int32)
+        # One column more, which index -1 finds: the sky, a plane before the camera without texture.
+        columns = np.zeros((9, len(table.patch) + 1), np.float32)
+        columns[:, :-1] = np.concatenate([view.inverse_depth, texel.reshape(-1, 6)], axis=1).T
+        columns[2, -1] = 1.0
+        self.columns = columns
+        self.first_level = np.append(table.patch * LEVELS, 0).astype(np.int32)
+        self.gain = np.append(table.gain, 1.0).astype(np.float32)
         self.placement = np.ascontiguousarray(self.world.atlas.placement.T)
 
     def colours(self, hit: Indices, rays: FloatArray, pitch: FloatArray, taps: int) -> ByteArray:
@@ -96,8 +109,8 @@ class _Shader:
         whole = np.clip(level.astype(np.int32), 0, LEVELS - 2)
         blend = np.clip(level - whole, 0.0, 1.0)
         place = np.take(self.first_level, index, mode="wrap") + whole
-        fine = self._sampled(place, u, v, major, taps)
-        coarse = self._sampled(place + 1, u, v, major, taps)
+        fine = self._sampled(place, u, v, major, TAPS[taps])
+        coarse = self._sampled(place + 1, u, v, major, TAPS[max(taps // 2, 1)])
         rows = _as_rows(1.0 - blend), _as_rows(blend)
         rgb = cv2.blendLinear(fine, coarse, *rows).reshape(-1, 3)[: len(hit)]
         self._light_leaves(rgb, index)
@@ -118,10 +131,10 @@ class _Shader:
         a, b = (ux - u * mx) * zx, (vx - v * mx) * zx  # texels along a pixel's width
         c, d = (uy - u * my) * zy, (vy - v * my) * zy  # and along its height
         wide, high = a * a + b * b, c * c + d * d
-        area = np.abs(a * d - b * c)
-        longer = np.maximum(np.maximum(wide, high), 1e-12)
-        shorter2 = np.maximum(area * area / longer, longer / taps**2)
-        level = np.clip(0.5 * np.log2(np.maximum(shorter2, 1e-12)), 0.0, LEVELS - 1.001)
+        longer = np.sqrt(np.maximum(np.maximum(wide, high), 1e-12))
+        shorter = np.abs(a * d - b * c) / longer
+        level = np.log2(np.maximum(np.maximum(shorter, longer / taps), 1.0))
+        level = np.minimum(level, LEVELS - 1.001)
         across = wide >= high
         step = np.where(across, a, c) / taps, np.where(across, b, d) / taps
         return u, v, step, level
@@ -132,25 +145,26 @@ class _Shader:
         u: FloatArray,
         v: FloatArray,
         step: tuple[FloatArray, FloatArray],
-        taps: int,
+        at: Sequence[float],
     ) -> ByteArray:
-        """The mean of the taps at one level, as rows of an image (padded)."""
+        """The mean at one level over places `at`, in steps along the footprint; rows, padded."""
         sx, sy, x0, y0 = (np.take(column, place, mode="clip") for column in self.placement)
         x, y = _as_rows(u * sx + x0), _as_rows(v * sy + y0)
-        if taps == 1:
+        if len(at) == 1:
             return cv2.remap(self.world.atlas.image, x, y, cv2.INTER_LINEAR)
         dx, dy = _as_rows(step[0] * sx), _as_rows(step[1] * sy)
-        pairs = []
-        for near, far in ((-1.5, 0.5), (-0.5, 1.5)):
-            one, two = (
-                cv2.remap(self.world.atlas.image, x + t * dx, y + t * dy, cv2.INTER_LINEAR)
-                for t in (near, far)
-            )
-            pairs.append(cv2.addWeighted(one, 0.5, two, 0.5, 0.0))
-        return cv2.addWeighted(*[pairs[0], 0.5, pairs[1], 0.5], 0.0)
+        taps = [
+            cv2.remap(self.world.atlas.image, x + t * dx, y + t * dy, cv2.INTER_LINEAR) for t in at
+        ]
+        while len(taps) > 1:
+            taps = [
+                cv2.addWeighted(one, 0.5, two, 0.5, 0.0)
+                for one, two in zip(taps[::2], taps[1::2], strict=True)
+            ]
+        return taps[0]
 
     def _light_leaves(self, rgb: ByteArray, index: Indices) -> None:
-        gain = np.take(self.world.triangles.gain, index, mode="wrap")
+        gain = np.take(self.gain, index, mode="wrap")
         leafy = np.flatnonzero(gain != 1.0)
         lit = rgb[leafy] * gain[leafy, None]
         rgb[leafy] = np.minimum(lit, 255.0).astype(np.uint8)
