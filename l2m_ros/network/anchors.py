@@ -29,9 +29,8 @@ class Anchors(nn.Module):
         self.register_buffer("neighbours", table, persistent=False)
         self.register_buffer("places", places, persistent=False)
 
-    @torch.no_grad()
     def forward(self, logits: Tensor) -> Tensor:
-        cells = logits.float().permute(0, 2, 3, 1)  # (B, h, w, r r)
+        cells = logits.detach().float().permute(0, 2, 3, 1)  # (B, h, w, r r)
         near = self.neighbours[cells.argmax(dim=-1)]  # (B, h, w, 5)
         weight = cells.softmax(dim=-1).gather(-1, near)
         total = (weight[..., None] * self.places[near]).sum(dim=-2)

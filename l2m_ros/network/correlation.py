@@ -54,8 +54,8 @@ def local_correlation_plain(query: Tensor, support: Tensor, flow: Tensor, radius
 def _window_corner(flow: Tensor, height: int, width: int, radius: int) -> tuple[Tensor, Tensor]:
     """Upper left cell of each window (B, 2, h, w), and the fraction beyond it in [0, 1).
 
-    Corners are cut to where the window lies wholly outside anyway. By `where`, so that NaN
-    gives an index inside the padded map and stays NaN in the fraction.
+    Corners are cut to where the window lies wholly outside anyway, so that they are small
+    whole numbers. By `where`: NaN gives a corner too, and stays NaN in the fraction.
     """
     size = torch.tensor([width, height]).to(flow)[None, :, None, None]
     position = ((flow + 1.0) * size - 1.0) * 0.5
@@ -69,34 +69,29 @@ def _window_corner(flow: Tensor, height: int, width: int, radius: int) -> tuple[
 
 def _by_matrix(query: Tensor, support: Tensor, corner: Tensor, radius: int) -> Tensor:
     """(B, 2r+2, 2r+2, h, w) dot products, read from the products of all pairs of cells."""
-    batch, _, height, width = query.shape
-    padding = 2 * radius + 2
+    height, width = query.shape[-2:]
     pairs = query.flatten(2).transpose(1, 2) @ support.flatten(2)  # (B, n, n)
-    pairs = F.pad(pairs.reshape(-1, height, width), (padding,) * 4)  # zero outside
-    index = _window_index(corner, width + 2 * padding, padding)  # (B, 2r+2, 2r+2, n)
-    index = index.permute(0, 3, 1, 2).reshape(batch * height * width, -1)
-    window = pairs.flatten(1).gather(1, index).reshape(batch, height * width, -1)
-    side = 2 * radius + 2
-    return window.transpose(1, 2).reshape(batch, side, side, height, width)
+    index = _window_index(corner, height, width, 2 * radius + 2)
+    window = F.pad(pairs, (0, 1)).gather(2, index)  # (B, n, (2r+2)^2)
+    return _as_window(window, height, width, 2 * radius + 2)
 
 
 def _by_gathering(query: Tensor, support: Tensor, corner: Tensor, radius: int) -> Tensor:
     """The same from gathered neighbours, some query cells at a time."""
     batch, channels, height, width = query.shape
-    padding = side = 2 * radius + 2
-    padded = F.pad(support, (padding,) * 4)
-    cells = padded.permute(0, 2, 3, 1).reshape(-1, channels)  # a cell's channels together
-    wanted = query.permute(0, 2, 3, 1).reshape(-1, channels, 1)
-    first = torch.arange(batch, device=query.device) * (padded.shape[2] * padded.shape[3])
-    index = _window_index(corner, padded.shape[3], padding) + first[:, None, None, None]
-    index = index.permute(0, 3, 1, 2).reshape(-1, side * side)  # (B n, (2r+2)^2)
-    at_once = _cells_at_once(wanted, side)
+    # A cell's channels together, and one cell of zeros for what lies outside.
+    cells = F.pad(support.flatten(2), (0, 1)).transpose(1, 2).reshape(-1, channels)
+    wanted = query.flatten(2).transpose(1, 2).reshape(-1, channels, 1)
+    first = torch.arange(batch, device=query.device) * (height * width + 1)
+    index = _window_index(corner, height, width, 2 * radius + 2) + first[:, None, None]
+    at_once = _cells_at_once(wanted, 2 * radius + 2)
     products = [
         (cells[near] @ cell)[:, :, 0]
-        for near, cell in zip(index.split(at_once), wanted.split(at_once), strict=True)
+        for near, cell in zip(
+            index.flatten(0, 1).split(at_once), wanted.split(at_once), strict=True
+        )
     ]
-    window = torch.cat(products).reshape(batch, height, width, side, side)
-    return window.permute(0, 3, 4, 1, 2)
+    return _as_window(torch.cat(products), height, width, 2 * radius + 2)
 
 
 def _cells_at_once(wanted: Tensor, side: int) -> int:
@@ -106,12 +101,20 @@ def _cells_at_once(wanted: Tensor, side: int) -> int:
     return CELLS_IN_CACHE
 
 
-def _window_index(corner: Tensor, padded_width: int, padding: int) -> Tensor:
-    """(B, 2r+2, 2r+2, n): where each neighbour lies in the flattened padded map."""
-    side = torch.arange(padding, device=corner.device)  # padding = 2r+2 = the window's side
-    rows = corner[:, 1].flatten(1)[:, None] + (side + padding)[None, :, None]  # (B, 2r+2, n)
-    columns = corner[:, 0].flatten(1)[:, None] + (side + padding)[None, :, None]
-    return rows[:, :, None] * padded_width + columns[:, None]
+def _window_index(corner: Tensor, height: int, width: int, side: int) -> Tensor:
+    """(B, n, side^2): each neighbour's place in the flattened map; height width = outside."""
+    steps = torch.arange(side, device=corner.device)
+    columns = corner[:, 0].flatten(1)[:, :, None] + steps  # (B, n, side)
+    rows = corner[:, 1].flatten(1)[:, :, None] + steps
+    inside_x, inside_y = (columns >= 0) & (columns < width), (rows >= 0) & (rows < height)
+    place = rows[..., None] * width + columns[:, :, None]
+    inside = inside_y[..., None] & inside_x[:, :, None]
+    return torch.where(inside, place, torch.full_like(place, height * width)).flatten(2)
+
+
+def _as_window(products: Tensor, height: int, width: int, side: int) -> Tensor:
+    """(..., side^2) per cell -> (B, side, side, h, w)."""
+    return products.reshape(-1, height, width, side, side).permute(0, 3, 4, 1, 2)
 
 
 def _blended(window: Tensor, fraction: Tensor, radius: int) -> Tensor:

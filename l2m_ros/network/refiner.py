@@ -30,13 +30,13 @@ class Refiner(nn.Module):
     def forward(
         self, query: Tensor, support: Tensor, flow: Tensor, scale_factor: float
     ) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():  # gradients through the samples made training unstable
-            there = sample(support, flow)
+        support = support.detach()  # as published: the samples carry no gradient
+        there = sample(support, flow)
         displacement = flow - centre_grid(*flow.shape[-2:], like=flow)
         embedded = self.disp_emb(DISPLACEMENT_SCALE * scale_factor * displacement)
         parts = [query, there, embedded]
         if self.radius:
-            parts.append(local_correlation(query, support.detach(), flow, self.radius))
+            parts.append(local_correlation(query, support, flow, self.radius))
         hidden = self.hidden_blocks(self.block1(torch.cat(parts, dim=1)))
         out = self.out_conv(hidden.float())
         return out[:, :2], out[:, 2:]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from l2m_ros.network.grid import resize
@@ -51,10 +50,9 @@ class XFeat(nn.Module):
         return x2, self.block_fusion(x3 + resize(x4, size) + resize(x5, size))
 
 
-@torch.no_grad()
 def standardised_grey(image: Tensor) -> Tensor:
-    """(B, 1, H, W): mean of the channels, zero mean and unit variance per image."""
-    grey = image.mean(dim=1, keepdim=True)
+    """(B, 1, H, W): mean of the channels, zero mean and unit variance per image; no gradient."""
+    grey = image.detach().mean(dim=1, keepdim=True)
     grey = grey - grey.mean(dim=(2, 3), keepdim=True)
     variance = grey.square().mean(dim=(2, 3), keepdim=True)
     return grey / (variance + VARIANCE_EPS).sqrt()
