@@ -13,13 +13,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from fakes.toy_network import ToyNetwork, ramp
+from fakes.exported import exported_toy
+from fakes.toy_network import ramp
 
 from l2m_ros.errors import BackendUnavailable, ModelError
 from l2m_ros.runtime.backend import BackendOptions, choose_backend, load_backend
 from l2m_ros.runtime.engine_cache import EngineCache, read_engine
-from l2m_ros.runtime.export import ExportOptions, export_model
-from l2m_ros.runtime.model_card import InputSpec, ModelCard
 from l2m_ros.runtime.network_matcher import NetworkMatcher
 
 FAKES = Path(__file__).parent / "fakes" / "gpu"
@@ -35,12 +34,8 @@ def forget():
 
 
 @pytest.fixture(scope="module")
-def card(tmp_path_factory):
-    plain = ModelCard(name="toy", architecture="toy", input=InputSpec(64, 64, multiple=8))
-    out = tmp_path_factory.mktemp("toy")
-    return export_model(
-        ToyNetwork(), plain, ExportOptions(out=out, height=64, width=96, precision="fp16")
-    )
+def card():
+    return exported_toy("fp16")
 
 
 @pytest.fixture

@@ -74,7 +74,7 @@ def _listed(args: argparse.Namespace) -> list[dict[str, Any]]:
 
     folder = Path(args.cache_dir) if args.cache_dir else cache_folder() / "engines"
     paths = [Path(args.what)] if args.what else EngineCache(folder).engines()
-    found = []
+    found: list[dict[str, Any]] = []
     for path in paths:
         try:
             key, engine = read_engine(path)

@@ -47,8 +47,8 @@ def read_depth(path: Path, scale_m: float) -> FloatArray:
                 "(value x scale = metres) or a float .npy in metres"
             )
         depth = raw.astype(np.float32) * np.float32(scale_m)
-    depth[~(depth > 0) | ~np.isfinite(depth)] = np.nan
-    return depth
+    known = (depth > 0) & np.isfinite(depth)
+    return np.asarray(np.where(known, depth, np.nan), np.float32)
 
 
 def _decoded(path: Path) -> npt.NDArray[Any]:
@@ -69,7 +69,7 @@ def _decoded(path: Path) -> npt.NDArray[Any]:
             f"{path} has {image.shape[1]}x{image.shape[0]} pixels, more than "
             f"{MAX_PIXELS // 1_000_000} million: shrink it first"
         )
-    return image
+    return np.asarray(image)
 
 
 def write_rgb(path: Path, rgb: ByteArray) -> None:

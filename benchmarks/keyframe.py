@@ -1,0 +1,220 @@
+"""What a kept keyframe saves: one frame against it, beside the published schedule of a whole pair.
+
+    python benchmarks/keyframe.py                    L2M at 224x224 on the CPU, minutes
+    python benchmarks/keyframe.py --size 560         the published resolution, a quarter of an hour
+    python benchmarks/keyframe.py --model lite --size 480x640
+
+    frame       encode one image, match it against the kept reference, one direction
+    undivided   both images encoded, both solves, both directions, as the published match() does
+    second pass the same and then refiners at 864/560 of the resolution: match()'s default
+
+All in one run, by the same code with the same weights (drawn from their names: the values do not
+matter for time), so that the ratios mean something. A second table tells where a frame's time
+goes, with parameters and FLOPs (a multiply-add counts 2; products and convolutions).
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from l2m_ros.network.like_reference import ImageInputs, MatchOptions, match_pair
+from l2m_ros.runtime.backend import BackendOptions
+from l2m_ros.runtime.catalogue import find_card
+from l2m_ros.runtime.torch_backend import load_network
+
+SECOND_PASS = 864 / 560
+FINE_MULTIPLE = 8
+L2M_PARTS = {
+    "ViT": "dinov2",
+    "VGG": "encoder.cnn",
+    "projections": "decoder.proj.{16,8,4,2,1}",
+    "Gaussian process": "decoder.gps.16",
+    "transformer decoder": "decoder.embedding_decoder",
+    "anchors to flow": "decoder.anchors",
+    **{f"refiner {s}": f"decoder.conv_refiner.{s}" for s in (16, 8, 4, 2, 1)},
+}
+
+
+@dataclass
+class Part:
+    """One row of the second table."""
+
+    name: str
+    modules: list[nn.Module]
+    seconds: float = 0.0
+    flops: float = 0.0
+
+    @property
+    def parameters(self) -> int:
+        return sum(p.numel() for module in self.modules for p in module.parameters())
+
+
+def parts_of(network: nn.Module, model: str) -> list[Part]:
+    modules = dict(network.named_modules())
+    if model != "l2m":
+        return [Part(name, [module]) for name, module in network.named_children()]
+    found = []
+    for name, path in L2M_PARTS.items():
+        stem, _, strides = path.partition(".{")
+        paths = [f"{stem}.{s}" for s in strides.rstrip("}").split(",")] if strides else [path]
+        found.append(Part(name, [modules[p] for p in paths]))
+    return found
+
+
+@contextmanager
+def observed(parts: list[Part], read: Callable[[], float], field: str):
+    """Add what `read` grows by while a part's modules run to that field of the part."""
+    handles, started = [], {}
+
+    def enter(module, inputs):
+        started[id(module)] = read()
+
+    for part in parts:
+
+        def leave(module, inputs, output, part=part):
+            setattr(part, field, getattr(part, field) + read() - started[id(module)])
+
+        for module in part.modules:
+            handles += [
+                module.register_forward_pre_hook(enter),
+                module.register_forward_hook(leave),
+            ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def clock_s() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def best_s(work: Callable[[], object], runs: int) -> float:
+    """Least time: the machine's other work only ever adds."""
+    times = []
+    for _ in range(runs):
+        started = clock_s()
+        work()
+        times.append(clock_s() - started)
+    return min(times)
+
+
+def fine_size(size: tuple[int, int]) -> tuple[int, int]:
+    height, width = (round(s * SECOND_PASS / FINE_MULTIPLE) * FINE_MULTIPLE for s in size)
+    return height, width
+
+
+def images(size: tuple[int, int], device: str) -> list[Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    return [torch.rand(1, 3, *size, generator=draw).to(device) for _ in range(2)]
+
+
+def symmetric(network: nn.Module, a: Tensor, b: Tensor) -> None:
+    """Both directions by the three steps, nothing kept."""
+    features = [network.encode(image) for image in (a, b)]
+    for query, keyframe in ((0, 1), (1, 0)):
+        network.match(features[query], network.reference(features[keyframe]))
+
+
+def schedules(network: nn.Module, model: str, size: tuple[int, int], device: str, runs: int):
+    """name: seconds, and gigaFLOPs, of each way to match."""
+    a, b = images(size, device)
+    kept = network.reference(network.encode(b))
+    work = {
+        "frame against a kept keyframe": lambda: network.match(network.encode(a), kept),
+        "  of it encode": lambda: network.encode(a),
+        "keyframe: reference": lambda: network.reference(network.encode(b)),
+        "undivided, symmetric": lambda: symmetric(network, a, b),
+    }
+    if model == "l2m":
+        fine = images(fine_size(size), device)
+        options = MatchOptions(coarse=size, fine=fine_size(size))
+        inputs = [ImageInputs(c, f) for c, f in zip((a, b), fine, strict=True)]
+        work["undivided, symmetric, second pass"] = lambda: match_pair(network, *inputs, options)
+    rows = {}
+    for name, run in work.items():
+        with FlopCounterMode(display=False) as counter:
+            run()  # warms up as well
+        rows[name] = (best_s(run, runs), counter.get_total_flops() / 1e9)
+    encode_s, encode_gflop = rows["  of it encode"]
+    reference_s, reference_gflop = rows["keyframe: reference"]
+    rows["keyframe: reference"] = (reference_s - encode_s, reference_gflop - encode_gflop)
+    return rows
+
+
+def break_down(network: nn.Module, model: str, size: tuple[int, int], device: str, runs: int):
+    """Time and FLOPs of each part in one frame."""
+    parts = parts_of(network, model)
+    a, b = images(size, device)
+    kept = network.reference(network.encode(b))
+    with observed(parts, clock_s, "seconds"):
+        total_s = sum(
+            best_s(lambda: network.match(network.encode(a), kept), 1) for _ in range(runs)
+        )
+    for part in parts:
+        part.seconds /= runs
+    counter = FlopCounterMode(display=False)
+    with counter, observed(parts, lambda: float(counter.get_total_flops()), "flops"):
+        network.match(network.encode(a), kept)
+    return parts, total_s / runs
+
+
+def size_of(text: str) -> tuple[int, int]:
+    sides = [int(side) for side in text.split("x")]
+    return (sides[0], sides[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", default="l2m")
+    parser.add_argument("--size", type=size_of, default=(224, 224), metavar="HxW")
+    parser.add_argument("--runs", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=0)
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    card = find_card(args.model)
+    network = load_network(card, BackendOptions(untrained=True))[0].to(device)
+    where = (
+        torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
+    )
+    print(
+        f"{args.model}, {args.size[0]}x{args.size[1]} (height x width), torch on {device}, {where}"
+    )
+    with torch.inference_mode():
+        rows = schedules(network, card.architecture, args.size, device, args.runs)
+        parts, frame_s = break_down(network, card.architecture, args.size, device, args.runs)
+    frame = rows["frame against a kept keyframe"]
+    print(f"\n{'':36}{'ms':>10}{'GFLOP':>10}{'time x':>9}{'FLOP x':>9}")
+    for name, (seconds, gflop) in rows.items():
+        ratios = f"{seconds / frame[0]:9.2f}{gflop / max(frame[1], 1e-9):9.2f}"
+        print(f"{name:36}{1000 * seconds:10.1f}{gflop:10.1f}{ratios}")
+    print(f"\nwhere a frame's time goes\n{'':24}{'ms':>10}{'share':>8}{'GFLOP':>10}{'M param':>10}")
+    seen_s = 0.0
+    for part in parts:
+        seen_s += part.seconds
+        share = 100 * part.seconds / frame_s
+        size = part.parameters / 1e6
+        gflop = part.flops / 1e9
+        print(f"{part.name:24}{1000 * part.seconds:10.1f}{share:7.1f}%{gflop:10.2f}{size:10.3f}")
+    rest = frame_s - seen_s
+    print(f"{'resizing and the rest':24}{1000 * rest:10.1f}{100 * rest / frame_s:7.1f}%")
+    count = np.sum([p.numel() for p in network.parameters()]) / 1e6
+    print(f"{'all':24}{1000 * frame_s:10.1f}{100.0:7.1f}%{frame[1]:10.2f}{count:10.3f}")
+
+
+if __name__ == "__main__":
+    main()
