@@ -1,8 +1,9 @@
 """A camera, a node and a listener over real DDS, each bench in a ROS domain of its own.
 
-The world: a plane Z_M in front of a camera that slides along x by STEP_M a frame. Each image
-carries its number in its first pixel, so `TruthMatcher` knows the exact match and the tests the
-exact pose.
+The world: a plane in front of a camera that slides along x by STEP_M a frame; the plane leans away
+towards the top (a depth without relief is refused as a stuck sensor), so each image row has its
+depth. Each image carries its number in its first pixel, so `TruthMatcher` knows the exact match and
+the tests the exact pose.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from l2m_ros.types import Camera, DenseMatch, Features, Reference  # noqa: E402
 
 RCLError = rclpy_implementation.RCLError
 WIDTH, HEIGHT, FOCAL_PX, Z_M, STEP_M = 160, 120, 100.0, 2.0, 0.005
+LEAN = 0.4  # Z = Z_M + LEAN Y, so that moving along x changes no row's depth
 PERIOD_NS = 50_000_000
 CAMERA = Camera(WIDTH, HEIGHT, np.array([[FOCAL_PX, 0, 79.5], [0, FOCAL_PX, 59.5], [0, 0, 1]]))
 TEXTURE = np.random.default_rng(7).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
@@ -50,6 +52,17 @@ def rgb(number: int, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
     image = np.resize(TEXTURE, (height, width, 3)).copy()
     image[0, 0] = number // 256, number % 256, 0
     return image
+
+
+def depth_m(rows: np.ndarray, height: int = HEIGHT) -> np.ndarray:
+    """Depth of image rows: Z = Z_M / (1 - LEAN (v - cy) / f)."""
+    at_full_size = (np.asarray(rows) + 0.5) * HEIGHT / height - 0.5
+    return Z_M / (1 - LEAN * (at_full_size - 59.5) / FOCAL_PX)
+
+
+def shift_px(steps: int, rows: np.ndarray, height: int = HEIGHT) -> np.ndarray:
+    """How far a pixel of these rows lies to the right in an image taken `steps` frames earlier."""
+    return FOCAL_PX * STEP_M * steps / depth_m(rows, height)
 
 
 class TruthMatcher:
@@ -74,8 +87,9 @@ class TruthMatcher:
         width, height = query.image_size
         h, w = height // 4, width // 4
         blank = DenseMatch(np.zeros((h, w, 2)), np.zeros((h, w)), query.image_size, (width, height))
-        shift_px = FOCAL_PX * STEP_M * (query.data - keyframe.data) / Z_M
-        warp = blank.grid_px() + np.float32([shift_px * width / WIDTH, 0])
+        warp = blank.grid_px()
+        shift = shift_px(query.data - keyframe.data, warp[..., 1], height)
+        warp[..., 0] += (shift * width / WIDTH).astype(np.float32)
         certainty = np.where((warp[..., 0] >= 0) & (warp[..., 0] <= width - 1), 0.95, 0.0)
         return DenseMatch(warp, certainty, query.image_size, keyframe.image_size)
 
@@ -93,8 +107,10 @@ def info(number: int, camera: Camera = CAMERA) -> CameraInfo:
     return camera_info_message(camera, header(stamp_of(number), "cam"))
 
 
-def depth(number: int, metres: float = Z_M, shape=(HEIGHT, WIDTH)) -> Image:
-    values = np.full(shape, metres, np.float32)
+def depth(number: int, metres: float | None = None, shape=(HEIGHT, WIDTH)) -> Image:
+    """The plane's depth, or the same everywhere."""
+    rows = depth_m(np.arange(shape[0]), shape[0]) if metres is None else np.full(shape[0], metres)
+    values = np.repeat(rows[:, None], shape[1], axis=1).astype(np.float32)
     return image_message(values, "32FC1", header(stamp_of(number), "cam"))
 
 

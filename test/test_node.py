@@ -19,12 +19,13 @@ from ros_bench import (
     PERIOD_NS,
     STEP_M,
     WIDTH,
-    Z_M,
     Bench,
     TruthMatcher,
+    depth_m,
     image,
     info,
     rgb,
+    shift_px,
     stamp_of,
     truth_x_m,
 )
@@ -114,18 +115,19 @@ def test_every_output_against_the_truth(bench):
     assert abs(odometry.pose.pose.position.x) < 5e-3
 
     cloud = read_cloud(got["correspondences"][-1])
-    shift_px = FOCAL_PX * truth_x_m(number_of(got["correspondences"][-1]), keyframe) / Z_M
+    steps = number_of(got["correspondences"][-1]) - keyframe
     assert len(cloud["u"]) > 100
-    np.testing.assert_allclose(cloud["ku"], cloud["u"] + shift_px, atol=1e-3)
+    np.testing.assert_allclose(cloud["ku"], cloud["u"] + shift_px(steps, cloud["v"]), atol=1e-3)
     np.testing.assert_allclose(cloud["kv"], cloud["v"], atol=1e-3)
-    np.testing.assert_allclose(cloud["z"], Z_M, atol=1e-5)
-    np.testing.assert_allclose(cloud["x"], (cloud["ku"] - 79.5) / FOCAL_PX * Z_M, atol=1e-4)
+    # Depth is read at the nearest pixel, half a row off at most.
+    np.testing.assert_allclose(cloud["z"], depth_m(cloud["kv"]), rtol=0.004)
+    np.testing.assert_allclose(cloud["x"], (cloud["ku"] - 79.5) / FOCAL_PX * cloud["z"], atol=1e-4)
 
     warp, certainty, picture = (got[name][-1] for name in ("warp", "certainty", "matches"))
     assert (warp.encoding, certainty.encoding, picture.encoding) == ("32FC2", "32FC1", "rgb8")
     values = np.frombuffer(warp.data, "<f4").reshape(HEIGHT // 4, WIDTH // 4, 2)
-    shift_px = FOCAL_PX * truth_x_m(number_of(warp), keyframe) / Z_M
-    expected = np.broadcast_to(np.arange(WIDTH // 4) * 4 + 1.5 + shift_px, values.shape[:2])
+    u, v = np.meshgrid(np.arange(WIDTH // 4) * 4 + 1.5, np.arange(HEIGHT // 4) * 4 + 1.5)
+    expected = u + shift_px(number_of(warp) - keyframe, v)
     np.testing.assert_allclose(values[..., 0], expected, atol=1e-3)
     share = np.frombuffer(certainty.data, "<f4")
     assert set(np.unique(share)) <= {np.float32(0.0), np.float32(0.95)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import threading
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -61,11 +62,18 @@ def transition(name: str) -> Callable[[Transition], Transition]:
 
 
 class MatcherNode(LifecycleNode):
-    """`/l2m`. `make_matcher(name, **options)` is passed in, so that tests bring their own."""
+    """`/l2m`. `make_matcher(name, **options)` is passed in, so that tests bring their own;
+    `ending` is set when the process is asked to end, and stops a configure under way."""
 
-    def __init__(self, make_matcher: Callable[..., Matcher] = load_matcher, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        make_matcher: Callable[..., Matcher] = load_matcher,
+        ending: threading.Event | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__("l2m", **kwargs)
         self._make_matcher = make_matcher
+        self._ending = ending or threading.Event()
         self._configured = False
         self._tracker: Tracker | None = None
         self._outputs: Publishers | None = None
@@ -168,7 +176,10 @@ class MatcherNode(LifecycleNode):
             self.publish_diagnostics()
 
         with LogTap(self._log_record) as tap:
-            return made_in_thread(load, progress=progress, alive=self.context.ok)
+            return made_in_thread(load, progress=progress, alive=self._alive)
+
+    def _alive(self) -> bool:
+        return bool(self.context.ok()) and not self._ending.is_set()
 
     def _stop_session(self, timeout_s: float) -> None:
         if self._session is not None:

@@ -301,7 +301,7 @@ class Session:
             self._health.count("failed")
             words = f"a frame failed: {type(error).__name__}: {' '.join(str(error).split())}"
             self._health.note("worker", words, ERROR)
-            self._node.get_logger().debug(traceback.format_exc())
+            self._node.get_logger().error(traceback.format_exc(), throttle_duration_sec=10.0)
 
     def _track(self, bundle: Bundle) -> None:
         wait_ms = milliseconds_since(bundle.received_s)

@@ -1,0 +1,187 @@
+"""The node as a process of its own: signals, kill -9, missing and damaged models, no cache."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("rclpy")
+
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from ros_bench import Bench
+
+ROOT = Path(__file__).parent.parent
+CONFIGURE = Transition.TRANSITION_CONFIGURE
+ACTIVATE = Transition.TRANSITION_ACTIVATE
+# 2 s are promised of a machine that has a core for it.
+END_S = 2.0 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+# The same main with a matcher whose first frame (after the warm-up) takes for ever.
+STUCK = """
+import time
+from functools import partial
+import l2m_ros.ros.main as m
+from l2m_ros.runtime.classical import OrbMatcher
+
+class Stuck(OrbMatcher):
+    calls = 0
+    def encode(self, rgb):
+        Stuck.calls += 1
+        if Stuck.calls > {free}:
+            print("stuck", flush=True)
+            time.sleep(60)
+        return super().encode(rgb)
+
+m.MatcherNode = partial(m.MatcherNode, make_matcher=lambda name, **options: Stuck())
+raise SystemExit(m.main())
+"""
+
+
+class Outside:
+    """A bench whose node is a process; started again with `start`."""
+
+    def __init__(self):
+        self.bench = Bench(inside=False)
+        self.process = None
+        self.lines = []
+
+    def start(self, *parameters: str, code: str | None = None, **environment: str) -> None:
+        ros = ["--ros-args", *(word for p in parameters for word in ("-p", p))]
+        run = ["-m", "l2m_ros.ros.main"] if code is None else ["-c", code]
+        env = {**os.environ, "ROS_DOMAIN_ID": str(self.bench.domain), "PYTHONUNBUFFERED": "1"}
+        self.process = subprocess.Popen(
+            [sys.executable, *run, *(ros if parameters else [])],
+            cwd=ROOT,
+            env={**env, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.lines = []
+        threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True).start()
+
+    def _read(self, stream) -> None:
+        for line in stream:
+            self.lines.append(line)
+
+    def says(self, words: str) -> None:
+        self.bench.wait(lambda: any(words in line for line in self.lines), 30)
+
+    def tracks(self) -> None:
+        self.bench.statuses.clear()
+        self.bench.connect()
+        self.bench.recover(seconds=40)
+
+    def end(self, with_signal: int) -> int:
+        """The exit code; an error where the process does not end in time."""
+        self.process.send_signal(with_signal)
+        code = self.process.wait(END_S)
+        assert not any("Traceback" in line for line in self.lines), "".join(self.lines)
+        return code
+
+    def change(self, transition: int) -> bool:
+        client = self.bench.driver.create_client(ChangeState, "/l2m/change_state")
+        assert client.wait_for_service(20)
+        request = ChangeState.Request(transition=Transition(id=transition))
+        future = client.call_async(request)
+        answer = self.bench.wait(lambda: future.done() and future.result(), 30)
+        self.bench.driver.destroy_client(client)
+        return answer.success
+
+
+@pytest.fixture(scope="module")
+def outside():
+    one = Outside()
+    yield one
+    if one.process is not None and one.process.poll() is None:
+        one.process.kill()
+    one.bench.close()
+
+
+def test_kill_9_and_restart_then_sigint(outside):
+    outside.start("model:=orb")
+    outside.tracks()
+    outside.process.kill()
+    outside.process.wait(10)
+    outside.start("model:=orb")
+    outside.tracks()
+    assert outside.end(signal.SIGINT) == 0
+
+
+def test_sigterm_while_a_frame_is_being_worked_on(outside):
+    """The worker is inside the model and cannot be interrupted; the process ends all the same."""
+    outside.start(code=STUCK.format(free=3))
+    outside.bench.connect()
+    outside.bench.wait(
+        lambda: outside.bench.send() and any("stuck" in line for line in outside.lines), 40, 0.05
+    )
+    assert outside.end(signal.SIGTERM) == 0
+
+
+def test_sigint_while_the_model_loads(outside):
+    outside.start(code=STUCK.format(free=0))
+    outside.says("stuck")
+    assert outside.end(signal.SIGINT) == 0
+
+
+def damaged_model(folder: Path) -> Path:
+    """A card whose weights are no graph."""
+    folder.mkdir()
+    (folder / "card.yaml").write_text("name: [broken\n")
+    return folder
+
+
+def test_models_that_are_none_and_a_model_that_is(outside, tmp_path):
+    """Missing, damaged, then a good one: the same process recovers by the life cycle."""
+    cache = "/proc/none/cache"  # nobody may write there, root included
+    outside.start("model:=no_such_model", XDG_CACHE_HOME=cache)
+    words = outside.bench.says("node", "no_such_model", level=2)
+    assert "configure failed" in words and "ros2 lifecycle set /l2m configure" in words
+    set_model(outside, str(damaged_model(tmp_path / "damaged")))
+    assert not outside.change(CONFIGURE)
+    assert "card.yaml" in outside.bench.says("node", "damaged", level=2)
+    set_model(outside, "orb")
+    assert outside.change(CONFIGURE) and outside.change(ACTIVATE)
+    outside.tracks()
+    # Asked of an active node, this is no transition: rclpy raises, the node goes on.
+    client = outside.bench.driver.create_client(ChangeState, "/l2m/change_state")
+    client.call_async(ChangeState.Request(transition=Transition(id=ACTIVATE)))
+    outside.says("refused")
+    outside.tracks()
+    assert outside.end(signal.SIGTERM) == 0
+
+
+def set_model(outside, name: str) -> None:
+    from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+    from rcl_interfaces.srv import SetParameters
+
+    client = outside.bench.driver.create_client(SetParameters, "/l2m/set_parameters")
+    assert client.wait_for_service(20)
+    value = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=name)
+    request = SetParameters.Request(parameters=[Parameter(name="model", value=value)])
+    future = client.call_async(request)
+    result = outside.bench.wait(lambda: future.done() and future.result(), 30).results[0]
+    outside.bench.driver.destroy_client(client)
+    assert result.successful, result.reason
+
+
+def test_l2m_run_is_the_same_node(outside):
+    code = "import sys; from l2m_ros.cli import main; sys.exit(main(sys.argv[1:]))"
+    arguments = ["run", "--ros-args", "-p", "model:=orb", "-p", "autostart:=false"]
+    env = {**os.environ, "ROS_DOMAIN_ID": str(outside.bench.domain)}
+    process = subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=ROOT, env=env)
+    outside.process = process
+    outside.bench.statuses.clear()
+    outside.bench.wait(lambda: outside.bench.values("node").get("lifecycle") == "unconfigured", 30)
+    assert outside.end(signal.SIGINT) == 0
+
+
+def test_arguments_that_ros_refuses_are_one_line():
+    run = [sys.executable, "-m", "l2m_ros.ros.main", "--ros-args", "-p", "model"]
+    done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr and "model" in done.stderr

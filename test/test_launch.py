@@ -1,0 +1,206 @@
+"""The launch files, executed: by `launch` and `launch_ros` where ROS is installed, else by a
+stand-in with their names and keywords, which refuses those that they do not have."""
+
+import importlib.util
+import runpy
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytest.importorskip("lifecycle_msgs")
+
+ROOT = Path(__file__).parent.parent
+REAL = importlib.util.find_spec("launch_ros") is not None
+# The keywords of each action and event that the launch files may use, from Humble on.
+NODE = {
+    "package", "executable", "name", "namespace", "parameters", "remappings", "arguments",
+    "respawn", "respawn_delay", "output", "emulate_tty",
+}  # fmt: skip
+KEYWORDS = {
+    "launch": {"LaunchDescription": set()},
+    "launch.actions": {
+        "DeclareLaunchArgument": {"default_value", "description", "choices"},
+        "EmitEvent": {"event"},
+        "ExecuteProcess": {"cmd", "name", "output"},
+        "IncludeLaunchDescription": {"launch_arguments"},
+        "OpaqueFunction": {"function"},
+        "RegisterEventHandler": set(),
+        "SetEnvironmentVariable": set(),
+        "TimerAction": {"period", "actions"},
+    },
+    "launch.event_handlers": {
+        "OnProcessExit": {"target_action", "on_exit"},
+        "OnProcessStart": {"target_action", "on_start"},
+    },
+    "launch.events": {"Shutdown": {"reason"}, "matches_action": set()},
+    "launch.launch_description_sources": {"PythonLaunchDescriptionSource": set()},
+    "launch.substitutions": {"LaunchConfiguration": set()},
+    "launch_ros.actions": {"LifecycleNode": NODE, "Node": NODE},
+    "launch_ros.event_handlers": {
+        "OnStateTransition": {"target_lifecycle_node", "start_state", "goal_state", "entities"}
+    },
+    "launch_ros.events.lifecycle": {
+        "ChangeState": {"lifecycle_node_matcher", "transition_id"},
+    },
+}
+
+
+def stand_in(kind: str, allowed: set[str]):
+    """A class that keeps what it is given, and refuses unknown keywords."""
+
+    def __init__(self, *args, **keywords):
+        assert set(keywords) <= allowed, f"{kind} has no {set(keywords) - allowed}"
+        self.args, self.keywords = args, keywords
+        self.name = args[0] if kind == "DeclareLaunchArgument" else keywords.get("name")
+
+    def perform(self, context):
+        return context[self.args[0]]
+
+    return type(kind, (), {"__init__": __init__, "perform": perform})
+
+
+@pytest.fixture
+def modules(monkeypatch):
+    for name, classes in KEYWORDS.items():
+        for parent in (name.rsplit(".", 1)[0], name):
+            if parent not in sys.modules:
+                monkeypatch.setitem(sys.modules, parent, types.ModuleType(parent))
+        for kind, allowed in classes.items():
+            monkeypatch.setattr(sys.modules[name], kind, stand_in(kind, allowed), raising=False)
+
+
+class Launched:
+    """A launch file, its arguments filled in, its functions called."""
+
+    def __init__(self, name: str, **given: str):
+        entities = runpy.run_path(str(ROOT / "launch" / name))["generate_launch_description"]()
+        (listed,) = entities.args
+        self.arguments = [e for e in listed if type(e).__name__ == "DeclareLaunchArgument"]
+        context = {a.name: a.keywords.get("default_value") for a in self.arguments} | given
+        assert set(given) <= set(context), f"no arguments {set(given) - set(context)}"
+        self.actions = []
+        for entity in listed:
+            if type(entity).__name__ == "OpaqueFunction":
+                self.actions += entity.keywords["function"](context)
+
+    def of(self, kind: str) -> list:
+        return [action for action in self.actions if type(action).__name__ == kind]
+
+    @property
+    def node(self):
+        (node,) = self.of("LifecycleNode")
+        return node.keywords
+
+    def handlers(self) -> list:
+        return [action.args[0] for action in self.of("RegisterEventHandler")]
+
+
+pytestmark = pytest.mark.skipif(REAL, reason="launch is installed: ros2 launch -s reads the files")
+FILES = sorted(path.name for path in (ROOT / "launch").glob("*.launch.py"))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_argument_is_described(modules, name):
+    for argument in Launched(name).arguments:
+        words = argument.keywords["description"]
+        assert len(words) > 8 and not words.endswith("."), argument.name
+        choices = argument.keywords.get("choices")
+        assert choices is None or argument.keywords["default_value"] in choices
+
+
+def test_the_node_takes_the_file_and_what_the_arguments_say(modules):
+    node = Launched("matcher.launch.py").node
+    assert (node["package"], node["executable"], node["name"]) == ("l2m_ros", "matcher", "l2m")
+    file, overrides = node["parameters"]
+    assert yaml.safe_load(Path(file).read_text())
+    assert overrides == {"use_sim_time": False, "autostart": False}
+    node = Launched("matcher.launch.py", model="orb", use_sim_time="true", queue="all").node
+    assert node["parameters"][1] == {
+        "model": "orb", "queue": "all", "use_sim_time": True, "autostart": False,
+    }  # fmt: skip
+
+
+def test_overrides_are_parameters_of_the_node(modules):
+    from l2m_ros.ros.parameters import PARAMETERS, refusal
+
+    given = {"model": "orb", "backend": "torch", "queue": "all", "image_transport": "compressed"}
+    overrides = Launched("matcher.launch.py", **given).node["parameters"][1]
+    overrides.pop("use_sim_time")
+    assert set(overrides) <= set(PARAMETERS) and refusal(overrides) is None
+
+
+def test_camera_info_lies_beside_its_image(modules):
+    given = {"image": "/cam/image_raw", "right": "/cam/right/image_rect", "depth": "/d"}
+    remapped = dict(Launched("matcher.launch.py", **given).node["remappings"])
+    assert remapped == {
+        "image": "/cam/image_raw",
+        "camera_info": "/cam/camera_info",
+        "depth": "/d",
+        "right/image": "/cam/right/image_rect",
+        "right/camera_info": "/cam/right/camera_info",
+        "odom": "odom",
+    }
+    default = dict(Launched("matcher.launch.py").node["remappings"])
+    assert all(source == target for source, target in default.items())
+
+
+def test_every_remapping_is_an_input(modules):
+    from l2m_ros.ros.inputs import TOPICS
+
+    assert {source for source, _ in Launched("matcher.launch.py").node["remappings"]} == set(TOPICS)
+
+
+def test_it_configures_at_each_start_and_then_activates(modules):
+    from lifecycle_msgs.msg import Transition
+
+    started, changed = Launched("matcher.launch.py").handlers()
+    assert type(started).__name__ == "OnProcessStart"
+    (configure,) = started.keywords["on_start"]
+    event = configure.keywords["event"].keywords
+    assert event["transition_id"] == Transition.TRANSITION_CONFIGURE
+    assert (changed.keywords["start_state"], changed.keywords["goal_state"]) == (
+        "configuring", "inactive",
+    )  # fmt: skip
+    (activate,) = changed.keywords["entities"]
+    event = activate.keywords["event"].keywords
+    assert event["transition_id"] == Transition.TRANSITION_ACTIVATE
+    assert Launched("matcher.launch.py", autostart="false").handlers() == []
+
+
+def test_respawn_exit_and_rviz(modules):
+    launched = Launched("matcher.launch.py", respawn="true", on_exit="shutdown", rviz="true")
+    assert launched.node["respawn"] is True
+    assert type(launched.handlers()[-1]).__name__ == "OnProcessExit"
+    (rviz,) = launched.of("Node")
+    assert Path(rviz.keywords["arguments"][1]).is_file()
+
+
+def test_large_images_respects_the_users_own_profile(modules, monkeypatch):
+    for name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    variables = Launched("matcher.launch.py").of("SetEnvironmentVariable")
+    assert len(variables) == 2 and all(Path(v.args[1]).is_file() for v in variables)
+    assert not Launched("matcher.launch.py", large_images="false").of("SetEnvironmentVariable")
+    monkeypatch.setenv("FASTRTPS_DEFAULT_PROFILES_FILE", "/mine.xml")
+    assert not Launched("matcher.launch.py").of("SetEnvironmentVariable")
+
+
+def test_replay_plays_records_and_ends(modules):
+    launched = Launched("replay.launch.py", bag="my_bag", image="/cam/image", rate="0.5")
+    (include,) = launched.of("IncludeLaunchDescription")
+    passed = dict(include.keywords["launch_arguments"])
+    known = {argument.name for argument in Launched("matcher.launch.py").arguments}
+    assert set(passed) <= known
+    assert passed["image"] == "/cam/image" and "depth" not in passed
+    assert (passed["queue"], passed["use_sim_time"]) == ("all", "true")
+    (recorder,) = launched.of("ExecuteProcess")
+    assert "/l2m/pose" in recorder.keywords["cmd"] and "poses" in recorder.keywords["cmd"]
+    when_active, when_played = launched.handlers()
+    (player,) = when_active.keywords["entities"]
+    assert when_active.keywords["goal_state"] == "active"
+    assert player.keywords["cmd"][:4] == ["ros2", "bag", "play", "my_bag"]
+    assert when_played.keywords["target_action"] is player
+    assert {argument.name for argument in launched.arguments} - {"bag", "poses", "rate"} <= known
