@@ -5,7 +5,9 @@
     torchrun --nproc-per-node 2 -m l2m_ros.commands.train decoder --photographs PHOTOS ...
 
 The folder of the run (--out) receives checkpoint.pt, log.csv, validation.csv, curves.png and
-TensorBoard's files. The same command resumes an interrupted run from there.
+TensorBoard's files; at the end the mean weights with a model card and ONNX graphs in
+OUT/model, which every command takes as a model's name. The same command resumes an interrupted
+run from its folder.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from l2m_ros.errors import InvalidInput
 if TYPE_CHECKING:
     from torch import nn
 
+    from l2m_ros.runtime.model_card import InputSpec, ModelCard
     from l2m_ros.training.data import PhotographPairs
     from l2m_ros.training.decoder import DecoderOptions
     from l2m_ros.training.loop import Validate
@@ -51,8 +54,10 @@ def run(args: argparse.Namespace) -> int:
     pairs, held_out = _pairs(args.photographs, options.loop.seed)
     folder = args.out or Path("runs") / options.model
     scenes = _scenes(args.scenes)
-    train_decoder(options, _network(options), pairs, held_out, folder, scenes)
-    print(folder)
+    leads = train_decoder(options, _network(options), pairs, held_out, folder, scenes)
+    if leads:
+        write_model(folder, options, folder / "model")
+        print(folder / "model")
     return 0
 
 
@@ -125,6 +130,43 @@ def _rendered_images() -> list[Any]:
         frames = track(simulate(options), f"rendering {scene}", total=RENDERED_FRAMES)
         images += [frame.frame.rgb for frame in frames]
     return images
+
+
+def write_model(run_folder: Path, options: DecoderOptions, out: Path) -> ModelCard:
+    """The mean weights of a run as a model: weights, card, and the graphs of `lite`."""
+    from safetensors.torch import save_file
+
+    from l2m_ros.network.registry import build
+    from l2m_ros.runtime.export import CARD, ExportOptions, export_model
+    from l2m_ros.runtime.model_card import ModelCard, ModelFile, sha256_of, write_card
+    from l2m_ros.training.checkpoint import load_weights
+    from l2m_ros.training.decoder import mean_weights
+
+    network = build(options.model, **options.network)
+    weights = mean_weights(run_folder)
+    load_weights(network, weights, str(run_folder))
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    card = ModelCard(
+        name=options.model, architecture=options.model, input=_input_of(options.model),
+        config=options.network, parameters=parameters, folder=out,
+    )  # fmt: skip
+    out.mkdir(parents=True, exist_ok=True)
+    if options.model == "lite":  # the others take minutes and gigabytes: `l2m export` does them
+        card = export_model(network, card, ExportOptions(out, card.input.height, card.input.width))
+    path = out / f"{options.model}.safetensors"
+    save_file({name: value.contiguous() for name, value in weights.items()}, path)
+    files = {**card.files, "weights": ModelFile(path.name, sha256_of(path))}
+    card = replace(card, files=files)
+    write_card(card, out / CARD)
+    return card
+
+
+def _input_of(model: str) -> InputSpec:
+    from l2m_ros.runtime.model_card import InputSpec
+
+    if model == "lite":
+        return InputSpec(width=640, height=480, multiple=32)
+    return InputSpec(width=560, height=560, multiple=14)
 
 
 def _say(words: str) -> None:

@@ -43,6 +43,7 @@ class DecoderOptions:
 def options_from(settings: Mapping[str, Any]) -> DecoderOptions:
     """The options of a parsed config file; unknown names fail with the nearest right one."""
     settings = dict(settings)
+    _check_names(DecoderOptions, settings, "the config")
     parts = {
         "loop": _dataclass_from(LoopOptions, settings.pop("loop", {}), "loop"),
         "loss": _dataclass_from(LossOptions, settings.pop("loss", {}), "loss"),
@@ -55,7 +56,7 @@ def options_from(settings: Mapping[str, Any]) -> DecoderOptions:
     return _dataclass_from(DecoderOptions, {**settings, **parts}, "the config")
 
 
-def _dataclass_from(kind: type, values: Mapping[str, Any], where: str) -> Any:
+def _check_names(kind: type, values: Any, where: str) -> None:
     known = {entry.name for entry in fields(kind)}
     if not isinstance(values, Mapping):
         raise InvalidInput(f"{where}: expected names and values, got {values!r}")
@@ -64,6 +65,10 @@ def _dataclass_from(kind: type, values: Mapping[str, Any], where: str) -> Any:
             near = difflib.get_close_matches(str(name), known, n=1)
             hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(sorted(known))}"
             raise InvalidInput(f"{where}: unknown option {name!r}{hint}")
+
+
+def _dataclass_from(kind: type, values: Mapping[str, Any], where: str) -> Any:
+    _check_names(kind, values, where)
     values = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
     try:
         return kind(**values)
@@ -114,8 +119,11 @@ def train_decoder(
     held_out: PairMaker,
     folder: Path,
     scenes: Validate | None = None,
-) -> Run:
-    """Train `network` on `pairs`; figures of `held_out` pairs and of `scenes` on the way."""
+) -> bool:
+    """Train `network` on `pairs`; figures of `held_out` pairs and of `scenes` on the way.
+
+    True in the process that wrote the folder.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     processes = Processes.join(options.loop.device)
     try:
@@ -131,7 +139,7 @@ def train_decoder(
             return {**lifted(model), **(scenes(model) if scenes is not None else {})}
 
         train(run, folder, validate)
-        return run
+        return processes.leads
     finally:
         processes.leave()
 

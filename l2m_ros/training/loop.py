@@ -164,10 +164,9 @@ def train(run: Run, folder: Path, validate: Validate | None = None) -> None:
         run.restore(state, str(folder / checkpoint.NAME))
     log = Log(folder, run.step) if leads else None
     saved_s = checked_s = time.monotonic()
-    total = options.steps or 60.0 * (options.minutes or 0.0)
-    with progress(total, "training") if leads else nullcontext() as bar:
-        if bar is not None:
-            bar.update(run.step if options.steps else run.elapsed_s)
+    done = run.step if options.steps else run.elapsed_s
+    total = (options.steps or 60.0 * (options.minutes or 0.0)) - done
+    with progress(max(total, 1.0), "training") if leads else nullcontext() as bar:
         share = run.share()
         while share < 1.0:
             before = time.monotonic()

@@ -1,0 +1,391 @@
+"""The training loop: exact resume, processes that add up, words for bad input, and learning."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from fakes.texture import texture
+
+from l2m_ros.cli import main
+from l2m_ros.errors import InvalidInput, ModelError
+from l2m_ros.network.registry import build
+from l2m_ros.training import checkpoint, curves
+from l2m_ros.training.data import (
+    Ahead,
+    Batches,
+    PhotographPairs,
+    SizeShare,
+    collate,
+    stretched,
+    usable_photographs,
+)
+from l2m_ros.training.decoder import (
+    DecoderOptions,
+    match_of,
+    mean_weights,
+    options_from,
+    split_photographs,
+    train_decoder,
+)
+from l2m_ros.training.ema import Ema
+from l2m_ros.training.loop import LoopOptions
+from l2m_ros.training.validation import LiftedValidation
+
+ROOT = Path(__file__).parents[1]
+TINY = {"fine": 8, "middle": 16, "coarse": 32, "descriptor": 16, "hidden": 16, "hidden_fine": 8}
+TINY |= {"descriptor_middle": 8, "descriptor_fine": 8, "self_blocks": 1, "cross_blocks": 1}
+
+
+def settings(steps: int, **loop: object) -> dict[str, object]:
+    return {
+        "network": TINY,
+        "sizes": [{"width": 96, "height": 64, "batch": 4, "share": 1.0}],
+        "validation": [[96, 64, 2]],
+        "loop": {"steps": steps, "bf16": False, "checkpoint_s": 0.0, **loop},
+    }
+
+
+def pairs(seed: int = 0) -> PhotographPairs:
+    return PhotographPairs([texture(160, 120, seed + i) for i in range(6)], seed)
+
+
+def train_tiny(folder: Path, options: DecoderOptions) -> dict[str, torch.Tensor]:
+    torch.manual_seed(options.loop.seed)
+    network = build(options.model, **options.network)
+    train_decoder(options, network, pairs(), pairs(50), folder)
+    return mean_weights(folder)
+
+
+def write_photographs(folder: Path, count: int) -> Path:
+    folder.mkdir(parents=True)
+    for index in range(count):
+        cv2.imwrite(str(folder / f"{index:03d}.png"), texture(160, 120, index))
+    return folder
+
+
+# --- one run ----------------------------------------------------------------------------------
+
+
+def test_a_run_resumed_from_its_checkpoint_is_the_run_that_was_not_interrupted(
+    tmp_path: Path,
+) -> None:
+    """Steps, pairs, rates, optimiser and mean weights: everything continues."""
+    whole = train_tiny(tmp_path / "whole", options_from(settings(6)))
+    halfway = options_from(settings(6))
+    torch.manual_seed(halfway.loop.seed)
+    stopping = _StopAfter(pairs(), first_pairs=3 * 4)
+    with pytest.raises(KeyboardInterrupt):
+        train_decoder(halfway, build("lite", **TINY), stopping, pairs(50), tmp_path / "cut")
+    assert checkpoint.load(tmp_path / "cut")["step"] == 3
+    torch.manual_seed(99)  # whatever the second process draws, the checkpoint decides
+    train_decoder(halfway, build("lite", **TINY), pairs(), pairs(50), tmp_path / "cut")
+    resumed = mean_weights(tmp_path / "cut")
+    for name, value in whole.items():
+        torch.testing.assert_close(resumed[name], value, atol=0, rtol=0)
+
+
+class _StopAfter:
+    """Pairs that are interrupted, as by Ctrl-C, after the first few."""
+
+    def __init__(self, source: PhotographPairs, first_pairs: int) -> None:
+        self.source, self.left = source, first_pairs
+
+    def pair(self, *args, **kwargs):
+        if self.left == 0:
+            raise KeyboardInterrupt
+        self.left -= 1
+        return self.source.pair(*args, **kwargs)
+
+
+def test_log_and_curves_hold_what_was_measured(tmp_path: Path) -> None:
+    train_tiny(tmp_path, options_from(settings(40)))
+    rows = curves.read(tmp_path / "log.csv")
+    assert [row["step"] for row in rows] == [20, 40]
+    assert np.isfinite(rows[1]["loss"]) and rows[0]["pairs_per_s"] > 0
+    (checked,) = curves.read(tmp_path / "validation.csv")
+    assert 0 < checked["epe_96x64"] < 100 and 0 <= checked["within5_96x64"] <= 100
+    assert cv2.imread(str(tmp_path / "curves.png")) is not None
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_rows_after_the_checkpoint_are_written_once(tmp_path: Path) -> None:
+    """A killed run had logged further than it had saved."""
+    log = curves.Log(tmp_path, 0)
+    for step in (20, 40, 60):
+        log.step(step, step, {"loss": 1.0, "rate": 0.1, "pairs_per_s": 2.0})
+    log.close()
+    curves.Log(tmp_path, 40).close()
+    assert [row["step"] for row in curves.read(tmp_path / "log.csv")] == [20, 40]
+
+
+def test_killed_at_any_moment_the_next_run_goes_on(tmp_path: Path) -> None:
+    photographs = write_photographs(tmp_path / "photographs", 3)
+    config = tmp_path / "tiny.yaml"
+    config.write_text(str(settings(100000)))  # YAML reads what Python prints of a dict
+    command = [sys.executable, "-m", "l2m_ros.cli", "train", "decoder", "--config", str(config)]
+    command += ["--photographs", str(photographs), "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, env=_one_thread())
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run" / checkpoint.NAME).exists() and time.monotonic() < deadline:
+        assert process.poll() is None, process.stderr.read().decode()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+    reached = checkpoint.load(tmp_path / "run")["step"]
+    assert reached >= 1
+    more = options_from(settings(reached + 2))
+    train_decoder(more, build("lite", **TINY), pairs(), pairs(50), tmp_path / "run")
+    assert checkpoint.load(tmp_path / "run")["step"] == reached + 2
+
+
+def _one_thread() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def test_two_processes_are_one_with_the_whole_batch(tmp_path: Path) -> None:
+    """gloo, two processes of two pairs each against one process of four."""
+    options = options_from(settings(3))
+    alone = train_tiny(tmp_path / "alone", options)
+    script = tmp_path / "part.py"
+    script.write_text(
+        f"import sys; sys.path[:0] = {[str(ROOT), str(ROOT / 'test')]}\n"
+        "from pathlib import Path\n"
+        "from test_training import options_from, settings, train_tiny\n"
+        f"folder = Path({str(tmp_path / 'together')!r})\n"
+        "import test_training\n"
+        "test_training.mean_weights = lambda folder: {}  # the second may be here before the file\n"
+        "train_tiny(folder, options_from(settings(3)))\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command += ["--master-port", str(29600 + os.getpid() % 1000), str(script)]
+    done = subprocess.run(command, env=_one_thread(), capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    together = mean_weights(tmp_path / "together")
+    for name, value in alone.items():
+        # Adam's first steps divide gradients by themselves: rounding of tiny ones shows.
+        torch.testing.assert_close(together[name], value, atol=2e-5, rtol=1e-3)
+
+
+# --- parts ------------------------------------------------------------------------------------
+
+
+def test_mean_weights_are_the_weighted_sum_that_they_are_defined_as() -> None:
+    module = torch.nn.Linear(1, 1, bias=False)
+    module.weight.data.fill_(0.0)
+    ema = Ema(module, decay=0.9)
+    expected = 0.0
+    for step in range(1, 200):
+        module.weight.data.fill_(float(step))
+        ema.update(module)
+        decay = min(0.9, step / (step + 10.0))
+        expected = decay * expected + (1 - decay) * step
+    assert float(ema.weights["weight"]) == pytest.approx(expected, rel=1e-5)
+    assert expected == pytest.approx(199 - 9, abs=0.1)  # lags by decay / (1 - decay) steps
+
+
+def test_batches_are_the_same_for_any_number_of_processes_and_threads() -> None:
+    batches = Batches(pairs(), (SizeShare(96, 64, 4, 1.0),), seed=3)
+    whole = batches.batch(5, rank=0, count=1, difficulty=0.5)
+    parts = [batches.batch(5, rank=r, count=2, difficulty=0.5) for r in range(2)]
+    assert torch.equal(whole.query, torch.cat([part.query for part in parts]))
+    ahead = Ahead(batches, 0, 1, workers=2)
+    for step in (5, 6, 7):
+        here = batches.batch(step, rank=0, count=1, difficulty=0.5)
+        assert torch.equal(ahead.batch(step, 0.5).keyframe, here.keyframe)
+    with pytest.raises(InvalidInput, match="does not divide among 3 processes"):
+        batches.batch(0, rank=0, count=3, difficulty=0.5)
+
+
+def test_sizes_come_as_often_as_their_shares() -> None:
+    sizes = (SizeShare(96, 64, 4, 3.0), SizeShare(64, 64, 2, 1.0))
+    batches = Batches(pairs(), sizes)
+    drawn = [batches.size_of(step).width for step in range(2000)]
+    assert np.mean(np.array(drawn) == 96) == pytest.approx(0.75, abs=0.04)
+
+
+def test_stretched_pairs_keep_their_truth() -> None:
+    """Of a homography: the stretched warp is the homography between stretched images."""
+    quiet = PhotographPairs([texture(400, 300)], 1, homographies=1.0, occluders=0.0)
+    pair = quiet.pair(2, width=128, height=128, difficulty=0.5)
+    wide = stretched(pair, 192, 64)
+    S = np.array([[1.5, 0, 0.25], [0, 0.5, -0.25], [0, 0, 1.0]])  # p' + 1/2 = f (p + 1/2)
+    H = S @ pair.homography @ np.linalg.inv(S)
+    v, u = np.nonzero(wide.visible)
+    moved = np.stack([u, v, np.ones_like(u)], axis=1) @ H.T
+    error = np.linalg.norm(moved[:, :2] / moved[:, 2:] - wide.warp[v, u], axis=1)
+    assert wide.visible.mean() > 0.2
+    assert np.quantile(error, 0.99) < 0.1
+
+
+def test_both_ways_are_the_pair_and_its_reverse() -> None:
+    pair = pairs().pair(4, width=96, height=64, difficulty=0.3)
+    batch = collate([pair], both_ways=True)
+    assert batch.query.shape[0] == 1 and batch.warp_px.shape[0] == 2
+    there, back = batch.warp_px.permute(0, 2, 3, 1).numpy()
+    seen = batch.visible[0, 0].numpy()
+    read = cv2.remap(back, there, None, cv2.INTER_LINEAR)
+    v, u = np.nonzero(seen)
+    error = np.abs(read[v, u] - np.stack([u, v], axis=1)).max(axis=1)
+    assert np.median(error) < 0.1
+
+
+def test_rate_warms_up_and_ends_low() -> None:
+    options = LoopOptions(steps=1000, learning_rate=1e-3, warmup_steps=10, final_rate=0.02)
+    assert options.rate_at(0, 0.0) == pytest.approx(1e-4)
+    assert options.rate_at(500, 0.5) == pytest.approx(1e-3 * 0.51)
+    assert options.rate_at(999, 1.0) == pytest.approx(2e-5)
+
+
+# --- bad input --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"loop": {"learnin_rate": 1}}, "did you mean learning_rate"),
+        ({"losss": {}}, "did you mean loss"),
+        ({"loop": {"steps": 5, "minutes": 2}}, "either --minutes or --steps"),
+        ({"loop": {"steps": 0}}, "positive number"),
+        ({"loop": [1, 2]}, "loop: expected names and values"),
+        ({"loop": {"steps": 5}, "model": "lit"}, "cannot be trained here"),
+        ({"loop": {"steps": 5}, "sizes": [{"width": 64}]}, "sizes"),
+    ],
+)
+def test_a_config_that_cannot_be_meant_is_refused_in_words(change: dict, words: str) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        options_from(change)
+
+
+def test_command_refuses_in_one_line(tmp_path: Path, capsys) -> None:
+    (tmp_path / "empty").mkdir()
+    command = ["train", "decoder", "--steps", "1", "--photographs"]
+    for folder, words in ((tmp_path / "none", "no such folder"), (tmp_path / "empty", "no photo")):
+        assert main([*command, str(folder)]) == 2
+        assert words in capsys.readouterr().err
+    assert main(["train", "decoder", "--photographs", str(tmp_path)]) == 2
+    assert "either --minutes or --steps" in capsys.readouterr().err
+    assert main([*command, str(tmp_path), "--model", "lit"]) == 2
+    assert "there are: l2m, lite" in capsys.readouterr().err
+
+
+def test_damaged_and_huge_photographs_are_reported_and_left_out(tmp_path: Path) -> None:
+    folder = write_photographs(tmp_path / "photographs", 2)
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "text.png").write_text("this is no picture")
+    bomb = bytearray((folder / "000.png").read_bytes())
+    bomb[16:24] = (60000).to_bytes(4, "big") * 2  # its header says 3.6 gigapixels
+    (folder / "bomb.png").write_bytes(bomb)
+    said: list[str] = []
+    kept = usable_photographs(sorted(folder.iterdir()), said.append)
+    assert [path.name for path in kept] == ["000.png", "001.png"]
+    assert len(said) == 3 and any("60000x60000" in words for words in said)
+    with pytest.raises(InvalidInput, match="none of the 1 photographs"):
+        usable_photographs([folder / "empty.jpg"], said.append)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(tmp_path: Path, monkeypatch) -> None:
+    checkpoint.save(tmp_path, {"step": 7})
+
+    def full(state: object, file: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(InvalidInput, match=r"No space left.*free some space"):
+        checkpoint.save(tmp_path, {"step": 8})
+    assert checkpoint.load(tmp_path) == {"step": 7}
+    assert [path.name for path in tmp_path.iterdir()] == [checkpoint.NAME]
+
+
+def test_a_damaged_checkpoint_and_one_of_another_network_are_refused(tmp_path: Path) -> None:
+    train_tiny(tmp_path / "run", options_from(settings(1)))
+    other = options_from({**settings(2), "network": {**TINY, "fine": 16}})
+    with pytest.raises(ModelError, match="do not fit this architecture"):
+        train_tiny(tmp_path / "run", other)
+    path = tmp_path / "run" / checkpoint.NAME
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ModelError, match=r"is damaged.*remove it"):
+        train_tiny(tmp_path / "run", options_from(settings(2)))
+    with pytest.raises(InvalidInput, match="train first"):
+        mean_weights(tmp_path)
+
+
+def test_photographs_are_held_out() -> None:
+    paths = [Path(f"{i}.jpg") for i in range(100)]
+    kept, held_out = split_photographs(paths)
+    assert len(held_out) == 5 and not set(kept) & set(held_out)
+    assert sorted(kept + held_out) == sorted(paths)
+
+
+# --- learning ---------------------------------------------------------------------------------
+
+
+def _l2m_run(folder: Path, steps: int) -> tuple[list[float], float, float]:
+    """Losses of the log, and the end-point errors on held-out pairs before and after."""
+    from l2m_ros.network.l2m import TINY as L2M_TINY
+
+    options = options_from(
+        {
+            "model": "l2m",
+            "network": L2M_TINY,
+            "sizes": [{"width": 56, "height": 56, "batch": 8, "share": 1.0}],
+            "validation": [[56, 56, 2]],
+            "loop": {
+                "steps": steps,
+                "bf16": False,
+                "learning_rate": 2e-3,
+                "warmup_steps": 10,
+                "ema": 0.95,
+                "difficulty": [0.0, 0.0],
+            },
+        }
+    )
+    torch.manual_seed(0)
+    network = build("l2m", **options.network)
+    source = PhotographPairs([texture(160, 120, i) for i in range(24)], 0)
+    held_out = PhotographPairs([texture(160, 120, 100 + i) for i in range(6)], 1)
+    measure = LiftedValidation(held_out, match_of, ((56, 56, 24),), difficulty=0.0)
+    with torch.no_grad():
+        before = measure(network.eval())["epe_56x56"]
+    train_decoder(options, network.train(), source, held_out, folder)
+    network.load_state_dict({**network.state_dict(), **mean_weights(folder)})
+    with torch.no_grad():
+        after = measure(network.eval())["epe_56x56"]
+    return [row["loss"] for row in curves.read(folder / "log.csv")], before, after
+
+
+def test_l2m_of_a_tiny_width_learns(tmp_path: Path) -> None:
+    losses, before, after = _l2m_run(tmp_path, steps=40)
+    assert losses[1] < 0.9 * losses[0]
+    assert after < 0.7 * before
+
+
+@pytest.mark.slow
+def test_l2m_of_a_tiny_width_matches_held_out_pairs_five_times_better(tmp_path: Path) -> None:
+    losses, before, after = _l2m_run(tmp_path, steps=500)
+    assert losses[-1] < 0.6 * losses[0]
+    assert after < before / 5
+
+
+@pytest.mark.slow
+def test_command_trains_and_writes_a_model_that_matches(tmp_path: Path) -> None:
+    """From photographs to a model that every command takes by its folder."""
+    from l2m_ros.runtime.catalogue import load_matcher
+
+    photographs = write_photographs(tmp_path / "photographs", 3)
+    out = tmp_path / "run"
+    command = ["train", "decoder", "--photographs", str(photographs), "--out", str(out)]
+    assert main([*command, "--steps", "2"]) == 0
+    matcher = load_matcher(str(out / "model"), backend="onnxruntime")
+    image = texture(320, 240)
+    match = matcher.match(matcher.encode(image), matcher.reference(matcher.encode(image)))
+    assert match.warp_px.shape == (120, 160, 2)
