@@ -1,0 +1,185 @@
+"""Every back-end that can run here gives the numbers of the torch network."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from fakes.exported import exported_toy
+from fakes.toy_network import ToyNetwork, ramp
+from safetensors.torch import save_file
+
+from l2m_ros.errors import BackendUnavailable, InvalidInput, ModelError
+from l2m_ros.network import registry
+from l2m_ros.runtime import backend as backends
+from l2m_ros.runtime.backend import BackendOptions, choose_backend, load_backend, solve_spd
+from l2m_ros.runtime.export import ExportOptions, agreement, export_model
+from l2m_ros.runtime.model_card import InputSpec, ModelCard, ModelFile
+from l2m_ros.runtime.preprocess import network_input
+from l2m_ros.runtime.torch_backend import TorchBackend, load_weights
+
+MEDIAN_PX = {"fp32": 1e-3, "fp16": 0.1}
+P99_PX = {"fp32": 0.05, "fp16": 0.5}
+
+
+@pytest.fixture
+def card(monkeypatch, tmp_path):
+    """The toy as an architecture with weights on disk and graphs."""
+    monkeypatch.setitem(registry.ARCHITECTURES, "toy", ToyNetwork)
+    save_file(ToyNetwork().state_dict(), tmp_path / "toy.safetensors")
+    files = {**exported_toy("fp32").files, "weights": ModelFile("toy.safetensors")}
+    return replace(exported_toy("fp32"), files=files, search=(tmp_path,))
+
+
+def available(name, card, device):
+    try:
+        return load_backend(name, card, BackendOptions(device=device))
+    except BackendUnavailable as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("name", backends.BACKENDS)
+def test_numbers_of_torch(name, device, card):
+    if (name, device) == ("tensorrt", "cpu"):
+        pytest.skip("TensorRT has no CPU")
+    backend = available(name, card, device)
+    images = [network_input(card.input, ramp(96, 64, x=x)) for x in (7, 0)]
+    result = agreement(ToyNetwork().eval(), backend, card, images)
+    assert result.median_px < MEDIAN_PX["fp32"] and result.p99_px < P99_PX["fp32"]
+    assert result.pixels > 50
+
+
+def cases():
+    from l2m_ros.network import l2m
+
+    tiny = InputSpec(168, 112, 14)
+    yield "l2m", dict(l2m.TINY), tiny
+    yield "tinyroma", {}, InputSpec(192, 128, 32)
+    yield "lite", {}, InputSpec(192, 128, 32)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize(
+    ("architecture", "config", "spec"), cases(), ids=["l2m", "tinyroma", "lite"]
+)
+def test_real_networks_through_onnx(architecture, config, spec, precision, tmp_path):
+    """Untrained, so matches are arbitrary: ties of an argmax may flip single cells in fp16."""
+    torch.manual_seed(0)
+    network = registry.build(architecture, **config).eval()
+    plain = ModelCard(name=architecture, architecture=architecture, input=spec, config=config)
+    options = ExportOptions(tmp_path, spec.height, spec.width, precision)
+    written = export_model(network, plain, options)
+    backend = load_backend("onnxruntime", written, BackendOptions(device="cpu"))
+    result = agreement(network, backend, written)
+    assert result.median_px < MEDIAN_PX[precision]
+    if precision == "fp32":
+        assert result.p99_px < P99_PX[precision]
+
+
+def test_auto_says_which_and_why(card, caplog):
+    caplog.set_level("INFO", "l2m_ros")
+    backend = load_backend("auto", card, BackendOptions(device="cpu"))
+    assert backend.name == "onnxruntime"
+    assert "toy runs by onnxruntime on cpu: ONNX graphs are there" in caplog.text
+    without = replace(card, files={"weights": card.files["weights"]})
+    choice = choose_backend(without, BackendOptions(device="cpu"))
+    assert choice.name == "torch" and "has no ONNX graphs" in choice.why
+
+
+def test_auto_takes_the_first_engine_with_cuda(card, monkeypatch):
+    """tensorrt, onnxruntime with CUDA, torch with CUDA, onnxruntime on the CPU."""
+    for usable, expected in (
+        ({"tensorrt", "onnxruntime", "torch"}, ("tensorrt", "cuda")),
+        ({"onnxruntime", "torch"}, ("onnxruntime", "cuda")),
+        ({"torch"}, ("torch", "cuda")),
+        (set(), ("onnxruntime", "cpu")),
+    ):
+        monkeypatch.setattr(backends, "_cuda_of", usable.__contains__)
+        choice = choose_backend(card, BackendOptions())
+        assert (choice.name, choice.device) == expected
+    with pytest.raises(BackendUnavailable, match="no engine here has a CUDA device"):
+        choose_backend(card, BackendOptions(device="cuda"))
+
+
+def test_missing_engines_are_named(card, monkeypatch):
+    monkeypatch.setattr(
+        backends.importlib, "import_module", lambda name: (_ for _ in ()).throw(
+            ModuleNotFoundError("No module named 'tensorrt'", name="tensorrt")
+        )
+    )  # fmt: skip
+    with pytest.raises(BackendUnavailable, match=r"TensorRT 10\.3 or newer"):
+        load_backend("tensorrt", card, BackendOptions())
+
+
+def test_no_gpu_is_one_line(card):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    for name in ("torch", "onnxruntime"):
+        with pytest.raises(BackendUnavailable, match="CUDA") as refusal:
+            load_backend(name, card, BackendOptions(device="cuda"))
+        assert "\n" not in str(refusal.value)
+
+
+def test_options_are_checked():
+    for bad in ({"device": "gpu"}, {"threads": -1}, {"optimization_level": 9}):
+        with pytest.raises(InvalidInput):
+            BackendOptions(**bad)
+
+
+def test_solve_is_a_solution_and_refuses_what_has_none():
+    draw = np.random.default_rng(0)
+    A = draw.normal(size=(2, 30, 30)).astype(np.float32)
+    A = A @ A.transpose(0, 2, 1) + np.eye(30, dtype=np.float32)
+    b = draw.normal(size=(2, 30, 4)).astype(np.float32)
+    assert np.allclose(A @ solve_spd(A, b), b, atol=1e-4)
+    for broken in (-A, np.full_like(A, np.nan)):
+        with pytest.raises(ModelError, match="cannot be solved"):
+            solve_spd(broken, b)
+
+
+def test_weights_are_loaded_strictly(card, tmp_path):
+    network = ToyNetwork()
+    path = tmp_path / "toy.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-50])
+    with pytest.raises(ModelError, match="truncated"):
+        load_weights(network, path)
+    path.write_bytes(b"")
+    with pytest.raises(ModelError):
+        load_weights(network, path)
+    state = network.state_dict()
+    save_file({**state, "extra": torch.zeros(1)}, path)
+    with pytest.raises(ModelError, match="extra"):
+        load_weights(network, path)
+    save_file({k: v for k, v in state.items() if k != "mix.bias"}, path)
+    with pytest.raises(ModelError, match=r"mix\.bias") as refusal:
+        load_weights(network, path)
+    assert "\n" not in str(refusal.value)
+
+
+def test_untrained_weights_only_where_allowed(card, caplog):
+    bare = replace(card, files={})
+    with pytest.raises(ModelError, match="has no weights"):
+        load_backend("torch", bare, BackendOptions())
+    load_backend("torch", bare, BackendOptions(untrained=True))
+    assert "drawn at random" in caplog.text
+
+
+def test_graphs_of_two_models_do_not_go_together(card, tmp_path):
+    """An encoder whose features the decoder does not know."""
+    backend = load_backend("onnxruntime", card, BackendOptions(device="cpu"))
+    features = backend.run("encode", {"image": np.zeros((1, 3, 64, 96), np.float32)})
+    with pytest.raises(ModelError, match="not of one model"):
+        backend.run("match", {"query_other": features["fine"]})
+    wrong = {**features, "coarse": features["fine"]}
+    with pytest.raises(ModelError, match="of the same model and size"):
+        backend.run("reference", wrong)
+
+
+def test_torch_keeps_the_reference_of_a_plain_network():
+    torch_backend = TorchBackend(ToyNetwork().eval())
+    features = torch_backend.run("encode", {"image": np.zeros((1, 3, 64, 96), np.float32)})
+    reference = torch_backend.run("reference", features)
+    assert reference["fine"] is features["fine"]

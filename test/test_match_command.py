@@ -1,0 +1,192 @@
+"""l2m match, bench, export and engine as a person types them."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+from fakes.exported import exported_toy
+from fakes.toy_network import ramp
+
+from l2m_ros import cli
+from l2m_ros.commands.options import numbers, size_of
+from l2m_ros.runtime.engine_cache import EngineCache, EngineKey
+from l2m_ros.runtime.images import read_depth, read_rgb, write_rgb
+
+
+def l2m(capsys, *words):
+    try:
+        code = cli.main([str(word) for word in words])
+    except SystemExit as stop:
+        code = stop.code
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+@pytest.fixture
+def toy():
+    return exported_toy("fp32").folder
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """The ramp's window at (6, 0), and the window at the origin."""
+    write_rgb(tmp_path / "a.png", ramp(192, 128, x=6))
+    write_rgb(tmp_path / "b.png", ramp(192, 128))
+    return tmp_path / "a.png", tmp_path / "b.png"
+
+
+def test_match_prints_and_draws(capsys, toy, pair, tmp_path):
+    out = tmp_path / "out"
+    code, text, err = l2m(capsys, "match", *pair, "--model", toy, "--out", out)
+    assert code == 0 and "matches" in text and "no pose: give --camera" in text
+    assert "runs by onnxruntime on cpu" in err or "cuda" in err
+    assert read_rgb(out / "matches.png").shape[2] == 3
+    warped = read_rgb(out / "warped.png")
+    a = read_rgb(pair[0])
+    assert warped.shape == a.shape
+    inside = (slice(30, -30), slice(30, -30))
+    assert np.abs(warped[inside].astype(int) - a[inside]).mean() < 12  # B lies on A
+
+
+def test_pose_with_depth_is_metric(capsys, toy, pair, tmp_path):
+    """A rough wall at 2 m, 6 px of shift at f = 200: the camera moved 6 cm to the right."""
+    relief_mm = np.random.default_rng(0).integers(-15, 16, (128, 192))
+    cv2.imwrite(str(tmp_path / "d.png"), (2000 + relief_mm).astype(np.uint16))
+    code, text, _ = l2m(
+        capsys, "match", *pair, "--model", toy, "--camera", "200,200,95.5,63.5",
+        "--depth-b", tmp_path / "d.png", "--out", tmp_path / "out", "--json",
+    )  # fmt: skip
+    pose = json.loads(text)["pose"]
+    assert code == 0 and pose["metric"] and pose["scale_source"] == "depth"
+    assert abs(pose["translation"][0] - 0.06) < 0.04 and pose["rotation_deg"] < 2
+
+
+def test_sparse_matchers_have_no_warp(capsys, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    image = cv2.resize(noise, (400, 320), interpolation=cv2.INTER_CUBIC)
+    write_rgb(tmp_path / "a.png", image)
+    code, text, _ = l2m(
+        capsys, "match", tmp_path / "a.png", tmp_path / "a.png", "--model", "orb",
+        "--out", tmp_path / "o", "--json",
+    )  # fmt: skip
+    report = json.loads(text)
+    assert code == 0 and report["matches"] > 50 and "certain_share" not in report
+    assert len(report["pictures"]) == 1
+
+
+def bad_files(tmp_path):
+    good = ramp(64, 48)
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "text.png").write_text("no picture")
+    write_rgb(tmp_path / "good.png", good)
+    whole = (tmp_path / "good.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 3])
+    cv2.imwrite(str(tmp_path / "deep.png"), good.astype(np.uint16) * 200)
+    return {
+        "empty.png": "is empty",
+        "text.png": "not a picture",
+        "deep.png": "8 bit",
+        "missing.png": "No such file",
+    }
+
+
+def test_bad_pictures_are_one_line(capsys, toy, tmp_path):
+    for name, words in bad_files(tmp_path).items():
+        code, _, err = l2m(capsys, "match", tmp_path / name, tmp_path / "good.png", "--model", toy)
+        assert code == 2 and words in err and len(err.strip().splitlines()) == 1, name
+
+
+def test_grey_and_alpha_pictures_are_read(tmp_path):
+    colour = ramp(64, 48)
+    bgra = np.dstack([colour[..., ::-1], np.full((48, 64), 7, np.uint8)])
+    cv2.imwrite(str(tmp_path / "alpha.png"), bgra)
+    cv2.imwrite(str(tmp_path / "grey.png"), colour[..., 0])
+    assert np.array_equal(read_rgb(tmp_path / "alpha.png"), colour)
+    assert np.array_equal(read_rgb(tmp_path / "grey.png"), np.dstack([colour[..., 0]] * 3))
+
+
+def test_depth_files(tmp_path):
+    values = np.array([[0, 1500], [65535, 1]], np.uint16)
+    cv2.imwrite(str(tmp_path / "d.png"), values)
+    depth = read_depth(tmp_path / "d.png", 0.001)
+    assert np.isnan(depth[0, 0]) and np.allclose(depth[0, 1], 1.5)
+    np.save(tmp_path / "d.npy", np.array([[1.0, -2.0, np.inf]]))
+    assert np.isfinite(read_depth(tmp_path / "d.npy", 1.0)).tolist() == [[True, False, False]]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--camera", "1,2,3"), "holds 3 numbers, not 4"),
+        (("--camera", "a,b,c,d"), "could not convert"),
+        (("--depth-a", "d.png"), "--camera fx,fy,cx,cy"),
+        (("--camera", "200,200,0,0", "--depth-b", "{good}"), "16-bit grey PNG"),
+        (("--like-reference",), "--like-reference is for l2m"),
+        (("--size", "640"), "write WxH"),
+        (("--backend", "tensorflow"), "invalid choice"),
+        (("--model", "l2n"), "did you mean l2m"),
+    ],
+)
+def test_bad_options_are_one_line(capsys, toy, pair, words, expected):
+    words = [word.replace("{good}", str(pair[0])) for word in words]
+    code, _, err = l2m(capsys, "match", *pair, "--model", toy, *words)
+    assert code == 2 and expected in err and len(err.strip().splitlines()) == 1
+
+
+def test_sizes_are_read_in_the_order_of_the_verb():
+    assert size_of("WxH")("640x480") == (640, 480)
+    assert size_of("HxW")("640x480") == (480, 640)
+    assert numbers(2)("1,2.5") == [1.0, 2.5]
+
+
+def test_bench_tells_stages(capsys, toy):
+    code, text, _ = l2m(
+        capsys, "bench", "--model", toy, "--backend", "onnxruntime", "--size", "96x64",
+        "--runs", 3, "--json",
+    )  # fmt: skip
+    report = json.loads(text)
+    assert code == 0
+    assert [row["stage"] for row in report["stages"]] == ["encode", "reference", "match"]
+    assert all(row["median_ms"] > 0 and row["runs"] == 3 for row in report["stages"])
+    assert report["peak_memory_mib"] > 10 and (report["width"], report["height"]) == (96, 64)
+    frame = sum(row["median_ms"] for row in report["stages"] if row["stage"] != "reference")
+    assert abs(report["frame_ms"] - frame) < 0.01
+
+
+def test_bench_of_several_goes_on_after_one_that_cannot(capsys):
+    code, text, _ = l2m(
+        capsys, "bench", "--model", "dis", "--model", "no_such", "--size", "96x64", "--runs", 1
+    )
+    assert code == 1
+    assert "dis" in text and "unknown matcher 'no_such'" in text
+
+
+def test_export_checks_what_was_written(capsys, toy):
+    code, text, _ = l2m(capsys, "export", toy, "--check", "--json")
+    report = json.loads(text)
+    assert code == 0 and report["problems"] == []
+    assert set(report["files"]) == {"encoder", "reference", "decoder"}
+    code, text, _ = l2m(capsys, "export", toy, "--check")
+    assert "every operator, type and rank" in text
+
+
+def test_export_by_another_table_finds_what_it_lacks(capsys, toy, tmp_path):
+    table = {"operators": {"Relu": {"supported": True, "types": ["FP32"], "restrictions": ""}}}
+    (tmp_path / "ops.json").write_text(json.dumps(table))
+    code, text, _ = l2m(capsys, "export", toy, "--check", "--ops", tmp_path / "ops.json")
+    assert code == 1 and "not for TensorRT" in text and "no such operator" in text
+
+
+def test_engine_info_lists_and_names_the_damaged(capsys, tmp_path):
+    key = EngineKey(
+        "toy", "match", "0" * 64, "fp16", 96, 64, "10.3.0", "Orin", "8.7", "12.6", "12.6", 2048, 3
+    )
+    path = EngineCache(tmp_path).put(key, b"engine")
+    (tmp_path / "cut.engine").write_bytes(path.read_bytes()[:-2])
+    code, text, _ = l2m(capsys, "engine", "info", "--cache-dir", tmp_path, "--json")
+    engines = json.loads(text)["engines"]
+    assert code == 0 and len(engines) == 2
+    assert "checksum differs" in engines[0]["damaged"] and engines[1]["gpu"] == "Orin"
+    code, _, err = l2m(capsys, "engine", "info", tmp_path / "cut.engine")
+    assert code == 2 and len(err.strip().splitlines()) == 1
