@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import cv2
@@ -215,15 +217,18 @@ def test_rclpy_reads_the_messages(bag, shots):
                 assert np.isfinite(message.pose.covariance).all()
 
 
-def test_an_interrupted_run_leaves_nothing(shots, tmp_path):
+@pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_nothing(way, shots, tmp_path):
     def cut_short():
         yield shots[0]
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), way)
+        yield shots[1]
 
     for write, name in ((write_bag, "x.mcap"), (write_bag, "x.db3"), (write_folder, "x")):
         with pytest.raises(KeyboardInterrupt):
             write(tmp_path / name, cut_short())
     assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_what_exists_is_replaced_only_by_force_and_only_by_something_whole(shots, tmp_path):

@@ -20,8 +20,8 @@ class PixelRays:
     valid: npt.NDArray[np.bool_]  # (H * W,)
 
 
-_KEPT: OrderedDict[tuple[object, ...], PixelRays] = OrderedDict()
-_CAPACITY = 4  # left and right, full and half size
+_KEPT: OrderedDict[tuple[object, ...], PixelRays] = OrderedDict()  # oldest first
+_CAPACITY = 4  # 13 MB each at 640x480
 
 
 def pixel_rays(camera: Camera) -> PixelRays:

@@ -45,8 +45,8 @@ def render(view: View, camera: Camera) -> Rendering:
     optics = pixel_rays(camera)
     rays = optics.rays.reshape(-1, 3)
     hit = view.first_hit(rays)
+    hit[~optics.valid] = -1
     depth = view.depth_m(hit, rays)
-    depth[~optics.valid] = np.inf
     shader = _Shader(view)
     rgb = shader.colours(hit, optics.rays32.reshape(-1, 3), optics.pitch.reshape(-1, 2), taps=4)
     _smooth_silhouettes(shader, rgb, hit.reshape(camera.height, camera.width), optics)
