@@ -40,23 +40,21 @@ ARGUMENTS = [
         description="speed of the player; lower it where /diagnostics says that frames wait",
     ),
 ]
-# Passed on to matcher.launch.py, which describes them; empty = as there.
-PASSED_ON = ("image", "camera_info", "depth", "right", "odom", "image_transport", "model",
-             "backend", "params_file", "namespace", "log_level", "rviz")  # fmt: skip
+# What a replay says of the arguments of matcher.launch.py; the others are the user's.
+FIXED = {"use_sim_time": "true", "queue": "all", "autostart": "true", "on_exit": "shutdown"}
 
 
 def generate_launch_description():
-    passed = [
-        DeclareLaunchArgument(
-            name, default_value="", description=f"{name} of matcher.launch.py; empty = as there"
-        )
-        for name in PASSED_ON
-    ]
-    return LaunchDescription([*ARGUMENTS, *passed, OpaqueFunction(function=_actions)])
+    """The arguments of matcher.launch.py are taken as well: `ros2 launch -s` lists them."""
+    matcher = IncludeLaunchDescription(
+        PythonLaunchDescriptionSource(str(HERE / "matcher.launch.py")),
+        launch_arguments=FIXED.items(),
+    )
+    return LaunchDescription([*ARGUMENTS, matcher, OpaqueFunction(function=_actions)])
 
 
 def _actions(context):
-    names = [argument.name for argument in ARGUMENTS] + list(PASSED_ON)
+    names = [*(argument.name for argument in ARGUMENTS), "namespace"]
     value = {name: LaunchConfiguration(name).perform(context) for name in names}
     player = ExecuteProcess(
         cmd=["ros2", "bag", "play", value["bag"], "--clock", "100", "--rate", value["rate"],
@@ -76,18 +74,4 @@ def _actions(context):
     when_played = OnProcessExit(
         target_action=player, on_exit=[TimerAction(period=LAST_FRAMES_S, actions=[end])]
     )
-    return [
-        _matcher(value),
-        recorder,
-        RegisterEventHandler(when_active),
-        RegisterEventHandler(when_played),
-    ]
-
-
-def _matcher(value):
-    given = {name: value[name] for name in PASSED_ON if value[name]}
-    fixed = {"use_sim_time": "true", "queue": "all", "autostart": "true", "on_exit": "shutdown"}
-    return IncludeLaunchDescription(
-        PythonLaunchDescriptionSource(str(HERE / "matcher.launch.py")),
-        launch_arguments={**given, **fixed}.items(),
-    )
+    return [recorder, RegisterEventHandler(when_active), RegisterEventHandler(when_played)]

@@ -72,6 +72,12 @@ def modules(monkeypatch):
             monkeypatch.setattr(sys.modules[name], kind, stand_in(kind, allowed), raising=False)
 
 
+def arguments_of(include) -> list:
+    """Those of the file that an action includes: the user may give them too."""
+    (source,) = include.args
+    return Launched(Path(source.args[0]).name).arguments
+
+
 class Launched:
     """A launch file, its arguments filled in, its functions called."""
 
@@ -79,7 +85,9 @@ class Launched:
         entities = runpy.run_path(str(ROOT / "launch" / name))["generate_launch_description"]()
         (listed,) = entities.args
         self.arguments = [e for e in listed if type(e).__name__ == "DeclareLaunchArgument"]
-        context = {a.name: a.keywords.get("default_value") for a in self.arguments} | given
+        self.included = [e for e in listed if type(e).__name__ == "IncludeLaunchDescription"]
+        declared = [*self.arguments, *(a for e in self.included for a in arguments_of(e))]
+        context = {a.name: a.keywords.get("default_value") for a in declared} | given
         assert set(given) <= set(context), f"no arguments {set(given) - set(context)}"
         self.actions = []
         for entity in listed:
@@ -190,12 +198,10 @@ def test_large_images_respects_the_users_own_profile(modules, monkeypatch):
 
 def test_replay_plays_records_and_ends(modules):
     launched = Launched("replay.launch.py", bag="my_bag", image="/cam/image", rate="0.5")
-    (include,) = launched.of("IncludeLaunchDescription")
-    passed = dict(include.keywords["launch_arguments"])
-    known = {argument.name for argument in Launched("matcher.launch.py").arguments}
-    assert set(passed) <= known
-    assert passed["image"] == "/cam/image" and "depth" not in passed
-    assert (passed["queue"], passed["use_sim_time"]) == ("all", "true")
+    (include,) = launched.included
+    fixed = dict(include.keywords["launch_arguments"])
+    assert set(fixed) <= {argument.name for argument in arguments_of(include)}
+    assert (fixed["queue"], fixed["use_sim_time"]) == ("all", "true")
     (recorder,) = launched.of("ExecuteProcess")
     assert "/l2m/pose" in recorder.keywords["cmd"] and "poses" in recorder.keywords["cmd"]
     when_active, when_played = launched.handlers()
@@ -203,4 +209,3 @@ def test_replay_plays_records_and_ends(modules):
     assert when_active.keywords["goal_state"] == "active"
     assert player.keywords["cmd"][:4] == ["ros2", "bag", "play", "my_bag"]
     assert when_played.keywords["target_action"] is player
-    assert {argument.name for argument in launched.arguments} - {"bag", "poses", "rate"} <= known

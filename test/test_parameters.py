@@ -74,6 +74,7 @@ def test_only_what_was_set_goes_to_the_matcher():
     assert matcher_options(DEFAULTS) == {"backend": "auto"}
     values = {**DEFAULTS, "threads": 2, "model_width": 320, "model_height": 240}
     assert matcher_options(values) == {"backend": "auto", "threads": 2, "size": (320, 240)}
+    assert matcher_options({**values, "model": "orb"}) == {}  # a preset for networks does not harm
 
 
 def test_unknown_names_get_the_nearest_right_spelling():

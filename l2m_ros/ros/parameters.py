@@ -22,6 +22,7 @@ from l2m_ros.errors import InvalidInput
 from l2m_ros.localization.tracker import TrackerOptions
 from l2m_ros.ros.inputs import InputOptions
 from l2m_ros.ros.messages import rotation
+from l2m_ros.runtime.catalogue import CLASSICAL
 from l2m_ros.types import FloatArray
 
 When = Literal["start", "configure", "frame"]
@@ -212,7 +213,9 @@ def tracker_options(values: Values) -> TrackerOptions:
 
 
 def matcher_options(values: Values) -> dict[str, Any]:
-    """Keywords of `load_matcher`: only what the user set, since classical matchers take none."""
+    """Keywords of `load_matcher`; what is said of engines is nothing to a classical matcher."""
+    if values["model"] in CLASSICAL:
+        return {}
     options: dict[str, Any] = {"backend": values["backend"]}
     if values["model_width"]:
         options["size"] = (values["model_width"], values["model_height"])
