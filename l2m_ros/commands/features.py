@@ -41,7 +41,11 @@ def run(args: argparse.Namespace) -> int:
         matcher = load_matcher(name, backend=args.backend)
         maps, layer = feature_maps(matcher, images, args.layer)
         rows.append(_row(f"{name}: {layer}", principal_colours(maps), images))
-    if not cv2.imwrite(str(args.out), np.vstack(rows)[..., ::-1]):
+    try:
+        written = cv2.imwrite(str(args.out), np.vstack(rows)[..., ::-1])
+    except cv2.error:  # OpenCV raises on an ending that it does not know
+        written = False
+    if not written:
         raise InvalidInput(f"{args.out}: cannot be written as a picture; name a .png or .jpg")
     print(args.out)
     return 0

@@ -39,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--per-shard", type=int, default=64, help="photographs (default 64)")
     parser.add_argument("--workers", type=int, default=2, help="threads (default 2)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--picture", type=Path, metavar="FILE", help="draw the first 12 pairs with their matches"
+    )
     parser.add_argument("--json", action="store_true", help="the report as JSON on stdout")
 
 
@@ -60,6 +63,8 @@ def run(args: argparse.Namespace) -> int:
     report = lift_folder(args.photographs, args.out, options, _workshop(args))
     for name, reason in report.skipped:
         print(f"l2m lift: skipped {name}: {reason}", file=sys.stderr)
+    if args.picture and report.photographs + report.shards_kept:
+        _draw(args.out, args.picture)
     if args.json:
         print(json.dumps(vars(report)))
     else:
@@ -68,6 +73,21 @@ def run(args: argparse.Namespace) -> int:
             f"{report.shards_kept} shards kept, {len(report.skipped)} photographs skipped"
         )
     return 1 if report.shards_written and not report.photographs else 0
+
+
+def _draw(folder: Path, picture: Path) -> None:
+    import cv2
+
+    from l2m_ros.errors import InvalidInput
+    from l2m_ros.lifting.picture import contact_sheet, samples_of
+
+    sheet = contact_sheet(samples_of(folder))
+    try:
+        written = cv2.imwrite(str(picture), sheet[..., ::-1])
+    except cv2.error:  # OpenCV raises on an ending that it does not know
+        written = False
+    if not written:
+        raise InvalidInput(f"{picture}: cannot be written as a picture; name a .png or .jpg")
 
 
 def _workshop(args: argparse.Namespace):  # type: ignore[no-untyped-def]

@@ -16,8 +16,9 @@ from l2m_ros.errors import InvalidInput
 from l2m_ros.lifting.camera_effects import EffectOptions, camera_effects
 from l2m_ros.lifting.depth import DepthSource, ProceduralDepth
 from l2m_ros.lifting.holes import Filler, inpaint
+from l2m_ros.lifting.homographies import mapped, planar_warp, random_homographies, within
 from l2m_ros.lifting.motion import MotionRange, centred, first_camera, second_camera
-from l2m_ros.lifting.pairs import mapped, planar_warp, random_homography, warp_between, within
+from l2m_ros.lifting.pairs import warp_between
 from l2m_ros.lifting.photographs import find_photographs, read_photograph
 from l2m_ros.lifting.procedural import FARTHEST
 from l2m_ros.lifting.relighting import PRESETS, random_lighting, relight
@@ -161,8 +162,10 @@ def lift_photograph(
     height, width = rgb.shape[:2]
     angle = np.deg2rad(rng.uniform(*options.field_of_view_deg))
     K = centred(max(width, height) / 2 / np.tan(angle / 2), width, height)
+    # Easier photographs stay in the mixture, as in `pairs`.
+    hard = options.difficulty * rng.random() ** 0.5
     make = _planar if rng.random() < options.homographies else _lifted
-    relief, views, geometry, warps = make(rng, rgb, name, K, options, workshop)
+    relief, views, geometry, warps = make(rng, rgb, name, K, hard, options, workshop)
     meta = {
         "photograph": name,
         "width": width,
@@ -175,7 +178,7 @@ def lift_photograph(
     }
     images = {"photo": rgb}
     for i, view in enumerate(views):
-        images[f"view{i}"] = _picture(rng, rgb, relief, view, other, options, workshop)
+        images[f"view{i}"] = _picture(rng, rgb, relief, view, other, hard, options, workshop)
     return Sample(f"{index:08d}", meta, images, _arrays(relief, views, warps))
 
 
@@ -188,6 +191,7 @@ def _lifted(
     rgb: ByteArray,
     name: str,
     K: FloatArray,
+    hard: float,
     options: LiftOptions,
     workshop: Workshop,
 ) -> Made:
@@ -197,7 +201,7 @@ def _lifted(
     # Sky is far away, and neither it nor depth that was made up is supervised.
     w = np.where(sky, np.float32(FARTHEST), lifted.inverse_depth)
     relief = Relief.from_inverse_depth(w, K, sky | ~lifted.known)
-    size, motion = (options.width, options.height), options.motion.at(options.difficulty)
+    size, motion = (options.width, options.height), options.motion.at(hard)
     K_a, a_from_photo = first_camera(rng, relief, *size, motion)
     cameras = [(K_a, a_from_photo)]
     for _ in range(options.views - 1):
@@ -217,13 +221,14 @@ def _planar(
     rgb: ByteArray,
     name: str,
     K: FloatArray,
+    hard: float,
     options: LiftOptions,
     workshop: Workshop,
 ) -> Made:
     """Free homographies of the photograph."""
     size, photo = (options.width, options.height), rgb.shape[1::-1]
-    shakes = [0.12] + [0.3] * (options.views - 1)
-    maps = [random_homography(rng, size, photo, shake * options.difficulty) for shake in shakes]
+    least = options.motion.at(hard).least_overlap
+    maps = random_homographies(rng, size, photo, hard, least, options.views)
     sources = [mapped(H, *size) for H in maps]
     none = np.zeros((options.height, options.width), bool)
     views = [
@@ -249,6 +254,7 @@ def _picture(
     relief: Relief | None,
     view: View,
     other: ByteArray,
+    hard: float,
     options: LiftOptions,
     workshop: Workshop,
 ) -> ByteArray:
@@ -258,7 +264,7 @@ def _picture(
         rgb = relight(rgb, *_coarse(relief), random_lighting(rng, preset), rng)
     image = cv2.remap(rgb, view.source_px, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     image = workshop.fill(image, ~view.painted, other)
-    return camera_effects(rng, image, options.effects, 0.4 + 0.6 * options.difficulty)
+    return camera_effects(rng, image, options.effects, 0.4 + 0.6 * hard)
 
 
 def _coarse(relief: Relief) -> tuple[FloatArray, FloatArray]:

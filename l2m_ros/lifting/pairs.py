@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from l2m_ros.errors import InvalidInput
 from l2m_ros.lifting.camera_effects import EffectOptions, camera_effects
+from l2m_ros.lifting.homographies import mapped, planar_warp, random_homographies, within
 from l2m_ros.lifting.motion import Cameras, MotionRange, centred, sample_cameras
 from l2m_ros.lifting.photographs import check_size, decode_photograph, find_photographs
 from l2m_ros.lifting.procedural import procedural_inverse_depth
@@ -30,7 +31,6 @@ from l2m_ros.lifting.views import (
     BoolArray,
     Relief,
     View,
-    affine,
     project,
     render,
     sample,
@@ -237,56 +237,14 @@ def _planar_pair(
     """Two free homographies of the photograph (corners moved by up to a quarter)."""
     width, height = options.width, options.height
     h, w = rgb.shape[:2]
-    photo_from_a = random_homography(rng, (width, height), (w, h), 0.12 * hard)
-    photo_from_b = random_homography(rng, (width, height), (w, h), 0.3 * hard)
+    least = options.motion.at(hard).least_overlap
+    photo_from_a, photo_from_b = random_homographies(rng, (width, height), (w, h), hard, least)
     b_from_a = np.linalg.inv(photo_from_b) @ photo_from_a
     sources = [mapped(H, width, height) for H in (photo_from_a, photo_from_b)]
     ab = planar_warp(b_from_a, sources[0], (w, h))
     ba = planar_warp(np.linalg.inv(b_from_a), sources[1], (w, h))
     images = [_painted(rng, rgb, s, within(s, w, h), 1.0, fill) for s in sources]
     return _finished(rng, images, ab, ba, fill, options, hard, homography=b_from_a)
-
-
-def random_homography(
-    rng: np.random.Generator, size: tuple[int, int], photo: tuple[int, int], shake: float
-) -> FloatArray:
-    """photo_from_view: a window of the photograph whose corners are turned, scaled, shaken."""
-    width, height = size
-    fit = min(photo[0] / width, photo[1] / height) * np.exp(
-        -1.2 * rng.random() * (shake + 0.1) / 0.3
-    )
-    corners = np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]])
-    turn = rng.uniform(-1, 1) * np.deg2rad(45) * min(1.0, shake / 0.3)
-    R = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-    shaken = (corners + rng.uniform(-shake, shake, (4, 2))) * (width * fit, height * fit) @ R.T
-    slack = np.maximum(np.array(photo) - (width * fit, height * fit), 0) / 2
-    centre = np.array(photo) / 2 - 0.5 + rng.uniform(-1, 1, 2) * slack
-    view = (corners + 0.5) * (width, height) - 0.5
-    return cv2.getPerspectiveTransform(
-        view.astype(np.float32), (shaken + centre).astype(np.float32)
-    )
-
-
-def mapped(H: FloatArray, width: int, height: int) -> npt.NDArray[np.float32]:
-    """(H, W, 2) image of the pixel grid under a homography."""
-    x, y, z = (affine(row, width, height) for row in H / H[2, 2])
-    over_z = np.float32(1.0) / np.maximum(z, np.float32(1e-6))
-    out = np.stack([x * over_z, y * over_z], axis=-1)
-    return np.clip(out, -FAR_AWAY_PX, FAR_AWAY_PX, out=out)
-
-
-def planar_warp(
-    b_from_a: FloatArray, source_px: npt.NDArray[np.float32], photo: tuple[int, int]
-) -> tuple[npt.NDArray[np.float32], BoolArray, BoolArray]:
-    height, width = source_px.shape[:2]
-    warp = mapped(b_from_a, width, height)
-    visible = within(warp, width, height) & within(source_px, *photo)
-    return warp, visible, np.zeros((height, width), bool)
-
-
-def within(points: npt.NDArray[np.float32], width: int, height: int) -> BoolArray:
-    x, y = points[..., 0], points[..., 1]
-    return (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
 
 
 def _painted(
