@@ -38,7 +38,8 @@ class progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._show(last=True)
+        if error is None or self.done:
+            self._show(last=True)
 
     def _show(self, *, last: bool = False) -> None:
         self._shown = time.monotonic()

@@ -13,6 +13,7 @@ from l2m_ros.evaluation.tracking import PosedFrame, pose_errors, summarize
 from l2m_ros.evaluation.trajectory import Trajectory, trajectory_error
 from l2m_ros.types import ByteArray
 
+STAGES = ("wait", "frame", "encode", "match", "pose", "reference", "stereo", "publish", "latency")
 MIN_FOR_TRAJECTORY = 3  # poses; an alignment of fewer says nothing
 
 
@@ -45,7 +46,9 @@ class TrackedRun:
             stage: (float(np.median(ms)), float(np.quantile(ms, 0.95)))
             for stage, ms in self.stages_ms.items()
         }
-        return measured | self.latency_ms
+        known = measured | self.latency_ms
+        order = [stage for stage in STAGES if stage in known]
+        return {stage: known[stage] for stage in [*order, *sorted(known.keys() - set(order))]}
 
     def trajectory(self) -> Trajectory:
         stamps = np.array([stamp for stamp, _ in self.chained], dtype=np.int64)

@@ -1,0 +1,125 @@
+"""A simulated bag replayed without a ROS graph: figures, files, and the same bits each time."""
+
+import json
+
+import numpy as np
+import pytest
+
+from l2m_ros import cli
+from l2m_ros.errors import InvalidInput
+from l2m_ros.evaluation.trajectory import read_tum
+from l2m_ros.ros.bag import find_topics, open_bag, read_truth
+from l2m_ros.ros.parameter_file import parameter_values
+from l2m_ros.ros.parameters import PARAMETERS
+from l2m_ros.simulation.bag import write_bag
+from l2m_ros.simulation.sequence import SimulationOptions, simulate
+
+FRAMES = 12
+
+
+@pytest.fixture(scope="module", params=[".mcap", ".db3"])
+def bag(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp("bags") / f"room{request.param}"
+    options = SimulationOptions(frames=FRAMES, width=320, height=240, stereo=False)
+    write_bag(path, simulate(options))
+    return path
+
+
+def replay(capsys, *argv):
+    try:
+        code = cli.main(["replay", *map(str, argv)])
+    except SystemExit as stop:
+        code = stop.code
+    return code, capsys.readouterr()
+
+
+def test_poses_against_the_truth_of_the_bag(bag, capsys, tmp_path):
+    out = tmp_path / "poses.tum"
+    code, said = replay(capsys, bag, "--model", "sift", "--json", "--out", out)
+    assert code == 0, said.err
+    figures = json.loads(said.out)
+    assert figures["frames"] == FRAMES
+    assert figures["posed"] == FRAMES - 1
+    assert figures["poses"]["translation_median_mm"] < 10
+    assert figures["trajectory"]["ate_rmse_m"] < 0.02
+    written = read_tum(out)
+    assert len(written) == FRAMES - 1
+    with open_bag(bag) as opened:
+        stamps, _ = read_truth(opened, "/ground_truth/pose")
+    assert (written.stamps_ns == stamps[1:]).all()
+
+
+def test_twice_the_same_bits(bag, capsys, tmp_path):
+    texts = []
+    for name in ("a.tum", "b.tum"):
+        replay(capsys, bag, "--model", "orb", "--out", tmp_path / name)
+        texts.append((tmp_path / name).read_bytes())
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("suffix", [".mcap", ".db3"])
+def test_poses_as_a_bag(bag, capsys, tmp_path, suffix):
+    out = tmp_path / f"poses{suffix}"
+    assert replay(capsys, bag, "--model", "orb", "--out-bag", out)[0] == 0
+    with open_bag(out) as written:
+        assert written.count("/l2m/pose") == FRAMES - 1
+        message = next(m for _, m in written.messages(["/l2m/relative"]))
+        assert message.header.frame_id == "l2m_keyframe/0"
+        assert message.child_frame_id == "camera_optical_frame"
+        assert np.linalg.eigvalsh(np.reshape(message.pose.covariance, (6, 6))).min() > 0
+    code, said = replay(capsys, bag, "--model", "orb", "--out-bag", out)
+    assert code == 2
+    assert "--force" in said.err
+
+
+def test_topics_are_found_by_type_and_name(bag):
+    with open_bag(bag) as opened:
+        topics = find_topics(opened, {})
+        assert topics.image == "/camera/image_raw"
+        assert topics.camera_info == "/camera/camera_info"
+        assert topics.depth == "/camera/depth"
+        assert topics.odom == "/odom"
+        assert topics.right_image is None
+        with pytest.raises(InvalidInput, match=r"no topic /nowhere; it holds .*/camera/depth"):
+            find_topics(opened, {"image": "/nowhere"})
+
+
+def test_parameters_of_a_file_and_of_the_command_line(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("l2m:\n  ros__parameters:\n    model: sift\n    tracking: {min_inliers: 33}\n")
+    values = parameter_values(path, {"tracking.max_sigma_m": "2", "model": "orb"})
+    assert values["model"] == "orb"
+    assert values["tracking.min_inliers"] == 33
+    assert values["tracking.max_sigma_m"] == 2.0
+    assert set(values) == set(PARAMETERS)
+    with pytest.raises(InvalidInput, match=r"did you mean tracking\.min_inliers"):
+        parameter_values(None, {"tracking.min_inlier": "3"})
+    path.write_text("model: sift\n")
+    with pytest.raises(InvalidInput, match="ros__parameters"):
+        parameter_values(path)
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["nowhere.mcap"], "no such bag"),
+        ([__file__], "not a bag"),
+        (["{bag}", "--out", "poses.csv"], ".tum"),
+        (["{bag}", "--param", "model=orb"], "NAME:=VALUE"),
+        (["{bag}", "--model", "sfit"], "sift"),
+        (["{bag}", "--truth", "/nowhere"], "no topic /nowhere"),
+    ],
+)
+def test_refusals_in_one_line(bag, capsys, argv, words):
+    code, said = replay(capsys, *(text.format(bag=bag) for text in argv))
+    assert code == 2
+    assert words in said.err
+    assert len(said.err.strip().splitlines()) == 1
+
+
+def test_the_report_holds_the_pictures(bag, capsys, tmp_path):
+    page = tmp_path / "page.html"
+    assert replay(capsys, bag, "--model", "orb", "--report", page)[0] == 0
+    text = page.read_text()
+    assert text.count("data:image/png") == 3
+    assert "NEES" in text
