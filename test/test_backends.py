@@ -16,7 +16,7 @@ from l2m_ros.runtime.backend import BackendOptions, choose_backend, load_backend
 from l2m_ros.runtime.export import ExportOptions, agreement, export_model
 from l2m_ros.runtime.model_card import InputSpec, ModelCard, ModelFile
 from l2m_ros.runtime.preprocess import network_input
-from l2m_ros.runtime.torch_backend import TorchBackend, load_weights
+from l2m_ros.runtime.torch_backend import TorchBackend
 
 MEDIAN_PX = {"fp32": 1e-3, "fp16": 0.1}
 P99_PX = {"fp32": 0.05, "fp16": 0.5}
@@ -140,23 +140,25 @@ def test_solve_is_a_solution_and_refuses_what_has_none():
 
 
 def test_weights_are_loaded_strictly(card, tmp_path):
-    network = ToyNetwork()
     path = tmp_path / "toy.safetensors"
     whole = path.read_bytes()
-    path.write_bytes(whole[:-50])
-    with pytest.raises(ModelError, match="truncated"):
-        load_weights(network, path)
-    path.write_bytes(b"")
-    with pytest.raises(ModelError):
-        load_weights(network, path)
-    state = network.state_dict()
-    save_file({**state, "extra": torch.zeros(1)}, path)
-    with pytest.raises(ModelError, match="extra"):
-        load_weights(network, path)
-    save_file({k: v for k, v in state.items() if k != "mix.bias"}, path)
-    with pytest.raises(ModelError, match=r"mix\.bias") as refusal:
-        load_weights(network, path)
-    assert "\n" not in str(refusal.value)
+    state = ToyNetwork().state_dict()
+    save_file({**state, "mix.bais": torch.zeros(8)}, tmp_path / "extra.safetensors")
+    save_file({k: v for k, v in state.items() if k != "mix.bias"}, tmp_path / "less.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes(whole[:-50])
+    (tmp_path / "empty.safetensors").write_bytes(b"")
+    for name, words in (
+        ("cut", "truncated"),
+        ("empty", "is empty"),
+        ("extra", r"mix\.bais"),
+        ("less", r"mix\.bias"),
+        ("nowhere", "is not there"),
+    ):
+        options = BackendOptions(weights=str(tmp_path / f"{name}.safetensors"))
+        with pytest.raises(ModelError, match=words) as refusal:
+            load_backend("torch", card, options)
+        assert "\n" not in str(refusal.value)
+    load_backend("torch", card, BackendOptions(weights=str(path)))
 
 
 def test_untrained_weights_only_where_allowed(card, caplog):

@@ -56,7 +56,7 @@ class BackendOptions:
 
     device: str = "auto"  # auto | cpu | cuda
     threads: int = 0  # CPU threads; 0 = as many as the engine finds cores
-    weights: str | None = None  # torch: a checkpoint instead of the card's
+    weights: str | None = None  # torch: checkpoints (with commas between) instead of the card's
     untrained: bool = False  # torch: weights drawn at random where none are there
     workspace_mib: int = 2048  # tensorrt: memory that building may use
     optimization_level: int = 3  # tensorrt: 0 (quick build) to 5 (quick engine)

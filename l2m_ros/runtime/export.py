@@ -16,12 +16,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
 
 from l2m_ros.errors import InvalidInput, ModelError
 from l2m_ros.progress import progress
@@ -123,37 +128,51 @@ def export_model(
 # --- tracing --------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Job:
+    """One graph to be: stand-ins of its inputs, names of its outputs."""
+
+    stage: str
+    inputs: Mapping[str, Tensor]
+    outputs: list[str]
+
+
 def _trace(
     network: nn.Module, card: ModelCard, options: ExportOptions
 ) -> tuple[list[Traced], ModelCard]:
     """The graphs of all stages, and the card with what lies outside of them."""
-    solve = SOLVE if has_solve(network) else None
-    image = torch.zeros(1, 3, options.height, options.width)
-    with torch.inference_mode(), progress(2, "computing the shapes of the stages") as bar:
-        features = run_stage(network, "encode", {"image": image})
-        bar.update()
-        reference = cast(Any, network).reference(features)
-        bar.update()
-    keep = _kept(features, reference)
-    computed = [name for name in reference if name not in keep]
-    if solve:
-        if computed != [solve.solution]:
-            raise ModelError(f"a network with a solve gives features and solution, not {computed}")
-        computed = [solve.matrix, solve.right]
-    inputs = match_inputs(features, reference)
-    jobs: list[tuple[str, dict[str, Tensor], list[str]]] = [
-        ("encode", {"image": image}, list(features))
-    ]
-    if computed:
-        jobs.append(("reference", features, computed))
-    jobs.append(("match", inputs, _results(network, inputs)))
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():  # shapes without work
+            jobs, keep = _planned(network, torch.zeros(1, 3, options.height, options.width))
+    except (DynamicOutputShapeException, DataDependentOutputException) as error:
+        raise ModelError(
+            f"{card.architecture} has shapes or branches that depend on data ({error}), which no "
+            "graph of fixed shapes can hold"
+        ) from error
+    traced = []
     with progress(len(jobs), "exporting") as bar:
-        traced = []
-        for stage, tensors, outputs in jobs:
-            model = _onnx(network, stage, tensors, outputs, options.opset)
-            traced.append(Traced(stage, model))
-            bar.update(note=GRAPHS[stage])
-    return traced, replace(card, keep=keep, solve=solve)
+        for job in jobs:
+            traced.append(Traced(job.stage, _onnx(network, job, options.opset)))
+            bar.update(note=GRAPHS[job.stage])
+    return traced, replace(card, keep=keep, solve=SOLVE if has_solve(network) else None)
+
+
+def _planned(network: nn.Module, image: Tensor) -> tuple[list[_Job], dict[str, str]]:
+    """The graphs, and which reference tensors are features that need none."""
+    features = run_stage(network, "encode", {"image": image})
+    computed = run_stage(network, "reference", features)
+    keep, reference = _kept(features, computed), dict(computed)
+    if has_solve(network):
+        keep = {name: name for name in features}
+        reference = {**features, SOLVE.solution: torch.zeros_like(computed[SOLVE.right])}
+    inputs = match_inputs(features, reference)
+    results = run_stage(network, "match", dict(inputs))
+    jobs = [
+        _Job("encode", {"image": image}, list(features)),
+        _Job("reference", features, [name for name in computed if name not in keep]),
+        _Job("match", inputs, [name for name in RESULTS if name in results]),
+    ]
+    return [job for job in jobs if job.outputs], keep
 
 
 def _kept(features: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> dict[str, str]:
@@ -166,31 +185,21 @@ def _kept(features: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> di
     }
 
 
-def _results(network: nn.Module, inputs: Mapping[str, Tensor]) -> list[str]:
-    """Which of `RESULTS` the network gives, told without computing them."""
-    with torch.inference_mode():
-        out = run_stage(network, "match", dict(inputs))
-    return [name for name in RESULTS if name in out]
-
-
-def _onnx(
-    network: nn.Module, stage: str, tensors: Mapping[str, Tensor], outputs: list[str], version: int
-) -> onnx.ModelProto:
-    step = _Step(network, stage, list(tensors), outputs).eval()
-    # inference tensors cannot be traced
-    examples = tuple(tensor.clone().contiguous() for tensor in tensors.values())
+def _onnx(network: nn.Module, job: _Job, version: int) -> onnx.ModelProto:
+    step = _Step(network, job.stage, list(job.inputs), job.outputs).eval()
+    examples = tuple(torch.zeros(t.shape, dtype=t.dtype) for t in job.inputs.values())
     with torch.no_grad(), _quiet():
         program = torch.onnx.export(
             step,
             examples,
-            input_names=list(tensors),
-            output_names=outputs,
+            input_names=list(job.inputs),
+            output_names=job.outputs,
             opset_version=version,
             dynamo=True,
             verbose=False,
         )
     if program is None:
-        raise ModelError(f"torch {torch.__version__} exported nothing for stage {stage}")
+        raise ModelError(f"torch {torch.__version__} exported nothing for stage {job.stage}")
     model: onnx.ModelProto = program.model_proto
     if onnx_graph.opset(model) != version:
         raise ModelError(f"torch {torch.__version__} cannot write opset {version}; use 18")

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from l2m_ros.errors import BackendUnavailable, ModelError
+from l2m_ros.errors import BackendUnavailable
 from l2m_ros.runtime.backend import Array, BackendOptions, Tensors, split_match_inputs
 from l2m_ros.runtime.model_card import ModelCard
 
@@ -56,6 +56,7 @@ def load_network(card: ModelCard, options: BackendOptions) -> tuple[torch.nn.Mod
     The card says what the weights are: `trained` False where none were there and
     options.untrained allows to go on without.
     """
+    from l2m_ros.network.checkpoint import load_files
     from l2m_ros.network.named_weights import fill
     from l2m_ros.network.registry import build
 
@@ -73,28 +74,10 @@ def load_network(card: ModelCard, options: BackendOptions) -> tuple[torch.nn.Mod
         if card.architecture in NAMED:
             fill(network)
     else:
-        load_weights(network, Path(options.weights) if options.weights else card.file("weights"))
+        given = options.weights.split(",") if options.weights else [card.file("weights")]
+        load_files(network, [Path(path) for path in given])
     network.eval().requires_grad_(False)
     return network, replace(card, trained=card.trained and not untrained)
-
-
-def load_weights(network: torch.nn.Module, path: Path) -> None:
-    """Strict: a missing, unexpected or mis-shaped key is an error."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        state = load_file(path)
-    except SafetensorError as error:
-        raise ModelError(
-            f"{path} is not a safetensors file or is truncated ({error}): fetch it again, or "
-            "convert a .pth with `l2m weights convert`"
-        ) from error
-    try:
-        network.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        first = " ".join(str(error).split())[:300]
-        raise ModelError(f"{path} does not fit {type(network).__name__}: {first}") from error
 
 
 class TorchBackend:
