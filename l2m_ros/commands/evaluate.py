@@ -1,0 +1,153 @@
+"""Measure matchers on scenes with ground truth: pose and homography accuracy, precision, time.
+
+A scene is a folder with images/, meta.json and pairs.json (docs/benchmarks.md); a folder of
+scenes stands for all of them. `l2m simulate --out DIR` writes such a scene.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+STDOUT = Path("-")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from l2m_ros.evaluation.benchmark import BenchmarkOptions
+    from l2m_ros.evaluation.solvers import SOLVERS
+    from l2m_ros.runtime.catalogue import DEFAULT_MODEL
+    from l2m_ros.runtime.sampling import METHODS
+
+    defaults = BenchmarkOptions()
+    parser.add_argument("scenes", nargs="*", type=Path, metavar="SCENE|FOLDER")
+    parser.add_argument(
+        "--matcher", action="append", metavar="NAME",
+        help="sift, orb, akaze, dis, or a model; may be given several times "
+        f"(default {DEFAULT_MODEL})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--solver", choices=list(SOLVERS), default=defaults.solver,
+        help="essential: PoseLib's 5-point at 1 px (default); magsac: OpenCV's; pose: this "
+        "package's own, with depth where there is one",
+    )  # fmt: skip
+    parser.add_argument(
+        "--size", type=int, default=defaults.size_px, metavar="PX",
+        help=f"longest side of the images (default {defaults.size_px}; 0 = as they are)",
+    )  # fmt: skip
+    parser.add_argument("--limit", type=int, metavar="N", help="at most N pairs of each scene")
+    parser.add_argument(
+        "--max-matches", type=int, default=defaults.max_matches, metavar="N",
+        help=f"given to the solver (default {defaults.max_matches})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--sampling", choices=list(METHODS), default=defaults.sampling,
+        help="of dense matches (default %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=int, default=defaults.seed)
+    parser.add_argument("--backend", default="auto", help="engine of networks (default auto)")
+    parser.add_argument(
+        "--input", metavar="WxH", help="input size of networks (default: their model card's)"
+    )
+    parser.add_argument(
+        "--json", nargs="?", type=Path, const=STDOUT, metavar="FILE",
+        help="the figures as JSON into FILE, or on stdout instead of the table",
+    )  # fmt: skip
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="the table into FILE")
+    parser.add_argument(
+        "--plots", type=Path, metavar="DIR", help="recall curves, trajectories, matches as pictures"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from l2m_ros.errors import InvalidInput
+    from l2m_ros.evaluation.benchmark import BenchmarkOptions
+    from l2m_ros.evaluation.scenes import find_scenes
+    from l2m_ros.evaluation.summary import markdown, report
+    from l2m_ros.runtime.catalogue import DEFAULT_MODEL
+
+    if args.json is not None and args.json.is_dir():  # `--json SCENE`: meant as a scene
+        args.scenes, args.json = [*args.scenes, args.json], STDOUT
+    if not args.scenes:
+        raise InvalidInput("name a scene or a folder of scenes, for example ../shared/eval")
+    if args.plots is not None:  # said before the work begins if matplotlib is missing
+        import l2m_ros.evaluation.plots  # noqa: F401
+    options = BenchmarkOptions(
+        size_px=args.size or None,
+        solver=args.solver,
+        max_matches=args.max_matches,
+        sampling=args.sampling,
+        limit=args.limit,
+        seed=args.seed,
+    )
+    scenes = find_scenes(args.scenes)
+    matchers = _matchers(args.matcher or [DEFAULT_MODEL], args.backend, args.input)
+    figures = report(_measured(scenes, matchers, options, args.plots), options)
+    if args.json == STDOUT:
+        print(json.dumps(figures, indent=1, allow_nan=False))
+    else:
+        print(markdown(figures), end="")
+        if args.json is not None:
+            _write(args.json, json.dumps(figures, indent=1, allow_nan=False) + "\n")
+    if args.markdown is not None:
+        _write(args.markdown, markdown(figures))
+    return 0
+
+
+def _matchers(names: list[str], backend: str, size: str | None) -> dict[str, Any]:
+    """By name, in the order given; all are loaded first, so that mistakes show at once."""
+    from l2m_ros.runtime.catalogue import load_matcher
+
+    listed = [part for name in names for part in name.split(",") if part]
+    input_size = _size(size)
+    return {name: load_matcher(name, backend=backend, size=input_size) for name in listed}
+
+
+def _measured(
+    scenes: list[Any], matchers: Mapping[str, Any], options: Any, plots: Path | None
+) -> list[dict[str, Any]]:
+    from l2m_ros.evaluation.benchmark import Bench
+    from l2m_ros.evaluation.summary import scene_summary
+    from l2m_ros.progress import progress
+
+    rows = []
+    scenes = [scene.limited(options.limit) for scene in scenes]
+    total = len(matchers) * sum(len(scene.pairs) for scene in scenes)
+    with progress(total, "pairs") as bar:
+        for scene in scenes:
+            results = {}
+            for name, matcher in matchers.items():
+                results[name] = []
+                for result in Bench(scene, matcher, options).results():
+                    results[name].append(result)
+                    bar.update(note=f"{scene.name} {name}")
+                rows.append(scene_summary(scene, name, results[name]))
+            if plots is not None:
+                from l2m_ros.evaluation.plots import write_plots
+
+                write_plots(plots, scene, results, options.size_px)
+    return rows
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    from l2m_ros.errors import InvalidInput
+
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise InvalidInput(f"--input is WIDTHxHEIGHT, for example 640x480, got {text!r}")
+    return int(parts[0]), int(parts[1])
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+    print(f"written: {path}", file=sys.stderr)
