@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     from torch import nn
 
     from l2m_ros.runtime.model_card import InputSpec, ModelCard
-    from l2m_ros.training.data import PhotographPairs
+    from l2m_ros.training.data import PhotographPairs, Schedule
     from l2m_ros.training.decoder import DecoderOptions
     from l2m_ros.training.loop import Validate
 
+SCENE_PAIRS = 8  # of each real scene, at every validation: half a minute on two cores
 RENDERED_FRAMES = 24  # per world, where no photographs are named
 
 
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
     options = _options(args)
     _check_device(options.loop.device)
-    pairs, held_out = _pairs(args.photographs, options.loop.seed)
+    pairs, held_out = _pairs(args.photographs, options)
     folder = args.out or Path("runs") / options.model
     scenes = _scenes(args.scenes)
     leads = train_decoder(options, _network(options), pairs, held_out, folder, scenes)
@@ -104,18 +105,26 @@ def _check_device(device: str) -> None:
         raise InvalidInput(f"device {device}: this torch sees no GPU; use --device cpu")
 
 
-def _pairs(photographs: Path | None, seed: int) -> tuple[PhotographPairs, PhotographPairs]:
-    """Pairs to train on and pairs of held-out photographs."""
+def _pairs(
+    photographs: Path | None, options: DecoderOptions
+) -> tuple[PhotographPairs | Schedule, PhotographPairs]:
+    """Pairs to train on and pairs of held-out photographs; on a GPU the first are made there."""
     from l2m_ros.lifting.photographs import find_photographs
     from l2m_ros.training.data import PhotographPairs, usable_photographs
     from l2m_ros.training.decoder import split_photographs
 
+    seed, device = options.loop.seed, options.loop.device
     if photographs is None:
         images = _rendered_images()
         return PhotographPairs(images[1:], seed), PhotographPairs(images[::10], seed + 999)
     found = usable_photographs(find_photographs(photographs), _say)
     kept, held_out = split_photographs(found)
-    return PhotographPairs(kept, seed), PhotographPairs(held_out, seed + 999)
+    measured = PhotographPairs(held_out, seed + 999)
+    if not device.startswith("cuda"):
+        return PhotographPairs(kept, seed), measured
+    from l2m_ros.training.device_data import DeviceBatches
+
+    return DeviceBatches(kept, options.sizes, seed, options.both_ways, device), measured
 
 
 def _rendered_images() -> list[Any]:
@@ -183,7 +192,30 @@ def _network(options: DecoderOptions) -> nn.Module:
 
 
 def _scenes(folder: Path | None) -> Validate | None:
-    return None
+    """AUC@10 degrees over some pairs of every scene, as `l2m evaluate` has it."""
+    if folder is None:
+        return None
+    from l2m_ros.evaluation.benchmark import Bench, BenchmarkOptions
+    from l2m_ros.evaluation.metrics import auc_percent
+    from l2m_ros.evaluation.scenes import find_scenes
+    from l2m_ros.runtime.model_card import ModelCard
+    from l2m_ros.runtime.network_matcher import NetworkMatcher
+    from l2m_ros.runtime.torch_backend import TorchBackend
+
+    scenes = [scene for scene in find_scenes([folder]) if scene.kind == "pose"]
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        device = next(model.parameters()).device.type
+        card = ModelCard(name="trained", architecture="lite", input=_input_of("lite"))
+        matcher = NetworkMatcher(card, TorchBackend(model, device))
+        options = BenchmarkOptions(limit=SCENE_PAIRS)
+        figures = {}
+        for scene in scenes:
+            errors = [result.error for result in Bench(scene, matcher, options).results()]
+            figures[f"auc10_{scene.name}"] = auc_percent(errors, [10.0])[0]
+        return {**figures, "auc10_mean": sum(figures.values()) / max(len(figures), 1)}
+
+    return validate
 
 
 if __name__ == "__main__":

@@ -54,6 +54,8 @@ class LiteConfig:
     descriptor_fine: int = 24  # at 1/4
     hidden: int = 96  # of consensus and of the refiner at 1/8
     hidden_fine: int = 48  # of the refiner at 1/4
+    gradients: bool = True  # descriptors begin as RootSIFT; False: everything is learnt
+    prior: bool = True  # the second look at the correlation knows what the neighbours believe
 
 
 class Residual(nn.Module):
@@ -73,16 +75,21 @@ class Residual(nn.Module):
 class UnitHead(nn.Module):
     """Unit descriptors: the gradients' (at full weight) plus what is learnt (from zero)."""
 
-    def __init__(self, channels: int, width: int) -> None:
+    def __init__(self, channels: int, width: int, gradients: bool) -> None:
         super().__init__()
-        self.near = GradientDescriptor(width, finer=True)
-        self.wide = GradientDescriptor(width, finer=False)
+        self.gradients = gradients
+        if gradients:
+            self.near = GradientDescriptor(width, finer=True)
+            self.wide = GradientDescriptor(width, finer=False)
         self.learnt = nn.Conv2d(channels, width, 1)
-        nn.init.zeros_(self.learnt.weight)
-        nn.init.zeros_(self.learnt.bias)
+        if gradients:
+            nn.init.zeros_(self.learnt.weight)
+            nn.init.zeros_(self.learnt.bias)
 
     def base(self, finer: Tensor, own: Tensor) -> Tensor:
         """The share of the gradients, from the energies of the next finer and of its own level."""
+        if not self.gradients:
+            return torch.zeros_like(own[:, :1])
         return self.near(finer) + self.wide(own)
 
     def forward(self, base: Tensor, features: Tensor) -> Tensor:
@@ -139,9 +146,9 @@ class Lite(nn.Module):
         self.cross = nn.ModuleList(
             Block(config.coarse, config.heads, rotary=False) for _ in range(config.cross_blocks)
         )
-        self.describe = UnitHead(config.coarse, config.descriptor)
-        self.describe_middle = UnitHead(config.middle, config.descriptor_middle)
-        self.describe_fine = UnitHead(config.fine, config.descriptor_fine)
+        self.describe = UnitHead(config.coarse, config.descriptor, config.gradients)
+        self.describe_middle = UnitHead(config.middle, config.descriptor_middle, config.gradients)
+        self.describe_fine = UnitHead(config.fine, config.descriptor_fine, config.gradients)
         self.tenth_scale = nn.Parameter(
             torch.tensor(1.5)
         )  # a tenth: so it learns ten times as fast
@@ -227,8 +234,9 @@ class Lite(nn.Module):
         )
         first = {"warp": believed, "logits": logits, "none": none}
         with torch.autocast(query.device.type, enabled=False):
-            prior = self._prior(tokens_of(believed), tokens_of(sharp), rows, columns)
-            again = logits + prior
+            again = logits
+            if self.config.prior:
+                again = logits + self._prior(tokens_of(believed), tokens_of(sharp), rows, columns)
         point, window, odds = read_peak(again, none, rows, columns)
         warp, state, _ = self.settle(
             as_image(point), as_image(window), as_image(odds), torch.cat([summary, state], dim=1)

@@ -150,6 +150,54 @@ def stretched(pair: Pair, width: int, height: int) -> Pair:
     )  # fmt: skip
 
 
+class Schedule:
+    """Which size each step has, and each process' share of its batch."""
+
+    def __init__(self, sizes: tuple[SizeShare, ...], seed: int = 0, both_ways: bool = True) -> None:
+        self.sizes, self.seed, self.both_ways = sizes, seed, both_ways
+
+    def size_of(self, step: int) -> SizeShare:
+        rng = np.random.default_rng((self.seed, 77, step))
+        shares = np.array([size.share for size in self.sizes])
+        return self.sizes[int(rng.choice(len(self.sizes), p=shares / shares.sum()))]
+
+    def part_of(self, size: SizeShare, count: int) -> int:
+        if size.batch % count:
+            raise InvalidInput(
+                f"a batch of {size.batch} pairs at {size.width}x{size.height} does not divide "
+                f"among {count} processes: choose a multiple"
+            )
+        return size.batch // count
+
+    def batch(self, step: int, *, rank: int, count: int, difficulty: float) -> Batch:
+        """This process' part of the step's batch."""
+        raise NotImplementedError
+
+
+class Batches(Schedule):
+    """Of pairs that NumPy and OpenCV make."""
+
+    def __init__(
+        self,
+        maker: PairMaker,
+        sizes: tuple[SizeShare, ...],
+        seed: int = 0,
+        both_ways: bool = True,
+    ) -> None:
+        super().__init__(sizes, seed, both_ways)
+        self.maker = maker
+
+    def batch(self, step: int, *, rank: int, count: int, difficulty: float) -> Batch:
+        size = self.size_of(step)
+        part = self.part_of(size, count)
+        largest = max(size.batch for size in self.sizes)
+        first = step * largest + rank * part
+        return collate(
+            [size.pair(self.maker, index, difficulty) for index in range(first, first + part)],
+            self.both_ways,
+        )
+
+
 class Ahead:
     """Batches of the coming steps, made by threads while the device computes.
 
@@ -157,7 +205,7 @@ class Ahead:
     made when it is asked for, which is best where the network runs on the same cores.
     """
 
-    def __init__(self, batches: Batches, rank: int, count: int, workers: int) -> None:
+    def __init__(self, batches: Schedule, rank: int, count: int, workers: int) -> None:
         self.batches, self.rank, self.count, self.workers = batches, rank, count, workers
         self._pool = ThreadPoolExecutor(workers) if workers else None
         self._coming: dict[int, Future[Batch]] = {}
@@ -172,34 +220,3 @@ class Ahead:
 
     def _made(self, step: int, difficulty: float) -> Batch:
         return self.batches.batch(step, rank=self.rank, count=self.count, difficulty=difficulty)
-
-
-@dataclass(frozen=True)
-class Batches:
-    """Which pairs belong to a step."""
-
-    maker: PairMaker
-    sizes: tuple[SizeShare, ...]
-    seed: int = 0
-    both_ways: bool = True
-
-    def size_of(self, step: int) -> SizeShare:
-        rng = np.random.default_rng((self.seed, 77, step))
-        shares = np.array([size.share for size in self.sizes])
-        return self.sizes[int(rng.choice(len(self.sizes), p=shares / shares.sum()))]
-
-    def batch(self, step: int, *, rank: int, count: int, difficulty: float) -> Batch:
-        """This process' part of the step's batch."""
-        size = self.size_of(step)
-        if size.batch % count:
-            raise InvalidInput(
-                f"a batch of {size.batch} pairs at {size.width}x{size.height} does not divide "
-                f"among {count} processes: choose a multiple"
-            )
-        part = size.batch // count
-        largest = max(size.batch for size in self.sizes)
-        first = step * largest + rank * part
-        return collate(
-            [size.pair(self.maker, index, difficulty) for index in range(first, first + part)],
-            self.both_ways,
-        )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from l2m_ros.errors import InvalidInput
 from l2m_ros.training import checkpoint
-from l2m_ros.training.data import Batch, Batches, PairMaker, SizeShare
+from l2m_ros.training.data import Batch, Batches, PairMaker, Schedule, SizeShare
 from l2m_ros.training.loop import LoopOptions, LossOf, Run, Validate, train
 from l2m_ros.training.losses import LossOptions, matcher_loss
 from l2m_ros.training.processes import Processes
@@ -115,7 +115,7 @@ def match_of(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
 def train_decoder(
     options: DecoderOptions,
     network: nn.Module,
-    pairs: PairMaker,
+    pairs: PairMaker | Schedule,
     held_out: PairMaker,
     folder: Path,
     scenes: Validate | None = None,
@@ -129,7 +129,9 @@ def train_decoder(
     try:
         if options.start is not None:
             _begin_with(network, options.start)
-        batches = Batches(pairs, options.sizes, options.loop.seed, options.both_ways)
+        batches = pairs
+        if not isinstance(batches, Schedule):
+            batches = Batches(batches, options.sizes, options.loop.seed, options.both_ways)
         run = Run(network, _loss_of(options), batches, options.loop, processes)
         lifted = LiftedValidation(
             held_out, match_of, options.validation, device=options.loop.device

@@ -22,7 +22,7 @@ from l2m_ros.errors import InvalidInput
 from l2m_ros.progress import progress
 from l2m_ros.training import checkpoint
 from l2m_ros.training.curves import Log
-from l2m_ros.training.data import Ahead, Batch, Batches
+from l2m_ros.training.data import Ahead, Batch, Schedule
 from l2m_ros.training.ema import Ema
 from l2m_ros.training.processes import Processes
 
@@ -76,7 +76,7 @@ class Run:
         self,
         model: nn.Module,
         loss_of: LossOf,
-        batches: Batches,
+        batches: Schedule,
         options: LoopOptions,
         processes: Processes,
     ) -> None:
