@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from l2m_ros.geometry.ransac import POINTS_SAMPLE, Index, Search, accidental, find_absolute
-from l2m_ros.geometry.rays import RayPairs
+from l2m_ros.geometry.ransac import POINTS_SAMPLE, Search, accidental, find_absolute
+from l2m_ros.geometry.rays import Index, RayPairs
 from l2m_ros.geometry.refine import Fit, Terms, depth_terms, refine
 from l2m_ros.geometry.residuals import Noise, keyframe_depth_rows, query_depth_rows
 from l2m_ros.types import FloatArray, Lost, LostReason

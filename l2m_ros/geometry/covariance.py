@@ -18,7 +18,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from l2m_ros.geometry.ransac import Index
+from l2m_ros.geometry.rays import Index
 from l2m_ros.geometry.refine import Fit
 from l2m_ros.geometry.se3 import difference
 from l2m_ros.types import FloatArray
@@ -46,7 +46,7 @@ def direction_covariance(fit: Fit, query: FloatArray, other: FloatArray | None) 
 
     A plane's second motion, if it is as likely, enters as the other half of a mixture.
     """
-    basis = _across(fit.pose[:3, 3])
+    basis = across_direction(fit.pose[:3, 3])
     A = fit.information[:6, :6]
     P = basis @ np.linalg.inv(basis.T @ A @ basis) @ basis.T * inflation(fit, query)
     if other is not None:
@@ -69,27 +69,36 @@ def inflation(fit: Fit, query: FloatArray) -> float:
 
 def effective_share(fit: Fit, query: FloatArray) -> float:
     """Effective matches / matches, in (0, 1]."""
-    ratios = [_block_ratio(fit, query, blocks) for blocks in BLOCKS]
-    return 1.0 / max(1.0, *ratios)
+    cell = _cells(query, fit.weights > 0.5, BLOCKS[0])
+    of_each = sum(float((error * error).sum()) for _, error in fit.errors)
+    sums = [_block_sums(cell[index], error) for index, error in fit.errors]
+    ratio = max(_block_ratio(sums, of_each, blocks, len(fit.free)) for blocks in BLOCKS)
+    return 1.0 / ratio
 
 
-def _block_ratio(fit: Fit, query: FloatArray, blocks: int) -> float:
+def _block_sums(cell: Index, error: FloatArray) -> FloatArray:
+    """(1 + r, BLOCKS[0], BLOCKS[0]): how many matches, and the sum of each row, in each block."""
+    n = BLOCKS[0] ** 2
+    rows = [np.bincount(cell, minlength=n), *(np.bincount(cell, row, n) for row in error)]
+    return np.stack(rows).reshape(-1, BLOCKS[0], BLOCKS[0])
+
+
+def _block_ratio(sums: list[FloatArray], of_each: float, blocks: int, parameters: int) -> float:
     """Squares of block sums over sums of squares; 1 where that is not significant."""
-    cell = _cells(query, fit.weights > 0.5, blocks)
-    of_sums, of_each, terms = 0.0, 0.0, 0
-    for index, error in fit.errors:
-        count = np.bincount(cell[index], minlength=blocks * blocks)
-        for row in error:
-            sums = np.bincount(cell[index], weights=row, minlength=blocks * blocks)
-            of_sums, of_each = of_sums + float(sums @ sums), of_each + float(row @ row)
-        terms += len(error) * int((count > 0).sum())
-        if len(index) < MIN_PER_BLOCK * (count > 0).sum():
+    size = BLOCKS[0] // blocks
+    of_sums, terms = 0.0, 0
+    for fine in sums:
+        count, *coarse = fine.reshape(len(fine), blocks, size, blocks, size).sum(axis=(2, 4))
+        filled = int(np.count_nonzero(count))
+        if count.sum() < MIN_PER_BLOCK * filled:
             return 1.0
-    if of_each == 0.0 or terms <= len(fit.free):
+        of_sums += sum(float((row * row).sum()) for row in coarse)
+        terms += len(coarse) * filled
+    if of_each == 0.0 or terms <= parameters:
         return 1.0
     # The fit has taken as many sums as it has parameters.
-    ratio = of_sums / of_each / (1.0 - len(fit.free) / terms)
-    return ratio if ratio > 1.0 + SIGNIFICANT * np.sqrt(2.0 / terms) else 1.0
+    ratio = of_sums / of_each / (1.0 - parameters / terms)
+    return ratio if ratio > 1.0 + SIGNIFICANT * float(np.sqrt(2.0 / terms)) else 1.0
 
 
 def _cells(query: FloatArray, inlier: Mask, blocks: int) -> Index:
@@ -100,7 +109,7 @@ def _cells(query: FloatArray, inlier: Mask, blocks: int) -> Index:
     return np.asarray(row * blocks + column)
 
 
-def _across(t: FloatArray) -> FloatArray:
+def across_direction(t: FloatArray) -> FloatArray:
     """6x5: the parameters without the direction t."""
     _, _, Vt = np.linalg.svd(t[None])
     basis = np.zeros((6, 5))

@@ -22,7 +22,7 @@ from l2m_ros.geometry.covariance import (
     rotation_covariance,
 )
 from l2m_ros.geometry.ransac import Search
-from l2m_ros.geometry.rays import RayPairs, focal_px, ray_pairs
+from l2m_ros.geometry.rays import Index, RayPairs, focal_px, ray_pairs
 from l2m_ros.geometry.refine import Fit, epipolar_terms, refine
 from l2m_ros.geometry.scale import (
     SCALE_SOURCES,
@@ -59,7 +59,7 @@ class PoseOptions:
     min_parallax_px: float = 0.5  # below, a direction is not worth naming
     depth_noise: DepthNoise = field(default_factory=DepthNoise)
     depth_scale_sigma: float = 0.0  # relative, of the depth sensor's calibration
-    search_matches: int = 500  # drawn for the search; the refinement takes all
+    search_matches: int = 300  # drawn for the search; the refinement takes all
     sources: tuple[str, ...] = tuple(SCALE_SOURCES)  # tried in this order
     seed: int = 0
 
@@ -85,21 +85,11 @@ def estimate_pose(
     usable = _usable(matches, pairs)
     if isinstance(usable, Lost):
         return usable
-    problem = _Problem(
-        matches.select(usable), pairs.select(usable), query, keyframe, options, evidence
-    )
-    bad = problem.degenerate(np.arange(len(usable)))
-    outcome = bad or _metric(problem)
-    if outcome is None or (isinstance(outcome, Lost) and not _final(outcome)):
-        relative = _relative(problem)
-        # Where neither works, the reason why there are no metres says more.
-        outcome = relative if isinstance(relative, RelativePose) else outcome or relative
-    if isinstance(outcome, Lost):
-        return outcome
-    return _over_all(outcome, usable, len(matches))
+    problem = _Problem(matches, pairs, usable, query, keyframe, options, evidence)
+    return problem.degenerate(np.ones(len(usable))) or _pose(problem)
 
 
-def _usable(matches: Correspondences, pairs: RayPairs) -> npt.NDArray[np.intp] | Lost:
+def _usable(matches: Correspondences, pairs: RayPairs) -> Index | Lost:
     """Indices of the matches that count, or why there are none."""
     finite = np.isfinite(matches.query_px).all(axis=1) & np.isfinite(matches.keyframe_px).all(
         axis=1
@@ -129,12 +119,16 @@ class _Problem:
         self,
         matches: Correspondences,
         pairs: RayPairs,
+        usable: Index,
         query: Frame,
         keyframe: Frame,
         options: PoseOptions,
         evidence: ScaleEvidence,
     ) -> None:
-        self.pairs, self.options = pairs, options
+        self.pairs, self.options = pairs.select(usable), options
+        self._usable, self._given = usable, len(matches)
+        if len(usable) < len(matches):
+            matches = matches.select(usable)
         self.query, self.keyframe = query.camera, keyframe.camera
         self.request = ScaleRequest(
             matches, query, keyframe, evidence, options.depth_noise, options.depth_scale_sigma
@@ -157,28 +151,46 @@ class _Problem:
             )
         return self._two_view
 
-    def degenerate(self, index: npt.NDArray[np.intp]) -> Lost | None:
-        """Identical and collinear matches, in either image."""
+    def inliers(self, fit: Fit) -> npt.NDArray[np.bool_]:
+        """(N,) over the matches as they were given."""
+        inliers = np.zeros(self._given, dtype=np.bool_)
+        inliers[self._usable] = fit.weights > 0.5
+        return inliers
+
+    def degenerate(self, weights: FloatArray) -> Lost | None:
+        """Identical and collinear matches, in either image; weights (N,)."""
+        counted = float(weights.sum())
         for name, xy, camera in (
             ("query", self.pairs.query, self.query),
             ("keyframe", self.pairs.keyframe, self.keyframe),
         ):
-            spread = np.linalg.eigvalsh(np.cov(xy[:, index])) if len(index) > 1 else np.zeros(2)
-            across, along = np.sqrt(np.maximum(spread, 0)) * focal_px(camera)
+            centred = xy - (xy @ weights / counted)[:, None]
+            spread = np.linalg.eigvalsh((centred * weights) @ centred.T / counted)
+            across, along = np.sqrt(np.maximum(spread, 0.0)) * focal_px(camera)
             if across < MIN_SPREAD_PX:
                 what = "one line" if along >= MIN_SPREAD_PX else "one point"
                 return Lost(
-                    LostReason.DEGENERATE, f"all {len(index)} matches lie on {what} of the {name}"
+                    LostReason.DEGENERATE, f"all {counted:.0f} matches lie on {what} of the {name}"
                 )
         return None
 
     def metric(self, fit: Fit, source: str, scale_sigma: float) -> MetricPose | Lost:
-        inliers = fit.weights > 0.5
-        bad = self.degenerate(np.flatnonzero(inliers))
+        bad = self.degenerate(fit.weights)
         if bad is not None:
             return bad
         covariance = pose_covariance(fit, self.pairs.query, scale_sigma)
-        return _determined(covariance) or MetricPose(fit.pose, covariance, inliers, source)
+        bad = _undetermined(covariance)
+        return bad or MetricPose(fit.pose, covariance, self.inliers(fit), source)
+
+
+def _pose(problem: _Problem) -> MetricPose | RelativePose | Lost:
+    metric = _metric(problem)
+    if isinstance(metric, MetricPose) or (metric is not None and _final(metric)):
+        return metric
+    relative = _relative(problem)
+    if isinstance(relative, RelativePose) or metric is None:
+        return relative
+    return metric  # where neither works, the reason why there are no metres says more
 
 
 def _metric(problem: _Problem) -> MetricPose | Lost | None:
@@ -285,7 +297,7 @@ def _turned(problem: _Problem, view: TwoView, prior: TranslationPrior, source: s
     P[:3, :3] = prior.covariance
     P[3:, 3:] = rotation_covariance(view.fit, problem.pairs.query, _unseen(problem, view))
     pose = se3.transform(view.fit.pose[:3, :3], prior.translation_m)
-    return MetricPose(pose, P, view.fit.weights > 0.5, source)
+    return MetricPose(pose, P, problem.inliers(view.fit), source)
 
 
 def _unseen(problem: _Problem, view: TwoView) -> float:
@@ -299,8 +311,8 @@ def _relative(problem: _Problem) -> RelativePose | Lost:
     view = problem.two_view()
     if isinstance(view, Lost):
         return view
-    inliers = view.fit.weights > 0.5
-    bad = problem.degenerate(np.flatnonzero(inliers))
+    inliers = problem.inliers(view.fit)
+    bad = problem.degenerate(view.fit.weights)
     if bad is not None:
         return bad
     P: FloatArray = np.zeros((6, 6))
@@ -311,21 +323,9 @@ def _relative(problem: _Problem) -> RelativePose | Lost:
     return RelativePose(view.fit.pose, inliers, view.kind, P)
 
 
-def _determined(covariance: FloatArray) -> Lost | None:
+def _undetermined(covariance: FloatArray) -> Lost | None:
     if np.isfinite(covariance).all():
         sigma_rad = float(np.sqrt(max(np.linalg.eigvalsh(covariance[3:, 3:])[-1], 0.0)))
         if sigma_rad < MAX_SIGMA_RAD:
             return None
     return Lost(LostReason.DEGENERATE, "the matches leave the rotation open")
-
-
-def _over_all(
-    outcome: MetricPose | RelativePose, usable: npt.NDArray[np.intp], n: int
-) -> MetricPose | RelativePose:
-    """Inliers over the matches that were given."""
-    inliers = np.zeros(n, dtype=np.bool_)
-    inliers[usable[outcome.inliers]] = True
-    pose, P = outcome.keyframe_from_camera, outcome.covariance
-    if isinstance(outcome, MetricPose):
-        return MetricPose(pose, outcome.covariance, inliers, outcome.scale_source)
-    return RelativePose(pose, inliers, outcome.kind, P)

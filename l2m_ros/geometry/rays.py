@@ -9,15 +9,17 @@ noise         the query's pixel is exact, the keyframe's errs: a dense matcher s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from l2m_ros.geometry.camera import unproject
 from l2m_ros.geometry.lens import jacobian
-from l2m_ros.geometry.scale import Depths
+from l2m_ros.geometry.scale import DepthNoise, Depths
 from l2m_ros.types import Camera, Correspondences, FloatArray
+
+Index = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,22 +30,27 @@ class RayPairs:
     keyframe: FloatArray  # (2, N)
     noise: FloatArray  # (3, N): xx, xy, yy of the keyframe's covariance at a variance factor of 1
     keyframe_m: FloatArray  # (N,) depth z, NaN = unknown
-    keyframe_variance: FloatArray  # (N,) m^2
+    keyframe_share: FloatArray  # (N,) of the depth noise's variance, see `Depths`
     query_m: FloatArray
-    query_variance: FloatArray
+    query_share: FloatArray
+    depth_noise: DepthNoise = field(default_factory=DepthNoise)
 
     def __len__(self) -> int:
         return int(self.query.shape[1])
 
-    def select(self, index: npt.NDArray[np.generic]) -> RayPairs:
+    def select(self, index: Index) -> RayPairs:
+        """Those that the sorted `index` names."""
+        if len(index) == len(self):
+            return self
         return RayPairs(
             self.query[:, index],
             self.keyframe[:, index],
             self.noise[:, index],
             self.keyframe_m[index],
-            self.keyframe_variance[index],
+            self.keyframe_share[index],
             self.query_m[index],
-            self.query_variance[index],
+            self.query_share[index],
+            self.depth_noise,
         )
 
     def with_depths(self, depths: Depths) -> RayPairs:
@@ -52,9 +59,10 @@ class RayPairs:
             self.keyframe,
             self.noise,
             depths.keyframe_m,
-            depths.keyframe_variance,
+            depths.keyframe_share,
             depths.query_m,
-            depths.query_variance,
+            depths.query_share,
+            depths.noise,
         )
 
 

@@ -18,8 +18,7 @@ import numpy as np
 from scipy import integrate, stats
 
 from l2m_ros.geometry import se3
-from l2m_ros.geometry.ransac import Index
-from l2m_ros.geometry.rays import RayPairs
+from l2m_ros.geometry.rays import Index, RayPairs
 from l2m_ros.geometry.residuals import (
     PARAMETERS,
     SHIFT,
@@ -33,12 +32,11 @@ from l2m_ros.geometry.residuals import (
 from l2m_ros.geometry.scale import TranslationPrior
 from l2m_ros.types import FloatArray
 
-
 # d^2 of half weight by observed rows: an inlier lies beyond once in 300 to 500.
 HALF_WEIGHT = np.array([1.0, 9.0, 12.0, 14.5])
 MAX_ITERATIONS = 12
 STEP_SIGMAS = 0.03  # done when a step is shorter than this share of the standard deviation
-SETTLED = 0.02  # ... and the match noise changes by no more than this share
+SETTLED = 0.05  # ... and the match noise changes by no more than this share
 MIN_MATCH_FACTOR = 0.02**2  # px^2: an exact world must not give a zero covariance
 MIN_DEPTH_ROWS = 30.0  # residuals needed before the depth's noise model is doubted
 NONE = np.zeros(0, dtype=np.intp)

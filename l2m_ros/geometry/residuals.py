@@ -81,11 +81,12 @@ def keyframe_depth_rows(
     if r == 3:
         residual[2] = pairs.query_m - Y[2]
         _range_row(J, H, Y, ray[2], depth_m, Rt)
-        extra = noise.depth * pairs.query_variance
+        extra = noise.depth * pairs.query_share * pairs.depth_noise.sigma_m(Y[2]) ** 2
         residual[2], extra = np.where(ranged, residual[2], 0.0), np.where(ranged, extra, 1.0)
         J[:, 2] *= ranged
         H[2] *= ranged
-    prior_m, variance = pairs.keyframe_m + shift_m, noise.depth * pairs.keyframe_variance
+    prior_m = pairs.keyframe_m + shift_m
+    variance = noise.depth * pairs.keyframe_share * pairs.depth_noise.sigma_m(depth_m) ** 2
     residual -= J[SHIFT] * (prior_m - depth_m)
     C = _carried(H, noise.match * pairs.noise)
     error, share = _whiten(residual, J, C, variance, extra)
@@ -106,7 +107,7 @@ def query_depth_rows(
     J = np.zeros((PARAMETERS, 2, len(pairs)))
     J[SHIFT] = (ray[:2] - p * ray[2]) * inverse_z
     _lever_columns(J, p, inverse_z, lever)
-    variance = noise.depth * pairs.query_variance
+    variance = noise.depth * pairs.query_share * pairs.depth_noise.sigma_m(depth_m) ** 2
     residual = pairs.keyframe - p - J[SHIFT] * (pairs.query_m - depth_m)
     C = _covariance_rows(noise.match * pairs.noise)
     error, share = _whiten(residual, J, C, variance, np.zeros(len(pairs)))

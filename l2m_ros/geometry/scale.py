@@ -21,23 +21,22 @@ DISPARITY_SIGMA_PX = 0.25  # of a matcher between rectified images
 
 @dataclass(frozen=True)
 class DepthNoise:
-    """sigma_z = constant_m + quadratic_per_m z^2, one standard deviation in metres.
+    """sigma_z = constant_m + proportional z + quadratic_per_m z^2, one standard deviation.
 
     The defaults are those of an active stereo or structured light camera indoors (2 cm at 3 m).
     """
 
     constant_m: float = 0.002
     quadratic_per_m: float = 0.002
+    proportional: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (self.constant_m >= 0 and self.quadratic_per_m >= 0):
-            raise InvalidInput(
-                "depth noise must not be negative, got "
-                f"{self.constant_m:g} + {self.quadratic_per_m:g} z^2"
-            )
+        if not min(self.constant_m, self.quadratic_per_m, self.proportional) >= 0:
+            raise InvalidInput(f"depth noise must not be negative, got {self}")
 
     def sigma_m(self, depth_m: FloatArray) -> FloatArray:
-        return np.asarray(self.constant_m + self.quadratic_per_m * depth_m**2)
+        slope = self.proportional + self.quadratic_per_m * depth_m
+        return np.asarray(self.constant_m + slope * depth_m)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,12 +73,18 @@ class ScaleRequest:
 
 @dataclass(frozen=True, eq=False)
 class Depths:
-    """Metric depth z at the matches, NaN = unknown, with the variance of each in m^2."""
+    """Metric depth z at the matches, NaN = unknown.
+
+    A share of 1/4 says that the depth is the mean of four independent pixels. The noise itself is
+    looked up at the depth that suits the pose: looked up at the measured one, points measured too
+    near would weigh more than those measured too far.
+    """
 
     keyframe_m: FloatArray  # (N,)
-    keyframe_variance: FloatArray
+    keyframe_share: FloatArray  # (N,) of the noise's variance
     query_m: FloatArray  # (N,)
-    query_variance: FloatArray
+    query_share: FloatArray
+    noise: DepthNoise
     scale_sigma: float = 0.0  # common to all, as a fraction
     shift_sigma_m: float = 0.0  # common to all; > 0: estimated with the pose
 
@@ -108,6 +113,7 @@ def frame_depth(request: ScaleRequest) -> Depths | None:
     return Depths(
         *sample_depth(keyframe, request.matches.keyframe_px, noise),
         *sample_depth(query, request.matches.query_px, noise),
+        noise,
         scale_sigma=request.depth_scale_sigma,
     )
 
@@ -120,7 +126,7 @@ def stereo_depth(request: ScaleRequest) -> Depths | None:
     noise = request.evidence.stereo_noise or _stereo_noise(request.keyframe)
     z, _ = sample_depth(depth, request.matches.keyframe_px, noise)
     # A matcher's neighbouring disparities err together: interpolation averages nothing out.
-    return Depths(z, noise.sigma_m(z) ** 2, *_unknown(len(z)))
+    return Depths(z, np.ones(len(z)), *_unknown(len(z)), noise)
 
 
 def odometry(request: ScaleRequest) -> TranslationPrior | None:
@@ -138,12 +144,14 @@ def mono_depth(request: ScaleRequest) -> Depths | None:
     evidence = request.evidence
     if evidence.mono_depth is None:
         return None
-    exact = DepthNoise(0.0, 0.0)
-    z, _ = sample_depth(evidence.mono_depth, request.matches.keyframe_px, exact)
+    # A network's depth is smooth: steps above EDGE_RATIO are edges, not noise.
+    smooth = DepthNoise(0.0, 0.0)
+    z, _ = sample_depth(evidence.mono_depth, request.matches.keyframe_px, smooth)
     return Depths(
         z,
-        (evidence.mono_sigma * z) ** 2,
+        np.ones(len(z)),
         *_unknown(len(z)),
+        DepthNoise(0.0, 0.0, evidence.mono_sigma),
         scale_sigma=evidence.mono_scale_sigma,
         shift_sigma_m=evidence.mono_shift_sigma_m,
     )
@@ -160,7 +168,9 @@ SCALE_SOURCES: dict[str, ScaleSource] = {
 def sample_depth(
     depth: FloatArray | None, pixels: FloatArray, noise: DepthNoise
 ) -> tuple[FloatArray, FloatArray]:
-    """Depth z and its variance at subpixel positions; NaN outside, beside NaN and across edges.
+    """Depth z at subpixel positions, and the share of one pixel's noise variance that is left.
+
+    NaN outside of the image, beside NaN and across edges.
 
     1/z is linear on a plane, so that is what gets interpolated. The noise of neighbouring pixels
     is taken as independent; where it is not, the residuals tell (`covariance.effective_share`).
@@ -181,10 +191,9 @@ def sample_depth(
     near, far = z.min(axis=0), z.max(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
         sampled = 1.0 / (weights / z).sum(axis=0)
-        sigma = noise.sigma_m(sampled)
-        good = inside & (far - near <= EDGE_RATIO * near + EDGE_SIGMAS * sigma)
-    variance = sigma**2 * (weights**2).sum(axis=0)
-    return np.where(good, sampled, np.nan), np.where(good, variance, np.nan)
+        step_m = EDGE_RATIO * near + EDGE_SIGMAS * noise.sigma_m(sampled)
+        good = inside & (far - near <= step_m)
+    return np.where(good, sampled, np.nan), (weights * weights).sum(axis=0)
 
 
 def _stereo_noise(keyframe: Frame) -> DepthNoise:

@@ -142,7 +142,8 @@ def _smooth_field(pixels: FloatArray, length_px: float, rng: np.random.Generator
     k = rng.normal(0, 1 / length_px, (waves, 2))
     phase = rng.uniform(0, 2 * np.pi, (2, waves))
     angle = pixels @ k.T
-    return np.stack([np.cos(angle + p).sum(axis=1) for p in phase], axis=1) * np.sqrt(2 / waves)
+    fields = [np.cos(angle + p).sum(axis=1) * np.sqrt(2 / waves) for p in phase]
+    return np.stack(fields, axis=1)
 
 
 def _frame(world: World, depth: FloatArray | None, rng: np.random.Generator) -> Frame:

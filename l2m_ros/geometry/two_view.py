@@ -80,7 +80,7 @@ def _named(pairs: RayPairs, fit: Fit, search: Search, min_parallax: float) -> Tw
     if kind == "rotation" or parallax < min_parallax:
         rotation = refine(pairs, turned, rotation_terms(pairs), fit.noise) or fit
         return TwoView("rotation", rotation, parallax)
-    view = TwoView(kind, _forward(kept, fit), parallax)
+    view = TwoView(kind, _forward(pairs, fit), parallax)
     return _planar(pairs, view, H) if kind == "planar" else view
 
 
@@ -140,8 +140,7 @@ def _behind(pairs: RayPairs, fit: Fit) -> float:
 def _forward(pairs: RayPairs, fit: Fit) -> Fit:
     """The epipolar lines of t and -t are the same: the points decide."""
     z = triangulated_depth(pairs, fit.pose)
-    weights = fit.weights[: len(pairs)] if len(fit.weights) == len(pairs) else 1.0
-    if float((weights * np.sign(z)).sum()) >= 0:
+    if float((fit.weights * np.sign(z)).sum()) >= 0:
         return fit
     pose = fit.pose.copy()
     pose[:3, 3] *= -1
