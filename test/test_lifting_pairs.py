@@ -31,6 +31,16 @@ def test_files_and_images_give_the_same_kind_of_pair(tmp_path):
     assert np.array_equal(from_file.warp, in_memory.warp)
 
 
+def test_damaged_files_are_left_out_and_named(tmp_path):
+    cv2.imwrite(str(tmp_path / "good.png"), PHOTOGRAPHS[0])
+    (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8\xff")
+    source = PairSource(tmp_path, OPTIONS)
+    assert len(source) == 1 and "bad.jpg" in source.skipped[0]
+    (tmp_path / "good.png").unlink()
+    with pytest.raises(InvalidInput, match="every photograph is damaged"):
+        PairSource(tmp_path, OPTIONS)
+
+
 def test_shapes_and_ranges():
     for index in range(30):
         pair = SOURCE.sample(index)

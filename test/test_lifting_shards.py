@@ -186,6 +186,25 @@ def test_headers_tell_the_size(suffix):
         assert header_size(data) == size
 
 
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp"])
+def test_photographs_without_their_end_are_refused(tmp_path, suffix):
+    data = cv2.imencode(suffix, photograph(0, (200, 150)))[1].tobytes()
+    for share in (0.3, 0.9):
+        (tmp_path / f"cut{suffix}").write_bytes(data[: int(share * len(data))])
+        with pytest.raises(InvalidInput, match="damaged"):
+            read_photograph(tmp_path / f"cut{suffix}")
+
+
+def test_leftovers_of_a_killed_run_are_removed(photographs, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".shard-000000.tar.999999999.part").write_bytes(b"half")
+    living = out / f".shard-000009.tar.{os.getpid()}.part"
+    living.write_bytes(b"of a run that is under way")
+    lift_folder(photographs, out, SMALL)
+    assert not (out / ".shard-000000.tar.999999999.part").exists() and living.exists()
+
+
 def test_large_photographs_are_shrunk(tmp_path):
     cv2.imwrite(str(tmp_path / "large.png"), photograph(0, (400, 200)))
     assert read_photograph(tmp_path / "large.png", 100).shape == (50, 100, 3)

@@ -22,7 +22,14 @@ from l2m_ros.lifting.pairs import warp_between
 from l2m_ros.lifting.photographs import find_photographs, read_photograph
 from l2m_ros.lifting.procedural import FARTHEST
 from l2m_ros.lifting.relighting import PRESETS, random_lighting, relight
-from l2m_ros.lifting.shards import MAX_SIDE_PX, Sample, pack, quantised, write_atomically
+from l2m_ros.lifting.shards import (
+    MAX_SIDE_PX,
+    Sample,
+    pack,
+    quantised,
+    remove_leftovers,
+    write_atomically,
+)
 from l2m_ros.lifting.sky import SkyMask, sky_by_rule
 from l2m_ros.lifting.views import BoolArray, Relief, View, render
 from l2m_ros.progress import progress
@@ -90,6 +97,7 @@ def lift_folder(
     root = photographs if photographs.is_dir() else photographs.parent
     _claim(out, root, paths, options)
     report, step = LiftReport(), options.photographs_per_shard
+    lift_one = partial(_lifted_or_reason, paths, root, options, workshop)
     with progress(len(paths), "lifting") as bar, ThreadPoolExecutor(options.workers) as pool:
         for number, first in enumerate(range(0, len(paths), step)):
             target = out / f"shard-{number:06d}.tar"
@@ -98,15 +106,15 @@ def lift_folder(
                 report.shards_kept += 1
                 bar.update(len(indices), "kept")
                 continue
-            samples, skipped = [], []
-            lift_one = partial(_lifted_or_reason, paths, root, options, workshop)
-            for made in pool.map(lift_one, indices):
-                samples.append(made) if isinstance(made, Sample) else skipped.append(made)
-                bar.update(1, f"{len(report.skipped) + len(skipped)} skipped")
-            _store(target, samples, skipped)
-            report.shards_written += 1
-            report.photographs += len(samples)
-            report.skipped += skipped
+            made = []
+            try:
+                for one in pool.map(lift_one, indices):
+                    made.append(one)
+                    bar.update(1, target.stem)
+            except BaseException:  # an interrupt: do not wait for the rest of the shard
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+            _store(target, made, report)
     return report
 
 
@@ -138,16 +146,22 @@ def _claim(out: Path, root: Path, paths: list[Path], options: LiftOptions) -> No
             f"{out}: holds the shards of a run with other photographs or other options "
             "(lift.json says which): name another --out, or remove it"
         )
+    remove_leftovers(out)
     write_atomically(manifest, text.encode())
 
 
-def _store(target: Path, samples: list[Sample], skipped: list[tuple[str, str]]) -> None:
+def _store(target: Path, made: list[Sample | tuple[str, str]], report: LiftReport) -> None:
+    samples = [one for one in made if isinstance(one, Sample)]
+    skipped = [one for one in made if not isinstance(one, Sample)]
     summary = {
         "photographs": [sample.meta["photograph"] for sample in samples],
         "skipped": [{"photograph": name, "reason": reason} for name, reason in skipped],
     }
     write_atomically(target.with_suffix(".json"), json.dumps(summary, indent=1).encode())
     write_atomically(target, pack(samples))
+    report.shards_written += 1
+    report.photographs += len(samples)
+    report.skipped += skipped
 
 
 def lift_photograph(

@@ -123,7 +123,17 @@ class PairSource:
             photographs = find_photographs(photographs)
         if not photographs:
             raise InvalidInput("no photographs to make pairs of")
-        self._images = [_loaded(item) for item in photographs]
+        self._images: list[bytes | ByteArray] = []
+        self.skipped: list[str] = []  # damaged files, and why
+        for item in photographs:
+            try:
+                self._images.append(_loaded(item))
+            except InvalidInput as error:
+                if isinstance(item, np.ndarray):
+                    raise
+                self.skipped.append(str(error))
+        if not self._images:
+            raise InvalidInput(f"every photograph is damaged, the first: {self.skipped[0]}")
         self._fill = _FillBank(self._images, options, seed)
 
     def __len__(self) -> int:
@@ -353,7 +363,10 @@ def _loaded(item: ByteArray | str | Path) -> bytes | ByteArray:
                 f"a photograph must be (H, W, 3) uint8, got {item.shape} {item.dtype}"
             )
         return item
-    data = Path(item).read_bytes()
+    try:
+        data = Path(item).read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"{item}: cannot be read: {error.strerror}") from error
     check_size(data, str(item))
     return data
 

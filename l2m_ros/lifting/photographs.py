@@ -68,6 +68,8 @@ def check_size(data: bytes, name: str) -> tuple[int, int]:
     if size is None:
         raise InvalidInput(f"{name}: is not a JPEG, PNG, WebP or BMP image")
     width, height = size
+    if not _is_whole(data):
+        raise InvalidInput(f"{name}: is damaged: its end is missing")
     if width <= 0 or height <= 0:
         raise InvalidInput(f"{name}: is damaged: its header says {width}x{height} pixels")
     if width * height > MAX_PIXELS:
@@ -92,6 +94,16 @@ def header_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
+def _is_whole(data: bytes) -> bool:
+    """Does the file reach its own end? OpenCV fills what is missing with grey and says nothing."""
+    if data[:2] == b"\xff\xd8":
+        # The end marker cannot occur in coded pixels; thumbnails have theirs before the frame.
+        return data.rfind(b"\xff\xd9") > _jpeg_frame(data)
+    if data[:4] == b"RIFF":
+        return int.from_bytes(data[4:8], "little") + 8 <= len(data)
+    return data[:2] == b"BM" or b"IEND" in data[-64:]
+
+
 def _webp_size(data: bytes) -> tuple[int, int] | None:
     kind = data[12:16]
     if kind == b"VP8X":
@@ -109,7 +121,13 @@ def _webp_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
-    """Walk the markers to the frame header (SOF0..SOF15 without DHT, JPG and DAC)."""
+    at = _jpeg_frame(data)
+    height, width = struct.unpack(">HH", data[at + 4 : at + 8])
+    return width, height
+
+
+def _jpeg_frame(data: bytes) -> int:
+    """Where the frame header's marker lies (SOF0..SOF15 without DHT, JPG and DAC)."""
     at = 2
     while True:
         while data[at] != 0xFF:
@@ -118,8 +136,7 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
             at += 1
         marker = data[at]
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack(">HH", data[at + 4 : at + 8])
-            return width, height
+            return at
         at += 1
         if not (marker == 0x01 or 0xD0 <= marker <= 0xD8):  # these carry no length
             at += struct.unpack(">H", data[at : at + 2])[0]

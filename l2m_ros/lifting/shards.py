@@ -79,6 +79,14 @@ def write_atomically(path: Path, data: bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Half-written files of runs that were killed; those of a living process are left alone."""
+    for partial in folder.glob(".*.part"):
+        process = partial.suffixes[-2].lstrip(".")
+        if process.isdigit() and not Path("/proc", process).exists():
+            partial.unlink(missing_ok=True)
+
+
 def pack(samples: list[Sample]) -> bytes:
     """The tar of a shard; the same samples give the same bytes."""
     buffer = io.BytesIO()
