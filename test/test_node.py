@@ -325,8 +325,11 @@ def test_an_override_that_cannot_work_is_named():
         bench.publishers["image"] = bench.publisher(Image, "image", reliable=False)
         bench.node.trigger_configure()
         bench.node.trigger_activate()
-        words = bench.says("inputs", "quality of service does not fit")
-        assert "/driver" in words and "qos_overrides./image.subscription" in words
+        words = bench.says("inputs", "nothing of /driver arrives on /image")
+        assert (
+            "quality of service does not fit" in words
+            and "qos_overrides./image.subscription" in words
+        )
 
 
 def test_a_topic_of_another_type_is_named():

@@ -31,7 +31,9 @@ def main(args: list[str] | None = None) -> int:
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     except (_rclpy.RCLInvalidROSArgsError, _rclpy.UnknownROSArgsError, _rclpy.RCLError) as error:
-        print(f"l2m: {' '.join(str(error).split())}", file=sys.stderr)
+        words = " ".join(str(error).split())
+        hint = "; set ROS_LOG_DIR to a folder that may be written" if "log dir" in words else ""
+        print(f"l2m: {words}{hint}", file=sys.stderr)
         return 2
     node = MatcherNode(ending=ending)
     executor = SingleThreadedExecutor()

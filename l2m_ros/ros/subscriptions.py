@@ -83,10 +83,7 @@ class Subscriptions:
 
     def publishers(self, key: str) -> list[str]:
         """Full names of the nodes that publish a topic."""
-        return [
-            f"{offer.node_namespace.rstrip('/')}/{offer.node_name}"
-            for offer in self._offers.get(key, [])
-        ]
+        return [_name(offer) for offer in self._offers.get(key, [])]
 
     def topic(self, key: str) -> str:
         return self._wishes[key].topic
@@ -142,7 +139,7 @@ class Subscriptions:
     def _objections(self, wish: Wish, offers: list[Any]) -> list[str]:
         words = []
         for offer in offers:
-            who = f"{offer.node_namespace.rstrip('/')}/{offer.node_name}"
+            who = _name(offer)
             if not _same_type(offer.topic_type, wish.type):
                 words.append(_wrong_type(wish, who, offer.topic_type))
                 continue
@@ -161,6 +158,13 @@ class Subscriptions:
         for opened in self._open.values():
             self._node.destroy_subscription(opened.subscription)
         self._open.clear()
+
+
+def _name(offer: Any) -> str:
+    """The publishing node's full name; discovery tells of the topic before it tells of the node."""
+    if "UNKNOWN" in offer.node_name:
+        return "a node not yet known by name"
+    return f"{offer.node_namespace.rstrip('/')}/{offer.node_name}"
 
 
 def _policies(qos: Any) -> tuple[Any, ...]:
