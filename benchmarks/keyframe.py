@@ -21,7 +21,6 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -31,6 +30,7 @@ from l2m_ros.runtime.backend import BackendOptions
 from l2m_ros.runtime.catalogue import find_card
 from l2m_ros.runtime.torch_backend import load_network
 
+FRAME = "frame against a kept keyframe"
 SECOND_PASS = 864 / 560
 FINE_MULTIPLE = 8
 L2M_PARTS = {
@@ -101,14 +101,29 @@ def clock_s() -> float:
     return time.perf_counter()
 
 
-def best_s(work: Callable[[], object], runs: int) -> float:
-    """Least time: the machine's other work only ever adds."""
-    times = []
+@dataclass
+class Cost:
+    """Least wall time and least CPU time of several turns: other work only ever adds to them."""
+
+    wall_s: float = float("inf")
+    cpu_s: float = float("inf")
+    gflop: float = 0.0
+
+
+def take_turns(work: dict[str, Callable[[], object]], runs: int) -> dict[str, Cost]:
+    """Each in turn, over and over, so that a busy moment of the machine hits all alike."""
+    costs = {name: Cost() for name in work}
+    for name, run in work.items():
+        with FlopCounterMode(display=False) as counter:
+            run()  # warms up as well
+        costs[name].gflop = counter.get_total_flops() / 1e9
     for _ in range(runs):
-        started = clock_s()
-        work()
-        times.append(clock_s() - started)
-    return min(times)
+        for name, run in work.items():
+            cpu, wall = time.process_time(), clock_s()
+            run()
+            costs[name].wall_s = min(costs[name].wall_s, clock_s() - wall)
+            costs[name].cpu_s = min(costs[name].cpu_s, time.process_time() - cpu)
+    return costs
 
 
 def fine_size(size: tuple[int, int]) -> tuple[int, int]:
@@ -128,47 +143,51 @@ def symmetric(network: nn.Module, a: Tensor, b: Tensor) -> None:
         network.match(features[query], network.reference(features[keyframe]))
 
 
-def schedules(network: nn.Module, model: str, size: tuple[int, int], device: str, runs: int):
-    """name: seconds, and gigaFLOPs, of each way to match."""
+def schedules(
+    network: nn.Module, architecture: str, size: tuple[int, int], device: str, runs: int
+) -> dict[str, Cost]:
+    """What each way to match costs."""
     a, b = images(size, device)
-    kept = network.reference(network.encode(b))
-    work = {
-        "frame against a kept keyframe": lambda: network.match(network.encode(a), kept),
+    features = network.encode(b)
+    kept = network.reference(features)
+    work: dict[str, Callable[[], object]] = {
+        FRAME: lambda: network.match(network.encode(a), kept),
         "  of it encode": lambda: network.encode(a),
-        "keyframe: reference": lambda: network.reference(network.encode(b)),
+        "once per keyframe: reference": lambda: network.reference(features),
         "undivided, symmetric": lambda: symmetric(network, a, b),
     }
-    if model == "l2m":
+    if architecture == "l2m":
         fine = images(fine_size(size), device)
         options = MatchOptions(coarse=size, fine=fine_size(size))
         inputs = [ImageInputs(c, f) for c, f in zip((a, b), fine, strict=True)]
         work["undivided, symmetric, second pass"] = lambda: match_pair(network, *inputs, options)
-    rows = {}
-    for name, run in work.items():
-        with FlopCounterMode(display=False) as counter:
-            run()  # warms up as well
-        rows[name] = (best_s(run, runs), counter.get_total_flops() / 1e9)
-    encode_s, encode_gflop = rows["  of it encode"]
-    reference_s, reference_gflop = rows["keyframe: reference"]
-    rows["keyframe: reference"] = (reference_s - encode_s, reference_gflop - encode_gflop)
-    return rows
+    return take_turns(work, runs)
 
 
-def break_down(network: nn.Module, model: str, size: tuple[int, int], device: str, runs: int):
-    """Time and FLOPs of each part in one frame."""
-    parts = parts_of(network, model)
+def break_down(
+    network: nn.Module, architecture: str, size: tuple[int, int], device: str, runs: int
+) -> list[Part]:
+    """CPU time (on a GPU: wall time) and FLOPs of each part in one frame."""
+    parts = parts_of(network, architecture)
     a, b = images(size, device)
     kept = network.reference(network.encode(b))
-    with observed(parts, clock_s, "seconds"):
-        total_s = sum(
-            best_s(lambda: network.match(network.encode(a), kept), 1) for _ in range(runs)
-        )
-    for part in parts:
-        part.seconds /= runs
+    least = [float("inf")] * len(parts)
+    for _ in range(runs):
+        with observed(parts, busy_s, "seconds"):
+            network.match(network.encode(a), kept)
+        least = [min(least_s, part.seconds) for least_s, part in zip(least, parts, strict=True)]
+        for part in parts:
+            part.seconds = 0.0
+    for seconds, part in zip(least, parts, strict=True):
+        part.seconds = seconds
     counter = FlopCounterMode(display=False)
     with counter, observed(parts, lambda: float(counter.get_total_flops()), "flops"):
         network.match(network.encode(a), kept)
-    return parts, total_s / runs
+    return parts
+
+
+def busy_s() -> float:
+    return clock_s() if torch.cuda.is_available() else time.process_time()
 
 
 def size_of(text: str) -> tuple[int, int]:
@@ -180,7 +199,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="l2m")
     parser.add_argument("--size", type=size_of, default=(224, 224), metavar="HxW")
-    parser.add_argument("--runs", type=int, default=2)
+    parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0)
     args = parser.parse_args()
     if args.threads:
@@ -195,25 +214,35 @@ def main() -> None:
         f"{args.model}, {args.size[0]}x{args.size[1]} (height x width), torch on {device}, {where}"
     )
     with torch.inference_mode():
-        rows = schedules(network, card.architecture, args.size, device, args.runs)
-        parts, frame_s = break_down(network, card.architecture, args.size, device, args.runs)
-    frame = rows["frame against a kept keyframe"]
-    print(f"\n{'':36}{'ms':>10}{'GFLOP':>10}{'time x':>9}{'FLOP x':>9}")
-    for name, (seconds, gflop) in rows.items():
-        ratios = f"{seconds / frame[0]:9.2f}{gflop / max(frame[1], 1e-9):9.2f}"
-        print(f"{name:36}{1000 * seconds:10.1f}{gflop:10.1f}{ratios}")
+        costs = schedules(network, card.architecture, args.size, device, args.runs)
+        parts = break_down(network, card.architecture, args.size, device, args.runs)
+    show_costs(costs)
+    show_parts(parts, costs[FRAME], network)
+
+
+def show_costs(costs: dict[str, Cost]) -> None:
+    frame = costs[FRAME]
+    print(
+        f"\n{'':36}{'wall ms':>10}{'CPU ms':>10}{'GFLOP':>10}{'wall x':>9}{'CPU x':>9}{'FLOP x':>9}"
+    )
+    for name, cost in costs.items():
+        ratios = [cost.wall_s / frame.wall_s, cost.cpu_s / frame.cpu_s, cost.gflop / frame.gflop]
+        print(
+            f"{name:36}{1000 * cost.wall_s:10.1f}{1000 * cost.cpu_s:10.1f}{cost.gflop:10.1f}"
+            + "".join(f"{ratio:9.2f}" for ratio in ratios)
+        )
+
+
+def show_parts(parts: list[Part], frame: Cost, network: nn.Module) -> None:
+    total_s = frame.wall_s if torch.cuda.is_available() else frame.cpu_s
     print(f"\nwhere a frame's time goes\n{'':24}{'ms':>10}{'share':>8}{'GFLOP':>10}{'M param':>10}")
-    seen_s = 0.0
-    for part in parts:
-        seen_s += part.seconds
-        share = 100 * part.seconds / frame_s
-        size = part.parameters / 1e6
-        gflop = part.flops / 1e9
-        print(f"{part.name:24}{1000 * part.seconds:10.1f}{share:7.1f}%{gflop:10.2f}{size:10.3f}")
-    rest = frame_s - seen_s
-    print(f"{'resizing and the rest':24}{1000 * rest:10.1f}{100 * rest / frame_s:7.1f}%")
-    count = np.sum([p.numel() for p in network.parameters()]) / 1e6
-    print(f"{'all':24}{1000 * frame_s:10.1f}{100.0:7.1f}%{frame[1]:10.2f}{count:10.3f}")
+    rows = [(p.name, p.seconds, p.flops / 1e9, p.parameters / 1e6) for p in parts]
+    rest_s = total_s - sum(part.seconds for part in parts)
+    everything = sum(p.numel() for p in network.parameters()) / 1e6
+    rows += [("resizing and the rest", rest_s, 0.0, 0.0), ("all", total_s, frame.gflop, everything)]
+    for name, seconds, gflop, size in rows:
+        share = 100 * seconds / total_s
+        print(f"{name:24}{1000 * seconds:10.1f}{share:7.1f}%{gflop:10.2f}{size:10.3f}")
 
 
 if __name__ == "__main__":

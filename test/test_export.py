@@ -20,6 +20,7 @@ from l2m_ros.runtime.model_card import InputSpec, ModelCard, load_card
 from l2m_ros.runtime.onnx_check import load_table, problems_of
 from l2m_ros.runtime.onnxruntime_backend import load
 from l2m_ros.runtime.preprocess import network_input
+from l2m_ros.runtime.tidy import tidy
 
 CARD = ModelCard(name="toy", architecture="toy", input=InputSpec(64, 64, multiple=8))
 
@@ -179,6 +180,29 @@ def test_checker_knows_grid_sample_and_resize():
     five = one_node("GridSample", (1, 1, 2, 2, 2), opset=20, extra=[grid], mode="linear")
     found = " ".join(problems_of(five))
     assert "5 dimensions" in found and "linear" in found
+
+
+def test_what_torch_writes_is_made_fit():
+    """A large identity (counters of 16 bits) and a clip of integers; the numbers stay."""
+    import onnxruntime as ort
+
+    class Odd(torch.nn.Module):
+        def forward(self, x):
+            index = (x[0, 0] * 9).long().clamp(2, 5)
+            return x @ torch.eye(x.shape[-1]), torch.arange(10.0)[index]
+
+    x = torch.rand(1, 3, 1200)
+    program = torch.onnx.export(
+        Odd(), (x,), input_names=["x"], opset_version=18, dynamo=True, verbose=False
+    )
+    model = program.model_proto
+    before = " ".join(problems_of(model))
+    assert "Equal" in before and "Clip" in before
+    tidy(model)
+    assert problems_of(model) == []
+    same, picked = ort.InferenceSession(model.SerializeToString()).run(None, {"x": x.numpy()})
+    assert np.allclose(same, x.numpy(), atol=1e-6)
+    assert np.array_equal(picked, np.clip((x[0, 0].numpy() * 9).astype(int), 2, 5))
 
 
 def test_checker_takes_another_table(tmp_path):

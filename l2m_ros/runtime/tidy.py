@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import onnx
-from onnx import helper
+from onnx import TensorProto, helper, numpy_helper
 
-from l2m_ros.runtime.onnx_graph import FLOAT, HALF, constants_to_initializers, value_types
+from l2m_ros.runtime.onnx_graph import (
+    FLOAT,
+    HALF,
+    array_of,
+    constants_to_initializers,
+    value_types,
+)
 
 
 def tidy(model: onnx.ModelProto) -> None:
@@ -13,6 +19,7 @@ def tidy(model: onnx.ModelProto) -> None:
     constants_to_initializers(model)
     _drop_unread_inputs(model)
     _make_constant_outputs_nodes(model)
+    _widen_integers(model)
     _spell_out_integer_clips(model)
     _forget_origin(model)
 
@@ -37,6 +44,14 @@ def _make_constant_outputs_nodes(model: onnx.ModelProto) -> None:
         for node in graph.node:
             node.input[:] = [tensor.name if name == output else name for name in node.input]
         graph.node.append(helper.make_node("Identity", [tensor.name], [output], output))
+
+
+def _widen_integers(model: onnx.ModelProto) -> None:
+    """torch.eye compares counters of 16 bits without sign, which TensorRT does not know."""
+    for tensor in model.graph.initializer:
+        if tensor.data_type in (TensorProto.UINT16, TensorProto.INT16, TensorProto.UINT32):
+            wide = numpy_helper.from_array(array_of(tensor).astype("int32"), tensor.name)
+            tensor.CopyFrom(wide)
 
 
 def _spell_out_integer_clips(model: onnx.ModelProto) -> None:
