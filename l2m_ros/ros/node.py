@@ -30,8 +30,9 @@ from l2m_ros.localization.tracker import Tracker
 from l2m_ros.ros import parameters
 from l2m_ros.ros.diagnostics import ERROR, OK, WARN, Health, diagnostic_array
 from l2m_ros.ros.loading import Interrupted, LogTap, made_in_thread, warm_up
+from l2m_ros.ros.plan import Plan
 from l2m_ros.ros.publishers import Publishers
-from l2m_ros.ros.session import Plan, Session
+from l2m_ros.ros.session import Session
 from l2m_ros.runtime.catalogue import load_matcher
 from l2m_ros.runtime.matcher import Matcher
 
