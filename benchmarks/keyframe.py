@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from l2m_ros.network.like_reference import ImageInputs, MatchOptions, match_pair
@@ -114,7 +115,8 @@ def take_turns(work: dict[str, Callable[[], object]], runs: int) -> dict[str, Co
     """Each in turn, over and over, so that a busy moment of the machine hits all alike."""
     costs = {name: Cost() for name in work}
     for name, run in work.items():
-        with FlopCounterMode(display=False) as counter:
+        counter = FlopCounterMode(display=False)
+        with sdpa_kernel(SDPBackend.MATH), counter:  # fused attention would go uncounted
             run()  # warms up as well
         costs[name].gflop = counter.get_total_flops() / 1e9
     for _ in range(runs):
@@ -181,7 +183,8 @@ def break_down(
     for seconds, part in zip(least, parts, strict=True):
         part.seconds = seconds
     counter = FlopCounterMode(display=False)
-    with counter, observed(parts, lambda: float(counter.get_total_flops()), "flops"):
+    count = sdpa_kernel(SDPBackend.MATH)
+    with count, counter, observed(parts, lambda: float(counter.get_total_flops()), "flops"):
         network.match(network.encode(a), kept)
     return parts
 
