@@ -8,6 +8,7 @@ from l2m_ros.geometry.ransac import POINTS_SAMPLE, Search, accidental, find_abso
 from l2m_ros.geometry.rays import Index, RayPairs
 from l2m_ros.geometry.refine import Fit, Terms, depth_terms, refine
 from l2m_ros.geometry.residuals import Noise, keyframe_depth_rows, query_depth_rows
+from l2m_ros.geometry.triangulation import epipolar_distance, plausible_depth
 from l2m_ros.types import FloatArray, Lost, LostReason
 
 WIDE = 4.0  # thresholds within which a match may still turn out to be an inlier
@@ -68,11 +69,13 @@ def with_rays(pairs: RayPairs, fit: Fit, search: Search, shift_sigma_m: float) -
     without = ~(np.isfinite(pairs.keyframe_m) | np.isfinite(pairs.query_m))
     if without.sum() < MIN_SHARE_WITHOUT_DEPTH * len(pairs):
         return fit
-    P = np.linalg.inv(fit.information[:6, :6])
-    t = fit.pose[:3, 3]
+    P, t = np.linalg.inv(fit.information[:6, :6]), fit.pose[:3, 3]
     if np.sqrt(np.linalg.eigvalsh(P[:3, :3])[-1]) * MIN_T_SIGMAS > np.linalg.norm(t):
         return fit
-    chosen = np.flatnonzero(without | (fit.weights > 1e-3))
+    inlier = fit.weights > 0.5
+    rays = without & plausible_depth(pairs, fit.pose, inlier, search.threshold)
+    rays &= epipolar_distance(pairs, fit.pose) < WIDE * search.threshold
+    chosen = np.flatnonzero(rays | (~without & (fit.weights > 1e-3)))
     joint = pairs.select(chosen)
     terms = depth_terms(joint, shift_sigma_m=shift_sigma_m, epipolar=True)
     both = refine(joint, fit.pose, terms, fit.noise)

@@ -32,9 +32,8 @@ MIN_PER_BLOCK = 1.5  # matches; below, a block size says nothing about correlati
 
 def pose_covariance(fit: Fit, query: FloatArray, scale_sigma: float) -> FloatArray:
     """6x6 about the keyframe's fixed axes; query (2, N) are the matches' rays."""
-    free = fit.free
-    P = np.zeros((7, 7))
-    P[np.ix_(free, free)] = np.linalg.inv(fit.information[np.ix_(free, free)])
+    free, P = np.ix_(fit.free, fit.free), np.zeros((7, 7))
+    P[free] = np.linalg.inv(fit.information[free])
     P = P[:6, :6] * inflation(fit, query)
     t = fit.pose[:3, 3]
     P[:3, :3] += scale_sigma**2 * np.outer(t, t)
@@ -47,8 +46,8 @@ def direction_covariance(fit: Fit, query: FloatArray, other: FloatArray | None) 
     A plane's second motion, if it is as likely, enters as the other half of a mixture.
     """
     basis = across_direction(fit.pose[:3, 3])
-    A = fit.information[:6, :6]
-    P = basis @ np.linalg.inv(basis.T @ A @ basis) @ basis.T * inflation(fit, query)
+    A = basis.T @ fit.information[:6, :6] @ basis
+    P = basis @ np.linalg.inv(A) @ basis.T * inflation(fit, query)
     if other is not None:
         apart = difference(other, fit.pose)
         P = P + np.outer(apart, apart)  # about the published one, so not a quarter of it
@@ -110,7 +109,7 @@ def _cells(query: FloatArray, inlier: Mask, blocks: int) -> Index:
 
 
 def across_direction(t: FloatArray) -> FloatArray:
-    """6x5: the parameters without the direction t."""
+    """(6, 5): the parameters without the direction t."""
     _, _, Vt = np.linalg.svd(t[None])
     basis = np.zeros((6, 5))
     basis[:3, :2] = Vt[1:].T

@@ -32,7 +32,8 @@ from l2m_ros.geometry.scale import (
     ScaleRequest,
     TranslationPrior,
 )
-from l2m_ros.geometry.two_view import TwoView, relative_pose, triangulated_depth
+from l2m_ros.geometry.triangulation import triangulated_depth
+from l2m_ros.geometry.two_view import TwoView, relative_pose
 from l2m_ros.types import (
     Camera,
     Correspondences,

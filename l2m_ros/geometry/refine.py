@@ -72,7 +72,6 @@ class Fit:
     noise: Noise
     noise_rows: float  # how many residuals the match noise was estimated from
     efficiency: float  # of the weights: covariance of the estimate over inverse information
-    cost: float
     shift_m: float
 
     def over(self, index: Index, n: int) -> Fit:
@@ -156,6 +155,12 @@ def _weights(rows: Rows) -> FloatArray:
     half = HALF_WEIGHT[rows.observed.astype(np.intp)]
     excess = np.minimum(rows.squared - half, 700.0)  # exp overflows beyond
     return np.asarray(1.0 / (1.0 + np.exp(0.5 * excess)))
+
+
+def robust_cost(rows: Rows) -> float:
+    """-2 log likelihood, up to a constant; comparable between poses at the same noise only."""
+    half = HALF_WEIGHT[rows.observed.astype(np.intp)]
+    return -2.0 * float(np.logaddexp(-0.5 * rows.squared, -0.5 * half).sum())
 
 
 def _normal_equations(
@@ -242,11 +247,9 @@ def _fit(
     A: FloatArray,
     noise: Noise,
 ) -> Fit:
-    weights, cost, noise_rows, efficiency = np.zeros(n), 0.0, 0.0, 0.0
+    weights, noise_rows, efficiency = np.zeros(n), 0.0, 0.0
     for group in groups:
         weights[group.index] = group.weights
-        half = HALF_WEIGHT[group.rows.observed.astype(np.intp)]
-        cost -= 2.0 * float(np.logaddexp(-0.5 * group.rows.squared, -0.5 * half).sum())
         seen = group.weights * _observed(group.rows) * group.rows.match_share
         noise_rows += float(seen.sum())
         efficiency += calibration(int(group.rows.observed.max()))[1] * group.weights.sum()
@@ -259,7 +262,6 @@ def _fit(
         noise=noise,
         noise_rows=noise_rows,
         efficiency=efficiency / max(float(weights.sum()), 1e-9),
-        cost=cost,
         shift_m=shift_m,
     )
 

@@ -124,7 +124,7 @@ def epipolar_rows(
     """Distance from the epipolar line; blind to the length of the translation."""
     t = T[:3, 3:4]
     v = T[:3, :3] @ homogeneous(pairs.query)  # (3, N)
-    line = _cross(t, v)
+    line = cross(t, v)
     k = homogeneous(pairs.keyframe)
     raw = (k * line).sum(axis=0)
     xx, xy, yy = noise.match * pairs.noise
@@ -134,8 +134,8 @@ def epipolar_rows(
     k[:2] -= to_line * (raw / variance)
     inverse_sigma = 1.0 / np.sqrt(variance)
     J = np.zeros((PARAMETERS, 1, len(pairs)))
-    J[0:3, 0] = _cross(k, v) * inverse_sigma
-    J[3:6, 0] = _cross(_cross(k, t), v) * inverse_sigma
+    J[0:3, 0] = cross(k, v) * inverse_sigma
+    J[3:6, 0] = cross(cross(k, t), v) * inverse_sigma
     ones = np.ones((1, len(pairs)))
     return Rows((raw * inverse_sigma)[None], J, np.eye(3), ones, ones[0])
 
@@ -272,7 +272,7 @@ def _positive(best_m: FloatArray, measured_m: FloatArray) -> FloatArray:
     return np.clip(best_m, 0.2 * measured_m, 5.0 * measured_m)
 
 
-def _cross(a: FloatArray, b: FloatArray) -> FloatArray:
+def cross(a: FloatArray, b: FloatArray) -> FloatArray:
     """a x b of (3, N) arrays; np.cross takes four times as long."""
     return np.stack(
         [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]]

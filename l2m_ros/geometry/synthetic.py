@@ -7,6 +7,7 @@ A smooth surface over the keyframe's image, seen from a second place. Noise is e
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -74,7 +75,7 @@ def trial(world: World, seed: int) -> Trial:
     seen_px[~inlier] = rng.uniform(0, 1, (int((~inlier).sum()), 2)) * (size - 1)
     seen_px = np.clip(seen_px, 0, size - 1.0)
     keyframe = _frame(world, keyframe_depth(world) if world.keyframe_depth else None, rng)
-    query = _frame(world, query_depth(world, T) if world.query_depth else None, rng)
+    query = _frame(world, query_depth(world) if world.query_depth else None, rng)
     matches = Correspondences(query_px, seen_px, np.ones(n))
     return Trial(matches, query, keyframe, T, inlier, keyframe_px, depth_m)
 
@@ -91,19 +92,21 @@ def surface_m(world: World, pixels: FloatArray) -> FloatArray:
     )
 
 
+@lru_cache(maxsize=8)
 def keyframe_depth(world: World) -> FloatArray:
     u, v = np.meshgrid(np.arange(world.camera.width), np.arange(world.camera.height))
     pixels = np.stack([u.ravel(), v.ravel()], axis=1).astype(np.float64)
     return surface_m(world, pixels).reshape(u.shape)
 
 
-def query_depth(world: World, T: FloatArray) -> FloatArray:
+@lru_cache(maxsize=8)
+def query_depth(world: World) -> FloatArray:
     """The same surface from the query: each ray is followed until it meets it."""
-    camera = world.camera
+    camera, T = world.camera, world.keyframe_from_camera
     u, v = np.meshgrid(np.arange(camera.width), np.arange(camera.height))
     ray = unproject(camera, np.stack([u.ravel(), v.ravel()], axis=1)) @ T[:3, :3].T
     z = np.full(len(ray), 3.0)
-    for _ in range(60):
+    for _ in range(40):
         X = z[:, None] * ray + T[:3, 3]
         # The surface is z = s(pixel): move along the ray by what is missing in depth.
         z = z + 0.7 * (surface_m(world, project(camera, X)) - X[:, 2]) / ray[:, 2]

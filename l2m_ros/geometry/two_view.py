@@ -24,13 +24,26 @@ from l2m_ros.geometry.ransac import (
     find_homography,
     find_relative,
 )
-from l2m_ros.geometry.rays import RayPairs, homogeneous
-from l2m_ros.geometry.refine import Fit, epipolar_terms, refine, rotation_terms
+from l2m_ros.geometry.rays import Index, RayPairs, homogeneous
+from l2m_ros.geometry.refine import (
+    HALF_WEIGHT,
+    Fit,
+    epipolar_terms,
+    refine,
+    robust_cost,
+    rotation_terms,
+)
 from l2m_ros.geometry.residuals import Noise, epipolar_rows, infinity_rows
+from l2m_ros.geometry.triangulation import (
+    epipolar_distance,
+    plausible_depth,
+    triangulated_depth,
+)
 from l2m_ros.types import FloatArray, Lost, LostReason
 
 HOMOGRAPHY_MATCHES = 300  # drawn among the inliers: plenty for 8 parameters
 SAME_COST = 12.0  # two motions whose -2 log likelihoods differ by less cannot be told apart
+SAME_MOTION = 0.02  # radians, or of the unit translation: nearer ones are one motion
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,20 +60,35 @@ def relative_pose(
     pairs: RayPairs, search: Search, *, image_width: float, min_parallax: float
 ) -> TwoView | Lost:
     """image_width and min_parallax in normalised units."""
-    T = find_relative(pairs, search)
-    near = np.flatnonzero(_epipolar_distance(pairs, T) < WIDE * search.threshold)
-    if len(near) <= RAYS_SAMPLE:
-        return _too_few(len(near), len(pairs))
+    first = _fitted(pairs, find_relative(pairs, search), search)
+    if isinstance(first, Lost):
+        return first
+    # Which matches are plausible is clearer after the first refinement.
+    second = _fitted(pairs, first[0].pose, search)
+    if isinstance(second, Lost):
+        return second
+    fit, near = second
     chosen = pairs.select(near)
-    fit = refine(chosen, T, epipolar_terms(chosen), _first_noise(chosen, T))
-    if fit is None:
-        return Lost(LostReason.DEGENERATE, "the matches do not determine a relative pose")
     inliers = int((fit.weights > 0.5).sum())
     probability = 2 * search.threshold / image_width
     if accidental(inliers, len(pairs), sample=RAYS_SAMPLE, probability=probability):
         return _too_few(inliers, len(pairs))
     view = _named(chosen, fit, search, min_parallax)
     return replace(view, fit=view.fit.over(near, len(pairs)))
+
+
+def _fitted(pairs: RayPairs, T: FloatArray, search: Search) -> tuple[Fit, Index] | Lost:
+    """The pose refined over the matches that may belong to it, and which these are."""
+    distance = epipolar_distance(pairs, T)
+    plausible = plausible_depth(pairs, T, distance < search.threshold, search.threshold)
+    near = np.flatnonzero((distance < WIDE * search.threshold) & plausible)
+    if len(near) <= RAYS_SAMPLE:
+        return _too_few(len(near), len(pairs))
+    chosen = pairs.select(near)
+    fit = refine(chosen, T, epipolar_terms(chosen), _first_noise(chosen, T))
+    if fit is None:
+        return Lost(LostReason.DEGENERATE, "the matches do not determine a relative pose")
+    return _forward(chosen, fit), near
 
 
 def _named(pairs: RayPairs, fit: Fit, search: Search, min_parallax: float) -> TwoView:
@@ -121,20 +149,20 @@ def _planar(pairs: RayPairs, view: TwoView, H: FloatArray) -> TwoView:
         found = refine(pairs, T, epipolar_terms(pairs), view.fit.noise)
         if found is not None:
             candidates.append(_forward(pairs, found))
-    candidates.sort(key=lambda fit: fit.cost + 2.0 * _behind(pairs, fit))
-    best = candidates[0]
-    bound = best.cost + 2.0 * _behind(pairs, best) + SAME_COST
-    for fit in candidates[1:]:
-        apart = np.linalg.norm(se3.difference(fit.pose, best.pose))
-        if fit.cost + 2.0 * _behind(pairs, fit) < bound and apart > 0.02:
+    ranked = sorted(candidates, key=lambda fit: _cost(pairs, fit, view.fit.noise))
+    best, bound = ranked[0], _cost(pairs, ranked[0], view.fit.noise) + SAME_COST
+    for fit in ranked[1:]:
+        apart = float(np.linalg.norm(se3.difference(fit.pose, best.pose)))
+        if apart > SAME_MOTION and _cost(pairs, fit, view.fit.noise) < bound:
             return replace(view, fit=best, other=fit.pose)
     return replace(view, fit=best)
 
 
-def _behind(pairs: RayPairs, fit: Fit) -> float:
-    """Inliers whose point would lie behind a camera; each costs as much as an outlier."""
-    z = triangulated_depth(pairs, fit.pose)
-    return float((fit.weights * (z < 0)).sum())
+def _cost(pairs: RayPairs, fit: Fit, noise: Noise) -> float:
+    """-2 log likelihood; an inlier whose point would lie behind a camera costs like an outlier."""
+    behind = float((fit.weights * (triangulated_depth(pairs, fit.pose) < 0)).sum())
+    rows = epipolar_rows(pairs, fit.pose, None, noise, 0.0)
+    return robust_cost(rows) + float(HALF_WEIGHT[1]) * behind
 
 
 def _forward(pairs: RayPairs, fit: Fit) -> Fit:
@@ -145,16 +173,6 @@ def _forward(pairs: RayPairs, fit: Fit) -> Fit:
     pose = fit.pose.copy()
     pose[:3, 3] *= -1
     return replace(fit, pose=pose)
-
-
-def triangulated_depth(pairs: RayPairs, T: FloatArray) -> FloatArray:
-    """(N,) depth in the keyframe, in units of |t|, where the rays pass each other nearest."""
-    k, v = homogeneous(pairs.keyframe), T[:3, :3] @ homogeneous(pairs.query)
-    t = T[:3, 3:4]
-    kk, vv, kv = (k * k).sum(0), (v * v).sum(0), (k * v).sum(0)
-    kt, vt = (k * t).sum(0), (v * t).sum(0)
-    det = np.maximum(kk * vv - kv * kv, 1e-12)
-    return np.asarray((vv * kt - kv * vt) / det)
 
 
 def _parallax(pairs: RayPairs, turned: FloatArray, noise: Noise) -> float:
@@ -170,13 +188,6 @@ def _transfer_squared(pairs: RayPairs, H: FloatArray, noise: Noise) -> FloatArra
     du, dv = pairs.keyframe - moved[:2] / moved[2]
     xx, xy, yy = noise.match * pairs.noise
     return np.asarray((yy * du * du - 2 * xy * du * dv + xx * dv * dv) / (xx * yy - xy * xy))
-
-
-def _epipolar_distance(pairs: RayPairs, T: FloatArray) -> FloatArray:
-    """(N,) normalised units, in the keyframe."""
-    line = se3.skew(T[:3, 3]) @ T[:3, :3] @ homogeneous(pairs.query)
-    raw = (homogeneous(pairs.keyframe) * line).sum(axis=0)
-    return np.asarray(np.abs(raw) / np.hypot(line[0], line[1]))
 
 
 def _first_noise(pairs: RayPairs, T: FloatArray) -> Noise:
