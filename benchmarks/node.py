@@ -98,11 +98,13 @@ class Bench:
         self._driver.create_subscription(DiagnosticArray, "/diagnostics", self._on_status, 10)
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self._driver)
-        threading.Thread(target=self._spin, daemon=True).start()
+        self._spinning = threading.Thread(target=self._spin)
+        self._ending = False
+        self._spinning.start()
         self._process = self._start()
 
     def _spin(self) -> None:
-        while rclpy.ok():
+        while not self._ending:
             self._executor.spin_once(timeout_sec=0.1)
 
     def _start(self) -> subprocess.Popen:
@@ -143,6 +145,8 @@ class Bench:
     def close(self) -> None:
         self._process.terminate()
         self._process.wait(10)
+        self._ending = True
+        self._spinning.join()
         self._driver.destroy_node()
         rclpy.try_shutdown()
 

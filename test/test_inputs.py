@@ -13,7 +13,7 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from l2m_ros.localization.keyframes import OdometrySample
 from l2m_ros.ros import messages as m
-from l2m_ros.ros.inputs import InputOptions, Inputs, OdometryBuffer
+from l2m_ros.ros.inputs import PATIENCE, InputOptions, Inputs, OdometryBuffer
 from l2m_ros.ros.messages import header, stamp_ns
 from l2m_ros.ros.stamps import STRAGGLERS, TAKE_OVER, StampGuard, Verdict
 from l2m_ros.ros.synchroniser import (
@@ -183,9 +183,15 @@ def test_the_first_camera_is_kept_until_it_is_gone():
 def test_a_bundle_needs_camera_info_and_says_so():
     inputs = Inputs(InputOptions())
     assert inputs.add("image", stamped(S), 0.0) == []
+    assert inputs.missing() == {}  # it may be on its way
+    for second in range(2, 2 + PATIENCE):
+        inputs.add("image", stamped(second * S), 0.0)
     assert "camera_info" in inputs.missing()["camera_info"]
     (bundle,) = inputs.add("camera_info", stamped(S, CameraInfo), 0.0)
-    assert bundle.stamp_ns == S and set(bundle.messages) == {"image", "camera_info"}
+    assert bundle.stamp_ns == (1 + PATIENCE) * S and set(bundle.messages) == {
+        "image",
+        "camera_info",
+    }
     assert inputs.missing() == {}
 
 
@@ -201,10 +207,12 @@ def test_without_camera_info_only_the_newest_image_waits_unless_lossless():
 def test_late_and_missing_depth_is_named():
     inputs = Inputs(InputOptions(depth=True, slop_ns=20 * MS))
     inputs.add("camera_info", stamped(S, CameraInfo), 0.0)
-    inputs.add("image", stamped(S), 0.0)
+    for earlier in range(PATIENCE, -1, -1):
+        inputs.add("image", stamped(S - earlier * 100 * MS), 0.0)
     assert "no depth received" in inputs.missing()["depth"]
-    inputs.add("depth", stamped(S - 300 * MS), 0.0)
-    assert "+0.300 s" in inputs.missing()["depth"] and "slop_s" in inputs.missing()["depth"]
+    inputs.add("depth", stamped(S - 350 * MS), 0.0)
+    inputs.add("depth", stamped(S - 300 * MS - 25 * MS), 0.0)
+    assert "+0.325 s" in inputs.missing()["depth"] and "slop_s" in inputs.missing()["depth"]
     (bundle,) = inputs.add("depth", stamped(S + 5 * MS), 0.0)
     assert "depth" in bundle.messages and inputs.missing() == {}
 
@@ -254,8 +262,12 @@ def test_odometry_that_jumps_back_starts_anew():
 def test_lossless_waits_for_odometry_around_the_image():
     inputs = Inputs(InputOptions(odom=True, lossless=True))
     inputs.add("camera_info", stamped(S, CameraInfo), 0.0)
-    inputs.add("image", stamped(S), 0.0)
+    for later in range(PATIENCE):
+        inputs.add("image", stamped(S + later), 0.0)
     pose = [np.eye(4), np.eye(6)]
     assert inputs.add("odom", m.odometry_message(*pose, header(S - MS, "o"), "b"), 0.0) == []
     assert "queue: all" in inputs.missing()["odom"]
-    assert len(inputs.add("odom", m.odometry_message(*pose, header(S + MS, "o"), "b"), 0.0)) == 1
+    assert (
+        len(inputs.add("odom", m.odometry_message(*pose, header(S + MS, "o"), "b"), 0.0))
+        == PATIENCE
+    )

@@ -27,6 +27,7 @@ RIGHT, RIGHT_INFO, ODOM = "right/image", "right/camera_info", "odom"
 TOPICS = (IMAGE, CAMERA_INFO, DEPTH, RIGHT, RIGHT_INFO, ODOM)
 NEAREST_ODOM_NS = 50_000_000  # an odometry this close stands in where none brackets the image
 ODOM_KEPT = 2000  # 10 s at 200 Hz
+PATIENCE = 3  # images without a complete set before it is said what they wait for
 
 Note = Callable[[str, "str | None"], None]  # (key, words or None = good again)
 
@@ -69,6 +70,7 @@ class Inputs:
         self._received_s: dict[int, float] = {}
         self._pending: deque[MessageSet] = deque()
         self._resets: set[int] = set()
+        self._unmatched = 0  # images since the last bundle
         self._newest_ns: dict[str, int] = {}
         self._connect()
 
@@ -93,6 +95,7 @@ class Inputs:
             return []
         if topic == IMAGE and not self._admit(message, received_s):
             return []
+        self._unmatched += topic == IMAGE
         self._newest_ns[topic] = stamp_ns(message)
         self._pending.extend(self._joint.add(topic, message))
         return self._release()
@@ -124,6 +127,7 @@ class Inputs:
             reset = bool(self._resets)
             self._resets.clear()
             received_s = self._received_s.pop(stamp, 0.0)
+            self._unmatched = 0
             bundles.append(Bundle(stamp, messages | self._infos, received_s, reset))
         if not self.options.lossless:
             while len(self._pending) > 1:  # only the newest is of use once camera_info comes
@@ -140,7 +144,7 @@ class Inputs:
 
     def missing(self) -> dict[str, str]:
         """What frames wait for, in words, by topic."""
-        if IMAGE not in self._newest_ns:
+        if self._unmatched < PATIENCE:
             return {}
         o, words = self.options, {}
         if CAMERA_INFO not in self._infos:

@@ -25,7 +25,7 @@ from l2m_ros.ros.messages import (
     odometry_message,
     pose_message,
 )
-from l2m_ros.ros.picture import Caption, draw_matches
+from l2m_ros.ros.picture import Caption, tracking_picture
 from l2m_ros.types import ByteArray, Correspondences, DenseMatch, FloatArray, MetricPose
 
 
@@ -172,7 +172,7 @@ def matches_picture(moment: Moment) -> ByteArray | None:
         rate_hz=moment.rate_hz,
         scale=found.scale_source if found else "no pose",
     )
-    return draw_matches(
+    return tracking_picture(
         result.frame.rgb,
         result.keyframe.frame.rgb,
         result.correspondences or Correspondences.empty(),
