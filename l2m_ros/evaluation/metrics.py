@@ -134,7 +134,7 @@ def visible_on(px: FloatArray, size: Size) -> npt.NDArray[np.bool_]:
 
 def match_errors_px(keyframe_px: FloatArray, truth_px: FloatArray) -> FloatArray:
     """(N,) distances in b; infinite where the point is not to be seen in b, NaN where unknown."""
-    impossible = np.isinf(truth_px).any(axis=1)
+    impossible = np.asarray(np.isinf(truth_px)).any(axis=1)
     finite = np.where(impossible[:, None], 0.0, truth_px)
     return np.where(impossible, np.inf, np.linalg.norm(keyframe_px - finite, axis=1))
 

@@ -34,7 +34,7 @@ def recall_figure(scene: Scene, results: Results) -> Figure:
         within = errors[errors <= limit]
         x = np.concatenate([[0.0], within, [limit]])
         y = 100.0 * np.concatenate([np.arange(len(within) + 1), [len(within)]]) / len(errors)
-        axes.step(x, y, where="post", color=colour, lw=1.8, label=matcher)
+        axes.plot(x, y, color=colour, lw=1.8, label=matcher)
     axes.set(xlim=(0, limit), ylim=(0, 101), xlabel=label, ylabel="pairs [%]")
     axes.set_title(f"{scene.name}: {len(scene.pairs)} pairs", fontsize=11)
     axes.legend(frameon=False, loc="best")

@@ -50,18 +50,20 @@ def essential(pairs: Correspondences, query: Frame, keyframe: Frame, seed: int) 
 
 
 def magsac(pairs: Correspondences, query: Frame, keyframe: Frame, seed: int) -> Outcome:
+    """OpenCV draws the same samples every time, whatever the seed."""
     if len(pairs) < FEWEST:
         return _too_few(pairs)
-    a = unproject(query.camera, pairs.query_px)[:, :2]
-    b = unproject(keyframe.camera, pairs.keyframe_px)[:, :2]
+    # OpenCV knows one camera: both images are brought to a common focal length in pixels.
     focal = np.mean([query.camera.K[0, 0], keyframe.camera.K[0, 0]])
-    cv2.setRNGSeed(seed)
+    K = np.diag([focal, focal, 1.0])
+    a = focal * unproject(query.camera, pairs.query_px)[:, :2]
+    b = focal * unproject(keyframe.camera, pairs.keyframe_px)[:, :2]
     E, mask = cv2.findEssentialMat(
-        a, b, np.eye(3), method=cv2.USAC_MAGSAC, prob=0.9999, threshold=THRESHOLD_PX / focal
+        a, b, K, method=cv2.USAC_MAGSAC, prob=0.9999, threshold=THRESHOLD_PX, maxIters=10_000
     )
     if E is None or E.shape != (3, 3):
         return Lost(LostReason.DEGENERATE, "OpenCV found no essential matrix")
-    _, R, t, _ = cv2.recoverPose(E, a, b, np.eye(3), mask=mask.copy())
+    _, R, t, _ = cv2.recoverPose(E, a, b, K, mask=mask.copy())
     return _relative(R, t.ravel(), mask.ravel().astype(bool))
 
 
