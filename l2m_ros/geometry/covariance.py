@@ -9,8 +9,10 @@
     u  the scale's relative uncertainty, common to all depths: along t, whatever the matches say
 
 The effective number is measured, not assumed. Residuals are summed over blocks of the image:
-independent ones give sums whose squares equal the sum of squares, correlated ones give more. The
-blocks grow until they hold the correlation; the largest significant ratio is k.
+independent ones give sums whose squares equal the sum of squares, correlated ones give more. A
+block of side L misses what is correlated across its border, a share that falls as 1 / L along each
+axis; two sizes extrapolate it away: sqrt k = 2 sqrt k(2 L) - sqrt k(L). The largest one that is
+significant counts.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from l2m_ros.types import FloatArray
 
 Mask = npt.NDArray[np.bool_]
 
-BLOCKS = (24, 12, 6)  # blocks across the matched area
+BLOCKS = (24, 12, 6, 3)  # blocks across the matched area
 SIGNIFICANT = 3.0  # standard deviations above 1 before a ratio is believed
 MIN_PER_BLOCK = 1.5  # matches; below, a block size says nothing about correlation
 
@@ -71,8 +73,9 @@ def effective_share(fit: Fit, query: FloatArray) -> float:
     cell = _cells(query, fit.weights > 0.5, BLOCKS[0])
     of_each = sum(float((error * error).sum()) for _, error in fit.errors)
     sums = [_block_sums(cell[index], error) for index, error in fit.errors]
-    ratio = max(_block_ratio(sums, of_each, blocks, len(fit.free)) for blocks in BLOCKS)
-    return 1.0 / ratio
+    roots = np.sqrt([_block_ratio(sums, of_each, blocks, len(fit.free)) for blocks in BLOCKS])
+    whole = np.where(roots[1:] > 1.0, 2.0 * roots[1:] - roots[:-1], 1.0)
+    return float(1.0 / max(roots.max(), whole.max()) ** 2)
 
 
 def _block_sums(cell: Index, error: FloatArray) -> FloatArray:

@@ -31,7 +31,8 @@ class DepthNoise:
     proportional: float = 0.0
 
     def __post_init__(self) -> None:
-        if not min(self.constant_m, self.quadratic_per_m, self.proportional) >= 0:
+        parts = (self.constant_m, self.quadratic_per_m, self.proportional)
+        if not all(part >= 0 for part in parts):  # NaN is not
             raise InvalidInput(f"depth noise must not be negative, got {self}")
 
     def sigma_m(self, depth_m: FloatArray) -> FloatArray:
