@@ -10,13 +10,14 @@ import rclpy.clock
 from rclpy.lifecycle import LifecycleNode
 
 from l2m_ros.ros.diagnostics import ERROR, Health
-from l2m_ros.ros.inputs import CAMERA_INFO, DEPTH, IMAGE, ODOM, RIGHT, Inputs
+from l2m_ros.ros.inputs import CAMERA_INFO, DEPTH, IMAGE, ODOM, RIGHT, TOPICS, Inputs
 from l2m_ros.ros.plan import OPTIONAL, Plan
 from l2m_ros.ros.subscriptions import LOSS_REMEDY, Subscriptions
 from l2m_ros.ros.worker import Worker
 
-REVIEW_S = 0.1  # while an input is missing; afterwards every REVIEWS_CALM of them
-REVIEWS_CALM = 10
+REVIEW_S = 0.1  # while an input is missing, and while topics of one driver are being discovered
+REVIEWS_CALM = 10  # afterwards every so many of them
+REVIEWS_EAGER = 20  # after a publisher came or went: its other topics follow
 BACKLOG_TOLD = 100  # bundles waiting in a lossless queue before it is said
 LOSS_TOLD_S = 10.0  # so long after the last loss it is still told
 
@@ -37,7 +38,8 @@ class InputWatch:
         self._worker, self._health, self.plan = worker, health, plan
         self.image_s = time.monotonic()  # when the last image came
         self._clock_ns = -1
-        self._reviews = 0
+        self._reviews = self._changed = 0
+        self._known: list[list[str]] = []
         self._lost_before = 0
         self._lost_s = float("-inf")
         steady = rclpy.clock.Clock(clock_type=rclpy.clock.ClockType.STEADY_TIME)
@@ -49,9 +51,13 @@ class InputWatch:
     def _review(self) -> None:
         self._reviews += 1
         complete = all(self._subscriptions.publishers(key) for key in (IMAGE, CAMERA_INFO))
-        if complete and self._reviews % REVIEWS_CALM:
+        settled = self._reviews - self._changed > REVIEWS_EAGER
+        if complete and settled and self._reviews % REVIEWS_CALM:
             return
         self._subscriptions.review()
+        known = [self._subscriptions.publishers(key) for key in TOPICS]
+        if known != self._known:
+            self._known, self._changed = known, self._reviews
         self._adapt()
         self._tell_missing()
         self._tell_sources()
