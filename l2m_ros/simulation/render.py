@@ -26,9 +26,10 @@ from l2m_ros.types import ByteArray, Camera, FloatArray
 # Where along the footprint, in quarters of it. The coarser of the two levels of a trilinear
 # lookup has texels twice as long, so that half as many taps cover it.
 TAPS = {1: (0.0,), 2: (-1.0, 1.0), 4: (-1.5, 0.5, -0.5, 1.5)}
+BLOCK = 32 * 1024  # rays shaded at once: their thirty arrays stay in the cache (27 for 43 ms)
 # Sub-pixel places of the extra rays where two surfaces meet.
-EDGE_SAMPLES_PX = ((-0.33, -0.17), (0.33, -0.25), (0.0, 0.38))
-EDGE_CONTRAST = 14  # of 255: below it a jagged border is not seen
+EDGE_SAMPLES_PX = ((-0.35, -0.2), (0.3, 0.38))
+EDGE_CONTRAST = 28  # of 255: a jagged border of less contrast is hardly seen
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,12 +64,13 @@ def _smooth_silhouettes(shader: _Shader, rgb: ByteArray, hit: Indices, optics: P
     chosen = np.flatnonzero(_borders(facet, rgb.reshape(*hit.shape, 3)).ravel() & optics.valid)
     if not len(chosen):
         return
-    rays, pitch = optics.rays32.reshape(-1, 3)[chosen], optics.pitch.reshape(-1, 2)[chosen]
-    total = rgb[chosen].astype(np.uint16)
-    for dx, dy in EDGE_SAMPLES_PX:
-        shifted = rays.copy()
-        shifted[:, :2] += pitch * np.array([dx, dy], np.float32)
-        total += shader.colours(shader.view.first_hit(shifted), shifted, pitch, taps=1)
+    pitch = optics.pitch.reshape(-1, 2)[chosen]
+    rays = np.repeat(optics.rays32.reshape(-1, 3)[chosen, None], len(EDGE_SAMPLES_PX), axis=1)
+    rays[..., :2] += pitch[:, None] * np.array(EDGE_SAMPLES_PX, np.float32)
+    rays = rays.reshape(-1, 3)  # the samples of a pixel together, for they meet the same
+    pitches = np.repeat(pitch, len(EDGE_SAMPLES_PX), axis=0)
+    around = shader.colours(shader.view.first_hit(rays), rays, pitches, taps=1)
+    total = around.reshape(len(chosen), -1, 3).sum(axis=1, dtype=np.uint16) + rgb[chosen]
     rgb[chosen] = total // (1 + len(EDGE_SAMPLES_PX))
 
 
@@ -104,10 +106,15 @@ class _Shader:
 
     def colours(self, hit: Indices, rays: FloatArray, pitch: FloatArray, taps: int) -> ByteArray:
         """(N, 3) for (N,) triangles met by (N, 3) rays; pitch (N, 2) = size of a pixel at z = 1."""
+        blocks = [slice(at, at + BLOCK) for at in range(0, len(hit), BLOCK)]
+        parts = [self._block(hit[block], rays[block], pitch[block], taps) for block in blocks]
+        return np.concatenate(parts)
+
+    def _block(self, hit: Indices, rays: FloatArray, pitch: FloatArray, taps: int) -> ByteArray:
         index = hit.astype(np.intp)
         u, v, major, level = self._footprint(index, rays, pitch, taps)
         whole = np.clip(level.astype(np.int32), 0, LEVELS - 2)
-        blend = np.clip(level - whole, 0.0, 1.0)
+        blend = np.clip(level - whole.astype(np.float32), 0.0, 1.0)
         place = np.take(self.first_level, index, mode="wrap") + whole
         fine = self._sampled(place, u, v, major, TAPS[taps])
         coarse = self._sampled(place + 1, u, v, major, TAPS[max(taps // 2, 1)])
@@ -186,6 +193,8 @@ class _Shader:
 def _as_rows(values: FloatArray) -> FloatArray:
     """(N,) as an image of 1024 columns, padded by zeros: cv2 takes sides below 32768."""
     rows = -(-len(values) // 1024)
+    if rows * 1024 == len(values):
+        return values.astype(np.float32, copy=False).reshape(rows, 1024)
     padded = np.zeros(rows * 1024, np.float32)
     padded[: len(values)] = values
     return padded.reshape(rows, 1024)
