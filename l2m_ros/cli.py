@@ -103,12 +103,17 @@ def _one_line(error: BaseException) -> str:
 # The extra of this package that brings each optional import.
 EXTRAS = {
     "torch": "torch",
-    "onnx": "onnx",
+    "onnx": "train",
     "onnxruntime": "onnx",
     "safetensors": "torch",
     "rclpy": "ros",
     "matplotlib": "view",
     "rerun": "view",
+    "embreex": "view",
+    "rosbags": "view",
+    "yaml": "onnx",
+    "onnxscript": "train",
+    "tensorboard": "train",
 }
 
 
