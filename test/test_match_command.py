@@ -15,6 +15,7 @@ from l2m_ros.runtime.images import read_depth, read_rgb, write_rgb
 
 
 def l2m(capsys, *words):
+    capsys.readouterr()  # what a fixture said
     try:
         code = cli.main([str(word) for word in words])
     except SystemExit as stop:
@@ -190,3 +191,56 @@ def test_engine_info_lists_and_names_the_damaged(capsys, tmp_path):
     assert "checksum differs" in engines[0]["damaged"] and engines[1]["gpu"] == "Orin"
     code, _, err = l2m(capsys, "engine", "info", tmp_path / "cut.engine")
     assert code == 2 and len(err.strip().splitlines()) == 1
+
+
+def test_like_reference_is_the_published_schedule(capsys, pair, tmp_path):
+    """Thin L2M: the command gives the matches that match() and sample() of the schedule give."""
+    import torch
+    from safetensors.torch import save_file
+
+    from l2m_ros.network import l2m as architecture
+    from l2m_ros.network.like_reference import MatchOptions, match_images
+    from l2m_ros.network.named_weights import fill
+    from l2m_ros.network.registry import build
+    from l2m_ros.network.sampling import sample_matches
+    from l2m_ros.runtime.model_card import InputSpec, ModelCard, ModelFile, write_card
+    from l2m_ros.runtime.preprocess import bicubic_like_pil
+
+    network = fill(build("l2m", **architecture.TINY))
+    save_file(network.state_dict(), tmp_path / "w.safetensors")
+    card = ModelCard(
+        name="thin", architecture="l2m", input=InputSpec(112, 112, 14), config=architecture.TINY,
+        files={"weights": ModelFile("w.safetensors")},
+    )  # fmt: skip
+    write_card(card, tmp_path / "card.yaml")
+    images = [read_rgb(path) for path in pair]
+    for symmetric, extra in ((True, ()), (False, ("--one-direction",))):
+        code, text, _ = l2m(
+            capsys, "match", *pair, "--model", tmp_path, "--like-reference", "--size", "56x42",
+            "--fine-size", "64x48", "--seed", 3, "--out", tmp_path / "o", "--json", *extra,
+        )  # fmt: skip
+        options = MatchOptions(coarse=(42, 56), fine=(48, 64), symmetric=symmetric)
+        warp, certainty = match_images(network, *images, options, bicubic_like_pil)
+        drawn, _ = sample_matches(warp, certainty, generator=torch.Generator().manual_seed(3))
+        report = json.loads(text)
+        assert code == 0 and report["matches"] == len(drawn) > 100
+        first = certainty[:, :64]
+        assert abs(report["certain_share"] - float((first > 0.5).float().mean())) < 1e-4
+
+
+def test_both_directions_are_split_where_they_join():
+    from l2m_ros.commands.match import _from_normalised
+
+    x = (np.arange(8) * 2 + 1) / 8 - 1
+    y = (np.arange(4) * 2 + 1) / 4 - 1
+    grid = np.dstack(np.meshgrid(x, y)).astype(np.float32)
+    for halves in (1, 2):
+        warp = np.concatenate([np.dstack([grid, grid * 0.5])] * halves, axis=1)
+        drawn = np.float32([[-1, -1, 1, 1]])
+        dense, pairs = _from_normalised(
+            warp, np.ones(warp.shape[:2], np.float32), drawn, np.ones(1), (80, 40), (160, 80)
+        )
+        assert dense.certainty.shape == (4, 8)
+        assert np.allclose(pairs.query_px, [[-0.5, -0.5]])
+        assert np.allclose(pairs.keyframe_px, [[159.5, 79.5]])
+        assert np.allclose(dense.warp_px[0, 0], (grid[0, 0] * 0.5 + 1) / 2 * [160, 80] - 0.5)
