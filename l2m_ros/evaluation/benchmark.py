@@ -27,7 +27,6 @@ from l2m_ros.types import (
     FloatArray,
     Lost,
     LostReason,
-    MetricPose,
     Reference,
     RelativePose,
 )
@@ -200,10 +199,10 @@ def judged(pair: Pair, pairs: Correspondences, outcome: Outcome) -> PairResult:
 def with_metric(result: PairResult, outcome: Outcome) -> PairResult:
     """The errors in metres, where the scene has depth."""
     truth = result.pair.b_from_a
-    if truth is None or not isinstance(outcome, MetricPose):
-        unscaled = isinstance(outcome, RelativePose)
-        reason = LostReason.NO_SCALE if unscaled else getattr(outcome, "reason", None)
-        return replace(result, metric_lost=reason.value if reason else "")
+    if isinstance(outcome, Lost):
+        return replace(result, metric_lost=outcome.reason.value)
+    if truth is None or isinstance(outcome, RelativePose):
+        return replace(result, metric_lost=LostReason.NO_SCALE.value)
     T = outcome.keyframe_from_camera
     error = MetricError(
         translation_m=float(np.linalg.norm(T[:3, 3] - truth[:3, 3])),

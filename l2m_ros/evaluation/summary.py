@@ -119,6 +119,8 @@ def _number(value: Any, digits: int) -> str:
 _COMMON = {
     "matches": _path("matches", digits=0),
     "right within 1/3/5 px, %": _path("precision"),
+    "whole warp: median px": _path("warp", "median_px", digits=2),
+    "within 5 px, %": _path("warp", "within_percent", "5"),
     "ms encode/reference/match/pose": _stages,
 }
 _POSE_COLUMNS = {
@@ -156,10 +158,10 @@ def _warp(results: Sequence[PairResult]) -> dict[str, Any] | None:
     errors = np.concatenate(known) if known else np.zeros(0)
     if not len(errors):
         return None
-    within = metrics.precision_percent(errors, MATCH_PX)
+    within = [100.0 * float((errors <= limit).mean()) for limit in MATCH_PX]
     return {
         "median_px": _finite(np.median(errors)),
-        "within_percent": _named(MATCH_PX, within or []),
+        "within_percent": _named(MATCH_PX, within),
     }
 
 
