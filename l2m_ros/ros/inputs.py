@@ -27,7 +27,10 @@ RIGHT, RIGHT_INFO, ODOM = "right/image", "right/camera_info", "odom"
 TOPICS = (IMAGE, CAMERA_INFO, DEPTH, RIGHT, RIGHT_INFO, ODOM)
 NEAREST_ODOM_NS = 50_000_000  # an odometry this close stands in where none brackets the image
 ODOM_KEPT = 2000  # 10 s at 200 Hz
-PATIENCE = 3  # images without a complete set before it is said what they wait for
+# So many images, and so long by their stamps, without a complete set before it is said what they
+# wait for: on a busy machine messages of one moment arrive up to 0.4 s apart.
+PATIENCE = 3
+PATIENCE_NS = 1_000_000_000
 
 Note = Callable[[str, "str | None"], None]  # (key, words or None = good again)
 
@@ -71,6 +74,7 @@ class Inputs:
         self._pending: deque[MessageSet] = deque()
         self._resets: set[int] = set()
         self._unmatched = 0  # images since the last bundle
+        self._matched_ns = 0  # stamp of the last bundle, or of the first image
         self._newest_ns: dict[str, int] = {}
         self._connect()
 
@@ -95,8 +99,10 @@ class Inputs:
             return []
         if topic == IMAGE and not self._admit(message, received_s):
             return []
-        self._unmatched += topic == IMAGE
-        self._newest_ns[topic] = stamp_ns(message)
+        stamp = self._newest_ns[topic] = stamp_ns(message)
+        if topic == IMAGE:
+            self._unmatched += 1
+            self._matched_ns = self._matched_ns or stamp
         self._pending.extend(self._joint.add(topic, message))
         return self._release()
 
@@ -112,6 +118,7 @@ class Inputs:
             self.odometry.forget(stamp)
             self._pending.clear()
             self._received_s.clear()
+            self._matched_ns = stamp
             self._resets = {stamp}
         self._received_s[stamp] = received_s
         if len(self._received_s) > 2000:
@@ -127,7 +134,7 @@ class Inputs:
             reset = bool(self._resets)
             self._resets.clear()
             received_s = self._received_s.pop(stamp, 0.0)
-            self._unmatched = 0
+            self._unmatched, self._matched_ns = 0, stamp
             bundles.append(Bundle(stamp, messages | self._infos, received_s, reset))
         if not self.options.lossless:
             while len(self._pending) > 1:  # only the newest is of use once camera_info comes
@@ -144,7 +151,8 @@ class Inputs:
 
     def missing(self) -> dict[str, str]:
         """What frames wait for, in words, by topic."""
-        if self._unmatched < PATIENCE:
+        waited_ns = self._newest_ns.get(IMAGE, 0) - self._matched_ns
+        if self._unmatched < PATIENCE or waited_ns < PATIENCE_NS:
             return {}
         o, words = self.options, {}
         if CAMERA_INFO not in self._infos:

@@ -92,6 +92,11 @@ class Subscriptions:
         """Messages that DDS says it lost."""
         return self._open[key].lost if key in self._open else 0
 
+    def is_reliable(self, key: str) -> bool:
+        """Losses there are the reader's own: too busy, it would have dropped them itself."""
+        opened = self._open.get(key)
+        return opened is None or opened.qos.reliability == rq.ReliabilityPolicy.RELIABLE
+
     def _follow(self, wish: Wish, offers: list[Any]) -> None:
         qos = self._qos(wish, offers)
         now = self._open.get(wish.key)

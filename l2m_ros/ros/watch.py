@@ -132,12 +132,14 @@ class InputWatch:
 
     def _tell_losses(self) -> None:
         health, now_s = self._health, time.monotonic()
-        lost = sum(self._subscriptions.lost(k) for k in (IMAGE, DEPTH, RIGHT))
+        images = (IMAGE, DEPTH, RIGHT)
+        lost = sum(self._subscriptions.lost(k) for k in images)
+        avoidable = any(not self._subscriptions.is_reliable(k) for k in images)
         health.set_facts(queue=f"{self._worker.backlog} waiting")
         health.counts["lost_by_dds"] = lost
         health.counts["dropped_busy"] = self._worker.dropped
         health.counts["refused_stamps"] = self._inputs.refused
-        if lost > self._lost_before:
+        if lost > self._lost_before and avoidable:
             self._lost_before, self._lost_s = lost, now_s
             health.note("loss", f"{lost} images lost on the way: {LOSS_REMEDY}")
         elif now_s - self._lost_s > LOSS_TOLD_S:
