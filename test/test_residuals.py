@@ -1,5 +1,7 @@
 """Residuals against numeric derivatives, and their noise against noise that was drawn."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -32,7 +34,15 @@ def exact_pairs(n=40, seed=0, query_depth=True, at_infinity=False):
     noise = np.array([[1.2], [0.3], [0.8]]) * 4e-6 * rng.uniform(0.5, 2, n)
     known = Y[2] if query_depth else np.full(n, np.nan)
     return RayPairs(
-        Y[:2] / Y[2], k, noise, z, np.ones(n), known, np.ones(n), DepthNoise(SIGMA_M, 0)
+        Y[:2] / Y[2],
+        k,
+        noise,
+        np.ones((2, n)),
+        z,
+        np.ones(n),
+        known,
+        np.ones(n),
+        DepthNoise(SIGMA_M, 0),
     )
 
 
@@ -91,15 +101,11 @@ def drawn(pairs, rng):
     a = np.sqrt(xx)
     e = rng.normal(size=(4, n))
     k = pairs.keyframe + np.stack([a * e[0], xy / a * e[0] + np.sqrt(yy - xy**2 / xx) * e[1]])
-    return RayPairs(
-        pairs.query,
-        k,
-        pairs.noise,
-        pairs.keyframe_m + SIGMA_M * e[2],
-        pairs.keyframe_share,
-        pairs.query_m + SIGMA_M * e[3],
-        pairs.query_share,
-        pairs.depth_noise,
+    return replace(
+        pairs,
+        keyframe=k,
+        keyframe_m=pairs.keyframe_m + SIGMA_M * e[2],
+        query_m=pairs.query_m + SIGMA_M * e[3],
     )
 
 
@@ -118,32 +124,14 @@ def test_residuals_are_white_with_unit_variance(rows, query_depth):
 
 def test_depth_noise_stays_along_the_epipolar_line():
     pairs = exact_pairs(query_depth=False)
-    wrong = RayPairs(
-        pairs.query,
-        pairs.keyframe,
-        pairs.noise,
-        1.1 * pairs.keyframe_m,
-        pairs.keyframe_share,
-        pairs.query_m,
-        pairs.query_share,
-        pairs.depth_noise,
-    )
+    wrong = replace(pairs, keyframe_m=1.1 * pairs.keyframe_m)
     across, along = keyframe_depth_rows(wrong, POSE, None, NOISE, 0.0).error
     assert np.abs(across).max() < 0.05 * np.abs(along).max()
 
 
 def test_the_best_depth_is_the_true_one_where_the_depth_is_vague():
     pairs = exact_pairs(query_depth=False)
-    vague = RayPairs(
-        pairs.query,
-        pairs.keyframe,
-        pairs.noise,
-        1.1 * pairs.keyframe_m,
-        pairs.keyframe_share,
-        pairs.query_m,
-        pairs.query_share,
-        DepthNoise(10.0, 0.0),
-    )
+    vague = replace(pairs, keyframe_m=1.1 * pairs.keyframe_m, depth_noise=DepthNoise(10.0, 0.0))
     depth_m = None
     for _ in range(4):
         depth_m = keyframe_depth_rows(vague, POSE, depth_m, NOISE, 0.0).depth_m

@@ -13,7 +13,7 @@ from l2m_ros.geometry.scale import (
     TranslationPrior,
     sample_depth,
 )
-from l2m_ros.geometry.synthetic import NO_NOISE, World, trial
+from l2m_ros.geometry.synthetic import NO_NOISE, SMALL, World, trial
 from l2m_ros.types import Frame
 
 SENSOR = DepthNoise(0.002, 0.002)
@@ -94,12 +94,14 @@ def test_every_source_is_silent_without_its_evidence():
 
 
 def test_depth_comes_from_either_frame():
-    both = World("both", matches=50, query_depth=True)
+    both = World("both", matches=50, camera=SMALL, query_depth=True)
     depths = SCALE_SOURCES["depth"](request(both))
     assert isinstance(depths, Depths)
     assert np.isfinite(depths.keyframe_m).sum() > 45 and np.isfinite(depths.query_m).sum() > 40
     assert depths.known >= np.isfinite(depths.keyframe_m).sum()
-    one = SCALE_SOURCES["depth"](request(World("q", keyframe_depth=False, query_depth=True)))
+    one = SCALE_SOURCES["depth"](
+        request(World("q", camera=SMALL, keyframe_depth=False, query_depth=True))
+    )
     assert np.isnan(one.keyframe_m).all() and np.isfinite(one.query_m).any()
 
 

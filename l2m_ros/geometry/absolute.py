@@ -6,7 +6,7 @@ import numpy as np
 
 from l2m_ros.geometry.ransac import POINTS_SAMPLE, Search, accidental, find_absolute
 from l2m_ros.geometry.rays import Index, RayPairs
-from l2m_ros.geometry.refine import Fit, Terms, depth_terms, refine
+from l2m_ros.geometry.refine import HALF_WEIGHT, Fit, Terms, depth_terms, refine
 from l2m_ros.geometry.residuals import Noise, keyframe_depth_rows, query_depth_rows
 from l2m_ros.geometry.triangulation import epipolar_distance, plausible_depth
 from l2m_ros.types import FloatArray, Lost, LostReason
@@ -43,12 +43,19 @@ def absolute_pose(
     fit = refine(chosen, T, terms, first_noise(chosen, T, terms))
     if fit is None:
         return Lost(LostReason.DEGENERATE, "the matches with depth do not determine a pose")
+    radius = max(search.threshold, accepted_radius(chosen, fit, dof=2))
     fit = fit.over(near, len(pairs))
     inliers = int((fit.weights > 0.5).sum())
-    probability = np.pi * search.threshold**2 / image_area
+    probability = np.pi * radius**2 / image_area
     if accidental(inliers, len(pairs), sample=POINTS_SAMPLE, probability=probability):
         return _too_few(inliers, len(pairs))
     return with_rays(pairs, fit, search, shift_sigma_m)
+
+
+def accepted_radius(pairs: RayPairs, fit: Fit, *, dof: int) -> float:
+    """How far off a match may lie and still weigh more than half, normalised units."""
+    variance = fit.noise.match * float(np.median(pairs.noise[0]))
+    return float(np.sqrt(HALF_WEIGHT[dof] * variance))
 
 
 def one_depth(pairs: RayPairs) -> Lost | None:
@@ -89,12 +96,13 @@ def _near(pairs: RayPairs, T: FloatArray, limit: float) -> Index:
     with np.errstate(divide="ignore", invalid="ignore"):
         X = pairs.keyframe_m * np.stack([*pairs.keyframe, np.ones(len(pairs))])
         Y = Rt @ (X - t)
-        off = _distance(Y, pairs.query)
+        off = _distance(Y, pairs.query) / pairs.stretch[0]
         missing = np.flatnonzero(np.isnan(pairs.keyframe_m) & np.isfinite(pairs.query_m))
         if len(missing):
             q = pairs.query[:, missing]
             Y = pairs.query_m[missing] * np.stack([*q, np.ones(len(missing))])
-            off[missing] = _distance(Rt.T @ Y + t, pairs.keyframe[:, missing])
+            away = _distance(Rt.T @ Y + t, pairs.keyframe[:, missing])
+            off[missing] = away / pairs.stretch[1, missing]
         return np.flatnonzero(off < limit)
 
 

@@ -3,7 +3,7 @@
     P = k s f A^-1 + u^2 t t^T
 
     A  Gauss-Newton Hessian of the robust cost, residuals in units of their estimated noise
-    f  what the robust weights lose against plain least squares (1.01)
+    f  what the robust weights make of A, against plain least squares (0.99 to 1.01)
     s  the noise was estimated from n residuals itself: n / (n - 2), as in Student's t
     k  matches / effective matches: neighbours err together, so they count less than they are
     u  the scale's relative uncertainty, common to all depths: along t, whatever the matches say
@@ -65,7 +65,7 @@ def rotation_covariance(fit: Fit, query: FloatArray, unseen: float) -> FloatArra
 def inflation(fit: Fit, query: FloatArray) -> float:
     n = max(fit.noise_rows - len(fit.free), 3.0)
     student = n / (n - 2.0)
-    return fit.efficiency * student / effective_share(fit, query)
+    return fit.weight_factor * student / effective_share(fit, query)
 
 
 def effective_share(fit: Fit, query: FloatArray) -> float:
@@ -100,7 +100,7 @@ def _block_ratio(sums: list[FloatArray], of_each: float, blocks: int, parameters
         return 1.0
     # The fit has taken as many sums as it has parameters.
     ratio = of_sums / of_each / (1.0 - parameters / terms)
-    return ratio if ratio > 1.0 + SIGNIFICANT * float(np.sqrt(2.0 / terms)) else 1.0
+    return ratio if ratio > 1.0 + SIGNIFICANT * float(np.sqrt(2.0 / (terms - parameters))) else 1.0
 
 
 def _cells(query: FloatArray, inlier: Mask, blocks: int) -> Index:

@@ -82,6 +82,9 @@ def estimate_pose(
     evidence: ScaleEvidence = NO_EVIDENCE,
 ) -> MetricPose | RelativePose | Lost:
     """The query's camera in the keyframe's optical frame; deterministic for a given seed."""
+    bad = _unusable(matches)
+    if bad is not None:
+        return bad
     pairs = ray_pairs(matches, query.camera, keyframe.camera)
     usable = _usable(matches, pairs)
     if isinstance(usable, Lost):
@@ -90,8 +93,8 @@ def estimate_pose(
     return problem.degenerate(np.ones(len(usable))) or _pose(problem)
 
 
-def _usable(matches: Correspondences, pairs: RayPairs) -> Index | Lost:
-    """Indices of the matches that count, or why there are none."""
+def _unusable(matches: Correspondences) -> Lost | None:
+    """What no pose can be asked of."""
     finite = np.isfinite(matches.query_px).all(axis=1) & np.isfinite(matches.keyframe_px).all(
         axis=1
     )
@@ -100,9 +103,14 @@ def _usable(matches: Correspondences, pairs: RayPairs) -> Index | Lost:
             LostReason.INVALID_INPUT,
             f"{int((~finite).sum())} of {len(matches)} matches hold NaN or infinity",
         )
-    confident = matches.confidence > 0
-    if len(matches) and not confident.any():
+    if len(matches) and not matches.confidence.any():
         return Lost(LostReason.NOT_CONFIDENT, f"all {len(matches)} matches have zero confidence")
+    return None
+
+
+def _usable(matches: Correspondences, pairs: RayPairs) -> Index | Lost:
+    """Indices of the matches that count, if there are enough."""
+    confident = matches.confidence > 0
     known = np.isfinite(pairs.query).all(axis=0) & np.isfinite(pairs.keyframe).all(axis=0)
     usable = np.flatnonzero(confident & known & np.isfinite(pairs.noise).all(axis=0))
     if len(usable) < MIN_MATCHES:
@@ -147,7 +155,7 @@ class _Problem:
             self._two_view = relative_pose(
                 self.pairs,
                 self.search(self.keyframe),
-                image_width=self.keyframe.width / f,
+                image_size=(self.keyframe.width / f, self.keyframe.height / f),
                 min_parallax=self.options.min_parallax_px / f,
             )
         return self._two_view

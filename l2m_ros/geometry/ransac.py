@@ -22,7 +22,7 @@ from l2m_ros.types import FloatArray
 # Normalised coordinates are the pixels of this camera.
 UNIT_CAMERA = {"model": "PINHOLE", "width": 1, "height": 1, "params": [1.0, 1.0, 0.0, 0.0]}
 MAX_TRIALS = 10_000  # models that a search may have tried
-MAX_ACCIDENT = 1e-3  # expected number of equally good models among random matches
+MAX_ACCIDENT = 1e-4  # expected number of equally good models among random matches
 POINTS_SAMPLE, RAYS_SAMPLE = 3, 5  # matches that a minimal solver takes
 
 

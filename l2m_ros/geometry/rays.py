@@ -29,6 +29,7 @@ class RayPairs:
     query: FloatArray  # (2, N)
     keyframe: FloatArray  # (2, N)
     noise: FloatArray  # (3, N): xx, xy, yy of the keyframe's covariance at a variance factor of 1
+    stretch: FloatArray  # (2, N): length of a pixel there over one on the axis, query and keyframe
     keyframe_m: FloatArray  # (N,) depth z, NaN = unknown
     keyframe_share: FloatArray  # (N,) of the depth noise's variance, see `Depths`
     query_m: FloatArray
@@ -46,6 +47,7 @@ class RayPairs:
             self.query[:, index],
             self.keyframe[:, index],
             self.noise[:, index],
+            self.stretch[:, index],
             self.keyframe_m[index],
             self.keyframe_share[index],
             self.query_m[index],
@@ -58,6 +60,7 @@ class RayPairs:
             self.query,
             self.keyframe,
             self.noise,
+            self.stretch,
             depths.keyframe_m,
             depths.keyframe_share,
             depths.query_m,
@@ -69,11 +72,13 @@ class RayPairs:
 def ray_pairs(matches: Correspondences, query: Camera, keyframe: Camera) -> RayPairs:
     """NaN where a lens sends no ray or the precision is no precision."""
     unknown = np.full(len(matches), np.nan)
+    query_xy = unproject(query, matches.query_px)[:, :2]
     keyframe_xy = unproject(keyframe, matches.keyframe_px)[:, :2]
     return RayPairs(
-        np.ascontiguousarray(unproject(query, matches.query_px)[:, :2].T),
+        np.ascontiguousarray(query_xy.T),
         np.ascontiguousarray(keyframe_xy.T),
         _noise(matches.precision, keyframe, keyframe_xy),
+        np.stack([_stretch(query, query_xy), _stretch(keyframe, keyframe_xy)]),
         unknown,
         unknown,
         unknown,
@@ -102,6 +107,14 @@ def _noise(precision: FloatArray | None, camera: Camera, xy: FloatArray) -> Floa
             c * c * xx + 2 * c * d * xy_ + d * d * yy,
         ]
     )
+
+
+def _stretch(camera: Camera, xy: FloatArray) -> FloatArray:
+    """(N,) 1 without a lens; a fisheye's normalised pixels grow with (r^2 + 1) towards its rim."""
+    if camera.distortion == "none":
+        return np.ones(len(xy))
+    a, b, c, d = _normalised_from_px(camera, xy)
+    return np.asarray(focal_px(camera) * np.sqrt(np.abs(a * d - b * c)))
 
 
 def _covariance_px(

@@ -71,7 +71,7 @@ class Fit:
     errors: list[tuple[Index, FloatArray]]  # per group: which matches, e (r, N)
     noise: Noise
     noise_rows: float  # how many residuals the match noise was estimated from
-    efficiency: float  # of the weights: covariance of the estimate over inverse information
+    weight_factor: float  # covariance of the estimate over inverse information, by the weights
     shift_m: float
 
     def over(self, index: Index, n: int) -> Fit:
@@ -247,12 +247,12 @@ def _fit(
     A: FloatArray,
     noise: Noise,
 ) -> Fit:
-    weights, noise_rows, efficiency = np.zeros(n), 0.0, 0.0
+    weights, noise_rows, factor = np.zeros(n), 0.0, 0.0
     for group in groups:
         weights[group.index] = group.weights
         seen = group.weights * _observed(group.rows) * group.rows.match_share
         noise_rows += float(seen.sum())
-        efficiency += calibration(int(group.rows.observed.max()))[1] * group.weights.sum()
+        factor += calibration(int(group.rows.observed.max()))[1] * group.weights.sum()
     return Fit(
         pose=T,
         information=A,
@@ -261,7 +261,7 @@ def _fit(
         errors=[(group.index, group.weights * group.rows.error) for group in groups],
         noise=noise,
         noise_rows=noise_rows,
-        efficiency=efficiency / max(float(weights.sum()), 1e-9),
+        weight_factor=factor / max(float(weights.sum()), 1e-9),
         shift_m=shift_m,
     )
 

@@ -25,6 +25,7 @@ FISHEYE = Camera(
     "equidistant",
     np.array([-0.02, 0.008, -0.006, 0.001]),
 )
+SMALL = PINHOLE.resized(160, 120)  # where a rendered depth image must be cheap
 NO_NOISE = DepthNoise(0.0, 0.0)
 
 

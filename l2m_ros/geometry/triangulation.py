@@ -24,10 +24,10 @@ def triangulated_depth(pairs: RayPairs, T: FloatArray) -> FloatArray:
 
 
 def epipolar_distance(pairs: RayPairs, T: FloatArray) -> FloatArray:
-    """(N,) normalised units, in the keyframe."""
+    """(N,) in the keyframe, normalised units of the optical axis."""
     line = se3.skew(T[:3, 3]) @ T[:3, :3] @ homogeneous(pairs.query)
     raw = (homogeneous(pairs.keyframe) * line).sum(axis=0)
-    return np.asarray(np.abs(raw) / np.hypot(line[0], line[1]))
+    return np.asarray(np.abs(raw) / np.hypot(line[0], line[1]) / pairs.stretch[1])
 
 
 def plausible_depth(

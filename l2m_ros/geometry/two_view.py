@@ -16,7 +16,7 @@ import numpy as np
 import poselib
 
 from l2m_ros.geometry import se3
-from l2m_ros.geometry.absolute import CHI2_MEDIAN, WIDE
+from l2m_ros.geometry.absolute import CHI2_MEDIAN, WIDE, accepted_radius
 from l2m_ros.geometry.ransac import (
     RAYS_SAMPLE,
     Search,
@@ -57,9 +57,9 @@ class TwoView:
 
 
 def relative_pose(
-    pairs: RayPairs, search: Search, *, image_width: float, min_parallax: float
+    pairs: RayPairs, search: Search, *, image_size: tuple[float, float], min_parallax: float
 ) -> TwoView | Lost:
-    """image_width and min_parallax in normalised units."""
+    """image_size and min_parallax in normalised units."""
     first = _fitted(pairs, find_relative(pairs, search), search)
     if isinstance(first, Lost):
         return first
@@ -70,7 +70,9 @@ def relative_pose(
     fit, near = second
     chosen = pairs.select(near)
     inliers = int((fit.weights > 0.5).sum())
-    probability = 2 * search.threshold / image_width
+    # A random match is an inlier within a band along a line, at most the image's diagonal long.
+    band = 2.0 * max(search.threshold, accepted_radius(chosen, fit, dof=1))
+    probability = band * np.hypot(*image_size) / (image_size[0] * image_size[1])
     if accidental(inliers, len(pairs), sample=RAYS_SAMPLE, probability=probability):
         return _too_few(inliers, len(pairs))
     view = _named(chosen, fit, search, min_parallax)

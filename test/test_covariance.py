@@ -1,0 +1,129 @@
+"""Covariances against the errors that happen, and the effective number against its definition."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from l2m_ros.geometry import se3
+from l2m_ros.geometry.covariance import effective_share
+from l2m_ros.geometry.pose import PoseOptions, estimate_pose
+from l2m_ros.geometry.refine import Fit, calibration
+from l2m_ros.geometry.residuals import Noise
+from l2m_ros.geometry.scale import DepthNoise
+from l2m_ros.geometry.synthetic import World, trial
+from l2m_ros.types import RelativePose
+
+TRIALS = 60
+SENSOR = DepthNoise(0.002, 0.002)
+
+
+def nees(world, options=None):
+    """(per degree of freedom, interval of chi-square at 99.9 %)."""
+    found, dof = [], 6
+    for seed in range(TRIALS):
+        t = trial(world, seed)
+        pose = estimate_pose(
+            t.matches, t.query, t.keyframe, options or PoseOptions(depth_noise=world.depth_noise)
+        )
+        truth = t.keyframe_from_camera.copy()
+        if isinstance(pose, RelativePose):
+            truth[:3, 3] /= np.linalg.norm(truth[:3, 3])
+            dof = 5
+        e = se3.difference(pose.keyframe_from_camera, truth)
+        found.append(e @ np.linalg.pinv(pose.covariance, rcond=1e-9, hermitian=True) @ e)
+    n = dof * TRIALS
+    return np.mean(found) / dof, stats.chi2.ppf([0.0005, 0.9995], n) / n
+
+
+@pytest.mark.parametrize(
+    "world",
+    [
+        World("outliers", matches=500, outliers=0.6),
+        World("depth noise", matches=500, depth_noise=SENSOR),
+        World("few", matches=20),
+        World("no depth", matches=500, outliers=0.3, keyframe_depth=False),
+    ],
+    ids=lambda world: world.name,
+)
+def test_errors_are_as_large_as_the_covariance_says(world):
+    average, (low, high) = nees(world)
+    assert low < average < high
+
+
+@pytest.mark.parametrize("length_px", [20.0, 60.0])
+def test_correlated_matches_do_not_make_it_over_confident(length_px):
+    average, (_, high) = nees(World("smooth", correlation_px=length_px))
+    assert average < 1.5 * high
+
+
+def test_an_uncertain_depth_scale_shows_along_the_translation():
+    t = trial(World("scale"), 0)
+    plain, vague = (
+        estimate_pose(t.matches, t.query, t.keyframe, PoseOptions(depth_scale_sigma=s))
+        for s in (0.0, 0.05)
+    )
+    shift = vague.keyframe_from_camera[:3, 3]
+    added = vague.covariance - plain.covariance
+    assert np.allclose(added[:3, :3], 0.05**2 * np.outer(shift, shift), rtol=1e-6)
+    assert np.allclose(added[3:], 0)
+
+
+def fit_with(error, weights=None):
+    n = error.shape[1]
+    return Fit(
+        pose=np.eye(4),
+        information=np.eye(7),
+        free=np.arange(0),
+        weights=np.ones(n) if weights is None else weights,
+        errors=[(np.arange(n), error)],
+        noise=Noise(),
+        noise_rows=float(n),
+        weight_factor=1.0,
+        shift_m=0.0,
+    )
+
+
+def test_independent_errors_all_count():
+    rng = np.random.default_rng(0)
+    shares = [
+        effective_share(fit_with(rng.normal(size=(2, 1500))), rng.uniform(-0.5, 0.5, (2, 1500)))
+        for _ in range(100)
+    ]
+    assert np.median(shares) == 1.0 and np.mean(shares) > 0.97
+
+
+def test_copies_count_once():
+    """Groups of ten matches at one place with one error: a tenth is effective."""
+    rng = np.random.default_rng(1)
+    places, errors = rng.uniform(-0.5, 0.5, (2, 300)), rng.normal(size=(2, 300))
+    share = effective_share(fit_with(np.repeat(errors, 10, axis=1)), np.repeat(places, 10, axis=1))
+    assert share == pytest.approx(0.1, rel=0.35)
+
+
+def test_calibration_of_the_weights_by_sampling():
+    """What quadrature says of Gaussian inliers is what sampled ones do."""
+    rng = np.random.default_rng(2)
+    for rows, half in ((1, 9.0), (2, 12.0), (3, 14.5)):
+        e = rng.normal(size=(400_000, rows))
+        w = 1 / (1 + np.exp(0.5 * ((e**2).sum(axis=1) - half)))
+        left, loss = calibration(rows)
+        assert (w[:, None] * e**2).sum() / (rows * w.sum()) == pytest.approx(left, abs=0.005)
+        assert 0.98 < loss < 1.02
+
+
+def test_covariance_is_about_the_keyframes_axes():
+    """Moving the keyframe frame moves the covariance as se3.transport_covariance says."""
+    world = World("axes", depth_noise=SENSOR)
+    errors, claimed = [], []
+    for seed in range(TRIALS):
+        t = trial(world, seed)
+        pose = estimate_pose(t.matches, t.query, t.keyframe)
+        errors.append(se3.difference(pose.keyframe_from_camera, t.keyframe_from_camera))
+        claimed.append(pose.covariance)
+    seen, said = np.cov(np.array(errors).T), np.mean(claimed, axis=0)
+    # The strongest correlations have the right sign: order and frame are not mixed up.
+    sd_seen, sd_said = np.sqrt(np.diag(seen)), np.sqrt(np.diag(said))
+    assert np.allclose(sd_seen / sd_said, 1.0, atol=0.35)
+    a, b = seen / np.outer(sd_seen, sd_seen), said / np.outer(sd_said, sd_said)
+    strong = np.abs(b) > 0.6
+    assert strong.sum() > 6 and np.allclose(a[strong], b[strong], atol=0.3)
