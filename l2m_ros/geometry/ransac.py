@@ -34,13 +34,14 @@ class Search:
     seed: int
     matches: int  # drawn for the search
     min_iterations: int = 30
+    max_iterations: int = MAX_TRIALS
 
     def ransac(self, error: str) -> Mapping[str, Any]:
         return {
             error: self.threshold,
             "seed": self.seed,
             "min_iterations": self.min_iterations,
-            "max_iterations": MAX_TRIALS,
+            "max_iterations": self.max_iterations,
         }
 
     def bundle(self) -> Mapping[str, Any]:
