@@ -40,17 +40,22 @@ class Described:
 
 
 class _PointMatcher:
-    """Detect and describe once per image; mutual nearest neighbours that pass the ratio test."""
+    """Detect and describe once per image; nearest neighbours that pass the ratio test.
+
+    mutual: each must be the other's nearest, so that no point is matched twice. On the evaluation
+    scenes it helps where matches are many and hurts where they are few (docs/benchmarks.md).
+    """
 
     name = "points"
     _two_nearest: TwoNearest
 
-    def __init__(self, detector: Any, max_points: int, ratio: float) -> None:
+    def __init__(self, detector: Any, max_points: int, ratio: float, mutual: bool) -> None:
         if max_points < 1 or not 0 < ratio <= 1:
             raise InvalidInput(
                 f"max_points must be positive and ratio in (0, 1], got {max_points}, {ratio}"
             )
-        self._detector, self._max_points, self._ratio = detector, max_points, ratio
+        self._detector, self._max_points = detector, max_points
+        self._ratio, self._mutual = ratio, mutual
 
     def encode(self, rgb: ByteArray) -> Features:
         keypoints, descriptors = self._detector.detectAndCompute(_grey(rgb), None)
@@ -75,9 +80,10 @@ class _PointMatcher:
         if len(a.px) < 2 or len(b.px) < 2:  # the ratio test needs a second nearest
             return Correspondences.empty()
         nearest, first, second = type(self)._two_nearest(a.descriptors, b.descriptors)
-        clear = np.flatnonzero(first < self._ratio * second)
-        back = type(self)._two_nearest(b.descriptors[nearest[clear]], a.descriptors)[0]
-        kept = clear[back == clear]
+        kept = np.flatnonzero(first < self._ratio * second)
+        if self._mutual:
+            back = type(self)._two_nearest(b.descriptors[nearest[kept]], a.descriptors)[0]
+            kept = kept[back == kept]
         confidence = 1.0 - first[kept] / second[kept]
         return Correspondences(a.px[kept], b.px[nearest[kept]], confidence)
 
@@ -87,9 +93,11 @@ class SiftMatcher(_PointMatcher):
 
     name = "sift"
 
-    def __init__(self, max_points: int = MAX_POINTS, ratio: float = RATIO) -> None:
+    def __init__(
+        self, max_points: int = MAX_POINTS, ratio: float = RATIO, mutual: bool = True
+    ) -> None:
         detector = cv2.SIFT_create(nfeatures=max_points)  # type: ignore[attr-defined]
-        super().__init__(detector, max_points, ratio)
+        super().__init__(detector, max_points, ratio, mutual)
 
     @staticmethod
     def _two_nearest(a: Array, b: Array) -> tuple[Array, Array, Array]:
@@ -111,9 +119,11 @@ class OrbMatcher(_BitMatcher):
 
     name = "orb"
 
-    def __init__(self, max_points: int = MAX_POINTS, ratio: float = RATIO) -> None:
+    def __init__(
+        self, max_points: int = MAX_POINTS, ratio: float = RATIO, mutual: bool = True
+    ) -> None:
         detector = cv2.ORB_create(nfeatures=max_points)  # type: ignore[attr-defined]
-        super().__init__(detector, max_points, ratio)
+        super().__init__(detector, max_points, ratio, mutual)
 
 
 class AkazeMatcher(_BitMatcher):
@@ -121,8 +131,10 @@ class AkazeMatcher(_BitMatcher):
 
     name = "akaze"
 
-    def __init__(self, max_points: int = MAX_POINTS, ratio: float = RATIO) -> None:
-        super().__init__(cv2.AKAZE_create(), max_points, ratio)  # type: ignore[attr-defined]
+    def __init__(
+        self, max_points: int = MAX_POINTS, ratio: float = RATIO, mutual: bool = True
+    ) -> None:
+        super().__init__(cv2.AKAZE_create(), max_points, ratio, mutual)  # type: ignore[attr-defined]
 
 
 class DisMatcher:
