@@ -22,7 +22,9 @@ from l2m_ros.network.grid import sample
 # Below this many support cells per dot product wanted, all pairs by one matrix product are
 # cheaper than gathering features: a product runs near peak, a gather at memory speed.
 ALL_PAIRS_RATIO = 16
-CELLS_IN_CACHE = 32  # times (2r+2)^2 neighbours of C channels: 4 MB for r = 3, C = 512
+# Query cells per gather on the CPU: 32 would be a quarter faster alone, but with two threads on a
+# busy machine waits for the slower one at every portion (3 s instead of 0.3 s at stride 4).
+CELLS_AT_ONCE = 256
 
 
 def local_correlation(query: Tensor, support: Tensor, flow: Tensor, radius: int) -> Tensor:
@@ -84,21 +86,22 @@ def _by_gathering(query: Tensor, support: Tensor, corner: Tensor, radius: int) -
     wanted = query.flatten(2).transpose(1, 2).reshape(-1, channels, 1)
     first = torch.arange(batch, device=query.device) * (height * width + 1)
     index = _window_index(corner, height, width, 2 * radius + 2) + first[:, None, None]
-    at_once = _cells_at_once(wanted, 2 * radius + 2)
-    products = [
-        (cells[near] @ cell)[:, :, 0]
-        for near, cell in zip(
-            index.flatten(0, 1).split(at_once), wanted.split(at_once), strict=True
-        )
-    ]
-    return _as_window(torch.cat(products), height, width, 2 * radius + 2)
+    products = _products(cells, index.flatten(0, 1), wanted, 2 * radius + 2)
+    return _as_window(products, height, width, 2 * radius + 2)
 
 
-def _cells_at_once(wanted: Tensor, side: int) -> int:
-    """On the CPU few enough for the cache; in a graph or on a GPU 2r+2 parts in all."""
-    if wanted.is_cuda or torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return -(-len(wanted) // side)
-    return CELLS_IN_CACHE
+def _products(cells: Tensor, index: Tensor, wanted: Tensor, side: int) -> Tensor:
+    """(m, C) cells, (N, K) places among them, (N, C, 1) -> (N, K) dot products."""
+    if wanted.is_cuda or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        few = -(-len(wanted) // side)  # 2r+2 parts: short graphs, few launches
+        parts = zip(index.split(few), wanted.split(few), strict=True)
+        return torch.cat([(cells[near] @ cell)[:, :, 0] for near, cell in parts])
+    # Into one tensor: results kept between the parts would break up the heap (600 MB of holes).
+    out = wanted.new_empty(index.shape)
+    for start in range(0, len(wanted), CELLS_AT_ONCE):
+        part = slice(start, start + CELLS_AT_ONCE)
+        out[part] = (cells[index[part]] @ wanted[part])[:, :, 0]
+    return out
 
 
 def _window_index(corner: Tensor, height: int, width: int, side: int) -> Tensor:
