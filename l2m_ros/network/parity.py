@@ -137,7 +137,10 @@ class Cases:
     def of(self, model: str) -> Mapping[str, Any]:
         if not isinstance(self.table.get(model), Mapping):
             raise InvalidInput(f"{self.folder}/cases.json names no files for {model}")
-        return self.table[model]
+        table: Mapping[str, Any] = self.table[model]
+        if not isinstance(table.get("files"), list):
+            raise InvalidInput(f"{self.folder}/cases.json: {model}.files must be a list of names")
+        return table
 
     def load(self, name: str) -> dict[str, np.ndarray]:
         path = self.folder / name

@@ -59,6 +59,9 @@ def run(
 ) -> None:
     for name in table["files"]:
         golden = cases.load(name)
+        for image in ("img_A", "img_B"):
+            if image not in golden:
+                raise InvalidInput(f"{name} holds no {image}, which its cases start from")
         report.inputs += sum(key.startswith("img_") for key in golden)
         asked = {k: v for k, v in golden.items() if not k.startswith("img_")}
         answers = case_answers(network, golden, _sizes(table, name), resize)
