@@ -25,8 +25,8 @@ from l2m_ros.geometry.covariance import across_direction
 from l2m_ros.geometry.pose import PoseOptions, estimate_pose
 from l2m_ros.geometry.rays import ray_pairs
 from l2m_ros.geometry.residuals import Noise, epipolar_rows, keyframe_depth_rows, query_depth_rows
-from l2m_ros.geometry.scale import DepthNoise, Depths, ScaleEvidence, sample_depth
-from l2m_ros.geometry.synthetic import FISHEYE, Trial, World, trial
+from l2m_ros.geometry.scale import DepthNoise, Depths, ScaleEvidence, sample_depth, sample_surface
+from l2m_ros.geometry.synthetic import FISHEYE, NO_NOISE, Trial, World, keyframe_depth, trial
 from l2m_ros.types import Correspondences, FloatArray, Lost, RelativePose
 
 SENSOR = DepthNoise(0.002, 0.002)
@@ -153,7 +153,9 @@ def told(
         )
         prior[:3, :3] = np.eye(3) / sigma_m**2
     options = PoseOptions(
-        depth_noise=world.depth_noise, depth_scale_sigma=configuration.scale_sigma
+        common_share=0.0,  # drawn noise is independent
+        depth_noise=world.depth_noise,
+        depth_scale_sigma=configuration.scale_sigma,
     )
     if configuration.scale_sigma > 0 and t.keyframe.depth is not None:
         factor = 1.0 + rng.normal(0, configuration.scale_sigma)
@@ -173,7 +175,7 @@ def true_information(
     noise = Noise(match=world.sigma_px**2)
     if world.keyframe_depth or world.query_depth:
         depths = _true_depths(world, t, exact, t.depth_m[inlier])
-        pairs = pairs.with_depths(depths)
+        pairs = pairs.with_depths(depths, world.camera)
         kind = keyframe_depth_rows if world.keyframe_depth else query_depth_rows
     else:
         kind = epipolar_rows
@@ -203,7 +205,9 @@ def _true_depths(world: World, t: Trial, exact: Correspondences, z: FloatArray) 
         known, share = sample_depth(frame.depth, pixels, world.depth_noise)
         # Where an occlusion hides the sample there is none; elsewhere the truth takes its place.
         sides += [np.where(np.isfinite(known), depth_m, np.nan), share]
-    return Depths(*sides, world.depth_noise)
+    truth = keyframe_depth(world) if world.keyframe_depth else None
+    slope = sample_surface(truth, exact.keyframe_px, NO_NOISE).slope
+    return Depths(*sides, world.depth_noise, slope)
 
 
 def _lifted(world: World, pixels: FloatArray, z: FloatArray, T: FloatArray) -> FloatArray:

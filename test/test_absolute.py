@@ -24,7 +24,7 @@ def pairs_of(world, sides="k", seed=0):
     half = np.arange(n) % 2 == 0
     k = np.where(half if sides == "kq" else "k" in sides, t.depth_m, np.nan)
     q = np.where(~half if sides == "kq" else "q" in sides, z, np.nan)
-    return t, pairs.with_depths(Depths(k, np.ones(n), q, np.ones(n), NO_NOISE))
+    return t, pairs.with_depths(Depths(k, np.ones(n), q, np.ones(n), NO_NOISE), world.camera)
 
 
 @pytest.mark.parametrize("sides", ["k", "q", "kq"])
@@ -62,7 +62,7 @@ def test_depth_noise_grows_where_the_residuals_ask_for_it():
     said = type(NO_NOISE)(0.0, 0.0, 0.01)
     n = len(pairs)
     depths = Depths(noisy, np.ones(n), np.full(n, np.nan), np.ones(n), said)
-    fit = absolute_pose(pairs.with_depths(depths), SEARCH, image_area=1.2)
+    fit = absolute_pose(pairs.with_depths(depths, PINHOLE), SEARCH, image_area=1.2)
     assert fit.noise.depth == pytest.approx(25, rel=0.35)  # 5 % where 1 % was said
     assert fit.noise.match == pytest.approx(0.7**2, rel=0.15)
     assert np.linalg.norm((fit.pose - t.keyframe_from_camera)[:3, 3]) < 0.01

@@ -42,6 +42,7 @@ def exact_pairs(n=40, seed=0, query_depth=True, at_infinity=False):
         np.ones(n),
         known,
         np.ones(n),
+        np.zeros((2, n)),
         DepthNoise(SIGMA_M, 0),
     )
 
@@ -120,6 +121,20 @@ def test_residuals_are_white_with_unit_variance(rows, query_depth):
     )  # (draws, r, N)
     covariance = np.einsum("drn,dsn->rs", errors, errors) / (errors.shape[0] * errors.shape[2])
     assert np.allclose(covariance, np.eye(len(covariance)), atol=0.03)
+
+
+def test_on_a_slope_a_wrong_pixel_looks_up_another_depth():
+    """Depth changes with the pixel: the residuals' covariance must follow."""
+    pairs, rng = exact_pairs(query_depth=False), np.random.default_rng(5)
+    steep = replace(pairs, slope=rng.uniform(-3, 3, (2, len(pairs))))
+    errors = []
+    for _ in range(1500):
+        noisy = drawn(steep, rng)
+        moved = ((noisy.keyframe - pairs.keyframe) * steep.slope).sum(axis=0)
+        noisy = replace(noisy, keyframe_m=noisy.keyframe_m + moved)
+        errors.append(keyframe_depth_rows(noisy, POSE, None, NOISE, 0.0).error)
+    squares = np.einsum("drn,dsn->rs", errors, errors) / (1500 * len(pairs))
+    assert np.allclose(squares, np.eye(2), atol=0.03)
 
 
 def test_depth_noise_stays_along_the_epipolar_line():

@@ -12,6 +12,7 @@ from l2m_ros.geometry.scale import (
     ScaleRequest,
     TranslationPrior,
     sample_depth,
+    sample_surface,
 )
 from l2m_ros.geometry.synthetic import NO_NOISE, SMALL, World, trial
 from l2m_ros.types import Frame
@@ -133,3 +134,12 @@ def test_evidence_is_checked():
         ScaleEvidence(odometry=np.eye(4))
     with pytest.raises(InvalidInput, match="positive"):
         ScaleEvidence(mono_scale_sigma=0)
+
+
+def test_slopes_are_seen_through_noise_or_not_at_all():
+    v, u = np.mgrid[:48, :64].astype(float)
+    depth = 2 + 0.01 * u - 0.02 * v
+    pixels = np.random.default_rng(0).uniform(0, (63, 47), (50, 2))
+    exact = sample_surface(depth, pixels, NO_NOISE).slope
+    assert np.allclose(exact, [[0.01], [-0.02]])
+    assert not sample_surface(depth, pixels, DepthNoise(0.01, 0.0)).slope.any()

@@ -1,11 +1,14 @@
 """How sure a pose is.
 
-    P = k s f A^-1 + u^2 t t^T
+    P = (k s f + c N / 12) A^-1 + u^2 t t^T
 
     A  Gauss-Newton Hessian of the robust cost, residuals in units of their estimated noise
     f  what the robust weights make of A, against plain least squares (0.99 to 1.01)
     s  the noise was estimated from n residuals itself: n / (n - 2), as in Student's t
     k  matches / effective matches: neighbours err together, so they count less than they are
+    c  share of a match's variance that its region's matches have in common (the intraclass
+       correlation of Kish's design effect): a pose bends to errors as wide as that, so residuals
+       do not show them, and it has to be told (0 = there are none)
     u  the scale's relative uncertainty, common to all depths: along t, whatever the matches say
 
 The effective number is measured, not assumed. Residuals are summed over blocks of the image:
@@ -29,43 +32,54 @@ Mask = npt.NDArray[np.bool_]
 
 BLOCKS = (24, 12, 6, 3)  # blocks across the matched area
 SIGNIFICANT = 3.0  # standard deviations above 1 before a ratio is believed
+REGIONS = 12.0  # of the image, 4 x 3, whose matches share an error that no residual shows
 MIN_PER_BLOCK = 1.5  # matches; below, a block size says nothing about correlation
 
 
-def pose_covariance(fit: Fit, query: FloatArray, scale_sigma: float) -> FloatArray:
-    """6x6 about the keyframe's fixed axes; query (2, N) are the matches' rays."""
+def pose_covariance(
+    fit: Fit, query: FloatArray, scale_sigma: float, common: float = 0.0
+) -> FloatArray:
+    """6x6 about the keyframe's fixed axes; query (2, N) are the matches' rays.
+
+    common: share of a match's variance that its region's matches have in common.
+    """
     free, P = np.ix_(fit.free, fit.free), np.zeros((7, 7))
     P[free] = np.linalg.inv(fit.information[free])
-    P = P[:6, :6] * inflation(fit, query)
+    P = P[:6, :6] * inflation(fit, query, common)
     t = fit.pose[:3, 3]
     P[:3, :3] += scale_sigma**2 * np.outer(t, t)
     return np.asarray(0.5 * (P + P.T))
 
 
-def direction_covariance(fit: Fit, query: FloatArray, other: FloatArray | None) -> FloatArray:
+def direction_covariance(
+    fit: Fit, query: FloatArray, other: FloatArray | None, common: float = 0.0
+) -> FloatArray:
     """6x6 of rotation and unit direction: no variance along the direction (rank 5).
 
     A plane's second motion, if it is as likely, enters as the other half of a mixture.
     """
     basis = across_direction(fit.pose[:3, 3])
     A = basis.T @ fit.information[:6, :6] @ basis
-    P = basis @ np.linalg.inv(A) @ basis.T * inflation(fit, query)
+    P = basis @ np.linalg.inv(A) @ basis.T * inflation(fit, query, common)
     if other is not None:
         apart = difference(other, fit.pose)
         P = P + np.outer(apart, apart)  # about the published one, so not a quarter of it
     return np.asarray(0.5 * (P + P.T))
 
 
-def rotation_covariance(fit: Fit, query: FloatArray, unseen: float) -> FloatArray:
+def rotation_covariance(
+    fit: Fit, query: FloatArray, unseen: float, common: float = 0.0
+) -> FloatArray:
     """3x3; unseen: parallax in normalised units that would have passed for none."""
-    P = np.linalg.inv(fit.information[3:6, 3:6]) * inflation(fit, query)
+    P = np.linalg.inv(fit.information[3:6, 3:6]) * inflation(fit, query, common)
     return np.asarray(0.5 * (P + P.T) + unseen**2 * np.eye(3))
 
 
-def inflation(fit: Fit, query: FloatArray) -> float:
+def inflation(fit: Fit, query: FloatArray, common: float = 0.0) -> float:
     n = max(fit.noise_rows - len(fit.free), 3.0)
     student = n / (n - 2.0)
-    return fit.weight_factor * student / effective_share(fit, query)
+    shared = common * float(fit.weights.sum()) / REGIONS
+    return fit.weight_factor * student / effective_share(fit, query) + shared
 
 
 def effective_share(fit: Fit, query: FloatArray) -> float:

@@ -34,6 +34,7 @@ class RayPairs:
     keyframe_share: FloatArray  # (N,) of the depth noise's variance, see `Depths`
     query_m: FloatArray
     query_share: FloatArray
+    slope: FloatArray  # (2, N) of the keyframe's depth: metres by normalised units
     depth_noise: DepthNoise = field(default_factory=DepthNoise)
 
     def __len__(self) -> int:
@@ -52,10 +53,14 @@ class RayPairs:
             self.keyframe_share[index],
             self.query_m[index],
             self.query_share[index],
+            self.slope[:, index],
             self.depth_noise,
         )
 
-    def with_depths(self, depths: Depths) -> RayPairs:
+    def with_depths(self, depths: Depths, keyframe: Camera) -> RayPairs:
+        slope = np.zeros_like(self.query)
+        if depths.keyframe_slope is not None:
+            slope = depths.keyframe_slope * (focal_px(keyframe) / self.stretch[1])
         return RayPairs(
             self.query,
             self.keyframe,
@@ -65,6 +70,7 @@ class RayPairs:
             depths.keyframe_share,
             depths.query_m,
             depths.query_share,
+            slope,
             depths.noise,
         )
 
@@ -83,6 +89,7 @@ def ray_pairs(matches: Correspondences, query: Camera, keyframe: Camera) -> RayP
         unknown,
         unknown,
         unknown,
+        np.zeros((2, len(matches))),
     )
 
 

@@ -85,6 +85,8 @@ def keyframe_depth_rows(
         residual[2], extra = np.where(ranged, residual[2], 0.0), np.where(ranged, extra, 1.0)
         J[:, 2] *= ranged
         H[2] *= ranged
+    # A match that errs looks up the depth beside its own: on a slope, another one.
+    H += J[SHIFT, :, None] * pairs.slope
     prior_m = pairs.keyframe_m + shift_m
     variance = noise.depth * pairs.keyframe_share * pairs.depth_noise.sigma_m(depth_m) ** 2
     residual -= J[SHIFT] * (prior_m - depth_m)

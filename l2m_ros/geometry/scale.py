@@ -16,6 +16,7 @@ from l2m_ros.types import Correspondences, FloatArray, Frame
 
 EDGE_RATIO = 0.03  # neighbours that differ by more than this and the noise lie on two surfaces
 EDGE_SIGMAS = 4.0
+SLOPE_SIGMAS = 4.0  # the difference of two pixels has 1.4
 DISPARITY_SIGMA_PX = 0.25  # of a matcher between rectified images
 
 
@@ -86,6 +87,7 @@ class Depths:
     query_m: FloatArray  # (N,)
     query_share: FloatArray
     noise: DepthNoise
+    keyframe_slope: FloatArray | None = None  # (2, N) metres per pixel to the right, and down
     scale_sigma: float = 0.0  # common to all, as a fraction
     shift_sigma_m: float = 0.0  # common to all; > 0: estimated with the pose
 
@@ -111,10 +113,13 @@ def frame_depth(request: ScaleRequest) -> Depths | None:
     keyframe, query, noise = request.keyframe.depth, request.query.depth, request.depth_noise
     if keyframe is None and query is None:
         return None
+    surface = sample_surface(keyframe, request.matches.keyframe_px, noise)
     return Depths(
-        *sample_depth(keyframe, request.matches.keyframe_px, noise),
+        surface.z_m,
+        surface.share,
         *sample_depth(query, request.matches.query_px, noise),
         noise,
+        surface.slope,
         scale_sigma=request.depth_scale_sigma,
     )
 
@@ -125,9 +130,10 @@ def stereo_depth(request: ScaleRequest) -> Depths | None:
     if depth is None:
         return None
     noise = request.evidence.stereo_noise or _stereo_noise(request.keyframe)
-    z, _ = sample_depth(depth, request.matches.keyframe_px, noise)
+    surface = sample_surface(depth, request.matches.keyframe_px, noise)
+    n = len(surface.z_m)
     # A matcher's neighbouring disparities err together: interpolation averages nothing out.
-    return Depths(z, np.ones(len(z)), *_unknown(len(z)), noise)
+    return Depths(surface.z_m, np.ones(n), *_unknown(n), noise, surface.slope)
 
 
 def odometry(request: ScaleRequest) -> TranslationPrior | None:
@@ -147,12 +153,14 @@ def mono_depth(request: ScaleRequest) -> Depths | None:
         return None
     # A network's depth is smooth: steps above EDGE_RATIO are edges, not noise.
     smooth = DepthNoise(0.0, 0.0)
-    z, _ = sample_depth(evidence.mono_depth, request.matches.keyframe_px, smooth)
+    surface = sample_surface(evidence.mono_depth, request.matches.keyframe_px, smooth)
+    n = len(surface.z_m)
     return Depths(
-        z,
-        np.ones(len(z)),
-        *_unknown(len(z)),
+        surface.z_m,
+        np.ones(n),
+        *_unknown(n),
         DepthNoise(0.0, 0.0, evidence.mono_sigma),
+        surface.slope,
         scale_sigma=evidence.mono_scale_sigma,
         shift_sigma_m=evidence.mono_shift_sigma_m,
     )
@@ -166,10 +174,25 @@ SCALE_SOURCES: dict[str, ScaleSource] = {
 }
 
 
+@dataclass(frozen=True, eq=False)
+class Surface:
+    """A depth image at subpixel positions."""
+
+    z_m: FloatArray  # (N,) NaN = unknown
+    share: FloatArray  # (N,) of one pixel's noise variance that is left
+    slope: FloatArray  # (2, N) metres per pixel to the right, and down; 0 where noise hides it
+
+
 def sample_depth(
     depth: FloatArray | None, pixels: FloatArray, noise: DepthNoise
 ) -> tuple[FloatArray, FloatArray]:
-    """Depth z at subpixel positions, and the share of one pixel's noise variance that is left.
+    """(z, share) of `sample_surface`."""
+    surface = sample_surface(depth, pixels, noise)
+    return surface.z_m, surface.share
+
+
+def sample_surface(depth: FloatArray | None, pixels: FloatArray, noise: DepthNoise) -> Surface:
+    """Depth at subpixel positions.
 
     NaN outside of the image, beside NaN and across edges.
 
@@ -178,7 +201,7 @@ def sample_depth(
     pixels is taken as independent; where it is not, the residuals tell (`effective_share`).
     """
     if depth is None:
-        return _unknown(len(pixels))
+        return Surface(*_unknown(len(pixels)), np.zeros((2, len(pixels))))
     height, width = depth.shape
     u, v = pixels[:, 0], pixels[:, 1]
     inside = (u >= 0) & (v >= 0) & (u <= width - 1) & (v <= height - 1)
@@ -193,9 +216,16 @@ def sample_depth(
     near, far = z.min(axis=0), z.max(axis=0)
     with np.errstate(invalid="ignore"):
         sampled = (weights * z).sum(axis=0)
-        step_m = EDGE_RATIO * near + EDGE_SIGMAS * noise.sigma_m(sampled)
-        good = inside & (far - near <= step_m)
-    return np.where(good, sampled, np.nan), (weights * weights).sum(axis=0)
+        sigma_m = noise.sigma_m(sampled)
+        good = inside & (far - near <= EDGE_RATIO * near + EDGE_SIGMAS * sigma_m)
+        slope = np.stack(
+            [
+                (1 - b) * (z[1] - z[0]) + b * (z[3] - z[2]),
+                (1 - a) * (z[2] - z[0]) + a * (z[3] - z[1]),
+            ]
+        )
+        slope = np.where(np.abs(slope) > SLOPE_SIGMAS * sigma_m, slope, 0.0)
+    return Surface(np.where(good, sampled, np.nan), (weights * weights).sum(axis=0), slope)
 
 
 def _stereo_noise(keyframe: Frame) -> DepthNoise:
