@@ -218,32 +218,34 @@ class Lite(nn.Module):
         levels.append({"warp": warp, "certainty": certainty, "precision": precision})
         return levels
 
-    def _coarse_levels(self, query: Tensor, base: Tensor, keyframe: Tensor):
+    def _coarse_levels(
+        self, query: Tensor, base: Tensor, keyframe: Tensor
+    ) -> list[dict[str, Tensor]]:
         """Global correlation, consensus, and the correlation again under the consensus' prior."""
-        height, width = query.shape[-2:]
         rows, columns = keyframe.shape[-2:]
         described = tokens_of(self.describe(base, query)) * (10.0 * self.tenth_scale)
         none = tokens_of(self.nowhere(query)).float()
         summary = self.summary(query)
         with torch.autocast(query.device.type, enabled=False):
             logits = described @ keyframe.flatten(2)  # (B, N, M)
-        point, window, odds = read_peak(logits, none, rows, columns)
-        as_image = lambda value: image_of(value, height, width)  # noqa: E731
-        believed, state, sharp = self.consensus(
-            as_image(point), as_image(window), as_image(odds), summary
-        )
+        peak = self._peak(logits, none, query, keyframe)
+        believed, state, sharp = self.consensus(*peak, summary)
         first = {"warp": believed, "logits": logits, "none": none}
-        with torch.autocast(query.device.type, enabled=False):
-            again = logits
-            if self.config.prior:
-                again = logits + self._prior(tokens_of(believed), tokens_of(sharp), rows, columns)
-        point, window, odds = read_peak(again, none, rows, columns)
-        warp, state, _ = self.settle(
-            as_image(point), as_image(window), as_image(odds), torch.cat([summary, state], dim=1)
-        )
-        second = {"warp": warp, "logits": again, "none": none, "state": state}
-        second["certainty"] = as_image(odds) * 0.3 + self.certainty(state).float()
-        return [first, second]
+        if self.config.prior:
+            with torch.autocast(query.device.type, enabled=False):
+                prior = self._prior(tokens_of(believed), tokens_of(sharp), rows, columns)
+                logits = logits + prior
+        peak = self._peak(logits, none, query, keyframe)
+        warp, state, _ = self.settle(*peak, torch.cat([summary, state], dim=1))
+        certainty = 0.3 * peak[2] + self.certainty(state).float()
+        second = {"warp": warp, "logits": logits, "none": none, "certainty": certainty}
+        return [first, {**second, "state": state}]
+
+    @staticmethod
+    def _peak(logits: Tensor, none: Tensor, query: Tensor, keyframe: Tensor) -> list[Tensor]:
+        """Point, window and log-odds of `read_peak` as images on the query's grid."""
+        parts = read_peak(logits, none, *keyframe.shape[-2:])
+        return [image_of(part, *query.shape[-2:]) for part in parts]
 
     @staticmethod
     def _prior(believed: Tensor, sharp: Tensor, rows: int, columns: int) -> Tensor:
@@ -268,13 +270,12 @@ class Lite(nn.Module):
 
 
 def precision_factor(shape: Tensor) -> Tensor:
-    """(B, 3, h, w): a, b, c of the Cholesky factor, 1 / px; a and c between 0.01 and about 30.
+    """(B, 3, h, w): a, b, c of the Cholesky factor, 1 / px; a and c at least 0.01.
 
     Starts at a = c = 0.5, b = 0: two pixels of standard deviation.
     """
     a, b, c = shape.float().split(1, dim=1)
-    positive = lambda value: F.softplus(value - 0.45) + 0.01  # noqa: E731
-    return torch.cat([positive(a), b, positive(c)], dim=1)
+    return torch.cat([F.softplus(a - 0.45) + 0.01, b, F.softplus(c - 0.45) + 0.01], dim=1)
 
 
 def build_lite(**config: int) -> Lite:

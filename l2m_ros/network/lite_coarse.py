@@ -26,7 +26,9 @@ def cell_grid(height: int, width: int, device: torch.device | None = None) -> Te
     return torch.stack([x.expand(height, width), y[:, None].expand(height, width)], dim=-1)
 
 
-def _rotary_angles(height: int, width: int, step: int, channels: int, device) -> Tensor:
+def _rotary_angles(
+    height: int, width: int, step: int, channels: int, device: torch.device
+) -> Tensor:
     """(h w, channels / 2) angles: half for x, half for y, wavelengths 4 to 256 cells."""
     count = channels // 4
     exponent = torch.arange(count, device=device, dtype=torch.float32) / max(count - 1, 1)
@@ -117,13 +119,16 @@ class Block(nn.Module):
         return self.mixer(image + self.attention(image, key, value))
 
 
-def _window(height: int, width: int, radius: int, device) -> tuple[Tensor, Tensor]:
+def _window(radius: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """dx and dy, (2r+1)^2 each, row by row."""
     span = torch.arange(-radius, radius + 1, device=device)
     dy, dx = torch.meshgrid(span, span, indexing="ij")
     return dx.reshape(-1), dy.reshape(-1)
 
 
-def read_peak(logits: Tensor, none: Tensor, height: int, width: int, radius: int = 2):
+def read_peak(
+    logits: Tensor, none: Tensor, height: int, width: int, radius: int = 2
+) -> tuple[Tensor, Tensor, Tensor]:
     """The mode of every query cell's correlation with the keyframe's h x w cells.
 
     logits (B, N, h w), none (B, N, 1) the logit of "nowhere". Returns the soft-argmax about the
@@ -133,7 +138,7 @@ def read_peak(logits: Tensor, none: Tensor, height: int, width: int, radius: int
     mode = logits.detach().argmax(dim=-1, keepdim=True)
     row = torch.div(mode, width, rounding_mode="floor")
     column = mode - row * width
-    dx, dy = _window(height, width, radius, logits.device)
+    dx, dy = _window(radius, logits.device)
     x, y = column + dx, row + dy  # (B, N, K)
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     index = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
@@ -177,7 +182,9 @@ class Consensus(nn.Module):
             support.append(around)
         return offers, support
 
-    def forward(self, point: Tensor, window: Tensor, odds: Tensor, features: Tensor):
+    def forward(
+        self, point: Tensor, window: Tensor, odds: Tensor, features: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """point (B, 2, h, w) normalised; returns point, hidden (B, C, h, w), sharpness logit."""
         height, width = point.shape[-2:]
         grid = cell_grid(height, width, point.device).permute(2, 0, 1)

@@ -18,7 +18,7 @@ EVIDENCE = 1e-3
 BLOCK = 4  # cells a side; the grids of a level are multiples of it
 
 
-def _halo_index(height: int, width: int, radius: int, device) -> Tensor:
+def _halo_index(height: int, width: int, radius: int, device: torch.device) -> Tensor:
     """(blocks, (BLOCK + 2 r)^2) flat indices, into the grid padded by r, of each block's halo."""
     padded = width + 2 * radius
     span = torch.arange(BLOCK + 2 * radius, device=device)
@@ -29,7 +29,7 @@ def _halo_index(height: int, width: int, radius: int, device) -> Tensor:
     return origin.reshape(-1, 1) + halo.reshape(1, -1)
 
 
-def _window_index(radius: int, device) -> Tensor:
+def _window_index(radius: int, device: torch.device) -> Tensor:
     """((2 r + 1)^2, BLOCK^2): where in a block's halo each cell's window lies."""
     side = BLOCK + 2 * radius
     cell = torch.arange(BLOCK, device=device)
@@ -109,7 +109,9 @@ class Refiner(nn.Module):
         y = (weight * _neighbours(warp[:, 1:], self.radius)).sum(1, keepdim=True)
         return (torch.cat([x, y], dim=1) - warp * total) / (total + EVIDENCE)
 
-    def forward(self, query: Tensor, keyframe: Tensor, warp: Tensor, above: Tensor):
+    def forward(
+        self, query: Tensor, keyframe: Tensor, warp: Tensor, above: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """query, keyframe (B, D, h, w) unit descriptors, warp (B, 2, h, w), above the state.
 
         Returns the corrected warp, the state, a certainty correction and three numbers for the
