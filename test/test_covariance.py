@@ -11,7 +11,7 @@ from l2m_ros.geometry.refine import Fit, calibration
 from l2m_ros.geometry.residuals import Noise
 from l2m_ros.geometry.scale import DepthNoise
 from l2m_ros.geometry.synthetic import World, trial
-from l2m_ros.types import RelativePose
+from l2m_ros.types import Correspondences, RelativePose
 
 TRIALS = 60
 SENSOR = DepthNoise(0.002, 0.002)
@@ -23,7 +23,10 @@ def nees(world, options=None):
     for seed in range(TRIALS):
         t = trial(world, seed)
         pose = estimate_pose(
-            t.matches, t.query, t.keyframe, options or PoseOptions(depth_noise=world.depth_noise)
+            t.matches,
+            t.query,
+            t.keyframe,
+            options or PoseOptions(depth_noise=world.depth_noise, common_share=0.0),
         )
         truth = t.keyframe_from_camera.copy()
         if isinstance(pose, RelativePose):
@@ -59,7 +62,9 @@ def test_correlated_matches_do_not_make_it_over_confident(length_px):
 def test_an_uncertain_depth_scale_shows_along_the_translation():
     t = trial(World("scale"), 0)
     plain, vague = (
-        estimate_pose(t.matches, t.query, t.keyframe, PoseOptions(depth_scale_sigma=s))
+        estimate_pose(
+            t.matches, t.query, t.keyframe, PoseOptions(depth_scale_sigma=s, common_share=0.0)
+        )
         for s in (0.0, 0.05)
     )
     shift = vague.keyframe_from_camera[:3, 3]
@@ -117,7 +122,7 @@ def test_covariance_is_about_the_keyframes_axes():
     errors, claimed = [], []
     for seed in range(TRIALS):
         t = trial(world, seed)
-        pose = estimate_pose(t.matches, t.query, t.keyframe)
+        pose = estimate_pose(t.matches, t.query, t.keyframe, PoseOptions(common_share=0.0))
         errors.append(se3.difference(pose.keyframe_from_camera, t.keyframe_from_camera))
         claimed.append(pose.covariance)
     seen, said = np.cov(np.array(errors).T), np.mean(claimed, axis=0)
@@ -127,3 +132,25 @@ def test_covariance_is_about_the_keyframes_axes():
     a, b = seen / np.outer(sd_seen, sd_seen), said / np.outer(sd_said, sd_said)
     strong = np.abs(b) > 0.6
     assert strong.sum() > 6 and np.allclose(a[strong], b[strong], atol=0.3)
+
+
+def test_what_a_region_errs_together_has_to_be_told():
+    """Kish's design effect: the same share in each of 12 regions, drawn, and the claim holds."""
+    share, sigma_px = 0.05, 0.5
+    honest, naive = [], []
+    for seed in range(TRIALS):
+        rng = np.random.default_rng(seed)
+        t = trial(World("regions", sigma_px=1e-3), seed)
+        size = np.array(t.query.camera.size)
+        column, row = np.clip(t.matches.query_px / size * (4, 3), 0, (3.99, 2.99)).astype(int).T
+        common = rng.normal(0, sigma_px * np.sqrt(share), (12, 2))[row * 4 + column]
+        own = rng.normal(0, sigma_px * np.sqrt(1 - share), common.shape)
+        matches = Correspondences(
+            t.matches.query_px, t.matches.keyframe_px + common + own, t.matches.confidence
+        )
+        for nees, told in ((honest, share), (naive, 0.0)):
+            options = PoseOptions(common_share=told)
+            pose = estimate_pose(matches, t.query, t.keyframe, options)
+            error = se3.difference(pose.keyframe_from_camera, t.keyframe_from_camera)
+            nees.append(error @ np.linalg.solve(pose.covariance, error))
+    assert np.mean(honest) < 8.0 < np.mean(naive)

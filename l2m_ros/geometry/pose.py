@@ -57,8 +57,8 @@ class PoseOptions:
     """Defaults live here; the node's parameters and the command line refer to them."""
 
     threshold_px: float = 2.0  # of PoseLib's search; the refinement estimates the noise itself
-    # Of a match's variance, shared by its region (see `covariance`). Measured on rendered rooms: 0.05
-    # makes the NEES of SIFT, AKAZE and lite 5 to 10; 0 gives 14 to 25 (6 = honest).
+    # Of a match's variance, shared by its region (see `covariance`). Measured in rendered rooms:
+    # the NEES of SIFT, AKAZE and lite is 5 to 10 with 0.05, 14 to 25 with 0 (6 = honest).
     common_share: float = 0.05
     min_parallax_px: float = 0.5  # below, a direction is not worth naming
     depth_noise: DepthNoise = field(default_factory=DepthNoise)

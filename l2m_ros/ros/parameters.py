@@ -162,6 +162,9 @@ _TRACKING = [
               "(mean Laplacian, grey levels) never becomes a keyframe", "frame", low=0.0, high=99),
     Parameter("pose.threshold_px", float(_POSE.threshold_px), "reprojection error of an inlier, "
               "pixels", "frame", low=0.1, high=50.0),
+    Parameter("pose.common_share", float(_POSE.common_share), "share of a match's variance that "
+              "its region's matches have in common: more makes covariances larger", "frame",
+              low=0.0, high=1.0),
 ]  # fmt: skip
 
 PARAMETERS: dict[str, Parameter] = {p.name: p for p in _NODE + _INPUTS + _FRAMES + _TRACKING}
@@ -205,7 +208,7 @@ def tracker_options(values: Values) -> TrackerOptions:
     looks = ("sharpness_min", "texture_min")
     return TrackerOptions(
         **_fields(values, "tracking", ("max_matches", "kept_keyframes", "restart_after")),
-        pose=replace(_POSE, **_fields(values, "pose", ("threshold_px",))),
+        pose=replace(_POSE, **_fields(values, "pose", ("threshold_px", "common_share"))),
         gates=replace(_GATES, **_fields(values, "tracking", gates)),
         keyframes=replace(_KEYFRAMES, **_fields(values, "keyframes", (*bands, *looks))),
         base_from_camera=base_from_camera(values),
