@@ -77,6 +77,12 @@ def test_at_most_so_many_points():
         assert len(load_matcher(name, max_points=150).encode(rgb).data.px) <= 150
 
 
+def test_less_contrast_asked_for_finds_more_points():
+    faint = np.asarray(100 + texture(200, 150) * 0.15, np.uint8)
+    usual, keen = load_matcher("sift"), load_matcher("sift", contrast=0.01)
+    assert len(keen.encode(faint).data.px) > 2 * len(usual.encode(faint).data.px)
+
+
 @pytest.mark.parametrize("name", [*SPARSE, "dis"])
 def test_a_blank_image_matches_nothing_surely(name):
     blank = np.full((80, 100, 3), 128, np.uint8)

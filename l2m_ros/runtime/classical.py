@@ -89,14 +89,24 @@ class _PointMatcher:
 
 
 class SiftMatcher(_PointMatcher):
-    """SIFT with RootSIFT descriptors (square root of the L1-normalised histogram)."""
+    """SIFT with RootSIFT descriptors (square root of the L1-normalised histogram).
+
+    contrast: blobs fainter than this are left out; OpenCV's own value, as in published baselines.
+    Half of it finds twice the points in rooms with little texture (docs/benchmarks.md).
+    """
 
     name = "sift"
 
     def __init__(
-        self, max_points: int = MAX_POINTS, ratio: float = RATIO, mutual: bool = True
+        self,
+        max_points: int = MAX_POINTS,
+        ratio: float = RATIO,
+        mutual: bool = True,
+        contrast: float = 0.04,
     ) -> None:
-        detector = cv2.SIFT_create(nfeatures=max_points)  # type: ignore[attr-defined]
+        detector = cv2.SIFT_create(  # type: ignore[attr-defined]
+            nfeatures=max_points, contrastThreshold=contrast
+        )
         super().__init__(detector, max_points, ratio, mutual)
 
     @staticmethod
