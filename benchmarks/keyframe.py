@@ -1,6 +1,6 @@
 """What a kept keyframe saves: one frame against it, beside the published schedule of a whole pair.
 
-    python benchmarks/keyframe.py                    L2M at 224x224 on the CPU, minutes
+    python benchmarks/keyframe.py                    L2M at 168x168 on the CPU, two minutes
     python benchmarks/keyframe.py --size 560         the published resolution, a quarter of an hour
     python benchmarks/keyframe.py --model lite --size 480x640
 
@@ -201,7 +201,7 @@ def size_of(text: str) -> tuple[int, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="l2m")
-    parser.add_argument("--size", type=size_of, default=(224, 224), metavar="HxW")
+    parser.add_argument("--size", type=size_of, default=(168, 168), metavar="HxW")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0)
     args = parser.parse_args()
