@@ -4,6 +4,7 @@ a report with pictures."""
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +27,7 @@ RATE_HZ = 10.0  # what `lite` keeps up with on two cores
 READY_S = 60.0  # loading and warming up a model on a busy machine
 DISCOVERY_S = 10.0
 STOP_S = 5.0
+LAST_WORDS_S = 1.5  # for the last frame, and diagnostics once more
 REMAPPED = {
     "image": "/camera/image_raw",
     "camera_info": "/camera/camera_info",
@@ -91,44 +94,59 @@ def _simulated(options: DemoOptions) -> Path:
 
 def _over_dds(options: DemoOptions, bag: Path) -> TrackedRun:
     """The node in a process of its own, the bag played at real time, its poses heard."""
-    import rclpy
-    from rclpy.executors import SingleThreadedExecutor
-
     from l2m_ros.ros.listener import Listener
     from l2m_ros.ros.player import Player
 
-    domain = os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+    os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
     log = options.out / "node.log"
-    process = _start_node(options, log)
+    with _node_process(options, log) as process, _spinning_node() as node:
+        listener = Listener(node)
+        player = Player(node, bag, REMAPPED.values())
+        _wait_until_ready(listener.heard, process, log)
+        _play(player, listener, bag)
+        time.sleep(LAST_WORDS_S)
+    return _run_of(options, bag, listener.heard)
+
+
+@contextlib.contextmanager
+def _spinning_node() -> Iterator[Any]:
+    """A node of the demo's own, served by a thread."""
+    import rclpy
+    from rclpy.executors import SingleThreadedExecutor
+
     context = rclpy.Context()
-    rclpy.init(context=context, domain_id=int(domain))
+    rclpy.init(context=context, domain_id=int(os.environ["ROS_DOMAIN_ID"]))
     node = rclpy.create_node("l2m_demo", context=context)
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(node)
-    listener = Listener(node)
-    player = Player(node, bag, REMAPPED.values())
     spinning = threading.Thread(target=executor.spin, daemon=True)
     spinning.start()
     try:
-        _wait_until_ready(listener.heard, process, log)
-        _play(player, listener, bag)
-        time.sleep(1.5)  # the last frame, and diagnostics once more
+        yield node
     finally:
         executor.shutdown()
         spinning.join(STOP_S)
         node.destroy_node()
         rclpy.try_shutdown(context=context)
-        _stop(process)
-    return _run_of(options, bag, listener.heard)
 
 
-def _start_node(options: DemoOptions, log: Path) -> subprocess.Popen[bytes]:
+@contextlib.contextmanager
+def _node_process(options: DemoOptions, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The node under test; ended as Ctrl-C ends it."""
     arguments = ["--ros-args", "-p", f"model:={options.model}"]
     for name, topic in REMAPPED.items():
         arguments += ["-r", f"{name}:={topic}"]
     command = [sys.executable, "-m", "l2m_ros.ros.main", *arguments]
     with log.open("wb") as out:
-        return subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
 
 
 def _wait_until_ready(heard: Heard, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -162,14 +180,6 @@ def _play(player: Any, listener: Any, bag: Path) -> None:
                 listener.want_picture()
 
         player.play(after_each=after_each)
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.send_signal(signal.SIGINT)
-    try:
-        process.wait(STOP_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
 
 
 def _run_of(options: DemoOptions, bag: Path, heard: Heard) -> TrackedRun:
