@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from l2m_ros.geometry.ransac import POINTS_SAMPLE, Search, accidental, find_absolute
-from l2m_ros.geometry.rays import Index, RayPairs
-from l2m_ros.geometry.refine import HALF_WEIGHT, Fit, Terms, depth_terms, refine
-from l2m_ros.geometry.residuals import Noise, keyframe_depth_rows, query_depth_rows
+from l2m_ros.geometry.rays import RayPairs
+from l2m_ros.geometry.refine import HALF_WEIGHT, Fit, depth_terms, refine
+from l2m_ros.geometry.residuals import Noise
 from l2m_ros.geometry.triangulation import epipolar_distance, plausible_depth
 from l2m_ros.types import FloatArray, Lost, LostReason
 
@@ -15,8 +15,8 @@ WIDE = 4.0  # thresholds within which a match may still turn out to be an inlier
 ONE_DEPTH = 1e-5  # relative spread: no scene is that flat, and float32 resolves 1e-7
 MIN_SHARE_WITHOUT_DEPTH = 0.05  # fewer matches without depth are not worth a second refinement
 MIN_T_SIGMAS = 10.0  # of |t|, before an epipolar line has a direction worth using
-# Median of the squares of a standard normal variable.
-CHI2_MEDIAN = 0.4549
+# Medians of chi-square with one and two degrees of freedom.
+CHI2_MEDIAN, CHI2_MEDIAN_2 = 0.4549, 1.3863
 
 
 def absolute_pose(
@@ -35,12 +35,13 @@ def absolute_pose(
     if flat is not None:
         return flat
     T = find_absolute(pairs, search) if initial is None else initial
-    near = _near(pairs, T, WIDE * search.threshold if initial is None else np.inf)
+    off = _off(pairs, T)
+    near = np.flatnonzero(off < (WIDE * search.threshold if initial is None else np.inf))
     if len(near) <= POINTS_SAMPLE:
         return _too_few(len(near), len(pairs))
     chosen = pairs.select(near)
     terms = depth_terms(chosen, shift_sigma_m=shift_sigma_m)
-    fit = refine(chosen, T, terms, first_noise(chosen, T, terms))
+    fit = refine(chosen, T, terms, first_noise(chosen, off[near]))
     if fit is None:
         return Lost(LostReason.DEGENERATE, "the matches with depth do not determine a pose")
     radius = max(search.threshold, accepted_radius(chosen, fit, dof=2))
@@ -89,9 +90,8 @@ def with_rays(pairs: RayPairs, fit: Fit, search: Search, shift_sigma_m: float) -
     return fit if both is None else both.over(chosen, len(pairs))
 
 
-def _near(pairs: RayPairs, T: FloatArray, limit: float) -> Index:
-    """Indices of the matches with depth that reproject within `limit`."""
-    off = np.full(len(pairs), np.inf)
+def _off(pairs: RayPairs, T: FloatArray) -> FloatArray:
+    """(N,) how far off each match reprojects, units of the optical axis; NaN without depth."""
     Rt, t = T[:3, :3].T, T[:3, 3:4]
     with np.errstate(divide="ignore", invalid="ignore"):
         X = pairs.keyframe_m * np.stack([*pairs.keyframe, np.ones(len(pairs))])
@@ -103,7 +103,7 @@ def _near(pairs: RayPairs, T: FloatArray, limit: float) -> Index:
             Y = pairs.query_m[missing] * np.stack([*q, np.ones(len(missing))])
             away = _distance(Rt.T @ Y + t, pairs.keyframe[:, missing])
             off[missing] = away / pairs.stretch[1, missing]
-        return np.flatnonzero(off < limit)
+    return np.asarray(off)
 
 
 def _distance(Y: FloatArray, seen: FloatArray) -> FloatArray:
@@ -111,19 +111,13 @@ def _distance(Y: FloatArray, seen: FloatArray) -> FloatArray:
     return np.where(Y[2] > 0, np.sqrt(d[0] * d[0] + d[1] * d[1]), np.nan)
 
 
-def first_noise(pairs: RayPairs, T: FloatArray, terms: Terms) -> Noise:
-    """The match noise at the search's pose, from the median residual across the lines."""
-    across = []
-    for index, rows in (
-        (terms.keyframe_depth, keyframe_depth_rows),
-        (terms.query_depth, query_depth_rows),
-    ):
-        if len(index):
-            found = rows(pairs.select(index), T, None, Noise(), 0.0)
-            across.append(found.error[0] ** 2)
-    median = float(np.median(np.concatenate(across))) if across else 1.0
-    # Outliers within the wide threshold raise the median: too wide a start narrows by itself.
-    return Noise(match=max(median / CHI2_MEDIAN, 1e-4))
+def first_noise(pairs: RayPairs, off: FloatArray) -> Noise:
+    """The match noise at the search's pose, from how far off the points reproject (N,).
+
+    Outliers and depth noise raise it: a start that is too wide narrows by itself.
+    """
+    claimed = 0.5 * (pairs.noise[0] + pairs.noise[2]) / pairs.stretch[1] ** 2
+    return Noise(match=max(float(np.median(off * off / claimed)) / CHI2_MEDIAN_2, 1e-4))
 
 
 def _too_few(inliers: int, matches: int) -> Lost:

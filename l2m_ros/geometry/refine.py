@@ -35,7 +35,7 @@ from l2m_ros.types import FloatArray
 # d^2 of half weight by observed rows: an inlier lies beyond once in 300 to 500.
 HALF_WEIGHT = np.array([1.0, 9.0, 12.0, 14.5])
 MAX_ITERATIONS = 12
-STEP_SIGMAS = 0.03  # done when a step is shorter than this share of the standard deviation
+STEP_SIGMAS = 0.1  # done when a step is shorter; the next would be a tenth of that
 SETTLED = 0.05  # ... and the match noise changes by no more than this share
 MIN_MATCH_FACTOR = 0.02**2  # px^2: an exact world must not give a zero covariance
 MIN_DEPTH_ROWS = 30.0  # residuals needed before the depth's noise model is doubted

@@ -16,7 +16,7 @@ import numpy as np
 import poselib
 
 from l2m_ros.geometry import se3
-from l2m_ros.geometry.absolute import CHI2_MEDIAN, WIDE, accepted_radius
+from l2m_ros.geometry.absolute import CHI2_MEDIAN, CHI2_MEDIAN_2, WIDE, accepted_radius
 from l2m_ros.geometry.ransac import (
     RAYS_SAMPLE,
     Search,
@@ -137,8 +137,7 @@ def rotation_fit(pairs: RayPairs, noise: Noise) -> FloatArray:
     R = U @ np.diag([1.0, 1.0, np.sign(np.linalg.det(U @ Vt))]) @ Vt
     T = se3.transform(R, np.zeros(3))
     median = float(np.median(infinity_rows(pairs, T, None, Noise(), 0.0).squared))
-    # Two dimensions: their median is three times that of one.
-    start = Noise(match=max(median / (3.05 * CHI2_MEDIAN), noise.match))
+    start = Noise(match=max(median / CHI2_MEDIAN_2, noise.match))
     fit = refine(pairs, T, rotation_terms(pairs), start)
     return T if fit is None else fit.pose
 
