@@ -16,6 +16,7 @@ from l2m_ros.types import Correspondences, FloatArray, Frame
 
 EDGE_RATIO = 0.03  # neighbours that differ by more than this and the noise lie on two surfaces
 EDGE_SIGMAS = 4.0
+SLOPE_PX = 4  # baseline of a slope: noise divides by it, a surface's bend does not show yet
 SLOPE_SIGMAS = 4.0  # the difference of two pixels has 1.4
 DISPARITY_SIGMA_PX = 0.25  # of a matcher between rectified images
 
@@ -218,14 +219,34 @@ def sample_surface(depth: FloatArray | None, pixels: FloatArray, noise: DepthNoi
         sampled = (weights * z).sum(axis=0)
         sigma_m = noise.sigma_m(sampled)
         good = inside & (far - near <= EDGE_RATIO * near + EDGE_SIGMAS * sigma_m)
-        slope = np.stack(
-            [
-                (1 - b) * (z[1] - z[0]) + b * (z[3] - z[2]),
-                (1 - a) * (z[2] - z[0]) + a * (z[3] - z[1]),
-            ]
-        )
-        slope = np.where(np.abs(slope) > SLOPE_SIGMAS * sigma_m, slope, 0.0)
+    slope = _slope(depth, pixels, sampled, sigma_m)
     return Surface(np.where(good, sampled, np.nan), (weights * weights).sum(axis=0), slope)
+
+
+def _slope(
+    depth: FloatArray, pixels: FloatArray, z_m: FloatArray, sigma_m: FloatArray
+) -> FloatArray:
+    """(2, N) metres per pixel, from the pixels SLOPE_PX to either side.
+
+    0 where one of them is unknown or on another surface, and where noise hides the slope.
+    """
+    height, width = depth.shape
+    column = np.clip(np.rint(pixels[:, 0]), 0, width - 1).astype(np.intp)
+    row = np.clip(np.rint(pixels[:, 1]), 0, height - 1).astype(np.intp)
+    slopes, flat = [], depth.ravel()
+    axes = ((pixels[:, 0], column, width - 1, 1), (pixels[:, 1], row, height - 1, width))
+    for at, place, last, stride in axes:
+        low, high = np.maximum(place - SLOPE_PX, 0), np.minimum(place + SLOPE_PX, last)
+        here = row * width + column - place * stride
+        before, after = flat[here + low * stride], flat[here + high * stride]
+        span = np.maximum(high - low, 1)
+        slope = (after - before) / span
+        with np.errstate(invalid="ignore"):
+            bend_m = 2.0 * np.abs(z_m - before - slope * (at - low))
+            seen = np.abs(slope) * span > SLOPE_SIGMAS * sigma_m
+            seen &= bend_m <= EDGE_RATIO * z_m + EDGE_SIGMAS * sigma_m
+        slopes.append(np.where(seen, slope, 0.0))
+    return np.stack(slopes)
 
 
 def _stereo_noise(keyframe: Frame) -> DepthNoise:
