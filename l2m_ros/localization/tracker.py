@@ -96,6 +96,17 @@ class TrackResult:
 
 
 @dataclass(frozen=True, eq=False)
+class _Incoming:
+    """The frame at hand, encoded."""
+
+    frame: Frame
+    odometry: OdometrySample | None
+    features: Features
+    refusal: str | None  # why it may not become a keyframe
+    stages: _Stages
+
+
+@dataclass(frozen=True, eq=False)
 class _Attempt:
     """A frame matched against one keyframe."""
 
@@ -142,147 +153,84 @@ class Tracker:
         stages = _Stages()
         with stages.time("encode"):
             features = self._matcher.encode(frame.rgb)
-        refusal = self._policy.refusal(frame.rgb)
+        now = _Incoming(frame, odometry, features, self._policy.refusal(frame.rgb), stages)
         if self._keyframe is None:
-            return self._begin(frame, odometry, features, refusal, stages, "the first frame")
-        attempt = self._attempt(frame, odometry, features, self._keyframe, stages)
+            return self._begin(now, "the first frame")
+        attempt = self._attempt(now, self._keyframe)
         if isinstance(attempt.outcome, Lost):
-            attempt = self._recover(frame, odometry, features, attempt, stages)
+            attempt = self._recover(now, attempt)
         if isinstance(attempt.outcome, Lost):
-            return self._after_loss(frame, odometry, features, attempt, refusal, stages)
-        return self._after_success(frame, odometry, features, attempt, refusal, stages)
+            return self._after_loss(now, attempt, attempt.outcome)
+        return self._after_success(now, attempt)
 
-    def _attempt(
-        self,
-        frame: Frame,
-        odometry: OdometrySample | None,
-        features: Features,
-        keyframe: Keyframe,
-        stages: _Stages,
-    ) -> _Attempt:
-        with stages.time("match"):
-            match = self._matcher.match(features, keyframe.reference)
+    def _attempt(self, now: _Incoming, keyframe: Keyframe) -> _Attempt:
+        with now.stages.time("match"):
+            match = self._matcher.match(now.features, keyframe.reference)
             pairs = correspondences(match, limit=self.options.max_matches)
-        with stages.time("pose"):
-            evidence = scale_evidence(keyframe, odometry, self.options.base_from_camera)
+        with now.stages.time("pose"):
+            evidence = scale_evidence(keyframe, now.odometry, self.options.base_from_camera)
             outcome = gate(
-                estimate_pose(pairs, frame, keyframe.frame, self.options.pose, evidence),
+                estimate_pose(pairs, now.frame, keyframe.frame, self.options.pose, evidence),
                 self.options.gates,
             )
             if isinstance(outcome, MetricPose):
-                now = Motion(frame.stamp_ns, _odom(keyframe, outcome)[0])
-                outcome = implausible(self._motion, now, self.options.gates) or outcome
+                motion = Motion(now.frame.stamp_ns, _odom(keyframe, outcome)[0])
+                outcome = implausible(self._motion, motion, self.options.gates) or outcome
         return _Attempt(keyframe, match, pairs, outcome)
 
-    def _recover(
-        self,
-        frame: Frame,
-        odometry: OdometrySample | None,
-        features: Features,
-        failed: _Attempt,
-        stages: _Stages,
-    ) -> _Attempt:
+    def _recover(self, now: _Incoming, failed: _Attempt) -> _Attempt:
         """Try one of the earlier keyframes, another one each frame, the newest first."""
         others = [kept for kept in reversed(self._kept) if kept is not failed.keyframe]
         if not others:
             return failed
-        other = others[self._lost % len(others)]
-        attempt = self._attempt(frame, odometry, features, other, stages)
+        attempt = self._attempt(now, others[self._lost % len(others)])
         return failed if isinstance(attempt.outcome, Lost) else attempt
 
-    def _after_loss(
-        self,
-        frame: Frame,
-        odometry: OdometrySample | None,
-        features: Features,
-        attempt: _Attempt,
-        refusal: str | None,
-        stages: _Stages,
-    ) -> TrackResult:
-        assert isinstance(attempt.outcome, Lost)
+    def _after_loss(self, now: _Incoming, attempt: _Attempt, lost: Lost) -> TrackResult:
         self._lost += 1
-        lost = attempt.outcome
+        reason = f"{lost.reason.value}: {lost.detail}"
         if self._requested or self._lost >= self.options.restart_after:
-            why = f"lost for {self._lost} frames ({lost.reason.value}: {lost.detail})"
-            return self._begin(frame, odometry, features, refusal, stages, why)
-        return TrackResult(
-            TrackState.LOST,
-            f"{lost.reason.value}: {lost.detail}",
-            frame,
-            attempt.keyframe,
-            lost,
-            attempt.match,
-            attempt.correspondences,
-            stages_ms=stages.ms,
-        )
+            return self._begin(now, f"lost for {self._lost} frames ({reason})")
+        return _result(TrackState.LOST, reason, now, attempt)
 
-    def _after_success(
-        self,
-        frame: Frame,
-        odometry: OdometrySample | None,
-        features: Features,
-        attempt: _Attempt,
-        refusal: str | None,
-        stages: _Stages,
-    ) -> TrackResult:
-        assert not isinstance(attempt.outcome, Lost)
+    def _after_success(self, now: _Incoming, attempt: _Attempt) -> TrackResult:
         found = attempt.keyframe is not self._keyframe
         self._lost, self._keyframe = 0, attempt.keyframe
         if found:
             self._policy.restart()
         reason = f"found again at keyframe {attempt.keyframe.id}" if found else "tracking"
-        result = TrackResult(
-            TrackState.TRACKING,
-            reason,
-            frame,
-            attempt.keyframe,
-            attempt.outcome,
-            attempt.match,
-            attempt.correspondences,
-            stages_ms=stages.ms,
-        )
+        result = _result(TrackState.TRACKING, reason, now, attempt)
         if isinstance(attempt.outcome, MetricPose):
             pose, covariance = _odom(attempt.keyframe, attempt.outcome)
-            self._motion, self._motion_covariance = Motion(frame.stamp_ns, pose), covariance
+            self._motion, self._motion_covariance = Motion(now.frame.stamp_ns, pose), covariance
             result = replace(result, odom_from_camera=pose, odom_covariance=covariance)
-        wanted = self._policy.wants_keyframe(_quality(frame, attempt)) or self._requested
-        if wanted and refusal is None:
-            connected = isinstance(attempt.outcome, MetricPose)
-            self._take(frame, odometry, features, stages, connected=connected)
+        wanted = self._policy.wants_keyframe(_quality(now.frame, attempt)) or self._requested
+        if wanted and now.refusal is None:
+            self._take(now, connected=isinstance(attempt.outcome, MetricPose))
             result = replace(result, new_keyframe=True)
         return result
 
-    def _begin(
-        self,
-        frame: Frame,
-        odometry: OdometrySample | None,
-        features: Features,
-        refusal: str | None,
-        stages: _Stages,
-        why: str,
-    ) -> TrackResult:
+    def _begin(self, now: _Incoming, why: str) -> TrackResult:
         """Start a new chain at this frame, where the last one is thought to have ended."""
-        if refusal is not None:
+        if now.refusal is not None:
             state = TrackState.WAITING if self._keyframe is None else TrackState.LOST
-            reason = f"no keyframe yet: {refusal}"
-            return TrackResult(state, reason, frame, self._keyframe, stages_ms=stages.ms)
-        if self._motion is not None:
-            self._motion_covariance = self._drifted(frame.stamp_ns)
-        self._take(frame, odometry, features, stages, connected=False)
-        assert self._keyframe is not None
-        reason = f"new chain {self._chain} at keyframe {self._keyframe.id}: {why}"
+            reason = f"no keyframe yet: {now.refusal}"
+            return TrackResult(state, reason, now.frame, self._keyframe, stages_ms=now.stages.ms)
+        self._motion_covariance = self._drifted(now.frame.stamp_ns)
+        taken = self._take(now, connected=False)
         return TrackResult(
             TrackState.TRACKING,
-            reason,
-            frame,
-            self._keyframe,
+            f"new chain {self._chain} at keyframe {taken.id}: {why}",
+            now.frame,
+            taken,
             new_keyframe=True,
-            stages_ms=stages.ms,
+            stages_ms=now.stages.ms,
         )
 
     def _drifted(self, stamp_ns: int) -> FloatArray:
         """The last place's covariance after moving unseen at up to the plausible speed."""
-        assert self._motion is not None
+        if self._motion is None:
+            return self._motion_covariance
         seconds = max(0.0, (stamp_ns - self._motion.stamp_ns) * 1e-9)
         gates = self.options.gates
         return chain.widened(
@@ -291,39 +239,32 @@ class Tracker:
             sigma_rad=min(gates.max_turn_rad_s * seconds, np.pi),
         )
 
-    def _take(
-        self,
-        frame: Frame,
-        odometry: OdometrySample | None,
-        features: Features,
-        stages: _Stages,
-        *,
-        connected: bool,
-    ) -> None:
+    def _take(self, now: _Incoming, *, connected: bool) -> Keyframe:
         """This frame becomes the keyframe."""
-        with stages.time("reference"):
-            reference = self._matcher.reference(features)
+        with now.stages.time("reference"):
+            reference = self._matcher.reference(now.features)
         depth = None
-        if frame.right_rgb is not None and frame.depth is None:
-            with stages.time("stereo"):
-                depth = stereo_depth(self._matcher, features, frame)
+        if now.frame.right_rgb is not None and now.frame.depth is None:
+            with now.stages.time("stereo"):
+                depth = stereo_depth(self._matcher, now.features, now.frame)
         self._chain += 0 if connected else 1
         place = np.eye(4) if self._motion is None else self._motion.odom_from_camera
-        self._keyframe = Keyframe(
+        taken = Keyframe(
             id=self._next_id,
             chain=self._chain,
-            frame=frame,
+            frame=now.frame,
             reference=reference,
             odom_from_keyframe=place,
             odom_covariance=self._motion_covariance,
             stereo_depth=depth,
-            odometry=odometry,
+            odometry=now.odometry,
         )
         self._next_id += 1
-        self._motion = Motion(frame.stamp_ns, place)
-        self._kept.append(self._keyframe)
+        self._keyframe, self._motion = taken, Motion(now.frame.stamp_ns, place)
+        self._kept.append(taken)
         self._lost, self._requested = 0, False
         self._policy.restart()
+        return taken
 
 
 class _Stages:
@@ -340,6 +281,19 @@ class _Stages:
         finally:
             spent_ms = (time.perf_counter() - started) * 1e3
             self.ms[stage] = self.ms.get(stage, 0.0) + spent_ms
+
+
+def _result(state: TrackState, reason: str, now: _Incoming, attempt: _Attempt) -> TrackResult:
+    return TrackResult(
+        state,
+        reason,
+        now.frame,
+        attempt.keyframe,
+        attempt.outcome,
+        attempt.match,
+        attempt.correspondences,
+        stages_ms=now.stages.ms,
+    )
 
 
 def _odom(keyframe: Keyframe, pose: MetricPose) -> tuple[FloatArray, FloatArray]:
