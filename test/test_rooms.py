@@ -28,6 +28,7 @@ SOLE_IMPORTERS = {
     "rclpy": {"ros"},
     "onnxruntime": {"runtime/onnxruntime_backend", "lifting"},
     "tensorrt": {"runtime/tensorrt_backend"},
+    "cuda": {"runtime/cuda_memory"},
     "torch": {"network", "training", "lifting", "runtime/torch_backend", "runtime/export"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
