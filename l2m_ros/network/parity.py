@@ -24,7 +24,7 @@ from l2m_ros.errors import InvalidInput
 
 Resize = Callable[[np.ndarray, int, int], np.ndarray]  # rgb, width, height -> rgb
 EXACT = 0.0
-MODELS = ("l2m", "tinyroma")
+MODELS = ("l2m", "tinyroma", "lite")
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def read_cases(folder: Path) -> Cases:
 
 def run_parity(folder: Path, model: str, resize: Resize) -> Report:
     """Build the network, draw its weights, run every case of the folder and compare."""
-    from l2m_ros.network import named_weights, parity_l2m, parity_tinyroma
+    from l2m_ros.network import lite_parity, named_weights, parity_l2m, parity_tinyroma
     from l2m_ros.network.registry import build
 
     cases = read_cases(folder)
@@ -177,8 +177,10 @@ def run_parity(folder: Path, model: str, resize: Resize) -> Report:
     checks = folder / "named_weights_checks.json"
     if checks.is_file() and not cases.prefix:
         report.checks = named_weights.failed_checks(checks)
-    network = named_weights.fill(build(model), cases.prefix)
-    run = {"l2m": parity_l2m.run, "tinyroma": parity_tinyroma.run}[model]
+    network = build(model)
+    if "weights" not in table:  # else the case brings its own
+        network = named_weights.fill(network, cases.prefix)
+    run = {"l2m": parity_l2m.run, "tinyroma": parity_tinyroma.run, "lite": lite_parity.run}[model]
     run(network, cases, table, report, resize)
     return report
 

@@ -97,7 +97,8 @@ def _pil_pass(weights: scipy.sparse.csr_matrix, lines: npt.NDArray[np.uint8]) ->
     # Whole numbers below 2^53, so that float64 sums are exact.
     total = weights @ lines.astype(np.float64)
     rounded = np.floor((total + 2.0 ** (PIL_WEIGHT_BITS - 1)) / 2.0**PIL_WEIGHT_BITS)
-    return np.clip(rounded, 0, 255).astype(np.uint8)
+    values: ByteArray = np.clip(rounded, 0, 255).astype(np.uint8)
+    return values
 
 
 @lru_cache(maxsize=16)  # a camera has one size
