@@ -32,7 +32,7 @@ from l2m_ros.ros.inputs import (
 from l2m_ros.ros.messages import read_transform, stamp_ns
 from l2m_ros.ros.outputs import FrameNames, Moment
 from l2m_ros.ros.parameters import Values, base_from_camera, matcher_options, tracker_options
-from l2m_ros.ros.pipeline import FrameBuilder, FrameRefused, Pipeline
+from l2m_ros.ros.pipeline import FrameBuilder, FrameRefused, Pipeline, is_rectified
 from l2m_ros.runtime.catalogue import load_matcher
 from l2m_ros.types import FloatArray
 
@@ -195,9 +195,7 @@ def _input_options(topics: BagTopics, values: Values) -> InputOptions:
 
 def _pipeline(topics: BagTopics, values: Values, inputs: Inputs) -> Pipeline:
     matcher = load_matcher(values["model"], **matcher_options(values))
-    rectified = values["rectified"] == "use"
-    if values["rectified"] == "auto":
-        rectified = "rect" in topics.image.rsplit("/", 1)[-1]
+    rectified = is_rectified(values["rectified"], topics.image)
     tracker = Tracker(matcher, tracker_options(values))
     return Pipeline(tracker, FrameBuilder(rectified=rectified), inputs.odometry.at)
 

@@ -29,6 +29,13 @@ class FrameRefused(InvalidInput):
     """The messages make no frame; the builder has noted why."""
 
 
+def is_rectified(setting: str, image_topic: str) -> bool:
+    """What the parameter `rectified` (auto, use, ignore) says of a topic."""
+    if setting != "auto":
+        return setting == "use"
+    return "rect" in image_topic.rsplit("/", 1)[-1]
+
+
 class FrameBuilder:
     """Messages -> Frame. A wrong image or camera_info refuses the frame; wrong depth or a wrong
     right image is left out, in words."""

@@ -16,6 +16,7 @@ from l2m_ros.ros.inputs import (
 )
 from l2m_ros.ros.outputs import FrameNames
 from l2m_ros.ros.parameters import Values, base_from_camera
+from l2m_ros.ros.pipeline import is_rectified
 from l2m_ros.ros.subscriptions import LOSSLESS_DEPTH, Wish
 from l2m_ros.types import FloatArray
 
@@ -83,9 +84,7 @@ class Plan:
         return self.input_options.lossless
 
     def is_rectified(self, image_topic: str) -> bool:
-        if self.rectified != "auto":
-            return self.rectified == "use"
-        return "rect" in image_topic.rsplit("/", 1)[-1]
+        return is_rectified(self.rectified, image_topic)
 
     def uses(self, key: str, *, published: bool) -> bool:
         """Whether an optional input belongs to a frame."""
