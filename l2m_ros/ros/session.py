@@ -166,7 +166,7 @@ class Session:
         words = f"~/{', ~/'.join(vain)} need a dense matcher: set model: lite" if vain else None
         health.note("outputs", words)
         found = result.pose
-        health.count("posed" if found is not None else f"unposed_{_why(result)}")
+        health.count("posed" if found is not None else f"unposed_{result.why_not_posed}")
         health.set_facts(
             state=result.state.value,
             reason=result.reason,
@@ -174,12 +174,6 @@ class Session:
             scale_source="none" if found is None else found.scale_source,
             inliers=0 if found is None else int(found.inliers.sum()),
         )
-
-
-def _why(result: TrackResult) -> str:
-    if isinstance(result.outcome, Lost):
-        return result.outcome.reason.value
-    return "no_scale" if isinstance(result.outcome, RelativePose) else "keyframe"
 
 
 def tracking_words(result: TrackResult) -> str | None:
