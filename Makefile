@@ -7,8 +7,8 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 # A CPU build serves the tests; name another with `make test TORCH=...`.
 TORCH  ?= torch==2.13.0
-STRICT := l2m_ros/types.py l2m_ros/errors.py l2m_ros/geometry l2m_ros/runtime \
-          l2m_ros/localization l2m_ros/ros/messages.py
+STRICT := l2m_ros/types.py l2m_ros/errors.py l2m_ros/geometry l2m_ros/matching l2m_ros/engines \
+          l2m_ros/export l2m_ros/tracking l2m_ros/frames/messages.py
 
 .PHONY: demo test test-slow lint format clean
 

@@ -59,8 +59,8 @@ def measured(
 ) -> dict[str, float]:
     import torch
 
-    from l2m_ros.network import correlation
-    from l2m_ros.network.grid import centre_grid
+    from l2m_ros.networks.shared import correlation
+    from l2m_ros.networks.shared.grid import centre_grid
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)

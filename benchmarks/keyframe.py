@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from l2m_ros.network.like_reference import ImageInputs, MatchOptions, match_pair
-from l2m_ros.network.registry import build
-from l2m_ros.runtime.catalogue import find_card
+from l2m_ros.matching.catalogue import find_card
+from l2m_ros.networks.registry import build
+from l2m_ros.workshop.parity.published_schedule import ImageInputs, MatchOptions, match_pair
 
 FRAME = "frame against a kept keyframe"
 SECOND_PASS = 864 / 560

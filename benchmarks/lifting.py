@@ -17,8 +17,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from l2m_ros.lifting.pairs import PairOptions, PairSource
-from l2m_ros.lifting.photographs import find_photographs
+from l2m_ros.workshop.lifting.pairs import PairOptions, PairSource
+from l2m_ros.workshop.lifting.photographs import find_photographs
 
 
 def main() -> None:
@@ -58,7 +58,7 @@ def measured(args: argparse.Namespace, options: PairOptions) -> Iterator[dict[st
         import torch
     except ModuleNotFoundError:
         return
-    from l2m_ros.lifting.torch_pairs import TorchPairSource, load_photographs
+    from l2m_ros.workshop.lifting.torch_pairs import TorchPairSource, load_photographs
 
     chosen = np.random.default_rng(0).permutation(len(files))[:256]
     photographs = load_photographs([files[i] for i in chosen])

@@ -27,11 +27,11 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
 from l2m_ros.errors import L2MError
+from l2m_ros.frames.messages import camera_info_message, header, image_message
+from l2m_ros.matching.catalogue import CLASSICAL, find_card
 from l2m_ros.progress import track
-from l2m_ros.ros.messages import camera_info_message, header, image_message
-from l2m_ros.runtime.catalogue import CLASSICAL, find_card
-from l2m_ros.simulation.sequence import SimulationOptions, simulate
 from l2m_ros.types import Frame
+from l2m_ros.workshop.simulation.sequence import SimulationOptions, simulate
 
 LISTENED = {
     "pose + correspondences": {"pose": PoseWithCovarianceStamped, "correspondences": PointCloud2},
@@ -113,7 +113,7 @@ class Bench:
             parameters.append("depth:=ignore")
         ros = [word for p in parameters for word in ("-p", p)]
         environment = {**os.environ, "ROS_DOMAIN_ID": str(self._options.domain)}
-        run = [sys.executable, "-m", "l2m_ros.ros.main", "--ros-args", *ros]
+        run = [sys.executable, "-m", "l2m_ros.node.main", "--ros-args", *ros]
         return subprocess.Popen(run, cwd=Path(__file__).parent.parent, env=environment)
 
     def _on_status(self, message: DiagnosticArray) -> None:

@@ -21,11 +21,11 @@ import time
 
 import cv2
 
-from l2m_ros.simulation.faults import Faults
-from l2m_ros.simulation.optics import pixel_rays
-from l2m_ros.simulation.sequence import SimulationOptions, simulate
-from l2m_ros.simulation.truth import true_match
-from l2m_ros.simulation.world import make_world
+from l2m_ros.workshop.simulation.faults import Faults
+from l2m_ros.workshop.simulation.optics import pixel_rays
+from l2m_ros.workshop.simulation.sequence import SimulationOptions, simulate
+from l2m_ros.workshop.simulation.truth import true_match
+from l2m_ros.workshop.simulation.world import make_world
 
 MODES = {
     "rgb + depth": {"stereo": False},

@@ -9,14 +9,14 @@ import argparse
 
 import numpy as np
 
-from l2m_ros.evaluation.tracking import PosedFrame, TrackingSummary, pose_errors, summarize
-from l2m_ros.evaluation.trajectory import Trajectory
-from l2m_ros.localization.tracker import Tracker
+from l2m_ros.matching.catalogue import load_matcher
+from l2m_ros.matching.matcher import Matcher
 from l2m_ros.progress import track
-from l2m_ros.runtime.catalogue import load_matcher
-from l2m_ros.runtime.matcher import Matcher
-from l2m_ros.simulation.faults import Faults
-from l2m_ros.simulation.sequence import SimulationOptions, simulate
+from l2m_ros.tracking.tracker import Tracker
+from l2m_ros.workshop.evaluation.tracking import PosedFrame, TrackingSummary, pose_errors, summarize
+from l2m_ros.workshop.evaluation.trajectory import Trajectory
+from l2m_ros.workshop.simulation.faults import Faults
+from l2m_ros.workshop.simulation.sequence import SimulationOptions, simulate
 
 PATHS = ("handheld", "drive", "turn")
 

@@ -28,7 +28,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
 from sensor_msgs.msg import CameraInfo, Image  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
-from l2m_ros.ros.messages import camera_info_message, header, image_message  # noqa: E402
+from l2m_ros.frames.messages import camera_info_message, header, image_message  # noqa: E402
 from l2m_ros.types import Camera, DenseMatch, Features, Reference  # noqa: E402
 
 WIDTH, HEIGHT, FOCAL_PX, Z_M, STEP_M = 160, 120, 100.0, 2.0, 0.005
@@ -141,7 +141,7 @@ class Bench:
             self.connect()
 
     def _node(self, parameters):
-        from l2m_ros.ros.node import MatcherNode
+        from l2m_ros.node.node import MatcherNode
 
         given = {"autostart": False, "model": "truth", "stale_after_s": 0.6, **parameters}
         return MatcherNode(

@@ -9,14 +9,14 @@ from fakes.exported import exported_toy
 from fakes.toy_network import ToyNetwork, ramp
 from safetensors.torch import save_file
 
+from l2m_ros.engines import backend as backends
+from l2m_ros.engines.backend import BackendOptions, choose_backend, load_backend, solve_spd
+from l2m_ros.engines.model_card import InputSpec, ModelCard, ModelFile
+from l2m_ros.engines.torch import TorchBackend
 from l2m_ros.errors import BackendUnavailable, InvalidInput, ModelError
-from l2m_ros.network import registry
-from l2m_ros.runtime import backend as backends
-from l2m_ros.runtime.backend import BackendOptions, choose_backend, load_backend, solve_spd
-from l2m_ros.runtime.export import ExportOptions, agreement, export_model
-from l2m_ros.runtime.model_card import InputSpec, ModelCard, ModelFile
-from l2m_ros.runtime.preprocess import network_input
-from l2m_ros.runtime.torch_backend import TorchBackend
+from l2m_ros.export.stages import ExportOptions, agreement, export_model
+from l2m_ros.matching.preprocess import network_input
+from l2m_ros.networks import registry
 
 MEDIAN_PX = {"fp32": 1e-3, "fp16": 0.1}
 P99_PX = {"fp32": 0.05, "fp16": 0.5}
@@ -51,7 +51,7 @@ def test_numbers_of_torch(name, device, card):
 
 
 def cases():
-    from l2m_ros.network import l2m
+    from l2m_ros.networks.l2m import network as l2m
 
     tiny = InputSpec(168, 112, 14)
     yield "l2m", dict(l2m.TINY), tiny

@@ -13,11 +13,11 @@ import pytest
 
 from l2m_ros.cli import main
 from l2m_ros.errors import InvalidInput
-from l2m_ros.simulation.bag import TYPES, write_bag
-from l2m_ros.simulation.faults import Faults
-from l2m_ros.simulation.folder import DEPTH_SCALE, write_folder
-from l2m_ros.simulation.sequence import SimulationOptions, simulate
-from l2m_ros.simulation.truth import true_points
+from l2m_ros.workshop.simulation.bag import TYPES, write_bag
+from l2m_ros.workshop.simulation.faults import Faults
+from l2m_ros.workshop.simulation.folder import DEPTH_SCALE, write_folder
+from l2m_ros.workshop.simulation.sequence import SimulationOptions, simulate
+from l2m_ros.workshop.simulation.truth import true_points
 
 rosbag2 = pytest.importorskip("rosbags.rosbag2")
 OPTIONS = SimulationOptions(width=160, height=120, frames=4, rate_hz=5.0, seed=4)

@@ -11,8 +11,8 @@ from fakes.exported import exported_toy
 from fakes.toy_network import ramp
 
 from l2m_ros.errors import InvalidInput, ModelError
-from l2m_ros.runtime import catalogue
-from l2m_ros.runtime.catalogue import card_names, find_card, load_matcher, model_folders
+from l2m_ros.matching import catalogue
+from l2m_ros.matching.catalogue import card_names, find_card, load_matcher, model_folders
 from l2m_ros.types import Correspondences, DenseMatch
 
 ROOT = Path(__file__).parent.parent
@@ -87,7 +87,7 @@ RUN = """
 import sys
 sys.path.insert(0, {root!r})
 import numpy as np
-from l2m_ros.runtime.catalogue import load_matcher
+from l2m_ros.matching.catalogue import load_matcher
 m = load_matcher({folder!r}, backend="onnxruntime")
 image = np.zeros((50, 70, 3), np.uint8)
 match = m.match(m.encode(image), m.reference(m.encode(image)))

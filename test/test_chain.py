@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from l2m_ros.localization import chain
+from l2m_ros.tracking import chain
 
 
 def pose(seed):

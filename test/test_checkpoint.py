@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from l2m_ros.errors import ModelError
-from l2m_ros.network import checkpoint
-from l2m_ros.network.l2m import TINY
-from l2m_ros.network.named_weights import fill
-from l2m_ros.network.registry import build
+from l2m_ros.networks import checkpoint
+from l2m_ros.networks.l2m.network import TINY
+from l2m_ros.networks.registry import build
+from l2m_ros.networks.shared.named_weights import fill
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from fakes.texture import mapped, texture, turned_view
 from scipy.spatial.distance import cdist
 
 from l2m_ros.errors import InvalidInput
-from l2m_ros.runtime import classical
-from l2m_ros.runtime.catalogue import load_matcher
+from l2m_ros.matching import classical
+from l2m_ros.matching.catalogue import load_matcher
 from l2m_ros.types import Correspondences, DenseMatch
 
 SPARSE = ("sift", "orb", "akaze")

@@ -10,11 +10,11 @@ from fakes.texture import mapped
 from scipy.spatial.transform import Rotation
 
 from l2m_ros.errors import InvalidInput
-from l2m_ros.evaluation import metrics, summary
-from l2m_ros.evaluation.benchmark import Bench, BenchmarkOptions
-from l2m_ros.evaluation.scenes import find_scenes, load_scene, shrunk_pair
-from l2m_ros.runtime.catalogue import load_matcher
+from l2m_ros.matching.catalogue import load_matcher
 from l2m_ros.types import Correspondences, Features, Reference
+from l2m_ros.workshop.evaluation import metrics, summary
+from l2m_ros.workshop.evaluation.benchmark import Bench, BenchmarkOptions
+from l2m_ros.workshop.evaluation.scenes import find_scenes, load_scene, shrunk_pair
 
 
 @pytest.fixture(scope="module")

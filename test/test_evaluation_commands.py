@@ -75,7 +75,7 @@ def test_plots_without_matplotlib_say_so_before_the_work(scenes, capsys, monkeyp
 
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    monkeypatch.delitem(sys.modules, "l2m_ros.evaluation.plots", raising=False)
+    monkeypatch.delitem(sys.modules, "l2m_ros.workshop.evaluation.plots", raising=False)
     assert cli.main(["evaluate", str(scenes), "--matcher", "orb", "--plots", "p"]) == 2
     err = capsys.readouterr().err
     assert "matplotlib" in err and "l2m_ros[view]" in err and "pairs" not in err

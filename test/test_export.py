@@ -11,16 +11,16 @@ from fakes.exported import exported_toy
 from fakes.toy_network import ToyNetwork, ramp
 from onnx import TensorProto, helper
 
+from l2m_ros.engines.backend import BackendOptions
+from l2m_ros.engines.model_card import InputSpec, ModelCard, load_card
+from l2m_ros.engines.onnxruntime import load
 from l2m_ros.errors import InvalidInput, ModelError
-from l2m_ros.runtime import onnx_graph
-from l2m_ros.runtime.backend import BackendOptions
-from l2m_ros.runtime.export import ExportOptions, agreement, export_model
-from l2m_ros.runtime.half import to_half
-from l2m_ros.runtime.model_card import InputSpec, ModelCard, load_card
-from l2m_ros.runtime.onnx_check import load_table, problems_of
-from l2m_ros.runtime.onnxruntime_backend import load
-from l2m_ros.runtime.preprocess import network_input
-from l2m_ros.runtime.tidy import tidy
+from l2m_ros.export import onnx_graph
+from l2m_ros.export.half_precision import to_half
+from l2m_ros.export.parser_check import load_table, problems_of
+from l2m_ros.export.stages import ExportOptions, agreement, export_model
+from l2m_ros.export.tidy import tidy
+from l2m_ros.matching.preprocess import network_input
 
 CARD = ModelCard(name="toy", architecture="toy", input=InputSpec(64, 64, multiple=8))
 

@@ -22,7 +22,7 @@ from ros_bench import (
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
 
-from l2m_ros.ros import node as node_module
+from l2m_ros.node import node as node_module
 
 
 @pytest.fixture(scope="module")

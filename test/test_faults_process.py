@@ -26,8 +26,8 @@ END_S = 2.0 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 STUCK = """
 import time
 from functools import partial
-import l2m_ros.ros.main as m
-from l2m_ros.runtime.classical import OrbMatcher
+import l2m_ros.node.main as m
+from l2m_ros.matching.classical import OrbMatcher
 
 class Stuck(OrbMatcher):
     calls = 0
@@ -53,7 +53,7 @@ class Outside:
 
     def start(self, *parameters: str, code: str | None = None, **environment: str) -> None:
         ros = ["--ros-args", *(word for p in parameters for word in ("-p", p))]
-        run = ["-m", "l2m_ros.ros.main"] if code is None else ["-c", code]
+        run = ["-m", "l2m_ros.node.main"] if code is None else ["-c", code]
         env = {**os.environ, "ROS_DOMAIN_ID": str(self.bench.domain), "PYTHONUNBUFFERED": "1"}
         self.process = subprocess.Popen(
             [sys.executable, *run, *(ros if parameters else [])],
@@ -213,7 +213,7 @@ def test_l2m_run_is_the_same_node(outside):
     ],
 )
 def test_what_ros_refuses_at_start_is_one_line(arguments, environment, words):
-    run = [sys.executable, "-m", "l2m_ros.ros.main", *arguments]
+    run = [sys.executable, "-m", "l2m_ros.node.main", *arguments]
     env = {**os.environ, **environment}
     done = subprocess.run(run, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2

@@ -11,16 +11,16 @@ pytest.importorskip("rclpy")
 
 from sensor_msgs.msg import CameraInfo, Image
 
-from l2m_ros.localization.keyframes import OdometrySample
-from l2m_ros.ros import messages as m
-from l2m_ros.ros.inputs import PATIENCE, InputOptions, Inputs, OdometryBuffer
-from l2m_ros.ros.messages import header, stamp_ns
-from l2m_ros.ros.stamps import STRAGGLERS, TAKE_OVER, StampGuard, Verdict
-from l2m_ros.ros.synchroniser import (
+from l2m_ros.frames import messages as m
+from l2m_ros.frames.inputs import PATIENCE, InputOptions, Inputs, OdometryBuffer
+from l2m_ros.frames.messages import header, stamp_ns
+from l2m_ros.frames.stamps import STRAGGLERS, TAKE_OVER, StampGuard, Verdict
+from l2m_ros.frames.synchroniser import (
     FilterSynchroniser,
     Synchroniser,
     make_synchroniser,
 )
+from l2m_ros.tracking.keyframes import OdometrySample
 
 MS = 1_000_000
 S = 1000 * MS

@@ -132,7 +132,7 @@ def test_the_node_takes_the_file_and_what_the_arguments_say(modules):
 
 
 def test_overrides_are_parameters_of_the_node(modules):
-    from l2m_ros.ros.parameters import PARAMETERS, refusal
+    from l2m_ros.parameters.table import PARAMETERS, refusal
 
     given = {"model": "orb", "backend": "torch", "queue": "all", "image_transport": "compressed"}
     overrides = Launched("matcher.launch.py", **given).node["parameters"][1]
@@ -156,7 +156,7 @@ def test_camera_info_lies_beside_its_image(modules):
 
 
 def test_every_remapping_is_an_input(modules):
-    from l2m_ros.ros.inputs import TOPICS
+    from l2m_ros.frames.inputs import TOPICS
 
     assert {source for source, _ in Launched("matcher.launch.py").node["remappings"]} == set(TOPICS)
 

@@ -6,7 +6,7 @@ import pytest
 from test_lifting_views import NO_EFFECTS, photograph, pixel_grid
 
 from l2m_ros.errors import InvalidInput
-from l2m_ros.lifting.pairs import PairOptions, PairSource
+from l2m_ros.workshop.lifting.pairs import PairOptions, PairSource
 
 OPTIONS = PairOptions(160, 120)
 PHOTOGRAPHS = [photograph(seed, (224, 168)) for seed in range(6)]
@@ -146,8 +146,8 @@ def test_refusals(tmp_path):
 
 def test_batches_in_torch():
     torch = pytest.importorskip("torch")
-    from l2m_ros.lifting.torch_pairs import TorchPairSource
-    from l2m_ros.lifting.torch_views import sample
+    from l2m_ros.workshop.lifting.torch_pairs import TorchPairSource
+    from l2m_ros.workshop.lifting.torch_views import sample
 
     photographs = torch.from_numpy(np.stack(PHOTOGRAPHS).transpose(0, 3, 1, 2).copy())
     one, again = (TorchPairSource(photographs, OPTIONS, seed=7).sample(4) for _ in range(2))
@@ -162,7 +162,7 @@ def test_batches_in_torch():
 
 def test_torch_batches_obey_the_epipolar_constraint():
     torch = pytest.importorskip("torch")
-    from l2m_ros.lifting.torch_pairs import TorchPairSource
+    from l2m_ros.workshop.lifting.torch_pairs import TorchPairSource
 
     photographs = torch.from_numpy(np.stack(PHOTOGRAPHS).transpose(0, 3, 1, 2).copy())
     batch = TorchPairSource(photographs, OPTIONS, seed=2).sample(4)

@@ -13,10 +13,10 @@ from test_lifting_views import photograph
 
 from l2m_ros import cli
 from l2m_ros.errors import BackendUnavailable, InvalidInput, ModelError
-from l2m_ros.lifting import depth, holes, shards
-from l2m_ros.lifting.lift import LiftOptions, lift_folder
-from l2m_ros.lifting.motion import centred
-from l2m_ros.lifting.photographs import header_size, read_photograph
+from l2m_ros.workshop.lifting import depth, holes, shards
+from l2m_ros.workshop.lifting.lift import LiftOptions, lift_folder
+from l2m_ros.workshop.lifting.motion import centred
+from l2m_ros.workshop.lifting.photographs import header_size, read_photograph
 
 RNG = np.random.default_rng(0)
 SMALL = LiftOptions(width=96, height=64, photographs_per_shard=2, workers=1, homographies=0.0)
@@ -99,7 +99,7 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(photographs, tmp_path, mon
             raise Killed
         return shards.pack(samples)
 
-    monkeypatch.setattr("l2m_ros.lifting.lift.pack", killed)
+    monkeypatch.setattr("l2m_ros.workshop.lifting.lift.pack", killed)
     with pytest.raises(Killed):
         lift_folder(photographs, parts, SMALL)
     monkeypatch.undo()

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from l2m_ros.errors import InvalidInput
-from l2m_ros.lifting.camera_effects import EffectOptions
-from l2m_ros.lifting.motion import MotionRange, centred, rotation, sample_cameras
-from l2m_ros.lifting.pairs import PairOptions, PairSource, warp_between
-from l2m_ros.lifting.procedural import plane, procedural_inverse_depth
-from l2m_ros.lifting.views import Relief, render
+from l2m_ros.workshop.lifting.camera_effects import EffectOptions
+from l2m_ros.workshop.lifting.motion import MotionRange, centred, rotation, sample_cameras
+from l2m_ros.workshop.lifting.pairs import PairOptions, PairSource, warp_between
+from l2m_ros.workshop.lifting.procedural import plane, procedural_inverse_depth
+from l2m_ros.workshop.lifting.views import Relief, render
 
 SIZE = (160, 120)
 NO_EFFECTS = EffectOptions(
@@ -213,7 +213,7 @@ def test_refuses_depth_that_is_no_depth():
 
 def test_torch_twin_agrees():
     torch = pytest.importorskip("torch")
-    from l2m_ros.lifting import torch_views as tv
+    from l2m_ros.workshop.lifting import torch_views as tv
 
     scenes = SCENES[:6]
     turned = replace(scenes[0][1], b_from_grid=scenes[0][1].a_from_grid)

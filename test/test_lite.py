@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from fakes.texture import mapped, texture, turned_view
 
 from l2m_ros.errors import InvalidInput
-from l2m_ros.network.lite import Lite, LiteConfig, build_lite, precision_factor
-from l2m_ros.network.lite_coarse import Attention, cell_grid, read_peak
-from l2m_ros.network.lite_pyramid import GradientPyramid, standardised
-from l2m_ros.network.lite_refiner import (
+from l2m_ros.networks.lite.coarse import Attention, cell_grid, read_peak
+from l2m_ros.networks.lite.network import Lite, LiteConfig, build_lite, precision_factor
+from l2m_ros.networks.lite.pyramid import GradientPyramid, standardised
+from l2m_ros.networks.lite.refiner import (
     from_blocks,
     local_correlation,
     to_blocks,
@@ -262,10 +262,10 @@ def test_shipped_precision_is_about_the_error_made(shipped: Lite) -> None:
 
 
 def test_shipped_graphs_are_the_shipped_weights(shipped: Lite) -> None:
-    from l2m_ros.runtime.backend import BackendOptions, load_backend
-    from l2m_ros.runtime.catalogue import find_card
-    from l2m_ros.runtime.export import agreement
-    from l2m_ros.runtime.model_card import load_card
+    from l2m_ros.engines.backend import BackendOptions, load_backend
+    from l2m_ros.engines.model_card import load_card
+    from l2m_ros.export.stages import agreement
+    from l2m_ros.matching.catalogue import find_card
 
     card = load_card(MODELS / "lite.yaml")
     assert card.name == find_card("lite").name
@@ -280,8 +280,8 @@ def test_shipped_graphs_are_the_shipped_weights(shipped: Lite) -> None:
 
 
 def test_shipped_golden_numbers_hold_and_other_weights_fail_them() -> None:
-    from l2m_ros.network import lite_parity
-    from l2m_ros.network.parity import Cases, Report, read_cases
+    from l2m_ros.workshop.parity import lite as lite_parity
+    from l2m_ros.workshop.parity.golden import Cases, Report, read_cases
 
     cases: Cases = read_cases(MODELS)
     network, report = build_lite(), Report("lite")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal
 
-from l2m_ros.training.losses import (
+from l2m_ros.workshop.training.losses import (
     LossOptions,
     Truth,
     anchor_term,

@@ -10,8 +10,8 @@ from fakes.toy_network import ramp
 
 from l2m_ros import cli
 from l2m_ros.commands.options import numbers, size_of
-from l2m_ros.runtime.engine_cache import EngineCache, EngineKey
-from l2m_ros.runtime.images import read_depth, read_rgb, write_rgb
+from l2m_ros.engines.tensorrt.engine_cache import EngineCache, EngineKey
+from l2m_ros.images import read_depth, read_rgb, write_rgb
 
 
 def l2m(capsys, *words):
@@ -198,13 +198,13 @@ def test_like_reference_is_the_published_schedule(capsys, pair, tmp_path):
     import torch
     from safetensors.torch import save_file
 
-    from l2m_ros.network import l2m as architecture
-    from l2m_ros.network.like_reference import MatchOptions, match_images
-    from l2m_ros.network.named_weights import fill
-    from l2m_ros.network.registry import build
-    from l2m_ros.network.sampling import sample_matches
-    from l2m_ros.runtime.model_card import InputSpec, ModelCard, ModelFile, write_card
-    from l2m_ros.runtime.preprocess import bicubic_like_pil
+    from l2m_ros.engines.model_card import InputSpec, ModelCard, ModelFile, write_card
+    from l2m_ros.matching.preprocess import bicubic_like_pil
+    from l2m_ros.networks.l2m import network as architecture
+    from l2m_ros.networks.registry import build
+    from l2m_ros.networks.shared.balanced_sampling import sample_matches
+    from l2m_ros.networks.shared.named_weights import fill
+    from l2m_ros.workshop.parity.published_schedule import MatchOptions, match_images
 
     network = fill(build("l2m", **architecture.TINY))
     save_file(network.state_dict(), tmp_path / "w.safetensors")

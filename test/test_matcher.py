@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from fakes.toy_network import ToyNetwork, ramp
 
+from l2m_ros.engines.model_card import InputSpec, ModelCard
+from l2m_ros.engines.torch import TorchBackend
 from l2m_ros.errors import InvalidInput
-from l2m_ros.runtime.model_card import InputSpec, ModelCard
-from l2m_ros.runtime.network_matcher import (
+from l2m_ros.matching.network_matcher import (
     NetworkMatcher,
     precision_matrix,
     sigmoid,
     to_pixels,
 )
-from l2m_ros.runtime.preprocess import bicubic_like_pil, content_size, network_input
-from l2m_ros.runtime.torch_backend import TorchBackend
+from l2m_ros.matching.preprocess import bicubic_like_pil, content_size, network_input
 from l2m_ros.types import Features
 
 SPEC = InputSpec(width=160, height=128, multiple=8)

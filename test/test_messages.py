@@ -12,8 +12,8 @@ pytest.importorskip("rclpy")
 from sensor_msgs.msg import CompressedImage, Image
 
 from l2m_ros.errors import InvalidInput
-from l2m_ros.ros import messages as m
-from l2m_ros.ros.encodings import ENCODINGS, to_rgb
+from l2m_ros.frames import messages as m
+from l2m_ros.frames.encodings import ENCODINGS, to_rgb
 from l2m_ros.types import Camera
 
 RNG = np.random.default_rng(0)

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from l2m_ros.errors import ModelError
-from l2m_ros.runtime.model_card import (
+from l2m_ros.engines.model_card import (
     InputSpec,
     ModelCard,
     ModelFile,
@@ -16,6 +15,7 @@ from l2m_ros.runtime.model_card import (
     load_card,
     write_card,
 )
+from l2m_ros.errors import ModelError
 
 SHIPPED = Path(__file__).parent.parent / "models"
 MINIMAL = {"name": "m", "architecture": "lite", "input": {"width": 64, "height": 32}}

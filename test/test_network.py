@@ -10,13 +10,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from l2m_ros.errors import InvalidInput, ModelError
-from l2m_ros.network import correlation, gp
-from l2m_ros.network.anchors import Anchors
-from l2m_ros.network.grid import centre_grid, resize, sample
-from l2m_ros.network.l2m import TINY, attenuation
-from l2m_ros.network.registry import build
-from l2m_ros.network.transformer import Attention
-from l2m_ros.network.vit import ViT, bicubic_matrix, resized_position
+from l2m_ros.networks.l2m import gp
+from l2m_ros.networks.l2m.anchors import Anchors
+from l2m_ros.networks.l2m.network import TINY, attenuation
+from l2m_ros.networks.registry import build
+from l2m_ros.networks.shared import correlation
+from l2m_ros.networks.shared.grid import centre_grid, resize, sample
+from l2m_ros.networks.shared.transformer import Attention
+from l2m_ros.networks.shared.vit import ViT, bicubic_matrix, resized_position
 
 
 @pytest.fixture(autouse=True)

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from l2m_ros.errors import InvalidInput
-from l2m_ros.network import tinyroma
-from l2m_ros.network.like_reference import match_tiny
-from l2m_ros.network.named_weights import fill
-from l2m_ros.network.registry import build
-from l2m_ros.network.xfeat import floored, standardised_grey
+from l2m_ros.networks.registry import build
+from l2m_ros.networks.shared.named_weights import fill
+from l2m_ros.networks.shared.xfeat import floored, standardised_grey
+from l2m_ros.networks.tinyroma import network as tinyroma
+from l2m_ros.workshop.parity.published_schedule import match_tiny
 
 
 @pytest.fixture(scope="module")

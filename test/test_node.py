@@ -31,9 +31,10 @@ from ros_bench import (
 )
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
-from l2m_ros.ros import node as node_module
-from l2m_ros.ros import outputs, publishers
-from l2m_ros.ros.messages import camera_info_message, header, read_cloud, read_pose, stamp_ns
+from l2m_ros.frames import outputs
+from l2m_ros.frames.messages import camera_info_message, header, read_cloud, read_pose, stamp_ns
+from l2m_ros.node import node as node_module
+from l2m_ros.node import publishers
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -379,8 +380,8 @@ def fake_tf2_ros(sent, known):
 
 def test_tf_connects_odom_to_base_and_to_the_keyframe(monkeypatch):
     """base_link <- cam from TF: 0.3 m ahead and 0.5 m up, looking forward."""
-    from l2m_ros.ros.messages import read_transform, transform_message
-    from l2m_ros.ros.parameters import LOOKS_FORWARD, base_from_camera
+    from l2m_ros.frames.messages import read_transform, transform_message
+    from l2m_ros.parameters.table import LOOKS_FORWARD, base_from_camera
 
     base_from_cam = base_from_camera({"base_from_camera": [0.3, 0.0, 0.5, *LOOKS_FORWARD[3:]]})
     sent, known = [], {}

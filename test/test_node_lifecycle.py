@@ -15,7 +15,7 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from ros_bench import Bench, TruthMatcher
 
 from l2m_ros.errors import ModelError
-from l2m_ros.ros import node as node_module
+from l2m_ros.node import node as node_module
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
@@ -193,7 +193,7 @@ class Slow(TruthMatcher):
 
     def encode(self, image):
         if not self.release.is_set():
-            logging.getLogger("l2m_ros.runtime.test").info("building the engine, layer 7 of 9")
+            logging.getLogger("l2m_ros.engines.test").info("building the engine, layer 7 of 9")
             self.release.wait(20)
         return super().encode(image)
 

@@ -70,7 +70,7 @@ def test_every_shared_file_is_installed(prefix):
 def test_the_robot_needs_no_torch(prefix):
     """Everything a robot imports comes without torch and without the workshop."""
     code = (
-        "import sys, l2m_ros.localization.tracker, l2m_ros.runtime.catalogue;"
+        "import sys, l2m_ros.tracking.tracker, l2m_ros.matching.catalogue;"
         "print([m for m in sys.modules if m.split('.')[0] == 'torch'])"
     )
     done = run(prefix, sys.executable, "-c", code)

@@ -7,9 +7,8 @@ import pytest
 import yaml
 
 from l2m_ros.errors import InvalidInput
-from l2m_ros.localization.tracker import TrackerOptions
-from l2m_ros.ros.parameter_docs import markdown, matcher_yaml
-from l2m_ros.ros.parameters import (
+from l2m_ros.parameters.docs import markdown, matcher_yaml
+from l2m_ros.parameters.table import (
     PARAMETERS,
     base_from_camera,
     matcher_options,
@@ -17,6 +16,7 @@ from l2m_ros.ros.parameters import (
     tracker_options,
     unknown_names,
 )
+from l2m_ros.tracking.tracker import TrackerOptions
 
 ROOT = Path(__file__).parent.parent
 DEFAULTS = {p.name: p.default for p in PARAMETERS.values()}
@@ -83,7 +83,7 @@ def test_unknown_names_get_the_nearest_right_spelling():
 
 
 def test_documentation_agrees_with_the_table():
-    """Written anew by: python -m l2m_ros.ros.parameter_docs"""
+    """Written anew by: python -m l2m_ros.parameters.docs"""
     assert (ROOT / "docs/parameters.md").read_text() == markdown()
     assert (ROOT / "config/matcher.yaml").read_text() == matcher_yaml()
 

@@ -9,10 +9,14 @@ import pytest
 
 from l2m_ros.cli import main
 from l2m_ros.errors import InvalidInput
-from l2m_ros.network import parity, parity_l2m, parity_tinyroma, registry
-from l2m_ros.network.l2m import TINY, build_l2m
-from l2m_ros.network.named_weights import failed_checks, fill, named_tensor
-from l2m_ros.network.parity import Answer, Report
+from l2m_ros.networks import registry
+from l2m_ros.networks.l2m.network import TINY, build_l2m
+from l2m_ros.networks.shared.named_weights import failed_checks, fill, named_tensor
+from l2m_ros.workshop.parity import golden as parity
+from l2m_ros.workshop.parity import l2m as parity_l2m
+from l2m_ros.workshop.parity import tinyroma as parity_tinyroma
+from l2m_ros.workshop.parity.golden import Answer, Report
+from l2m_ros.workshop.parity.run import run_parity
 
 SHARED = Path(__file__).parents[2] / "shared/reference"
 SIZES = {"coarse": [28, 42], "upsample": [40, 56]}
@@ -147,7 +151,7 @@ def l2m_folder(tmp_path, prefix):
 
 def run_l2m(tmp_path, monkeypatch):
     monkeypatch.setitem(registry.ARCHITECTURES, "l2m", lambda: build_l2m(**TINY))
-    return parity.run_parity(tmp_path, "l2m", nearest)
+    return run_parity(tmp_path, "l2m", nearest)
 
 
 def test_a_folder_with_its_own_prefix_and_sizes(tmp_path, monkeypatch):

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from test_lifting_views import NO_EFFECTS, photograph
 
-from l2m_ros.lifting import camera_effects as ce
-from l2m_ros.lifting.motion import centred
-from l2m_ros.lifting.procedural import plane
-from l2m_ros.lifting.relighting import (
+from l2m_ros.workshop.lifting import camera_effects as ce
+from l2m_ros.workshop.lifting.motion import centred
+from l2m_ros.workshop.lifting.procedural import plane
+from l2m_ros.workshop.lifting.relighting import (
     DISPLAY_GAMMA,
     PRESETS,
     Light,
@@ -175,8 +175,8 @@ def test_jpeg_loses_more_at_lower_quality():
 
 def test_torch_effects_stay_images():
     torch = pytest.importorskip("torch")
-    from l2m_ros.lifting.torch_effects import camera_effects, jpeg_like
-    from l2m_ros.lifting.torch_scenes import Draws
+    from l2m_ros.workshop.lifting.torch_effects import camera_effects, jpeg_like
+    from l2m_ros.workshop.lifting.torch_scenes import Draws
 
     rgb = torch.from_numpy(photograph(2, (164, 125))).permute(2, 0, 1)[None].float() / 255
     draws = Draws(torch.device("cpu"), 0)

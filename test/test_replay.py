@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from l2m_ros import cli
+from l2m_ros.bags.replay import find_topics, open_bag, read_truth
 from l2m_ros.errors import InvalidInput
-from l2m_ros.evaluation.trajectory import read_tum
-from l2m_ros.ros.bag import find_topics, open_bag, read_truth
-from l2m_ros.ros.parameter_file import parameter_values
-from l2m_ros.ros.parameters import PARAMETERS
-from l2m_ros.simulation.bag import write_bag
-from l2m_ros.simulation.sequence import SimulationOptions, simulate
+from l2m_ros.parameters.file import parameter_values
+from l2m_ros.parameters.table import PARAMETERS
+from l2m_ros.workshop.evaluation.trajectory import read_tum
+from l2m_ros.workshop.simulation.bag import write_bag
+from l2m_ros.workshop.simulation.sequence import SimulationOptions, simulate
 
 FRAMES = 12
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from l2m_ros.errors import InvalidInput
-from l2m_ros.runtime.sampling import BANDWIDTH, correspondences, density
+from l2m_ros.matching.sampling import BANDWIDTH, correspondences, density
 from l2m_ros.types import Correspondences, DenseMatch
 
 

@@ -10,11 +10,11 @@ import pytest
 from test_simulation_world import facing
 
 from l2m_ros.errors import InvalidInput
-from l2m_ros.simulation.faults import DISPARITY_FB_PX_M, USUAL, Faults, Imperfections
-from l2m_ros.simulation.render import Rendering, render
-from l2m_ros.simulation.sequence import SimulationOptions, simulate
-from l2m_ros.simulation.world import make_world
 from l2m_ros.types import Camera
+from l2m_ros.workshop.simulation.faults import DISPARITY_FB_PX_M, USUAL, Faults, Imperfections
+from l2m_ros.workshop.simulation.render import Rendering, render
+from l2m_ros.workshop.simulation.sequence import SimulationOptions, simulate
+from l2m_ros.workshop.simulation.world import make_world
 
 OPTIONS = SimulationOptions(width=320, height=240, frames=3, rate_hz=5.0, stereo=False, seed=2)
 

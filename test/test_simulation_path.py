@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from l2m_ros.errors import InvalidInput
-from l2m_ros.simulation.odometry import Odometer, OdometryNoise
-from l2m_ros.simulation.path import PATHS, make_path
-from l2m_ros.simulation.raycast import Raycaster
-from l2m_ros.simulation.world import SCENES
+from l2m_ros.workshop.simulation.odometry import Odometer, OdometryNoise
+from l2m_ros.workshop.simulation.path import PATHS, make_path
+from l2m_ros.workshop.simulation.raycast import Raycaster
+from l2m_ros.workshop.simulation.world import SCENES
 
 CLEARANCE_M = 0.2
 

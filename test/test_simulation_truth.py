@@ -8,11 +8,11 @@ import pytest
 
 from l2m_ros.errors import InvalidInput
 from l2m_ros.geometry.camera import unproject
-from l2m_ros.simulation.faults import Faults
-from l2m_ros.simulation.oracle import OracleMatcher
-from l2m_ros.simulation.sequence import SimulatedFrame, SimulationOptions, simulate
-from l2m_ros.simulation.truth import true_match, true_points
 from l2m_ros.types import DenseMatch
+from l2m_ros.workshop.simulation.faults import Faults
+from l2m_ros.workshop.simulation.oracle import OracleMatcher
+from l2m_ros.workshop.simulation.sequence import SimulatedFrame, SimulationOptions, simulate
+from l2m_ros.workshop.simulation.truth import true_match, true_points
 
 
 def two(path: str = "handheld", *faults: str, apart: int = 8, **options) -> list[SimulatedFrame]:
@@ -50,8 +50,8 @@ def test_occlusion_equals_brute_force():
     """Every ray in double precision over all triangles: from a to the point, from b back to it."""
     from test_simulation_world import SMALL, brute_force_depth, facing
 
-    from l2m_ros.simulation.sequence import Viewpoint
-    from l2m_ros.simulation.world import make_world
+    from l2m_ros.workshop.simulation.sequence import Viewpoint
+    from l2m_ros.workshop.simulation.world import make_world
 
     world = make_world("room")
     corners = world.triangles.corners[world.group == 0]
@@ -102,8 +102,8 @@ def test_a_moving_object_is_followed():
     """Where a pixel sees a mover, its match moves with it; the static rest is unchanged."""
     from test_simulation_world import SMALL, facing
 
-    from l2m_ros.simulation.sequence import Viewpoint
-    from l2m_ros.simulation.world import make_world
+    from l2m_ros.workshop.simulation.sequence import Viewpoint
+    from l2m_ros.workshop.simulation.world import make_world
 
     world = make_world("room")
     pose = facing(0.4, 0.3, 0.8, -90.0, -25.0)
@@ -128,8 +128,8 @@ def test_a_moving_object_is_followed():
 def test_a_mover_appears_in_front_of_the_camera_and_hides_what_is_behind():
     from test_simulation_world import SMALL, facing
 
-    from l2m_ros.simulation.render import render
-    from l2m_ros.simulation.world import make_world
+    from l2m_ros.workshop.simulation.render import render
+    from l2m_ros.workshop.simulation.world import make_world
 
     world = make_world("room")
     mover = world.movers[1]

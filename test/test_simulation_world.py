@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from l2m_ros.errors import InvalidInput
-from l2m_ros.simulation.canvas import Canvas
-from l2m_ros.simulation.lighting import Lighting
-from l2m_ros.simulation.render import look
-from l2m_ros.simulation.scenery import Scenery
-from l2m_ros.simulation.surfaces import Sheet, ball, box, cylinder, panel, pipe, quad
-from l2m_ros.simulation.world import World, assemble, make_world
 from l2m_ros.types import Camera
+from l2m_ros.workshop.simulation.canvas import Canvas
+from l2m_ros.workshop.simulation.lighting import Lighting
+from l2m_ros.workshop.simulation.render import look
+from l2m_ros.workshop.simulation.scenery import Scenery
+from l2m_ros.workshop.simulation.surfaces import Sheet, ball, box, cylinder, panel, pipe, quad
+from l2m_ros.workshop.simulation.world import World, assemble, make_world
 
 K = np.array([[150.0, 0, 79.5], [0, 150.0, 59.5], [0, 0, 1]])
 SMALL = Camera(160, 120, K)

@@ -6,7 +6,7 @@ import pytest
 from test_lifting_views import photograph
 
 from l2m_ros.errors import ModelError
-from l2m_ros.lifting.sky import SkyModel, sky_by_rule
+from l2m_ros.workshop.lifting.sky import SkyModel, sky_by_rule
 
 SIZE = (320, 240)
 

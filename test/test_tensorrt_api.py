@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-SOURCE = HERE.parent / "l2m_ros" / "runtime" / "tensorrt_backend.py"
+SOURCE = HERE.parent / "l2m_ros" / "engines" / "tensorrt" / "backend.py"
 FACTS = json.loads((HERE / "data" / "tensorrt_api.json").read_text())
 # Methods whose results are plain numbers, strings or enum members: nothing is called on them.
 PLAIN = {"get_tensor_name", "get_tensor_mode", "get_tensor_shape", "get_tensor_dtype"}

@@ -16,13 +16,18 @@ import pytest
 from fakes.exported import exported_toy
 from fakes.toy_network import ramp
 
+from l2m_ros.engines.backend import BackendOptions, choose_backend, load_backend
+from l2m_ros.engines.tensorrt.engine_cache import EngineCache, read_engine
 from l2m_ros.errors import BackendUnavailable, ModelError
-from l2m_ros.runtime.backend import BackendOptions, choose_backend, load_backend
-from l2m_ros.runtime.engine_cache import EngineCache, read_engine
-from l2m_ros.runtime.network_matcher import NetworkMatcher
+from l2m_ros.matching.network_matcher import NetworkMatcher
 
 FAKES = Path(__file__).parent / "fakes" / "gpu"
-MINE = ("tensorrt", "cuda", "l2m_ros.runtime.tensorrt_backend", "l2m_ros.runtime.cuda_memory")
+MINE = (
+    "tensorrt",
+    "cuda",
+    "l2m_ros.engines.tensorrt.backend",
+    "l2m_ros.engines.tensorrt.cuda_memory",
+)
 
 
 def forget():
@@ -43,7 +48,7 @@ def gpu(monkeypatch):
     """The back-end's module on fakes, imported anew: .trt, .state (of CUDA), .module."""
     forget()
     monkeypatch.syspath_prepend(str(FAKES))
-    module = importlib.import_module("l2m_ros.runtime.tensorrt_backend")
+    module = importlib.import_module("l2m_ros.engines.tensorrt.backend")
     state = importlib.import_module("cuda.bindings.runtime").state
     yield SimpleNamespace(trt=module.trt, state=state, module=module)
     del state, module

@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 
 from l2m_ros.errors import InvalidInput
-from l2m_ros.evaluation.tracking import PosedFrame, pose_errors, summarize
-from l2m_ros.evaluation.trajectory import Trajectory
-from l2m_ros.localization.gates import GateOptions, Motion, implausible
-from l2m_ros.localization.keyframes import (
+from l2m_ros.tracking.gates import GateOptions, Motion, implausible
+from l2m_ros.tracking.keyframes import (
     KeyframeOptions,
     KeyframePolicy,
     OdometrySample,
@@ -19,10 +17,12 @@ from l2m_ros.localization.keyframes import (
     coverage,
     sharpness,
 )
-from l2m_ros.localization.tracker import Tracker, TrackerOptions, TrackState
-from l2m_ros.simulation.oracle import OracleMatcher
-from l2m_ros.simulation.sequence import SimulationOptions, simulate
+from l2m_ros.tracking.tracker import Tracker, TrackerOptions, TrackState
 from l2m_ros.types import Correspondences, Lost, LostReason, MetricPose, RelativePose
+from l2m_ros.workshop.evaluation.tracking import PosedFrame, pose_errors, summarize
+from l2m_ros.workshop.evaluation.trajectory import Trajectory
+from l2m_ros.workshop.simulation.oracle import OracleMatcher
+from l2m_ros.workshop.simulation.sequence import SimulationOptions, simulate
 
 FRAMES = 40
 

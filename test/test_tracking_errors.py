@@ -5,8 +5,8 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from l2m_ros.errors import InvalidInput
-from l2m_ros.evaluation.tracking import PosedFrame, pose_errors, summarize
-from l2m_ros.evaluation.trajectory import Trajectory
+from l2m_ros.workshop.evaluation.tracking import PosedFrame, pose_errors, summarize
+from l2m_ros.workshop.evaluation.trajectory import Trajectory
 
 
 def world(count=400, seed=0):

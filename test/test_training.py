@@ -17,9 +17,9 @@ from fakes.texture import texture
 
 from l2m_ros.cli import main
 from l2m_ros.errors import InvalidInput, ModelError
-from l2m_ros.network.registry import build
-from l2m_ros.training import checkpoint, curves
-from l2m_ros.training.data import (
+from l2m_ros.networks.registry import build
+from l2m_ros.workshop.training import checkpoint, curves
+from l2m_ros.workshop.training.data import (
     Ahead,
     Batches,
     PhotographPairs,
@@ -28,7 +28,7 @@ from l2m_ros.training.data import (
     stretched,
     usable_photographs,
 )
-from l2m_ros.training.decoder import (
+from l2m_ros.workshop.training.decoder import (
     DecoderOptions,
     match_of,
     mean_weights,
@@ -36,10 +36,10 @@ from l2m_ros.training.decoder import (
     split_photographs,
     train_decoder,
 )
-from l2m_ros.training.device_data import DeviceBatches
-from l2m_ros.training.ema import Ema
-from l2m_ros.training.loop import LoopOptions
-from l2m_ros.training.validation import LiftedValidation
+from l2m_ros.workshop.training.device_data import DeviceBatches
+from l2m_ros.workshop.training.ema import Ema
+from l2m_ros.workshop.training.loop import LoopOptions
+from l2m_ros.workshop.training.validation import LiftedValidation
 
 ROOT = Path(__file__).parents[1]
 TINY = {"fine": 8, "middle": 16, "coarse": 32, "descriptor": 16, "hidden": 16, "hidden_fine": 8}
@@ -352,7 +352,7 @@ def test_photographs_are_held_out() -> None:
 
 def _l2m_run(folder: Path, steps: int) -> tuple[list[float], float, float]:
     """Losses of the log, and the end-point errors on held-out pairs before and after."""
-    from l2m_ros.network.l2m import TINY as L2M_TINY
+    from l2m_ros.networks.l2m.network import TINY as L2M_TINY
 
     options = options_from(
         {
@@ -400,7 +400,7 @@ def test_l2m_of_a_tiny_width_matches_held_out_pairs_five_times_better(tmp_path: 
 @pytest.mark.slow
 def test_command_trains_and_writes_a_model_that_matches(tmp_path: Path) -> None:
     """From photographs to a model that every command takes by its folder."""
-    from l2m_ros.runtime.catalogue import load_matcher
+    from l2m_ros.matching.catalogue import load_matcher
 
     photographs = write_photographs(tmp_path / "photographs", 3)
     out = tmp_path / "run"

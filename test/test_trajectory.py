@@ -5,7 +5,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from l2m_ros.errors import InvalidInput
-from l2m_ros.evaluation import trajectory as t
+from l2m_ros.workshop.evaluation import trajectory as t
 
 
 def wandering(seed, count=60):

@@ -12,7 +12,7 @@ import pytest
 
 from l2m_ros.cli import main
 from l2m_ros.errors import InvalidInput, ModelError
-from l2m_ros.runtime import weights
+from l2m_ros.matching import weights
 
 CONTENT = bytes(range(256)) * 12000  # 3 MB
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -202,8 +202,8 @@ def cache(tmp_path, monkeypatch):
 
 def test_get_downloads_converts_and_shows_the_licence(server, tmp_path, cache, monkeypatch, capsys):
     torch = pytest.importorskip("torch")
-    from l2m_ros.network.named_weights import fill
-    from l2m_ros.network.registry import build
+    from l2m_ros.networks.registry import build
+    from l2m_ros.networks.shared.named_weights import fill
 
     state = fill(build("tinyroma"), "served: ").state_dict()
     torch.save({"model": state}, tmp_path / "made.pth")
@@ -219,7 +219,7 @@ def test_get_downloads_converts_and_shows_the_licence(server, tmp_path, cache, m
     printed = capsys.readouterr()
     assert "licence: WTFPL" in printed.out
     assert "t.pth (MB)" in printed.err  # progress
-    from l2m_ros.network.checkpoint import load_files
+    from l2m_ros.networks.checkpoint import load_files
 
     network = build("tinyroma")
     load_files(network, [out])

@@ -53,8 +53,8 @@ def run(args: argparse.Namespace) -> int:
 def _measured(
     args: argparse.Namespace, model: str, backend: str, size: tuple[int, int] | None
 ) -> dict[str, Any]:
-    from l2m_ros.runtime.benchmark import BenchOptions, measure
-    from l2m_ros.runtime.catalogue import CLASSICAL, load_matcher
+    from l2m_ros.matching.catalogue import CLASSICAL, load_matcher
+    from l2m_ros.workshop.evaluation.latency import BenchOptions, measure
 
     options: dict[str, Any] = {}
     if model not in CLASSICAL:

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 from l2m_ros.errors import L2MError
 
 if TYPE_CHECKING:
-    from l2m_ros.evaluation.tracking_report import TrackedRun
-    from l2m_ros.ros.listener import Heard
+    from l2m_ros.node.listener import Heard
+    from l2m_ros.workshop.evaluation.tracking_report import TrackedRun
 
 RATE_HZ = 8.0  # what `lite` keeps up with beside the player on two cores
 READY_S = 60.0  # loading and warming up a model on a busy machine
@@ -71,9 +71,9 @@ def run(args: argparse.Namespace) -> int:
 def _simulated(options: DemoOptions) -> Path:
     """The bag, rendered unless an earlier demo has left the same."""
     from l2m_ros.progress import track
-    from l2m_ros.simulation.bag import write_bag
-    from l2m_ros.simulation.faults import Faults
-    from l2m_ros.simulation.sequence import SimulationOptions, simulate
+    from l2m_ros.workshop.simulation.bag import write_bag
+    from l2m_ros.workshop.simulation.faults import Faults
+    from l2m_ros.workshop.simulation.sequence import SimulationOptions, simulate
 
     name = f"{options.scene}_{options.path}_{options.frames}_{options.seed}.mcap"
     bag = options.out / name
@@ -94,8 +94,8 @@ def _simulated(options: DemoOptions) -> Path:
 
 def _over_dds(options: DemoOptions, bag: Path) -> TrackedRun:
     """The node in a process of its own, the bag played at real time, its poses heard."""
-    from l2m_ros.ros.listener import Listener
-    from l2m_ros.ros.player import Player
+    from l2m_ros.node.listener import Listener
+    from l2m_ros.node.player import Player
 
     os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
     log = options.out / "node.log"
@@ -136,7 +136,7 @@ def _node_process(options: DemoOptions, log: Path) -> Iterator[subprocess.Popen[
     arguments = ["--ros-args", "-p", f"model:={options.model}"]
     for name, topic in REMAPPED.items():
         arguments += ["-r", f"{name}:={topic}"]
-    command = [sys.executable, "-m", "l2m_ros.ros.main", *arguments]
+    command = [sys.executable, "-m", "l2m_ros.node.main", *arguments]
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
     try:
@@ -161,8 +161,8 @@ def _wait_until_ready(heard: Heard, process: subprocess.Popen[bytes], log: Path)
 
 
 def _play(player: Any, listener: Any, bag: Path) -> None:
+    from l2m_ros.bags.replay import open_bag
     from l2m_ros.progress import progress
-    from l2m_ros.ros.bag import open_bag
 
     with open_bag(bag) as opened:
         first_ns, last_ns = opened.span_ns()
@@ -186,10 +186,10 @@ def _run_of(options: DemoOptions, bag: Path, heard: Heard) -> TrackedRun:
     """What was heard, beside the bag's truth."""
     import numpy as np
 
-    from l2m_ros.evaluation.tracking import PosedFrame
-    from l2m_ros.evaluation.tracking_report import TrackedRun
-    from l2m_ros.evaluation.trajectory import Trajectory
-    from l2m_ros.ros.bag import GROUND_TRUTH, open_bag, read_truth
+    from l2m_ros.bags.replay import GROUND_TRUTH, open_bag, read_truth
+    from l2m_ros.workshop.evaluation.tracking import PosedFrame
+    from l2m_ros.workshop.evaluation.tracking_report import TrackedRun
+    from l2m_ros.workshop.evaluation.trajectory import Trajectory
 
     with open_bag(bag) as opened:
         frames = opened.count(REMAPPED["image"])

@@ -44,9 +44,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _built(args: argparse.Namespace) -> list[dict[str, Any]]:
+    from l2m_ros.engines.backend import BackendOptions, engine_module
     from l2m_ros.errors import InvalidInput
-    from l2m_ros.runtime.backend import BackendOptions, engine_module
-    from l2m_ros.runtime.catalogue import DEFAULT_MODEL, find_card
+    from l2m_ros.matching.catalogue import DEFAULT_MODEL, find_card
 
     if args.workspace_mib < 1:
         raise InvalidInput("--workspace-mib must be 1 or more")
@@ -68,9 +68,9 @@ def _built(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _listed(args: argparse.Namespace) -> list[dict[str, Any]]:
+    from l2m_ros.engines.tensorrt.engine_cache import EngineCache, read_engine
     from l2m_ros.errors import ModelError
-    from l2m_ros.runtime.catalogue import cache_folder
-    from l2m_ros.runtime.engine_cache import EngineCache, read_engine
+    from l2m_ros.files import cache_folder
 
     folder = Path(args.cache_dir) if args.cache_dir else cache_folder() / "engines"
     paths = [Path(args.what)] if args.what else EngineCache(folder).engines()

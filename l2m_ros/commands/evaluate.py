@@ -18,10 +18,10 @@ STDOUT = Path("-")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from l2m_ros.evaluation.benchmark import BenchmarkOptions
-    from l2m_ros.evaluation.solvers import SOLVERS
-    from l2m_ros.runtime.catalogue import DEFAULT_MODEL
-    from l2m_ros.runtime.sampling import METHODS
+    from l2m_ros.matching.catalogue import DEFAULT_MODEL
+    from l2m_ros.matching.sampling import METHODS
+    from l2m_ros.workshop.evaluation.benchmark import BenchmarkOptions
+    from l2m_ros.workshop.evaluation.solvers import SOLVERS
 
     defaults = BenchmarkOptions()
     parser.add_argument("scenes", nargs="*", type=Path, metavar="SCENE|FOLDER")
@@ -65,17 +65,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from l2m_ros.errors import InvalidInput
-    from l2m_ros.evaluation.benchmark import BenchmarkOptions
-    from l2m_ros.evaluation.scenes import find_scenes
-    from l2m_ros.evaluation.summary import markdown, report
-    from l2m_ros.runtime.catalogue import DEFAULT_MODEL
+    from l2m_ros.matching.catalogue import DEFAULT_MODEL
+    from l2m_ros.workshop.evaluation.benchmark import BenchmarkOptions
+    from l2m_ros.workshop.evaluation.scenes import find_scenes
+    from l2m_ros.workshop.evaluation.summary import markdown, report
 
     if args.json is not None and args.json.is_dir():  # `--json SCENE`: meant as a scene
         args.scenes, args.json = [*args.scenes, args.json], STDOUT
     if not args.scenes:
         raise InvalidInput("name a scene or a folder of scenes, for example ../shared/eval")
     if args.plots is not None:  # said before the work begins if matplotlib is missing
-        import l2m_ros.evaluation.plots  # noqa: F401
+        import l2m_ros.workshop.evaluation.plots  # noqa: F401
     options = BenchmarkOptions(
         size_px=args.size or None,
         solver=args.solver,
@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _matchers(names: list[str], backend: str, size: str | None) -> dict[str, Any]:
     """By name, in the order given; all are loaded first, so that mistakes show at once."""
-    from l2m_ros.runtime.catalogue import load_matcher
+    from l2m_ros.matching.catalogue import load_matcher
 
     listed = [part for name in names for part in name.split(",") if part]
     input_size = _size(size)
@@ -110,9 +110,9 @@ def _matchers(names: list[str], backend: str, size: str | None) -> dict[str, Any
 def _measured(
     scenes: list[Any], matchers: Mapping[str, Any], options: Any, plots: Path | None
 ) -> list[dict[str, Any]]:
-    from l2m_ros.evaluation.benchmark import Bench
-    from l2m_ros.evaluation.summary import scene_summary
     from l2m_ros.progress import progress
+    from l2m_ros.workshop.evaluation.benchmark import Bench
+    from l2m_ros.workshop.evaluation.summary import scene_summary
 
     rows = []
     scenes = [scene.limited(options.limit) for scene in scenes]
@@ -127,7 +127,7 @@ def _measured(
                     bar.update(note=f"{scene.name} {name}")
                 rows.append(scene_summary(scene, name, results[name]))
             if plots is not None:
-                from l2m_ros.evaluation.plots import write_plots
+                from l2m_ros.workshop.evaluation.plots import write_plots
 
                 write_plots(plots, scene, results, options.size_px)
     return rows

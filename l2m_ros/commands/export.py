@@ -39,10 +39,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _checked(args: argparse.Namespace) -> dict[str, Any]:
-    from l2m_ros.runtime.catalogue import find_card
-    from l2m_ros.runtime.model_card import GRAPH_ROLES
-    from l2m_ros.runtime.onnx_check import load_table, problems_of
-    from l2m_ros.runtime.onnx_graph import load
+    from l2m_ros.engines.model_card import GRAPH_ROLES
+    from l2m_ros.export.onnx_graph import load
+    from l2m_ros.export.parser_check import load_table, problems_of
+    from l2m_ros.matching.catalogue import find_card
 
     card, table = find_card(args.model), load_table(args.ops)
     models = {role: load(card.file(role)) for role in GRAPH_ROLES if role in card.files}
@@ -51,11 +51,11 @@ def _checked(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _exported(args: argparse.Namespace) -> dict[str, Any]:
-    from l2m_ros.runtime.backend import BackendOptions, load_backend
-    from l2m_ros.runtime.catalogue import find_card
-    from l2m_ros.runtime.export import ExportOptions, agreement, export_model, write_shipped_card
-    from l2m_ros.runtime.onnx_check import load_table
-    from l2m_ros.runtime.torch_backend import load_network
+    from l2m_ros.engines.backend import BackendOptions, load_backend
+    from l2m_ros.engines.torch import load_network
+    from l2m_ros.export.parser_check import load_table
+    from l2m_ros.export.stages import ExportOptions, agreement, export_model, write_shipped_card
+    from l2m_ros.matching.catalogue import find_card
 
     card = find_card(args.model)
     width, height = args.size or card.input.size
@@ -73,7 +73,7 @@ def _exported(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _report(card: Any, nodes: dict[str, int], problems: list[str]) -> dict[str, Any]:
-    from l2m_ros.runtime.model_card import GRAPH_ROLES
+    from l2m_ros.engines.model_card import GRAPH_ROLES
 
     files = {r: f for r, f in card.files.items() if r in GRAPH_ROLES}
     return {

@@ -32,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import cv2
 
-    from l2m_ros.lifting.photographs import read_photograph
-    from l2m_ros.runtime.catalogue import DEFAULT_MODEL, load_matcher
+    from l2m_ros.matching.catalogue import DEFAULT_MODEL, load_matcher
+    from l2m_ros.workshop.lifting.photographs import read_photograph
 
     images = [read_photograph(path, longest_side=1280) for path in args.images]
     rows = [_row("images", images, images)]
@@ -71,7 +71,7 @@ def feature_maps(
 
 def _content(features: np.ndarray, matcher: Any, image: np.ndarray) -> np.ndarray:
     """The part of the map that the image covers (the rest of the input is padding)."""
-    from l2m_ros.runtime.preprocess import content_size
+    from l2m_ros.matching.preprocess import content_size
 
     spec = matcher.card.input
     covered = content_size(spec, (image.shape[1], image.shape[0]))

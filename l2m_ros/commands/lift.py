@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from l2m_ros.lifting.lift import LiftOptions, lift_folder
+    from l2m_ros.workshop.lifting.lift import LiftOptions, lift_folder
 
     width, height = _size(args.size)
     options = LiftOptions(
@@ -79,7 +79,7 @@ def _draw(folder: Path, picture: Path) -> None:
     import cv2
 
     from l2m_ros.errors import InvalidInput
-    from l2m_ros.lifting.picture import contact_sheet, samples_of
+    from l2m_ros.workshop.lifting.picture import contact_sheet, samples_of
 
     sheet = contact_sheet(samples_of(folder))
     try:
@@ -92,8 +92,8 @@ def _draw(folder: Path, picture: Path) -> None:
 
 def _workshop(args: argparse.Namespace):  # type: ignore[no-untyped-def]
     """The parts that the arguments name."""
-    from l2m_ros.lifting import depth, holes, sky
-    from l2m_ros.lifting.lift import Workshop
+    from l2m_ros.workshop.lifting import depth, holes, sky
+    from l2m_ros.workshop.lifting.lift import Workshop
 
     if args.depth_model:
         source: depth.DepthSource = depth.MonocularDepth(args.depth_model)

@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from l2m_ros.runtime.images import read_rgb
+    from l2m_ros.images import read_rgb
 
     show_log()
     a, b = read_rgb(args.a), read_rgb(args.b)
@@ -72,8 +72,8 @@ def run(args: argparse.Namespace) -> int:
 def _matched(
     args: argparse.Namespace, a: ByteArray, b: ByteArray
 ) -> tuple[DenseMatch | None, Correspondences]:
-    from l2m_ros.runtime.catalogue import load_matcher
-    from l2m_ros.runtime.sampling import correspondences
+    from l2m_ros.matching.catalogue import load_matcher
+    from l2m_ros.matching.sampling import correspondences
     from l2m_ros.types import Correspondences
 
     options = {"weights": args.weights} if args.weights else {}
@@ -88,12 +88,12 @@ def _like_reference(
 ) -> tuple[DenseMatch, Correspondences]:
     import torch
 
-    from l2m_ros.network.like_reference import match_images, match_tiny, scaled
-    from l2m_ros.network.sampling import SamplingOptions, sample_matches
-    from l2m_ros.runtime.backend import BackendOptions
-    from l2m_ros.runtime.catalogue import find_card
-    from l2m_ros.runtime.preprocess import resize
-    from l2m_ros.runtime.torch_backend import load_network
+    from l2m_ros.engines.backend import BackendOptions
+    from l2m_ros.engines.torch import load_network
+    from l2m_ros.matching.catalogue import find_card
+    from l2m_ros.matching.preprocess import resize
+    from l2m_ros.networks.shared.balanced_sampling import SamplingOptions, sample_matches
+    from l2m_ros.workshop.parity.published_schedule import match_images, match_tiny, scaled
 
     card = find_card(args.model)
     if card.architecture not in ("l2m", "tinyroma"):
@@ -119,7 +119,7 @@ def _like_reference(
 
 def _schedule(args: argparse.Namespace, *, normalised: bool) -> Any:
     """The published defaults, and what the command line changes of them."""
-    from l2m_ros.network.like_reference import MatchOptions
+    from l2m_ros.workshop.parity.published_schedule import MatchOptions
 
     options = MatchOptions()
     if normalised:  # RoMa
@@ -137,7 +137,7 @@ def _from_normalised(
     warp: Any, certainty: Any, drawn: Any, sure: Any, size_a: Any, size_b: Any
 ) -> tuple[DenseMatch, Correspondences]:
     """A's half of the warp, and the drawn matches of both halves, in pixels."""
-    from l2m_ros.runtime.network_matcher import to_pixels
+    from l2m_ros.matching.network_matcher import to_pixels
     from l2m_ros.types import Correspondences, DenseMatch
 
     # The second half, if there is one, holds A's coordinates on B's grid.
@@ -161,7 +161,7 @@ def _has_both_directions(warp: Any) -> bool:
 
 
 def _frames(args: argparse.Namespace, a: ByteArray, b: ByteArray) -> tuple[Frame, Frame] | None:
-    from l2m_ros.runtime.images import read_depth
+    from l2m_ros.images import read_depth
     from l2m_ros.types import Camera, Frame
 
     if args.camera is None:
@@ -206,7 +206,7 @@ def _pictures(
     out: Path, a: ByteArray, b: ByteArray, dense: DenseMatch | None, pairs: Correspondences
 ) -> list[str]:
     from l2m_ros.drawing import draw_matches, warped_keyframe
-    from l2m_ros.runtime.images import write_rgb
+    from l2m_ros.images import write_rgb
 
     pictures = {"matches.png": draw_matches(a, b, pairs)}
     if dense is not None:

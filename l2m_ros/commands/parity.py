@@ -20,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from l2m_ros.network.parity import run_parity
-    from l2m_ros.runtime.preprocess import resize
+    from l2m_ros.matching.preprocess import resize
+    from l2m_ros.workshop.parity.run import run_parity
 
     report = run_parity(args.folder, args.model, lambda rgb, w, h: resize(rgb, w, h, "bicubic"))
     print(json.dumps(report.as_dict(), indent=1) if args.json else report.table())

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from l2m_ros.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from l2m_ros.evaluation.tracking_report import TrackedRun
-    from l2m_ros.evaluation.trajectory import Trajectory
-    from l2m_ros.ros.outputs import Moment
+    from l2m_ros.frames.outputs import Moment
+    from l2m_ros.workshop.evaluation.tracking_report import TrackedRun
+    from l2m_ros.workshop.evaluation.trajectory import Trajectory
 
 TRAJECTORIES = (".tum", ".kitti", ".txt")
 TOPICS = ("image", "camera_info", "depth", "right_image", "right_camera_info", "odom")
@@ -69,9 +69,9 @@ def _check_outputs(args: argparse.Namespace) -> None:
 
 def moments(args: argparse.Namespace) -> Iterator[Moment]:
     """Every frame of the bag, tracked, with progress shown."""
+    from l2m_ros.bags import replay as bags
+    from l2m_ros.parameters.file import parameter_values
     from l2m_ros.progress import track
-    from l2m_ros.ros import bag as bags
-    from l2m_ros.ros.parameter_file import parameter_values
 
     values = parameter_values(args.params_file, _overrides(args))
     with bags.open_bag(args.bag) as bag:
@@ -81,8 +81,8 @@ def moments(args: argparse.Namespace) -> Iterator[Moment]:
 
 
 def _tracked(args: argparse.Namespace) -> TrackedRun:
-    from l2m_ros.evaluation.tracking_report import TrackedRun
-    from l2m_ros.ros.pose_bag import write_pose_bag
+    from l2m_ros.bags.pose_bag import write_pose_bag
+    from l2m_ros.workshop.evaluation.tracking_report import TrackedRun
 
     tracked = TrackedRun(f"Replay of {args.bag.name}", " ".join(str(args.bag).split()))
     tracked.truth = _truth(args)
@@ -92,7 +92,7 @@ def _tracked(args: argparse.Namespace) -> TrackedRun:
             bag = stack.enter_context(write_pose_bag(args.out_bag, force=args.force))
             sinks.append(bag.add)
         if args.rerun:
-            from l2m_ros.ros.rerun_view import Viewer
+            from l2m_ros.bags.rerun_view import Viewer
 
             sinks.append(Viewer(tracked.title).show)
         for moment in moments(args):
@@ -103,7 +103,7 @@ def _tracked(args: argparse.Namespace) -> TrackedRun:
 
 def add_moment(run: TrackedRun, moment: Moment) -> None:
     """One more frame of the run."""
-    from l2m_ros.evaluation.tracking import PosedFrame
+    from l2m_ros.workshop.evaluation.tracking import PosedFrame
 
     result, stamp_ns = moment.result, moment.stamp_ns
     run.frames += 1
@@ -124,8 +124,8 @@ def _truth(args: argparse.Namespace) -> Trajectory | None:
     """Of a TUM file, of a topic, or of the topic that a simulated bag brings along."""
     import numpy as np
 
-    from l2m_ros.evaluation.trajectory import Trajectory, read_tum
-    from l2m_ros.ros.bag import GROUND_TRUTH, open_bag, read_truth
+    from l2m_ros.bags.replay import GROUND_TRUTH, open_bag, read_truth
+    from l2m_ros.workshop.evaluation.trajectory import Trajectory, read_tum
 
     if args.truth is not None and Path(args.truth).suffix == ".tum":
         return read_tum(Path(args.truth))
@@ -150,7 +150,7 @@ def _overrides(args: argparse.Namespace) -> dict[str, str]:
 
 
 def _write(path: Path, trajectory: Trajectory) -> None:
-    from l2m_ros.evaluation.trajectory import write_kitti, write_tum
+    from l2m_ros.workshop.evaluation.trajectory import write_kitti, write_tum
 
     write = write_tum if path.suffix == ".tum" else write_kitti
     write(path, trajectory)

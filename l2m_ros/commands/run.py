@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from l2m_ros.ros.main import main
+    from l2m_ros.node.main import main
 
     # rclpy skips the program's name in what it is given.
     return main(["l2m", "--ros-args", *args.ros_args] if args.ros_args else ["l2m"])

@@ -42,10 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from l2m_ros.progress import track
-    from l2m_ros.simulation.bag import STORAGES, write_bag
-    from l2m_ros.simulation.folder import write_folder
-    from l2m_ros.simulation.output import refuse_existing
-    from l2m_ros.simulation.sequence import simulate
+    from l2m_ros.workshop.simulation.bag import STORAGES, write_bag
+    from l2m_ros.workshop.simulation.folder import write_folder
+    from l2m_ros.workshop.simulation.output import refuse_existing
+    from l2m_ros.workshop.simulation.sequence import simulate
 
     options = _options(args)
     refuse_existing(args.out, force=args.force)
@@ -76,9 +76,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _options(args: argparse.Namespace) -> Any:
-    from l2m_ros.simulation.bag import STORAGES
-    from l2m_ros.simulation.faults import Faults
-    from l2m_ros.simulation.sequence import SimulationOptions
+    from l2m_ros.workshop.simulation.bag import STORAGES
+    from l2m_ros.workshop.simulation.faults import Faults
+    from l2m_ros.workshop.simulation.sequence import SimulationOptions
 
     names = [name.strip() for name in args.faults.split(",") if name.strip() not in ("", "none")]
     width, height = _size(args.size)

@@ -23,10 +23,10 @@ from l2m_ros.errors import InvalidInput
 if TYPE_CHECKING:
     from torch import nn
 
-    from l2m_ros.runtime.model_card import InputSpec, ModelCard
-    from l2m_ros.training.data import PhotographPairs, Schedule
-    from l2m_ros.training.decoder import DecoderOptions
-    from l2m_ros.training.loop import Validate
+    from l2m_ros.engines.model_card import InputSpec, ModelCard
+    from l2m_ros.workshop.training.data import PhotographPairs, Schedule
+    from l2m_ros.workshop.training.decoder import DecoderOptions
+    from l2m_ros.workshop.training.loop import Validate
 
 SCENE_PAIRS = 8  # of each real scene, at every validation: half a minute on two cores
 RENDERED_FRAMES = 24  # per world, where no photographs are named
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from l2m_ros.training.decoder import train_decoder
+    from l2m_ros.workshop.training.decoder import train_decoder
 
     options = _options(args)
     _check_device(options.loop.device)
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _options(args: argparse.Namespace) -> DecoderOptions:
     """The config file's, with what the command line says instead."""
-    from l2m_ros.training.decoder import options_from
+    from l2m_ros.workshop.training.decoder import options_from
 
     settings = _settings(args.config or config_folder() / f"{args.model}.yaml")
     loop = dict(settings.get("loop") or {})
@@ -109,9 +109,9 @@ def _pairs(
     photographs: Path | None, options: DecoderOptions
 ) -> tuple[PhotographPairs | Schedule, PhotographPairs]:
     """Pairs to train on and pairs of held-out photographs; on a GPU the first are made there."""
-    from l2m_ros.lifting.photographs import find_photographs
-    from l2m_ros.training.data import PhotographPairs, usable_photographs
-    from l2m_ros.training.decoder import split_photographs
+    from l2m_ros.workshop.lifting.photographs import find_photographs
+    from l2m_ros.workshop.training.data import PhotographPairs, usable_photographs
+    from l2m_ros.workshop.training.decoder import split_photographs
 
     seed, device = options.loop.seed, options.loop.device
     if photographs is None:
@@ -122,7 +122,7 @@ def _pairs(
     measured = PhotographPairs(held_out, seed + 999)
     if not device.startswith("cuda"):
         return PhotographPairs(kept, seed), measured
-    from l2m_ros.training.device_data import DeviceBatches
+    from l2m_ros.workshop.training.device_data import DeviceBatches
 
     return DeviceBatches(kept, options.sizes, seed, options.both_ways, device), measured
 
@@ -130,7 +130,7 @@ def _pairs(
 def _rendered_images() -> list[Any]:
     """Images of the simulator's worlds: enough to try the training, not to ship its result."""
     from l2m_ros.progress import track
-    from l2m_ros.simulation.sequence import SimulationOptions, simulate
+    from l2m_ros.workshop.simulation.sequence import SimulationOptions, simulate
 
     _say("no --photographs: images of rendered worlds are used, good for a trial only")
     images = []
@@ -145,11 +145,11 @@ def write_model(run_folder: Path, options: DecoderOptions, out: Path) -> ModelCa
     """The mean weights of a run as a model: weights, card, and the graphs of `lite`."""
     from safetensors.torch import save_file
 
-    from l2m_ros.network.registry import build
-    from l2m_ros.runtime.export import CARD, ExportOptions, export_model
-    from l2m_ros.runtime.model_card import ModelCard, ModelFile, sha256_of, write_card
-    from l2m_ros.training.checkpoint import load_weights
-    from l2m_ros.training.decoder import mean_weights
+    from l2m_ros.engines.model_card import ModelCard, ModelFile, sha256_of, write_card
+    from l2m_ros.export.stages import CARD, ExportOptions, export_model
+    from l2m_ros.networks.registry import build
+    from l2m_ros.workshop.training.checkpoint import load_weights
+    from l2m_ros.workshop.training.decoder import mean_weights
 
     network = build(options.model, **options.network)
     weights = mean_weights(run_folder)
@@ -171,7 +171,7 @@ def write_model(run_folder: Path, options: DecoderOptions, out: Path) -> ModelCa
 
 
 def _input_of(model: str) -> InputSpec:
-    from l2m_ros.runtime.model_card import InputSpec
+    from l2m_ros.engines.model_card import InputSpec
 
     if model == "lite":
         return InputSpec(width=640, height=480, multiple=32)
@@ -185,7 +185,7 @@ def _say(words: str) -> None:
 def _network(options: DecoderOptions) -> nn.Module:
     import torch
 
-    from l2m_ros.network.registry import build
+    from l2m_ros.networks.registry import build
 
     torch.manual_seed(options.loop.seed)
     return build(options.model, **options.network)
@@ -195,12 +195,12 @@ def _scenes(folder: Path | None) -> Validate | None:
     """AUC@10 degrees over some pairs of every scene, as `l2m evaluate` has it."""
     if folder is None:
         return None
-    from l2m_ros.evaluation.benchmark import Bench, BenchmarkOptions
-    from l2m_ros.evaluation.metrics import auc_percent
-    from l2m_ros.evaluation.scenes import find_scenes
-    from l2m_ros.runtime.model_card import ModelCard
-    from l2m_ros.runtime.network_matcher import NetworkMatcher
-    from l2m_ros.runtime.torch_backend import TorchBackend
+    from l2m_ros.engines.model_card import ModelCard
+    from l2m_ros.engines.torch import TorchBackend
+    from l2m_ros.matching.network_matcher import NetworkMatcher
+    from l2m_ros.workshop.evaluation.benchmark import Bench, BenchmarkOptions
+    from l2m_ros.workshop.evaluation.metrics import auc_percent
+    from l2m_ros.workshop.evaluation.scenes import find_scenes
 
     scenes = [scene for scene in find_scenes([folder]) if scene.kind == "pose"]
 

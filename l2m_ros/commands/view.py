@@ -18,13 +18,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int | None:
-    from l2m_ros.ros.rerun_view import Viewer
+    from l2m_ros.bags.rerun_view import Viewer
 
     if args.save is not None and args.save.exists():
         raise InvalidInput(f"{args.save} exists; name another one")
     viewer = Viewer("l2m_ros" if args.bag is None else args.bag.name, args.save)
     if args.bag is None:
-        from l2m_ros.ros.live_view import show_node
+        from l2m_ros.node.live_view import show_node
 
         return show_node(viewer)
     for moment in replay.moments(args):

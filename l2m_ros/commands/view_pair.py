@@ -15,7 +15,7 @@ from typing import Any
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from l2m_ros.drawing import LINES
-    from l2m_ros.runtime.catalogue import DEFAULT_MODEL
+    from l2m_ros.matching.catalogue import DEFAULT_MODEL
 
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("images", nargs="+", type=Path, metavar="A B | SCENE")
@@ -40,9 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from l2m_ros.errors import InvalidInput
-    from l2m_ros.evaluation.pictures import picture_of, picture_of_files, write_picture
-    from l2m_ros.evaluation.scenes import load_scene
-    from l2m_ros.runtime.catalogue import load_matcher
+    from l2m_ros.matching.catalogue import load_matcher
+    from l2m_ros.workshop.evaluation.pictures import picture_of, picture_of_files, write_picture
+    from l2m_ros.workshop.evaluation.scenes import load_scene
 
     if len(args.images) > 2:
         raise InvalidInput("view-pair takes two images, or one scene and --pair N")

@@ -15,8 +15,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from l2m_ros.matching import weights as store
 from l2m_ros.progress import progress
-from l2m_ros.runtime import weights as store
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +69,7 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _get(args: argparse.Namespace) -> int:
-    from l2m_ros.network.checkpoint import convert
+    from l2m_ros.networks.checkpoint import convert
 
     entry = store.published(args.name)
     print(f"{args.name}: {entry.about}\nby {entry.by}\nlicence: {entry.licence}")
@@ -107,7 +107,7 @@ def _fetched(source: store.Source, folder: Path, wanted: dict[str, str]) -> Path
 
 
 def _convert(args: argparse.Namespace) -> int:
-    from l2m_ros.network.checkpoint import convert
+    from l2m_ros.networks.checkpoint import convert
 
     out = args.out or args.files[0].with_suffix(".safetensors")
     parameters = convert(args.files, out, args.architecture)

@@ -5,8 +5,8 @@ from functools import cache
 from pathlib import Path
 
 from fakes.toy_network import ToyNetwork
-from l2m_ros.runtime.export import ExportOptions, export_model
-from l2m_ros.runtime.model_card import InputSpec, ModelCard
+from l2m_ros.engines.model_card import InputSpec, ModelCard
+from l2m_ros.export.stages import ExportOptions, export_model
 
 KEPT = []  # the folders live as long as the process
 

@@ -1,0 +1,236 @@
+"""What runs a network: three stages, on tensors that stay where the engine keeps them.
+
+    features  = backend.run("encode", {"image": image})          image: (1, 3, H, W) float32
+    reference = backend.run("reference", features)
+    outputs   = backend.run("match", match_inputs(features, reference))
+    arrays    = backend.to_host(outputs)                         the only download
+
+A dict that `run` returns holds the engine's own tensors by name; it may be kept as long as
+one likes and handed back, but not looked into.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from l2m_ros.engines.model_card import ModelCard
+from l2m_ros.errors import BackendUnavailable, InvalidInput, ModelError
+from l2m_ros.spelling import nearest
+
+STAGES = ("encode", "reference", "match")
+GRAPHS = {"encode": "encoder", "reference": "reference", "match": "decoder"}  # stage: file role
+QUERY, KEYFRAME = "query_", "keyframe_"  # prefixes of what `match` takes
+
+Tensors = dict[str, Any]
+Array = npt.NDArray[Any]
+
+log = logging.getLogger(__name__)
+
+
+class Backend(Protocol):
+    """See the head of this file."""
+
+    name: str  # a key of BACKENDS
+    device: str  # "cpu", "cuda: Orin"
+
+    def run(self, stage: str, inputs: Mapping[str, Any]) -> Tensors: ...
+
+    def to_host(self, tensors: Mapping[str, Any]) -> dict[str, Array]: ...
+
+    def device_memory_bytes(self) -> int | None:
+        """Device memory that this back-end holds; None on the CPU, where the process counts."""
+        ...
+
+
+@dataclass(frozen=True)
+class BackendOptions:
+    """What a caller may say about how a network is run."""
+
+    device: str = "auto"  # auto | cpu | cuda
+    threads: int = 0  # CPU threads; 0 = as many as the engine finds cores
+    weights: str | None = None  # torch: checkpoints (with commas between) instead of the card's
+    untrained: bool = False  # torch: weights drawn at random where none are there
+    workspace_mib: int = 2048  # tensorrt: memory that building may use
+    optimization_level: int = 3  # tensorrt: 0 (quick build) to 5 (quick engine)
+    cuda_graphs: bool = True  # tensorrt: replay a captured graph instead of launching kernels
+    cache_dir: str | None = None  # tensorrt: where engines are kept
+
+    def __post_init__(self) -> None:
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise InvalidInput(f"device is {self.device!r}, known: auto, cpu, cuda")
+        if self.threads < 0 or self.workspace_mib < 1 or not 0 <= self.optimization_level <= 5:
+            raise InvalidInput(
+                "threads must be 0 or more, workspace_mib 1 or more, optimization_level 0 to 5"
+            )
+
+
+def backend_options(**values: Any) -> BackendOptions:
+    """Options from keywords; an unknown one fails with the nearest right spelling."""
+    known = [f.name for f in fields(BackendOptions)]
+    for key in values:
+        if key not in known:
+            raise InvalidInput(f"unknown option {key!r}{nearest(key, known)}")
+    return BackendOptions(**values)
+
+
+def match_inputs(features: Mapping[str, Any], reference: Mapping[str, Any]) -> Tensors:
+    """The query's features and the keyframe's reference under names that cannot clash."""
+    query = {QUERY + name: tensor for name, tensor in features.items()}
+    return {**query, **{KEYFRAME + name: tensor for name, tensor in reference.items()}}
+
+
+def split_match_inputs(inputs: Mapping[str, Any]) -> tuple[Tensors, Tensors]:
+    """The inverse of `match_inputs`."""
+    features = {k[len(QUERY) :]: v for k, v in inputs.items() if k.startswith(QUERY)}
+    reference = {k[len(KEYFRAME) :]: v for k, v in inputs.items() if k.startswith(KEYFRAME)}
+    return features, reference
+
+
+def solve_spd(matrix: Array, right: Array) -> Array:
+    """matrix^-1 right by Cholesky, batch by batch: (B, n, n), (B, n, c) -> (B, n, c).
+
+    In float64: it costs a keyframe a few more milliseconds (n = 1600: 0.1 s), never a frame.
+    """
+    from scipy.linalg import LinAlgError, cho_factor, cho_solve
+
+    try:
+        solutions = [
+            cho_solve(cho_factor(A.astype(np.float64), lower=True), b)
+            for A, b in zip(matrix, right, strict=True)
+        ]
+    except (LinAlgError, ValueError) as error:
+        raise ModelError(
+            f"the keyframe's kernel matrix cannot be solved ({error}): the weights or the "
+            "image hold NaN, or the graphs are of another model"
+        ) from error
+    return np.stack(solutions).astype(np.float32)
+
+
+def checked_inputs(
+    stage: str, expected: Mapping[str, tuple[int, ...]], inputs: Mapping[str, Any]
+) -> list[str]:
+    """The names a graph takes, all of which must be given (more may be: they are ignored)."""
+    missing = [name for name in expected if name not in inputs]
+    if missing:
+        raise ModelError(
+            f"the {GRAPHS[stage]} graph wants {', '.join(missing)} but the other graphs give "
+            f"{', '.join(inputs)}: these ONNX files are not of one model; export them together"
+        )
+    return list(expected)
+
+
+# --- choosing -------------------------------------------------------------------------------
+
+
+# The module of each back-end, the sole importer of its engine.
+MODULES = {
+    "torch": "l2m_ros.engines.torch",
+    "onnxruntime": "l2m_ros.engines.onnxruntime",
+    "tensorrt": "l2m_ros.engines.tensorrt.backend",
+}
+REMEDIES = {
+    "torch": "pip install 'l2m_ros[torch]'",
+    "onnxruntime": "pip install 'l2m_ros[onnx]'",
+    "tensorrt": "install TensorRT 10.3 or newer with its Python bindings, and cuda-python",
+}
+
+
+def engine_module(name: str) -> Any:
+    """The module of a back-end, the sole importer of its engine."""
+    try:
+        return importlib.import_module(MODULES[name])
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in (name, "cuda"):
+            raise
+        raise BackendUnavailable(
+            f"back-end {name} needs {error.name}, which is not installed: {REMEDIES[name]}"
+        ) from error
+
+
+def _loader(name: str) -> Callable[[ModelCard, BackendOptions], Backend]:
+    def load(card: ModelCard, options: BackendOptions) -> Backend:
+        backend: Backend = engine_module(name).load(card, options)
+        return backend
+
+    return load
+
+
+BACKENDS: dict[str, Callable[[ModelCard, BackendOptions], Backend]] = {
+    "torch": _loader("torch"),
+    "onnxruntime": _loader("onnxruntime"),
+    "tensorrt": _loader("tensorrt"),
+}
+
+
+def _cuda_of(name: str) -> bool:
+    """Whether this engine is installed and finds a CUDA device."""
+    if importlib.util.find_spec(name) is None:
+        return False
+    try:
+        module = importlib.import_module(MODULES[name])
+        return bool(module.has_cuda())
+    except ImportError as error:
+        log.info("back-end %s is installed but cannot be loaded: %s", name, error)
+        return False
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A back-end, its device, and why it was chosen."""
+
+    name: str
+    device: str  # cpu | cuda
+    why: str
+
+
+def choose_backend(card: ModelCard, options: BackendOptions) -> Choice:
+    """The order of `--backend auto`: tensorrt, onnxruntime and torch on CUDA, then the CPU."""
+    graphs = card.has("encoder") and card.has("decoder") and options.weights is None
+    reasons = []
+    if options.device != "cpu":
+        for name, usable in (("tensorrt", graphs), ("onnxruntime", graphs), ("torch", True)):
+            if usable and _cuda_of(name):
+                return Choice(name, "cuda", f"{name} is installed and has a CUDA device")
+        reasons.append("no engine here has a CUDA device")
+    if options.device == "cuda":
+        raise BackendUnavailable(
+            "no engine here has a CUDA device: install tensorrt, onnxruntime-gpu or a CUDA build "
+            "of torch, or use device cpu"
+        )
+    if graphs and importlib.util.find_spec("onnxruntime") is not None:
+        return Choice("onnxruntime", "cpu", "; ".join([*reasons, "ONNX graphs are there"]))
+    reasons.append(
+        "onnxruntime is not installed"
+        if graphs
+        else f"{card.name} has no ONNX graphs of {card.input.width}x{card.input.height} here"
+    )
+    if importlib.util.find_spec("torch") is None:
+        raise BackendUnavailable(
+            f"nothing can run {card.name}: {'; '.join(reasons)}; torch is not installed either: "
+            "pip install 'l2m_ros[onnx]' (or [torch])"
+        )
+    return Choice("torch", "cpu", "; ".join(reasons))
+
+
+def load_backend(name: str, card: ModelCard, options: BackendOptions) -> Backend:
+    """The back-end of that name, or for "auto" the best one here; says which and why."""
+    if not card.trained:
+        log.warning("the weights of %s are untrained: good for measuring speed only", card.name)
+    if name == "auto":
+        choice = choose_backend(card, options)
+        log.info("%s runs by %s on %s: %s", card.name, choice.name, choice.device, choice.why)
+        name = choice.name
+    if name not in BACKENDS:
+        known = ["auto", *BACKENDS]
+        raise InvalidInput(
+            f"unknown back-end {name!r}, known: {', '.join(known)}{nearest(name, known)}"
+        )
+    return BACKENDS[name](card, options)

@@ -1,0 +1,237 @@
+"""A model card: everything that weights need to be used, in one YAML beside them.
+
+    models/lite.yaml            what the network is and what it takes
+    models/lite/encoder.onnx    the files that it names, each with its sha256
+
+Sizes are (width, height) wherever they are a pair; a card names both numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from l2m_ros.errors import ModelError
+from l2m_ros.spelling import nearest
+
+RESIZE_RULES = ("stretch", "letterbox")
+INTERPOLATIONS = ("area", "bicubic")
+PRECISIONS = ("fp32", "fp16")
+GRAPH_ROLES = ("encoder", "reference", "decoder")
+FILE_ROLES = (*GRAPH_ROLES, "weights")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """How an image becomes the network's input: resized, then (rgb / 255 - mean) / std."""
+
+    width: int
+    height: int
+    multiple: int = 1  # both sides are multiples of this; letterboxed content too
+    resize: str = "stretch"  # stretch | letterbox (image in the upper left, grey beside it)
+    interpolation: str = "area"  # area: fast | bicubic: antialiased, bit for bit as PIL's
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        _choice("input.resize", self.resize, RESIZE_RULES)
+        _choice("input.interpolation", self.interpolation, INTERPOLATIONS)
+        for side in ("width", "height"):
+            value = getattr(self, side)
+            if not isinstance(value, int) or value <= 0 or value % self.multiple:
+                raise ModelError(
+                    f"input {side} {value} must be a positive multiple of {self.multiple}"
+                )
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ModelError(f"input mean {self.mean} and std {self.std} must be three numbers")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.width, self.height
+
+
+@dataclass(frozen=True)
+class Solve:
+    """The keyframe's linear solve, done on the host because no ONNX parser has a Cholesky.
+
+    solution = matrix^-1 right, both outputs of the reference graph; matrix (B, n, n) is
+    symmetric positive definite, right (B, n, c). The decoder graph takes the solution.
+    """
+
+    matrix: str
+    right: str
+    solution: str
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """One file of a model, beside its card; sha256 None = not distributed by this package."""
+
+    path: str
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """One model: see models/lite.yaml for an example with words."""
+
+    name: str
+    architecture: str
+    input: InputSpec
+    config: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, ModelFile] = field(default_factory=dict)
+    precision: str = "fp32"
+    trained: bool = True  # False: weights drawn at random, good for measuring speed only
+    keep: Mapping[str, str] = field(default_factory=dict)  # reference tensor: feature it equals
+    solve: Solve | None = None
+    licence: str = "unknown"
+    source: str = ""
+    trained_on: str = ""
+    parameters: int | None = None
+    accuracy: Mapping[str, Any] = field(default_factory=dict)
+    speed: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path = Path()  # where the files lie; not written to the card
+    search: tuple[Path, ...] = ()  # where files that are not beside the card may lie
+
+    def __post_init__(self) -> None:
+        _choice("precision", self.precision, PRECISIONS)
+        for role in self.files:
+            _choice("files", role, FILE_ROLES)
+
+    def has(self, role: str) -> bool:
+        """Whether the card names such a file and it is there."""
+        return role in self.files and self._found(role) is not None
+
+    def file(self, role: str) -> Path:
+        """The verified path of a file: present, and of the checksum that the card states."""
+        if role not in self.files:
+            size = f"{self.input.width}x{self.input.height}"
+            export = f"l2m export {self.name} --size {self.input.height}x{self.input.width}"
+            raise ModelError(
+                f"model {self.name} has no {role} file for {size} (width x height): write one "
+                f"with `{export} --out DIR` and use --model DIR"
+            )
+        path = self._found(role)
+        if path is None:
+            raise ModelError(
+                f"{self.files[role].path} of model {self.name} is not in {self.folder or '.'}: "
+                f"fetch it with `l2m weights get {self.name}` or export it with "
+                f"`l2m export {self.name} --out DIR`"
+            )
+        verify(path, self.files[role].sha256)
+        return path
+
+    def _found(self, role: str) -> Path | None:
+        places = (self.folder, *self.search)
+        paths = (place / self.files[role].path for place in places)
+        return next((path for path in paths if path.is_file()), None)
+
+    def resized(self, width: int, height: int) -> ModelCard:
+        """The card for another input size: without the graphs, whose size is fixed."""
+        if (width, height) == self.input.size:
+            return self
+        files = {role: file for role, file in self.files.items() if role not in GRAPH_ROLES}
+        return replace(self, input=replace(self.input, width=width, height=height), files=files)
+
+
+def sha256_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def verify(path: Path, sha256: str | None) -> None:
+    """Refuse an empty file, and one whose content is not what the card states."""
+    if path.stat().st_size == 0:
+        raise ModelError(f"{path} is empty: fetch or export it again")
+    if sha256 is not None and sha256_of(path) != sha256:
+        raise ModelError(
+            f"{path} is not the file that its model card describes (sha256 differs): "
+            "it is truncated or of another model; fetch or export it again"
+        )
+
+
+def load_card(path: Path, search: tuple[Path, ...] = ()) -> ModelCard:
+    """The card in a YAML file; unknown keys fail with the nearest right spelling."""
+    import yaml
+
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path} is not a model card: {error}") from error
+    if not isinstance(raw, dict):
+        raise ModelError(f"{path} is not a model card: it holds no `key: value` lines")
+    try:
+        return card_from_dict(raw, folder=path.parent, search=search)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+
+
+def card_from_dict(
+    raw: dict[str, Any], *, folder: Path = Path(), search: tuple[Path, ...] = ()
+) -> ModelCard:
+    values = dict(raw)
+    values["input"] = _filled(InputSpec, values.get("input"), "input", tuples=("mean", "std"))
+    if values.get("solve") is not None:
+        values["solve"] = _filled(Solve, values["solve"], "solve")
+    files = values.get("files") or {}
+    values["files"] = {
+        role: _filled(ModelFile, entry, f"files.{role}") for role, entry in files.items()
+    }
+    for key in ("folder", "search"):
+        if key in values:
+            raise ModelError(f"unknown key {key!r}")
+    return _filled(ModelCard, {**values, "folder": folder, "search": search}, "card")
+
+
+def write_card(card: ModelCard, path: Path) -> None:
+    """Written whole and renamed, so that nobody reads half a card."""
+    import yaml
+
+    plain = _plain(card)
+    partial = path.with_suffix(".partial")
+    partial.write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+    partial.replace(path)
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses to dicts of what YAML writes, without what is empty or merely local."""
+    if hasattr(value, "__dataclass_fields__"):
+        items = {f.name: getattr(value, f.name) for f in fields(value)}
+        return {
+            k: _plain(v)
+            for k, v in items.items()
+            if k not in ("folder", "search") and v is not None and v != {}
+        }
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _filled(kind: type[T], raw: Any, where: str, tuples: tuple[str, ...] = ()) -> T:
+    if not isinstance(raw, Mapping):
+        raise ModelError(f"{where} must hold `key: value` lines, got {raw!r}")
+    known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+    for key in raw:
+        if key not in known:
+            raise ModelError(f"unknown key {key!r} in {where}{nearest(str(key), known)}")
+    values = {k: tuple(v) if k in tuples else v for k, v in raw.items()}
+    try:
+        return kind(**values)
+    except TypeError as error:
+        missing = str(error).rpartition(": ")[2]
+        raise ModelError(f"{where} lacks {missing}") from error
+
+
+def _choice(what: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ModelError(
+            f"{what} is {value!r}, known: {', '.join(known)}{nearest(str(value), known)}"
+        )

@@ -1,0 +1,112 @@
+"""PyTorch: any input size, any checkpoint; the reference that the other engines are held to."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from l2m_ros.engines.backend import Array, BackendOptions, Tensors, split_match_inputs
+from l2m_ros.engines.model_card import ModelCard
+from l2m_ros.errors import BackendUnavailable
+
+UNTRAINED_SEED = 0
+# Where weights can be drawn by name such that activations stay near 1 through all layers.
+NAMED = ("l2m", "tinyroma")
+
+log = logging.getLogger(__name__)
+
+
+class Network(Protocol):
+    """The three steps that every matching network has (`network/`); tensors are NCHW."""
+
+    def encode(self, image: torch.Tensor) -> dict[str, torch.Tensor]: ...
+
+    def reference(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]: ...
+
+    def match(
+        self, features: dict[str, torch.Tensor], reference: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]: ...
+
+
+def has_cuda() -> bool:
+    return torch.cuda.is_available()
+
+
+def load(card: ModelCard, options: BackendOptions) -> TorchBackend:
+    if options.device == "cuda" and not has_cuda():
+        raise BackendUnavailable(
+            f"torch {torch.__version__} finds no CUDA device: install a CUDA build or use cpu"
+        )
+    device = "cuda" if options.device != "cpu" and has_cuda() else "cpu"
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    network, _ = load_network(card, options)
+    return TorchBackend(network.to(device), device)
+
+
+def load_network(card: ModelCard, options: BackendOptions) -> tuple[torch.nn.Module, ModelCard]:
+    """The card's network with its weights, ready for inference, on the CPU.
+
+    The card says what the weights are: `trained` False where none were there and
+    options.untrained allows to go on without.
+    """
+    from l2m_ros.networks.checkpoint import load_files
+    from l2m_ros.networks.registry import build
+    from l2m_ros.networks.shared.named_weights import fill
+
+    untrained = options.untrained and options.weights is None and not card.has("weights")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(UNTRAINED_SEED)
+        network: torch.nn.Module = build(card.architecture, **dict(card.config))
+    if untrained:
+        log.warning(
+            "%s has no weights here: drawn at random, good for measuring speed only "
+            "(l2m weights get %s)",
+            card.name,
+            card.name,
+        )
+        if card.architecture in NAMED:
+            fill(network)
+    else:
+        given = options.weights.split(",") if options.weights else [card.file("weights")]
+        load_files(network, [Path(path) for path in given])
+    network.eval().requires_grad_(False)
+    return network, replace(card, trained=card.trained and not untrained)
+
+
+class TorchBackend:
+    """Tensors are torch tensors on the device."""
+
+    name = "torch"
+
+    def __init__(self, network: torch.nn.Module, device: str = "cpu") -> None:
+        self.network: Any = network
+        self._device = device
+        self.device = f"cuda: {torch.cuda.get_device_name()}" if device == "cuda" else "cpu"
+
+    def run(self, stage: str, inputs: Mapping[str, Any]) -> Tensors:
+        tensors = {name: self._tensor(value) for name, value in inputs.items()}
+        with torch.inference_mode():
+            if stage == "encode":
+                return dict(self.network.encode(tensors["image"]))
+            if stage == "reference":
+                return dict(self.network.reference(tensors))
+            return dict(self.network.match(*split_match_inputs(tensors)))
+
+    def to_host(self, tensors: Mapping[str, Any]) -> dict[str, Array]:
+        return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+
+    def device_memory_bytes(self) -> int | None:
+        return torch.cuda.max_memory_allocated() if self._device == "cuda" else None
+
+    def _tensor(self, value: Any) -> torch.Tensor:
+        if isinstance(value, np.ndarray):
+            return torch.from_numpy(value).to(self._device)
+        tensor: torch.Tensor = value
+        return tensor

@@ -1,0 +1,332 @@
+"""Messages <-> the values of `types.py`: pure functions, each with its way back.
+
+Reading takes whatever has the message's fields (rclpy's classes, or those that rosbags makes of a
+bag), so nothing of ROS is imported for it; writing imports the message classes when called.
+Refusals are `InvalidInput`, in words that name the remedy.
+"""
+
+from __future__ import annotations
+
+import array
+import importlib
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from l2m_ros.errors import InvalidInput
+from l2m_ros.frames.encodings import ENCODINGS, decompress, to_depth, to_rgb
+from l2m_ros.geometry.camera import camera_from_info
+from l2m_ros.tracking.keyframes import OdometrySample
+from l2m_ros.types import ByteArray, Camera, FloatArray
+
+NS_PER_S = 1_000_000_000
+CLOUD_FIELDS = ("x", "y", "z", "u", "v", "ku", "kv", "confidence")  # float32 each
+FLOAT32 = 7  # sensor_msgs/PointField.FLOAT32
+# Consumers invert covariances; this is the floor that robot_localization puts under them itself.
+MIN_VARIANCE = 1e-9
+UNKNOWN_VARIANCE = 1e6  # of a twist that nobody measured
+
+
+def message_class(name: str) -> Any:
+    """sensor_msgs/Image -> the class; imported when first asked for."""
+    package, kind = name.split("/")
+    return getattr(importlib.import_module(f"{package}.msg"), kind)
+
+
+# ---- stamps and headers ------------------------------------------------------------------------
+
+
+def stamp_ns(message: Any) -> int:
+    """Nanoseconds of a message's header."""
+    stamp = message.header.stamp
+    return int(stamp.sec) * NS_PER_S + int(stamp.nanosec)
+
+
+def header(stamp: int, frame_id: str) -> Any:
+    Time = message_class("builtin_interfaces/Time")
+    Header = message_class("std_msgs/Header")
+    sec, nanosec = divmod(stamp, NS_PER_S)
+    return Header(stamp=Time(sec=sec, nanosec=nanosec), frame_id=frame_id)
+
+
+# ---- images ------------------------------------------------------------------------------------
+
+
+def read_image(message: Any) -> ByteArray:
+    """(H, W, 3) uint8 RGB of a sensor_msgs/Image or CompressedImage."""
+    if hasattr(message, "format"):
+        return decompress(message.data)
+    if message.encoding not in ENCODINGS and (bridge := _cv_bridge()) is not None:
+        return _by_bridge(bridge, message)
+    return to_rgb(message.data, **_layout(message))
+
+
+def read_depth(message: Any) -> FloatArray:
+    """(H, W) float32 metres, NaN = unknown, of a sensor_msgs/Image 16UC1 or 32FC1."""
+    return to_depth(message.data, **_layout(message))
+
+
+def _layout(message: Any) -> dict[str, Any]:
+    return {
+        "width": int(message.width),
+        "height": int(message.height),
+        "step": int(message.step),
+        "encoding": str(message.encoding),
+        "big_endian": bool(message.is_bigendian),
+    }
+
+
+def _cv_bridge() -> Any:
+    """cv_bridge's converter where it is installed and works with this NumPy, else None."""
+    try:
+        return importlib.import_module("cv_bridge").CvBridge()
+    except (ImportError, AttributeError):  # AttributeError: built against NumPy 1
+        return None
+
+
+def _by_bridge(bridge: Any, message: Any) -> ByteArray:
+    try:
+        return np.asarray(bridge.imgmsg_to_cv2(message, "rgb8"), np.uint8)
+    except Exception as error:  # cv_bridge raises CvBridgeError, and what Boost makes of others
+        raise InvalidInput(
+            f"image encoding {message.encoding!r} is known neither here nor to cv_bridge "
+            f"({error}); set the camera driver to one of {', '.join(ENCODINGS)}"
+        ) from error
+
+
+def image_message(pixels: npt.NDArray[Any], encoding: str, head: Any) -> Any:
+    """sensor_msgs/Image of an array (H, W[, C]) whose type the encoding names."""
+    Image = message_class("sensor_msgs/Image")
+    height, width = pixels.shape[:2]
+    return Image(
+        header=head,
+        height=height,
+        width=width,
+        encoding=encoding,
+        is_bigendian=False,
+        step=width * pixels.itemsize * int(np.prod(pixels.shape[2:])),
+        data=_bytes(pixels),
+    )
+
+
+def _bytes(values: npt.NDArray[Any]) -> array.array[int]:
+    """What rclpy takes without looking at each byte: 0.1 ms for a 720p image, lists 100 ms."""
+    data = array.array("B")
+    contiguous: Any = np.ascontiguousarray(values)
+    data.frombytes(memoryview(contiguous).cast("B"))
+    return data
+
+
+# ---- cameras -----------------------------------------------------------------------------------
+
+
+def read_camera(info: Any, *, rectified: bool = False) -> Camera:
+    """The camera of the image that a CameraInfo belongs to, binning and ROI applied."""
+    K = _field(info, "k").reshape(3, 3)
+    if not K[0, 0]:
+        raise InvalidInput(
+            "camera_info has K[0] = 0: the camera is not calibrated; run camera_calibration, "
+            "or give the driver its camera_info_url"
+        )
+    return camera_from_info(
+        width=int(info.width),
+        height=int(info.height),
+        K=K,
+        distortion_model=str(info.distortion_model),
+        D=_field(info, "d"),
+        P=_field(info, "p").reshape(3, 4),
+        binning=(int(info.binning_x), int(info.binning_y)),
+        roi=(
+            int(info.roi.x_offset),
+            int(info.roi.y_offset),
+            int(info.roi.width),
+            int(info.roi.height),
+        ),
+        rectified=rectified,
+    )
+
+
+def read_right_from_camera(right_info: Any) -> FloatArray:
+    """4x4 of a rectified stereo pair: P[0, 3] = -fx * baseline."""
+    P = _field(right_info, "p").reshape(3, 4)
+    if not P[0, 0] or not P[0, 3]:
+        raise InvalidInput(
+            "right/camera_info holds no baseline (P[3] = 0): publish the rectified pair with its "
+            "stereo calibration, or leave right/image unconnected"
+        )
+    right_from_camera = np.eye(4)
+    right_from_camera[0, 3] = P[0, 3] / P[0, 0]
+    return right_from_camera
+
+
+def _field(info: Any, name: str) -> FloatArray:
+    """A CameraInfo's matrix: small letters in ROS 2, capitals in ROS 1's bags."""
+    return np.asarray(getattr(info, name if hasattr(info, name) else name.upper()), float)
+
+
+def camera_info_message(camera: Camera, head: Any) -> Any:
+    CameraInfo = message_class("sensor_msgs/CameraInfo")
+    P = np.hstack([camera.K, np.zeros((3, 1))])
+    return CameraInfo(
+        header=head,
+        width=camera.width,
+        height=camera.height,
+        distortion_model="plumb_bob" if camera.distortion == "none" else camera.distortion,
+        d=(camera.D if camera.D.size else np.zeros(5)).tolist(),
+        k=camera.K.ravel().tolist(),
+        r=np.eye(3).ravel().tolist(),
+        p=P.ravel().tolist(),
+    )
+
+
+# ---- poses -------------------------------------------------------------------------------------
+
+
+def read_odometry(message: Any) -> OdometrySample:
+    """The robot's base in odom, of a nav_msgs/Odometry."""
+    pose, covariance = read_pose(message.pose)
+    return OdometrySample(stamp_ns(message), pose, covariance)
+
+
+def read_pose(message: Any) -> tuple[FloatArray, FloatArray]:
+    """(4x4, 6x6) of a geometry_msgs/PoseWithCovariance."""
+    p, q = message.pose.position, message.pose.orientation
+    T = np.eye(4)
+    T[:3, :3] = rotation(np.array([q.x, q.y, q.z, q.w], float), "odom")
+    T[:3, 3] = p.x, p.y, p.z
+    covariance = np.asarray(message.covariance, float).reshape(6, 6)
+    if not (np.isfinite(T).all() and np.isfinite(covariance).all()):
+        raise InvalidInput("odom holds NaN or infinity: check the node that publishes it")
+    return T, covariance
+
+
+def rotation(q: FloatArray, what: str) -> FloatArray:
+    """3x3 of a quaternion (x, y, z, w) of nearly length 1; `what` names it in a refusal."""
+    length = float(np.linalg.norm(q))
+    if not np.isfinite(length) or abs(length - 1) > 0.01:
+        raise InvalidInput(f"{what} holds a quaternion of length {length:g}: it must be 1")
+    x, y, z, w = q / length
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ]
+    )
+
+
+def quaternion(R: FloatArray) -> FloatArray:
+    """(x, y, z, w), w >= 0, of a rotation: the largest row of 4 q q^T, made of length 1.
+
+    The largest diagonal entry is never below 1, so nothing is divided by a small number.
+    """
+    trace = float(np.trace(R))
+    outer = np.empty((4, 4))  # 4 q q^T
+    outer[:3, :3] = R + R.T + (1 - trace) * np.eye(3)
+    outer[3, :3] = outer[:3, 3] = R[2, 1] - R[1, 2], R[0, 2] - R[2, 0], R[1, 0] - R[0, 1]
+    outer[3, 3] = 1 + trace
+    row = outer[int(np.argmax(np.diag(outer)))]
+    q: FloatArray = row / np.linalg.norm(row)
+    return q if q[3] >= 0 else -q
+
+
+def positive(covariance: FloatArray) -> FloatArray:
+    """The covariance as consumers need it: symmetric, and never below MIN_VARIANCE."""
+    symmetric: FloatArray = 0.5 * (covariance + covariance.T)
+    values, vectors = np.linalg.eigh(symmetric)
+    if values[0] < MIN_VARIANCE:
+        symmetric = (vectors * np.maximum(values, MIN_VARIANCE)) @ vectors.T
+        symmetric = 0.5 * (symmetric + symmetric.T)
+    return symmetric
+
+
+def pose_with_covariance(T: FloatArray, covariance: FloatArray) -> Any:
+    Point = message_class("geometry_msgs/Point")
+    Pose = message_class("geometry_msgs/Pose")
+    PoseWithCovariance = message_class("geometry_msgs/PoseWithCovariance")
+    Quaternion = message_class("geometry_msgs/Quaternion")
+    x, y, z = (float(value) for value in T[:3, 3])
+    qx, qy, qz, qw = (float(value) for value in quaternion(T[:3, :3]))
+    return PoseWithCovariance(
+        pose=Pose(position=Point(x=x, y=y, z=z), orientation=Quaternion(x=qx, y=qy, z=qz, w=qw)),
+        covariance=positive(covariance).ravel(),
+    )
+
+
+def pose_message(T: FloatArray, covariance: FloatArray, head: Any) -> Any:
+    """geometry_msgs/PoseWithCovarianceStamped."""
+    PoseWithCovarianceStamped = message_class("geometry_msgs/PoseWithCovarianceStamped")
+    return PoseWithCovarianceStamped(header=head, pose=pose_with_covariance(T, covariance))
+
+
+def odometry_message(T: FloatArray, covariance: FloatArray, head: Any, child: str) -> Any:
+    """nav_msgs/Odometry; the twist is unknown and says so by its covariance."""
+    TwistWithCovariance = message_class("geometry_msgs/TwistWithCovariance")
+    Odometry = message_class("nav_msgs/Odometry")
+    twist = TwistWithCovariance(covariance=(UNKNOWN_VARIANCE * np.eye(6)).ravel())
+    pose = pose_with_covariance(T, covariance)
+    return Odometry(header=head, child_frame_id=child, pose=pose, twist=twist)
+
+
+def transform_message(T: FloatArray, head: Any, child: str) -> Any:
+    """geometry_msgs/TransformStamped."""
+    Quaternion = message_class("geometry_msgs/Quaternion")
+    Transform = message_class("geometry_msgs/Transform")
+    TransformStamped = message_class("geometry_msgs/TransformStamped")
+    Vector3 = message_class("geometry_msgs/Vector3")
+    x, y, z = (float(value) for value in T[:3, 3])
+    qx, qy, qz, qw = (float(value) for value in quaternion(T[:3, :3]))
+    transform = Transform(
+        translation=Vector3(x=x, y=y, z=z), rotation=Quaternion(x=qx, y=qy, z=qz, w=qw)
+    )
+    return TransformStamped(header=head, child_frame_id=child, transform=transform)
+
+
+def read_transform(message: Any) -> FloatArray:
+    """4x4 of a geometry_msgs/Transform."""
+    t, q = message.translation, message.rotation
+    T = np.eye(4)
+    T[:3, :3] = rotation(np.array([q.x, q.y, q.z, q.w], float), "the transform")
+    T[:3, 3] = t.x, t.y, t.z
+    return T
+
+
+# ---- correspondences ---------------------------------------------------------------------------
+
+
+def cloud_message(columns: FloatArray, head: Any) -> Any:
+    """sensor_msgs/PointCloud2 of (N, 8) float32 in the order of CLOUD_FIELDS."""
+    PointCloud2 = message_class("sensor_msgs/PointCloud2")
+    PointField = message_class("sensor_msgs/PointField")
+    fields = [
+        PointField(name=name, offset=4 * i, datatype=FLOAT32, count=1)
+        for i, name in enumerate(CLOUD_FIELDS)
+    ]
+    points = np.ascontiguousarray(columns, np.dtype("<f4"))
+    return PointCloud2(
+        header=head,
+        height=1,
+        width=len(points),
+        fields=fields,
+        is_bigendian=False,
+        point_step=4 * len(CLOUD_FIELDS),
+        row_step=4 * len(CLOUD_FIELDS) * len(points),
+        data=_bytes(points) if len(points) else array.array("B"),
+        is_dense=bool(np.isfinite(points).all()),
+    )
+
+
+def read_cloud(message: Any) -> dict[str, FloatArray]:
+    """Each field of a PointCloud2 of float32 fields, by name, (N,)."""
+    order = np.dtype(">f4" if message.is_bigendian else "<f4")
+    kinds = np.dtype(
+        {
+            "names": [field.name for field in message.fields],
+            "formats": [order] * len(message.fields),
+            "offsets": [int(field.offset) for field in message.fields],
+            "itemsize": int(message.point_step),
+        }
+    )
+    points = np.frombuffer(memoryview(message.data).cast("B"), kinds)
+    return {field.name: np.asarray(points[field.name]) for field in message.fields}

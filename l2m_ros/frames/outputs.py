@@ -1,0 +1,221 @@
+"""What may be published of one frame: pure functions from a tracked frame to messages.
+
+A pose goes out only if it is metric and trusted (`TrackResult.pose`); None = nothing to publish.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from l2m_ros.frames.messages import (
+    CLOUD_FIELDS,
+    cloud_message,
+    header,
+    image_message,
+    odometry_message,
+    pose_message,
+)
+from l2m_ros.frames.picture import Caption, tracking_picture
+from l2m_ros.geometry.camera import unproject
+from l2m_ros.tracking import chain
+from l2m_ros.tracking.keyframes import Keyframe
+from l2m_ros.tracking.scale_evidence import triangulate
+from l2m_ros.tracking.tracker import TrackResult
+from l2m_ros.types import ByteArray, Correspondences, DenseMatch, FloatArray, MetricPose
+
+
+@dataclass(frozen=True)
+class FrameNames:
+    """TF frames of what is published."""
+
+    odom: str = "odom"
+    base: str = "base_link"
+    keyframe: str = "l2m_keyframe"
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A tracked frame with what the messages about it need."""
+
+    result: TrackResult
+    names: FrameNames = FrameNames()
+    base_from_camera: FloatArray | None = None  # None: unknown, so there is no odometry
+    rate_hz: float = 0.0
+
+    @property
+    def stamp_ns(self) -> int:
+        return self.result.frame.stamp_ns
+
+    @property
+    def frame_id(self) -> str:
+        return self.result.frame.frame_id
+
+    @cached_property
+    def camera_in_odom(self) -> tuple[FloatArray, FloatArray] | None:
+        """(odom_from_camera, covariance): REP-105's odom is the base where the chain began."""
+        pose, covariance = self.result.odom_from_camera, self.result.odom_covariance
+        base = self.base_from_camera
+        if self.result.pose is None or pose is None or covariance is None or base is None:
+            return None
+        return chain.compose(base, np.zeros((6, 6)), pose, covariance)
+
+    def transforms(self) -> list[tuple[FloatArray, str, str]]:
+        """(parent_from_child, parent, child) for /tf: the base and the keyframe in odom."""
+        camera, base = self.camera_in_odom, self.base_from_camera
+        kept, names = self.result.keyframe, self.names
+        if camera is None or base is None or kept is None:
+            return []
+        odom_from_base = camera[0] @ np.linalg.inv(base)
+        odom_from_keyframe = base @ kept.odom_from_keyframe
+        return [
+            (odom_from_base, names.odom, names.base),
+            (odom_from_keyframe, names.odom, names.keyframe),
+        ]
+
+
+def pose(moment: Moment) -> Any:
+    """geometry_msgs/PoseWithCovarianceStamped: the camera in the keyframe."""
+    found = moment.result.pose
+    if found is None:
+        return None
+    head = header(moment.stamp_ns, moment.names.keyframe)
+    return pose_message(found.keyframe_from_camera, found.covariance, head)
+
+
+def relative(moment: Moment) -> Any:
+    """nav_msgs/Odometry: the same, naming the very keyframe, for graphs of poses."""
+    found, keyframe = moment.result.pose, moment.result.keyframe
+    if found is None or keyframe is None:
+        return None
+    head = header(moment.stamp_ns, keyframe_name(moment, keyframe))
+    return odometry_message(found.keyframe_from_camera, found.covariance, head, moment.frame_id)
+
+
+def keyframe_name(moment: Moment, keyframe: Keyframe) -> str:
+    return f"{moment.names.keyframe}/{keyframe.id}"
+
+
+def odometry(moment: Moment) -> Any:
+    """nav_msgs/Odometry: keyframes chained, the camera in odom."""
+    if moment.camera_in_odom is None:
+        return None
+    head = header(moment.stamp_ns, moment.names.odom)
+    return odometry_message(*moment.camera_in_odom, head, moment.frame_id)
+
+
+def correspondences(moment: Moment) -> Any:
+    """sensor_msgs/PointCloud2 in the keyframe's frame, CLOUD_FIELDS per point."""
+    pairs, keyframe = moment.result.correspondences, moment.result.keyframe
+    if pairs is None or keyframe is None:
+        return None
+    columns = np.empty((len(pairs), len(CLOUD_FIELDS)), np.float32)
+    columns[:, :3] = points_m(pairs, keyframe, moment)
+    columns[:, 3:5], columns[:, 5:7] = pairs.query_px, pairs.keyframe_px
+    columns[:, 7] = pairs.confidence
+    return cloud_message(columns, header(moment.stamp_ns, moment.names.keyframe))
+
+
+def points_m(pairs: Correspondences, keyframe: Keyframe, moment: Moment) -> FloatArray:
+    """(N, 3) in the keyframe's frame by its depth, else by triangulation; NaN where unknown."""
+    camera = keyframe.frame.camera
+    depth = keyframe.frame.depth if keyframe.frame.depth is not None else keyframe.stereo_depth
+    if depth is not None:
+        finite = np.nan_to_num(pairs.keyframe_px, nan=0.0)
+        u, v = np.rint(finite).astype(int).T
+        z = depth[v.clip(0, camera.height - 1), u.clip(0, camera.width - 1)]
+    elif isinstance(moment.result.outcome, MetricPose):
+        camera_from_keyframe = np.linalg.inv(moment.result.outcome.keyframe_from_camera)
+        z = triangulate(
+            pairs.keyframe_px,
+            pairs.query_px,
+            camera,
+            moment.result.frame.camera,
+            camera_from_keyframe,
+        )
+    else:
+        return np.full((len(pairs), 3), np.nan)
+    return unproject(camera, pairs.keyframe_px) * z[:, None]
+
+
+def warp(moment: Moment) -> Any:
+    """sensor_msgs/Image 32FC2: pixel of the keyframe per cell of the frame; NaN where invalid."""
+    match = moment.result.match
+    if not isinstance(match, DenseMatch):
+        return None
+    return image_message(match.warp_px, "32FC2", header(moment.stamp_ns, moment.frame_id))
+
+
+def certainty(moment: Moment) -> Any:
+    """sensor_msgs/Image 32FC1 in [0, 1], on the grid of ~/warp; NaN where the warp is."""
+    match = moment.result.match
+    if not isinstance(match, DenseMatch):
+        return None
+    undefined = np.isnan(match.warp_px[..., 0])
+    values = np.where(undefined, np.float32(np.nan), match.certainty)
+    return image_message(values, "32FC1", header(moment.stamp_ns, moment.frame_id))
+
+
+def matches_picture(moment: Moment) -> ByteArray | None:
+    """The frame beside its keyframe, for people."""
+    result = moment.result
+    if result.keyframe is None:
+        return None
+    found = result.pose
+    caption = Caption(
+        state=result.state.value,
+        detail=result.reason,
+        rate_hz=moment.rate_hz,
+        scale=found.scale_source if found else "no pose",
+    )
+    return tracking_picture(
+        result.frame.rgb,
+        result.keyframe.frame.rgb,
+        result.correspondences or Correspondences.empty(),
+        getattr(result.outcome, "inliers", None),
+        caption,
+    )
+
+
+def matches(moment: Moment) -> Any:
+    """sensor_msgs/Image rgb8: a picture for people."""
+    picture = matches_picture(moment)
+    if picture is None:
+        return None
+    return image_message(picture, "rgb8", header(moment.stamp_ns, moment.frame_id))
+
+
+def keyframe(moment: Moment) -> Any:
+    """sensor_msgs/Image rgb8 of the keyframe; its frame_id holds the keyframe's number."""
+    kept = moment.result.keyframe
+    if kept is None:
+        return None
+    head = header(kept.frame.stamp_ns, keyframe_name(moment, kept))
+    return image_message(kept.frame.rgb, "rgb8", head)
+
+
+@dataclass(frozen=True)
+class Output:
+    """A topic below ~: its type, what makes its message, and how it is offered."""
+
+    type: str
+    make: Callable[[Moment], Any]
+    depth: int = 10
+    latched: bool = False  # transient local; once per keyframe
+    dense: bool = False  # there is nothing to publish with a sparse matcher
+
+
+OUTPUTS: dict[str, Output] = {
+    "pose": Output("geometry_msgs/PoseWithCovarianceStamped", pose),
+    "relative": Output("nav_msgs/Odometry", relative),
+    "odometry": Output("nav_msgs/Odometry", odometry),
+    "correspondences": Output("sensor_msgs/PointCloud2", correspondences, depth=5),
+    "warp": Output("sensor_msgs/Image", warp, depth=2, dense=True),
+    "certainty": Output("sensor_msgs/Image", certainty, depth=2, dense=True),
+    "matches": Output("sensor_msgs/Image", matches, depth=2),
+    "keyframe": Output("sensor_msgs/Image", keyframe, depth=1, latched=True),
+}

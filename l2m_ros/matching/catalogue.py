@@ -1,0 +1,121 @@
+"""Every matcher by name, and where model cards are looked for.
+
+load_matcher("lite")                        the compact network that ships with the package
+load_matcher("l2m", backend="tensorrt")     a network by its card
+load_matcher("out/my_model")                a folder that `l2m export` wrote
+load_matcher("sift")                        a classical matcher: no model, no engine
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from l2m_ros.engines.backend import backend_options, load_backend
+from l2m_ros.engines.model_card import ModelCard, load_card
+from l2m_ros.errors import InvalidInput, ModelError
+from l2m_ros.files import cache_folder
+from l2m_ros.matching.matcher import Matcher
+from l2m_ros.matching.network_matcher import NetworkMatcher
+from l2m_ros.spelling import nearest
+
+DEFAULT_MODEL = "lite"
+CARD = "card.yaml"  # in a model's own folder
+Size = tuple[int, int]  # (width, height)
+
+
+def model_folders() -> list[Path]:
+    """Where cards are looked for, first hit wins."""
+    named = os.environ.get("L2M_MODELS", "")
+    here = Path(__file__).resolve().parents[2]
+    prefixes = os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep)
+    share = [Path(prefix) / "share/l2m_ros/models" for prefix in prefixes if prefix]
+    return [
+        *(Path(folder).expanduser() for folder in named.split(os.pathsep) if folder),
+        cache_folder() / "models",
+        *share,
+        Path(sys.prefix) / "share/l2m_ros/models",
+        here / "models",  # a checkout
+    ]
+
+
+def find_card(name: str) -> ModelCard:
+    """The card of a model by name, by its folder, or by its YAML file."""
+    folders = tuple(model_folders())
+    given = Path(name).expanduser()
+    candidates = [given] if given.suffix in (".yaml", ".yml") else [given / CARD]
+    if len(given.parts) == 1:
+        candidates += [p for f in folders for p in (f / f"{name}.yaml", f / name / CARD)]
+    for path in candidates:
+        if path.is_file():
+            return load_card(path, search=folders)
+    if given.is_dir():
+        raise ModelError(f"{given} holds no {CARD}: name a folder that `l2m export` wrote")
+    known = sorted({*MATCHERS, *card_names()})
+    raise InvalidInput(
+        f"unknown matcher {name!r}{nearest(name, known)} (known: {', '.join(known)}; "
+        "or a folder that `l2m export` wrote)"
+    )
+
+
+def card_names() -> list[str]:
+    """Names of all cards that are found."""
+    found = set()
+    for folder in model_folders():
+        found |= {path.stem for path in folder.glob("*.yaml")}
+        found |= {path.parent.name for path in folder.glob(f"*/{CARD}")}
+    return sorted(found)
+
+
+def load_matcher(
+    name: str, *, backend: str = "auto", size: Size | None = None, **options: Any
+) -> Matcher:
+    """A matcher by name. size is (width, height) of a network's input; None = its card's.
+
+    Classical matchers have neither back-end nor input size and ignore both; a network takes
+    the fields of `BackendOptions`, a classical matcher those of its own constructor.
+    """
+    if name in MATCHERS:
+        return MATCHERS[name](name, backend, size, options)
+    return _network(name, backend, size, options)
+
+
+def _network(name: str, backend: str, size: Size | None, options: dict[str, Any]) -> Matcher:
+    card = find_card(name)
+    if size is not None:
+        card = card.resized(*size)
+    return NetworkMatcher(card, load_backend(backend, card, backend_options(**options)))
+
+
+def _classical(kind: str) -> Callable[..., Matcher]:
+    def load(name: str, backend: str, size: Size | None, options: dict[str, Any]) -> Matcher:
+        module = importlib.import_module("l2m_ros.matching.classical")
+        try:
+            matcher: Matcher = getattr(module, kind)(**options)
+        except TypeError as error:
+            raise InvalidInput(f"matcher {name}: {error}") from error
+        return matcher
+
+    return load
+
+
+Loader = Callable[[str, str, "Size | None", dict[str, Any]], Matcher]
+
+CLASSICAL: dict[str, Loader] = {
+    "sift": _classical("SiftMatcher"),
+    "orb": _classical("OrbMatcher"),
+    "akaze": _classical("AkazeMatcher"),
+    "dis": _classical("DisMatcher"),
+}
+MATCHERS: dict[str, Loader] = {
+    **CLASSICAL,
+    "lite": _network,
+    "l2m": _network,
+    "roma_outdoor": _network,
+    "roma_indoor": _network,
+    "tinyroma": _network,
+}

@@ -1,0 +1,189 @@
+"""Published checkpoints into networks: read without unpickling code, renamed, loaded strictly.
+
+    load_files(network, [matcher.pth, vit.pth])
+    convert([matcher.pth, vit.pth], Path("l2m.safetensors"), "l2m")
+
+Files may wrap their tensors ({"model": ...}, {"state_dict": ...}) and prefix their names
+("module.", "model."). Several files make one network: L2M's and RoMa's ViT is a file of its own,
+and so may be TinyRoMa's XFeat.
+"""
+
+from __future__ import annotations
+
+import difflib
+import pickle
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from l2m_ros.errors import ModelError
+
+WRAPPERS = ("state_dict", "model", "network", "ema")
+DROPPED_PARTS = ("module", "model")  # of dotted names, wherever they stand
+XFEAT_HEADS = ("heatmap_head.", "keypoint_head.", "fine_matcher.")  # TinyRoMa has none of them
+LISTED = 5  # wrong names that a message lists
+
+State = dict[str, Tensor]
+
+
+def load_files(network: nn.Module, paths: Sequence[Path]) -> None:
+    """Fill the network; a missing, unexpected or mis-shaped name is an error."""
+    where = ", ".join(str(path) for path in paths)
+    load_state(network, merged([read_state(path) for path in paths]), where)
+
+
+def load_state(network: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Values are converted to the network's types (released files are float32 or float16)."""
+    check(state, {k: tuple(v.shape) for k, v in network.state_dict().items()}, where)
+    network.load_state_dict(state, strict=True)
+
+
+def convert(
+    paths: Sequence[Path], out: Path, architecture: str, config: Mapping[str, Any] | None = None
+) -> int:
+    """One safetensors file of all parts, checked against the architecture; its parameters."""
+    from safetensors.torch import save_file
+
+    from l2m_ros.networks.registry import build
+
+    with torch.device("meta"):  # names and shapes alone: no memory
+        expected = build(architecture, **(config or {})).state_dict()
+    state = merged([read_state(path) for path in paths])
+    where = ", ".join(str(path) for path in paths)
+    check(state, {name: tuple(value.shape) for name, value in expected.items()}, where)
+    ordered = {name: state[name].to(expected[name].dtype).contiguous() for name in expected}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(out.name + ".part")
+    try:
+        save_file(ordered, partial, metadata={"architecture": architecture})
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+    return sum(value.numel() for value in ordered.values())
+
+
+def read_state(path: Path) -> State:
+    """Names and tensors of a .safetensors or a torch file, unwrapped and without prefixes."""
+    if not path.is_file():
+        raise ModelError(f"{path} is not there")
+    if path.stat().st_size == 0:
+        raise ModelError(f"{path} is empty: fetch it again")
+    raw = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    return _without_prefixes(_unwrapped(raw, path), path)
+
+
+def _read_safetensors(path: Path) -> Any:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ModelError(
+            f"{path} is not a safetensors file or is truncated ({error}): fetch it again"
+        ) from error
+
+
+def _read_torch(path: Path) -> Any:
+    """weights_only: a file that wants to run code is refused."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(
+            f"{path} holds more than tensors or is no checkpoint, and is not opened ({reason}): "
+            "save its state_dict alone, or as safetensors"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(
+            f"{path} is not a whole torch checkpoint ({reason}): fetch it again"
+        ) from error
+
+
+def _unwrapped(raw: Any, path: Path) -> State:
+    while isinstance(raw, Mapping) and not _is_state(raw):
+        wrapper = next((key for key in WRAPPERS if isinstance(raw.get(key), Mapping)), None)
+        if wrapper is None:
+            break
+        raw = raw[wrapper]
+    if not _is_state(raw):
+        raise ModelError(
+            f"{path} holds no tensors by name: a state_dict is wanted, alone or under "
+            f"{', '.join(WRAPPERS)}"
+        )
+    return dict(raw)
+
+
+def _is_state(raw: Any) -> bool:
+    if not isinstance(raw, Mapping) or not raw:
+        return False
+    return all(isinstance(k, str) and isinstance(v, Tensor) for k, v in raw.items())
+
+
+def _without_prefixes(state: State, path: Path) -> State:
+    out: State = {}
+    for name, value in state.items():
+        bare = ".".join(part for part in name.split(".") if part not in DROPPED_PARTS)
+        if bare in out:
+            raise ModelError(f"{path} holds {bare} twice, once as {name}")
+        out[bare] = value
+    return out
+
+
+def merged(parts: Iterable[State]) -> State:
+    """All parts under the names that this package's networks have."""
+    out: State = {}
+    for part in parts:
+        for name, value in _placed(part).items():
+            if name in out:
+                raise ModelError(f"{name} is in more than one of the files given")
+            out[name] = value
+    return out
+
+
+def _placed(part: State) -> State:
+    if "cls_token" in part:  # a ViT's own file
+        return {f"dinov2.{name}": value for name, value in part.items()}
+    bare = {name.removeprefix("net."): value for name, value in part.items()}
+    if "block_fusion.2.weight" in bare:  # XFeat's own file
+        return {
+            f"xfeat.0.{name}": value
+            for name, value in bare.items()
+            if not name.startswith(XFEAT_HEADS)
+        }
+    return part
+
+
+def check(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], where: str) -> None:
+    """Raise unless names and shapes agree; the message names the nearest ones."""
+    missing = [name for name in expected if name not in state]
+    unexpected = [name for name in state if name not in expected]
+    shapes = [
+        f"{name} is {tuple(state[name].shape)}, wanted {shape}"
+        for name, shape in expected.items()
+        if name in state and tuple(state[name].shape) != shape
+    ]
+    problems = [
+        *_listed("missing", [_with_nearest(name, unexpected) for name in missing]),
+        *_listed("unexpected", [_with_nearest(name, missing or expected) for name in unexpected]),
+        *_listed("of another shape", shapes),
+    ]
+    if problems:
+        raise ModelError(f"{where} does not fit this network: {'; '.join(problems)}")
+
+
+def _listed(what: str, names: Sequence[str]) -> list[str]:
+    if not names:
+        return []
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return [f"{len(names)} {what}: {', '.join(names[:LISTED])}{more}"]
+
+
+def _with_nearest(name: str, others: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(others)[:2000], n=1)
+    return f"{name} (nearest: {near[0]})" if near else name

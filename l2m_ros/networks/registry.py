@@ -1,0 +1,56 @@
+"""Every matching network by the name of its architecture.
+
+    network = build("l2m")                 the published sizes
+    network = build("l2m", **l2m.TINY)     the same parts, thin
+
+Each has encode(image), reference(features), match(features, reference) on NCHW tensors.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from l2m_ros.errors import ModelError
+
+
+def _l2m(**config: Any) -> nn.Module:
+    from l2m_ros.networks.l2m.network import build_l2m
+
+    return build_l2m(**config)
+
+
+def _tinyroma(**config: Any) -> nn.Module:
+    from l2m_ros.networks.tinyroma.network import build_tinyroma
+
+    return build_tinyroma(**config)
+
+
+def _lite(**config: Any) -> nn.Module:
+    from l2m_ros.networks.lite.network import build_lite
+
+    return build_lite(**config)
+
+
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
+    "l2m": _l2m,
+    "tinyroma": _tinyroma,
+    "lite": _lite,
+}
+
+
+def build(architecture: str, **config: Any) -> nn.Module:
+    """An untrained network; unknown names and settings fail with the nearest right spelling."""
+    if architecture not in ARCHITECTURES:
+        near = difflib.get_close_matches(architecture, ARCHITECTURES, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ModelError(
+            f"unknown architecture {architecture!r} (known: {', '.join(ARCHITECTURES)}){hint}"
+        )
+    try:
+        return ARCHITECTURES[architecture](**config)
+    except TypeError as error:
+        raise ModelError(f"configuration of {architecture}: {error}") from error

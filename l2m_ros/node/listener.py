@@ -1,0 +1,75 @@
+"""Hears what a node says of a run: poses with the keyframe they refer to, pictures, diagnostics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from diagnostic_msgs.msg import DiagnosticArray
+from nav_msgs.msg import Odometry
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image
+
+from l2m_ros.frames.messages import read_image, read_pose, stamp_ns
+from l2m_ros.types import ByteArray, FloatArray
+
+DEPTH = 100  # poses wait here while a picture is being read
+
+
+@dataclass
+class Heard:
+    """Everything by the stamp of its image."""
+
+    relative: dict[int, tuple[str, FloatArray, FloatArray]] = field(default_factory=dict)
+    odometry: dict[int, FloatArray] = field(default_factory=dict)
+    keyframes: dict[str, int] = field(default_factory=dict)  # stamp by the keyframe's name
+    pictures: list[ByteArray] = field(default_factory=list)
+    diagnostics: dict[str, str] = field(default_factory=dict)  # newest value by name
+
+
+class Listener:
+    """Subscribes on a node that somebody else spins."""
+
+    def __init__(self, node: Node, source: str = "/l2m") -> None:
+        self._node, self._source = node, source
+        self._pictures_wanted = 0
+        self._matches = None
+        self.heard = Heard()
+        latched = QoSProfile(
+            depth=1,
+            reliability=ReliabilityPolicy.RELIABLE,
+            durability=DurabilityPolicy.TRANSIENT_LOCAL,
+        )
+        node.create_subscription(Odometry, f"{source}/relative", self._on_relative, DEPTH)
+        node.create_subscription(Odometry, f"{source}/odometry", self._on_odometry, DEPTH)
+        node.create_subscription(Image, f"{source}/keyframe", self._on_keyframe, latched)
+        node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, DEPTH)
+
+    def want_picture(self) -> None:
+        """Subscribe to the matches until the next one: drawing each would cost the node time."""
+        if self._matches is None:
+            topic = f"{self._source}/matches"
+            self._matches = self._node.create_subscription(Image, topic, self._on_matches, 1)
+        self._pictures_wanted += 1
+
+    def _on_relative(self, message: Odometry) -> None:
+        T, covariance = read_pose(message.pose)
+        self.heard.relative[stamp_ns(message)] = (message.header.frame_id, T, covariance)
+
+    def _on_odometry(self, message: Odometry) -> None:
+        self.heard.odometry[stamp_ns(message)] = read_pose(message.pose)[0]
+
+    def _on_keyframe(self, message: Image) -> None:
+        self.heard.keyframes[message.header.frame_id] = stamp_ns(message)
+
+    def _on_matches(self, message: Image) -> None:
+        if self._pictures_wanted > 0:
+            self._pictures_wanted -= 1
+            self.heard.pictures.append(read_image(message).copy())
+        if self._pictures_wanted <= 0 and self._matches is not None:
+            self._node.destroy_subscription(self._matches)
+            self._matches = None
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            self.heard.diagnostics |= {value.key: value.value for value in status.values}

@@ -1,0 +1,294 @@
+"""The node: life cycle, parameters, services. What happens to images is in `session.py`.
+
+configure   parameters, model, warm-up (an engine, if it must be built), tracker, publishers
+activate    subscribe and publish            deactivate  the other way round
+cleanup, shutdown, error                     leave nothing behind
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import threading
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    SetParametersResult,
+)
+from rclpy.clock import Clock, ClockType
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from std_srvs.srv import Trigger
+
+from l2m_ros.errors import L2MError
+from l2m_ros.matching.catalogue import load_matcher
+from l2m_ros.matching.matcher import Matcher
+from l2m_ros.node.diagnostics import ERROR, OK, WARN, Health, diagnostic_array
+from l2m_ros.node.loading import Interrupted, LogTap, made_in_thread, warm_up
+from l2m_ros.node.plan import Plan
+from l2m_ros.node.publishers import Publishers
+from l2m_ros.node.session import Session
+from l2m_ros.parameters import table as parameters
+from l2m_ros.tracking.tracker import Tracker
+
+DIAGNOSTICS_S = 1.0
+STOP_S = 30.0  # a frame of the largest model on a CPU takes less
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+
+Transition = Callable[["MatcherNode", LifecycleState], TransitionCallbackReturn]
+
+
+def transition(name: str) -> Callable[[Transition], Transition]:
+    """rclpy swallows exceptions of transitions: log the cause, undo, return FAILURE."""
+
+    def wrap(callback: Transition) -> Transition:
+        @functools.wraps(callback)
+        def guarded(node: MatcherNode, state: LifecycleState) -> TransitionCallbackReturn:
+            try:
+                return node.finish(name, callback(node, state))
+            except Interrupted:
+                return FAILURE
+            except Exception as error:
+                node.explain(name, error)
+                return FAILURE
+
+        return guarded
+
+    return wrap
+
+
+class MatcherNode(LifecycleNode):
+    """`/l2m`. `make_matcher(name, **options)` is passed in, so that tests bring their own;
+    `ending` is set when the process is asked to end, and stops a configure under way."""
+
+    def __init__(
+        self,
+        make_matcher: Callable[..., Matcher] = load_matcher,
+        ending: threading.Event | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__("l2m", **kwargs)
+        self._make_matcher = make_matcher
+        self._ending = ending or threading.Event()
+        self._configured = False
+        self._tracker: Tracker | None = None
+        self._outputs: Publishers | None = None
+        self._session: Session | None = None
+        self.health = Health(log=self._log)
+        self.health.set_facts(lifecycle="unconfigured")
+        self._declare()
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)  # tells even while a bag is paused
+        self.create_timer(DIAGNOSTICS_S, self.publish_diagnostics, clock=steady)
+        self.create_service(Trigger, "~/set_keyframe", self._on_set_keyframe)
+        self.create_service(Trigger, "~/reset", self._on_reset)
+        self.add_on_set_parameters_callback(self._on_parameters)
+        if self.get_parameter("autostart").value:
+            self._starter = self.create_timer(0.0, self._autostart, clock=steady)
+
+    # ---- life cycle -----------------------------------------------------------------------------
+
+    @transition("configure")
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.health.clear()
+        values = self._checked_values()
+        matcher = self._load(values)
+        self._tracker = Tracker(matcher, parameters.tracker_options(values))
+        self._outputs = Publishers(self)
+        self._configured = True
+        self.health.set_facts(model=matcher.name)
+        return super().on_configure(state)
+
+    @transition("activate")
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        assert self._tracker is not None and self._outputs is not None  # configure made them
+        plan = Plan.of(self._values())
+        self._session = Session(self, self._tracker, self._outputs, self.health, plan)
+        return super().on_activate(state)
+
+    @transition("deactivate")
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._stop_session(STOP_S)
+        return super().on_deactivate(state)
+
+    @transition("cleanup")
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._release()
+        return super().on_cleanup(state)
+
+    @transition("shutdown")
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._release()
+        return super().on_shutdown(state)
+
+    @transition("error processing")
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._release()
+        return super().on_error(state)
+
+    def finish(self, name: str, outcome: TransitionCallbackReturn) -> TransitionCallbackReturn:
+        """What a transition that ended without an exception leaves in the diagnostics."""
+        reached = {"configure": "inactive", "activate": "active", "deactivate": "inactive"}
+        if outcome == SUCCESS:
+            self.health.set_facts(lifecycle=reached.get(name, "unconfigured"))
+            self.health.note("lifecycle", None)
+            self.get_logger().info(f"{name}: done")
+        return outcome
+
+    def explain(self, name: str, error: Exception) -> None:
+        """Undo what a failed transition began, and say why it failed."""
+        if name == "configure":
+            self._release()
+        elif name == "activate":
+            self._stop_session(STOP_S)
+        words = f"{name} failed: {' '.join(str(error).split()) or type(error).__name__}"
+        if isinstance(error, (L2MError, OSError)):
+            words += f"; then: ros2 lifecycle set {self.get_fully_qualified_name()} {name}"
+        else:
+            self.get_logger().error(traceback.format_exc())
+        self.health.note("lifecycle", words, ERROR)
+        self.publish_diagnostics()
+
+    def close(self, timeout_s: float) -> bool:
+        """For the end of the process; False where a frame is still being worked on."""
+        return self._session is None or self._session.stop(timeout_s)
+
+    def _autostart(self) -> None:
+        self.destroy_timer(self._starter)
+        if self.trigger_configure() == SUCCESS:
+            self.trigger_activate()
+
+    def _load(self, values: parameters.Values) -> Matcher:
+        options = parameters.matcher_options(values)
+
+        def load() -> Matcher:
+            matcher = self._make_matcher(values["model"], **options)
+            self.get_logger().info(f"{matcher.name}: first match took {warm_up(matcher):.2f} s")
+            return matcher
+
+        def progress(seconds: float) -> None:
+            what = f"loading {values['model']}, {seconds:.0f} s so far: {tap.newest}"
+            self.health.set_facts(lifecycle=what)
+            self.publish_diagnostics()
+
+        with LogTap(self._log_record) as tap:
+            return made_in_thread(load, progress=progress, alive=self._alive)
+
+    def _alive(self) -> bool:
+        return bool(self.context.ok()) and not self._ending.is_set()
+
+    def _stop_session(self, timeout_s: float) -> None:
+        if self._session is not None:
+            if not self._session.stop(timeout_s):
+                raise RuntimeError(f"the frame at hand is not done after {timeout_s:g} s")
+            self._session = None
+
+    def _release(self) -> None:
+        self._stop_session(STOP_S)
+        if self._outputs is not None:
+            self._outputs.destroy()
+        self._outputs = self._tracker = None
+        self._configured = False
+        gc.collect()  # engines hold device memory in reference cycles
+
+    # ---- parameters -----------------------------------------------------------------------------
+
+    def _declare(self) -> None:
+        for p in parameters.PARAMETERS.values():
+            self.declare_parameter(p.name, p.default, _descriptor(p))
+        # rclpy keeps what the user gave in this attribute alone, declared or not.
+        given = getattr(self, "_parameter_overrides", {})
+        unknown = parameters.unknown_names(given)
+        words = f"unknown parameters: {', '.join(unknown)}" if unknown else None
+        self.health.note("parameters", words)
+
+    def _values(self) -> dict[str, Any]:
+        return {name: self.get_parameter(name).value for name in parameters.PARAMETERS}
+
+    def _checked_values(self) -> dict[str, Any]:
+        values = self._values()
+        words = parameters.refusal(values)
+        if words is not None:
+            raise L2MError(words)
+        return values
+
+    def _on_parameters(self, changed: list[Any]) -> SetParametersResult:
+        """Refuse in words, or hand over to the next frame."""
+        new = {p.name: p.value for p in changed if p.name in parameters.PARAMETERS}
+        if not new:
+            return SetParametersResult(successful=True)
+        values = {**self._values(), **new}
+        words = parameters.refusal(values) or self._too_late(new)
+        if words is not None:
+            return SetParametersResult(successful=False, reason=words)
+        if self._session is not None:
+            self._session.reconfigure(Plan.of(values), parameters.tracker_options(values))
+        return SetParametersResult(successful=True)
+
+    def _too_late(self, new: dict[str, Any]) -> str | None:
+        late = [name for name in new if parameters.PARAMETERS[name].when == "configure"]
+        if not self._configured or not late:
+            return None
+        return (
+            f"{', '.join(late)}: taken up at configure; deactivate and cleanup first "
+            f"(ros2 lifecycle set {self.get_fully_qualified_name()} ...)"
+        )
+
+    # ---- services and diagnostics ---------------------------------------------------------------
+
+    def _on_set_keyframe(self, request: Any, response: Any) -> Any:
+        return self._order(response, "set_keyframe", "the next frame becomes the keyframe")
+
+    def _on_reset(self, request: Any, response: Any) -> Any:
+        return self._order(response, "reset", "everything is forgotten before the next frame")
+
+    def _order(self, response: Any, what: str, words: str) -> Any:
+        response.success = self._session is not None
+        response.message = words if self._session is not None else "the node is not active"
+        if self._session is not None:
+            self._session.order(getattr(self._tracker, what))
+        return response
+
+    def publish_diagnostics(self) -> None:
+        stamp = self.get_clock().now().to_msg()
+        hardware = self.health.facts.get("model", "")
+        array = diagnostic_array(self.health.statuses(), self.get_name(), hardware, stamp)
+        self._diagnostics.publish(array)
+
+    def _log(self, level: int, words: str) -> None:
+        # Each level at a line of its own: rclpy remembers a severity per calling line.
+        logger = self.get_logger()
+        if level == OK:
+            logger.info(words)
+        elif level == WARN:
+            logger.warning(words)
+        else:
+            logger.error(words)
+
+    def _log_record(self, level: int, words: str) -> None:
+        self._log(OK if level < 30 else WARN if level < 40 else ERROR, words)
+
+
+def _descriptor(p: parameters.Parameter) -> ParameterDescriptor:
+    words = {"start": "read-only", "configure": "taken up at configure", "frame": "dynamic"}[p.when]
+    descriptor = ParameterDescriptor(
+        name=p.name,
+        description=p.description,
+        read_only=p.when == "start",
+        additional_constraints="; ".join([words, *([", ".join(p.choices)] if p.choices else [])]),
+    )
+    if p.low is None or p.high is None:
+        return descriptor
+    if isinstance(p.default, int):
+        bounds = IntegerRange(from_value=int(p.low), to_value=int(p.high), step=1)
+        descriptor.integer_range = [bounds]
+    else:
+        descriptor.floating_point_range = [
+            FloatingPointRange(from_value=float(p.low), to_value=float(p.high))
+        ]
+    return descriptor

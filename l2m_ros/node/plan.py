@@ -1,0 +1,91 @@
+"""What the parameters say about a session: topics, sources of scale, frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from l2m_ros.frames.builder import is_rectified
+from l2m_ros.frames.inputs import (
+    CAMERA_INFO,
+    DEPTH,
+    IMAGE,
+    ODOM,
+    RIGHT,
+    RIGHT_INFO,
+    InputOptions,
+)
+from l2m_ros.frames.outputs import FrameNames
+from l2m_ros.node.subscriptions import LOSSLESS_DEPTH, Wish
+from l2m_ros.parameters.table import Values, base_from_camera
+from l2m_ros.types import FloatArray
+
+OPTIONAL = (DEPTH, RIGHT, ODOM)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the parameters say about a session."""
+
+    input_options: InputOptions
+    use: dict[str, str]  # auto, use or ignore, by optional topic
+    compressed: bool
+    rectified: str
+    stale_after_s: float
+    frames: FrameNames
+    base_from_camera: FloatArray
+    base_from_tf: bool
+    publish_tf: bool
+
+    @classmethod
+    def of(cls, values: Values) -> Plan:
+        lossless = values["queue"] == "all"
+        slop_ns = round(values["sync.slop_s"] * 1e9)
+        return cls(
+            input_options=InputOptions(slop_ns=slop_ns, lossless=lossless),
+            use={
+                DEPTH: values["depth"],
+                RIGHT: values["right"],
+                ODOM: values["odom"],
+            },
+            compressed=values["image_transport"] == "compressed",
+            rectified=values["rectified"],
+            stale_after_s=values["stale_after_s"],
+            frames=FrameNames(
+                values["frames.odom"], values["frames.base"], values["frames.keyframe"]
+            ),
+            base_from_camera=base_from_camera(values),
+            base_from_tf=values["base_from_tf"],
+            publish_tf=values["publish_tf"],
+        )
+
+    def wishes(self, resolve: Callable[[str], str]) -> list[Wish]:
+        """The topics to subscribe to; `resolve` gives a name's full one, remapped."""
+        kind = "sensor_msgs/CompressedImage" if self.compressed else "sensor_msgs/Image"
+        ending = "/compressed" if self.compressed else ""
+        types = {
+            IMAGE: (kind, ending, 2),
+            CAMERA_INFO: ("sensor_msgs/CameraInfo", "", 2),
+            DEPTH: ("sensor_msgs/Image", "", 5),
+            RIGHT: (kind, ending, 5),
+            RIGHT_INFO: ("sensor_msgs/CameraInfo", "", 2),
+            ODOM: ("nav_msgs/Odometry", "", 100),
+        }
+        ignored = {key for key, use in self.use.items() if use == "ignore"}
+        ignored |= {RIGHT_INFO} if RIGHT in ignored else set()
+        return [
+            Wish(key, kind, resolve(key) + end, LOSSLESS_DEPTH if self.lossless else depth)
+            for key, (kind, end, depth) in types.items()
+            if key not in ignored
+        ]
+
+    @property
+    def lossless(self) -> bool:
+        return self.input_options.lossless
+
+    def is_rectified(self, image_topic: str) -> bool:
+        return is_rectified(self.rectified, image_topic)
+
+    def uses(self, key: str, *, published: bool) -> bool:
+        """Whether an optional input belongs to a frame."""
+        return self.use[key] == "use" or (self.use[key] == "auto" and published)

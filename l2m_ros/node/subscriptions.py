@@ -1,0 +1,214 @@
+"""Subscriptions that follow what their publishers offer.
+
+A topic is subscribed to when somebody publishes it, so that the first subscription already has the
+right quality of service: best-effort images over 512 KB are mostly lost in Fast DDS's default
+shared memory (measured at 640x480: 2 to 20 of 100 arrive; reliable: 100).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import rclpy.qos as rq
+from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.lifecycle import LifecycleNode
+
+try:  # Iron and newer
+    from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
+except ImportError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
+
+from l2m_ros.frames.inputs import Note
+from l2m_ros.frames.messages import message_class
+
+AUTO = "auto"
+LOSSLESS_DEPTH = 1000
+# The remedy for images that DDS loses; the sender's process needs it as well.
+LOSS_REMEDY = (
+    "best-effort images do not fit Fast DDS's default shared memory (512 KB): let the driver "
+    "publish reliably, or start driver AND node with FASTRTPS_DEFAULT_PROFILES_FILE="
+    "<share/l2m_ros>/config/fastdds_large_images.xml"
+)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A topic that is wanted while somebody publishes it."""
+
+    key: str  # of inputs.TOPICS
+    type: str  # sensor_msgs/Image
+    topic: str  # full name
+    depth: int
+
+
+@dataclass
+class _Open:
+    subscription: Any
+    qos: Any
+    lost: int = 0
+
+
+class Subscriptions:
+    """`review` it often while something is missing; it costs about 0.1 ms a topic."""
+
+    def __init__(
+        self,
+        node: LifecycleNode,
+        wishes: list[Wish],
+        store: Callable[[str, Any], None],
+        note: Note,
+    ) -> None:
+        self._node = node
+        self._wishes = {wish.key: wish for wish in wishes}
+        self._store = store
+        self._note = note
+        self._open: dict[str, _Open] = {}
+        self._offers: dict[str, list[Any]] = {key: [] for key in self._wishes}
+        for wish in wishes:
+            declare_overrides(node, wish.topic)
+
+    def review(self) -> None:
+        """Look who publishes what, and subscribe accordingly."""
+        qos_words: list[str] = []
+        for key, wish in self._wishes.items():
+            offers = self._node.get_publishers_info_by_topic(wish.topic)
+            self._offers[key] = offers
+            ours = [offer for offer in offers if _same_type(offer.topic_type, wish.type)]
+            if ours:
+                self._follow(wish, ours)
+            qos_words += self._objections(wish, offers)
+        self._note("qos", "; ".join(qos_words) or None)
+
+    def publishers(self, key: str) -> list[str]:
+        """Full names of the nodes that publish a topic."""
+        return [_name(offer) for offer in self._offers.get(key, [])]
+
+    def topic(self, key: str) -> str:
+        return self._wishes[key].topic
+
+    def lost(self, key: str) -> int:
+        """Messages that DDS says it lost."""
+        return self._open[key].lost if key in self._open else 0
+
+    def is_reliable(self, key: str) -> bool:
+        """Losses there are the reader's own: too busy, it would have dropped them itself."""
+        opened = self._open.get(key)
+        return opened is None or opened.qos.reliability == rq.ReliabilityPolicy.RELIABLE
+
+    def _follow(self, wish: Wish, offers: list[Any]) -> None:
+        qos = self._qos(wish, offers)
+        now = self._open.get(wish.key)
+        if now is not None and _policies(now.qos) == _policies(qos):
+            return
+        if now is not None:
+            self._node.destroy_subscription(now.subscription)
+        opened = _Open(None, qos, now.lost if now else 0)
+        opened.subscription = self._subscribe(wish, opened)
+        self._open[wish.key] = opened
+
+    def _subscribe(self, wish: Wish, opened: _Open) -> Any:
+        def lost(event: Any) -> None:
+            opened.lost += event.total_count_change
+
+        def store(message: Any, key: str = wish.key) -> None:
+            self._store(key, message)
+
+        kind = message_class(wish.type)
+        try:
+            events = SubscriptionEventCallbacks(message_lost=lost)
+            return self._node.create_subscription(
+                kind, wish.topic, store, opened.qos, event_callbacks=events
+            )
+        except UnsupportedEventTypeError:  # not every middleware counts what it loses
+            return self._node.create_subscription(kind, wish.topic, store, opened.qos)
+
+    def _qos(self, wish: Wish, offers: list[Any]) -> Any:
+        asked = {name: self._asked(wish.topic, name) for name in OVERRIDES}
+        profiles = [offer.qos_profile for offer in offers]
+        reliable = all(p.reliability == rq.ReliabilityPolicy.RELIABLE for p in profiles)
+        latched = all(p.durability == rq.DurabilityPolicy.TRANSIENT_LOCAL for p in profiles)
+        reliability = rq.ReliabilityPolicy["RELIABLE" if reliable else "BEST_EFFORT"]
+        durability = rq.DurabilityPolicy["TRANSIENT_LOCAL" if latched else "VOLATILE"]
+        if asked["reliability"] != AUTO:
+            reliability = rq.ReliabilityPolicy[str(asked["reliability"]).upper()]
+        if asked["durability"] != AUTO:
+            durability = rq.DurabilityPolicy[str(asked["durability"]).upper()]
+        depth = int(asked["depth"]) or wish.depth
+        return rq.QoSProfile(depth=depth, reliability=reliability, durability=durability)
+
+    def _asked(self, topic: str, policy: str) -> Any:
+        return self._node.get_parameter(override_name(topic, policy)).value
+
+    def _objections(self, wish: Wish, offers: list[Any]) -> list[str]:
+        words = []
+        for offer in offers:
+            who = _name(offer)
+            if not _same_type(offer.topic_type, wish.type):
+                words.append(_wrong_type(wish, who, offer.topic_type))
+                continue
+            if wish.key not in self._open:
+                continue
+            compatible, why = rq.qos_check_compatible(offer.qos_profile, self._open[wish.key].qos)
+            if compatible == rq.QoSCompatibility.ERROR:
+                words.append(
+                    f"nothing of {who} arrives on {wish.topic}: its quality of service does not "
+                    f"fit ({' '.join(why.split())}); change qos_overrides.{wish.topic}"
+                    ".subscription.*, or the publisher"
+                )
+        return words
+
+    def destroy(self) -> None:
+        for opened in self._open.values():
+            self._node.destroy_subscription(opened.subscription)
+        self._open.clear()
+
+
+def _name(offer: Any) -> str:
+    """The publishing node's full name; discovery tells of the topic before it tells of the node."""
+    if "UNKNOWN" in offer.node_name:
+        return "a node not yet known by name"
+    return f"{offer.node_namespace.rstrip('/')}/{offer.node_name}"
+
+
+def _policies(qos: Any) -> tuple[Any, ...]:
+    return qos.reliability, qos.durability, qos.depth
+
+
+def _same_type(offered: str, wanted: str) -> bool:
+    return offered.replace("/msg/", "/") == wanted
+
+
+def _wrong_type(wish: Wish, who: str, offered: str) -> str:
+    hint = "remap it"
+    if offered.endswith("CompressedImage"):
+        hint = "set image_transport: compressed and remap image to the topic without /compressed"
+    return f"{who} publishes {offered} on {wish.topic}, {wish.type} is needed: {hint}"
+
+
+OVERRIDES: dict[str, Any] = {"reliability": AUTO, "durability": AUTO, "depth": 0}
+_CHOICES = {
+    "reliability": (AUTO, "reliable", "best_effort"),
+    "durability": (AUTO, "volatile", "transient_local"),
+}
+
+
+def override_name(topic: str, policy: str) -> str:
+    return f"qos_overrides.{topic}.subscription.{policy}"
+
+
+def declare_overrides(node: LifecycleNode, topic: str) -> None:
+    """The standard names of QoS overrides, with one value more: auto.
+
+    rclpy's own QoSOverridingOptions would fix the first publisher's offer for ever.
+    """
+    for policy, default in OVERRIDES.items():
+        name = override_name(topic, policy)
+        if not node.has_parameter(name):
+            words = f"{policy} of the subscription to {topic}; {default} = as the publisher offers"
+            descriptor = ParameterDescriptor(description=words, read_only=True)
+            node.declare_parameter(name, default, descriptor)
+        value = node.get_parameter(name).value
+        if policy in _CHOICES and str(value).lower() not in _CHOICES[policy]:
+            raise ValueError(f"{name} is {value!r}; known: {', '.join(_CHOICES[policy])}")

@@ -1,0 +1,60 @@
+"""The node's parameters without a node: a ROS YAML and NAME:=VALUE texts, checked alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from l2m_ros.errors import InvalidInput
+from l2m_ros.parameters.table import PARAMETERS, refusal, unknown_names
+
+NODE_KEYS = ("/**", "l2m", "/l2m", "/**/l2m")
+
+
+def parameter_values(
+    path: Path | None = None, overrides: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Every parameter's value: the default, else the file's, else the override's."""
+    given = {} if path is None else _read(path)
+    given |= {name: yaml.safe_load(text) for name, text in (overrides or {}).items()}
+    if unknown := unknown_names(given):
+        raise InvalidInput(f"unknown parameter {', '.join(unknown)}; docs/parameters.md lists them")
+    values = {name: parameter.default for name, parameter in PARAMETERS.items()}
+    values |= {name: _as(values[name], value) for name, value in given.items() if name in values}
+    if (words := refusal(values)) is not None:
+        raise InvalidInput(words)
+    return values
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        document = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise InvalidInput(f"{path} is not YAML: {error}") from error
+    blocks = [document[key] for key in NODE_KEYS if isinstance(document, dict) and key in document]
+    if not blocks or not all(isinstance(b, dict) and "ros__parameters" in b for b in blocks):
+        raise InvalidInput(f"{path}: parameters of the node lie under `l2m: ros__parameters:`")
+    out: dict[str, Any] = {}
+    for block in blocks:
+        out |= _flat(block["ros__parameters"] or {})
+    return out
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        out |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return out
+
+
+def _as(default: Any, value: Any) -> Any:
+    """A whole number where a fraction belongs is what people mean."""
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(default, list) and isinstance(value, list):
+        return [float(v) if isinstance(v, int) else v for v in value]
+    return value

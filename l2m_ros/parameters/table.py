@@ -1,0 +1,246 @@
+"""Every parameter of the node: one table, from which declaration, checks and documentation come.
+
+A default has one home: where an options dataclass exists, the table reads it from there.
+`when` says what a change does:
+
+    start      read-only: given at start, never changed
+    configure  taken up by the configure transition; refused while the node is configured
+    frame      dynamic: taken up by the next frame
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from l2m_ros.errors import InvalidInput
+from l2m_ros.frames.inputs import InputOptions
+from l2m_ros.frames.messages import rotation
+from l2m_ros.matching.catalogue import CLASSICAL
+from l2m_ros.tracking.tracker import TrackerOptions
+from l2m_ros.types import FloatArray
+
+When = Literal["start", "configure", "frame"]
+Value = bool | int | float | str | list[float]
+Values = Mapping[str, Any]
+
+TRACKER = TrackerOptions()
+INPUTS = InputOptions()
+USE = ("auto", "use", "ignore")  # not yes/no or on/off: YAML reads those as booleans
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One row of the table."""
+
+    name: str
+    default: Value
+    description: str
+    when: When = "configure"
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+
+    def refusal(self, value: Any) -> str | None:
+        """Why this value cannot be, or None."""
+        if type(value) is not type(self.default) and not _is_list(value, self.default):
+            return f"{self.name} takes {_kind(self.default)}, got {value!r}"
+        if self.choices and value not in self.choices:
+            return f"{self.name} is {value!r}{_nearest(str(value), self.choices)}; known: " + (
+                ", ".join(self.choices)
+            )
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            if not math.isfinite(value):
+                return f"{self.name} is {value}: it must be a number"
+            if self.low is not None and value < self.low:
+                return f"{self.name} is {value:g}, at least {self.low:g} is asked for"
+            if self.high is not None and value > self.high:
+                return f"{self.name} is {value:g}, at most {self.high:g} is allowed"
+        return None
+
+
+def _is_list(value: Any, default: Value) -> bool:
+    return isinstance(default, list) and not isinstance(value, str) and hasattr(value, "__len__")
+
+
+def _kind(default: Value) -> str:
+    if isinstance(default, list):
+        return f"{len(default)} numbers"
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[
+        type(default)
+    ]
+
+
+# Optical axes (x right, y down, z forward) in a base that looks along x (REP-103).
+LOOKS_FORWARD = [0.0, 0.0, 0.0, -0.5, 0.5, -0.5, 0.5]
+
+_NODE = [
+    Parameter("autostart", True, "configure and activate at start; false where a launch file or a "
+              "life-cycle manager does it", "start"),
+    Parameter("model", "lite", "matcher by name (lite, l2m, sift, orb, ...), or the folder or YAML "
+              "card of a model that `l2m export` wrote"),
+    Parameter("backend", "auto", "what runs a network: auto, tensorrt, onnxruntime or torch"),
+    Parameter("model_width", 0, "width of a network's input in pixels; 0 = as its card says",
+              low=0, high=8192),
+    Parameter("model_height", 0, "height of a network's input in pixels; 0 = as its card says",
+              low=0, high=8192),
+    Parameter("device", "auto", "where a network runs", choices=("auto", "cpu", "cuda")),
+    Parameter("threads", 0, "CPU threads of a network; 0 = as many as there are cores",
+              low=0, high=256),
+    Parameter("cache_dir", "", "where TensorRT engines are kept; empty = ~/.cache/l2m_ros"),
+    Parameter("queue", "latest", "latest: only the newest image waits while one is worked on; "
+              "all: nothing is dropped and results do not depend on timing (for replays)",
+              choices=("latest", "all")),
+]  # fmt: skip
+
+_INPUTS = [
+    Parameter("image_transport", "raw", "raw, or compressed: subscribe to <image>/compressed",
+              choices=("raw", "compressed")),
+    Parameter("rectified", "auto", "is the image rectified (camera_info's P holds instead of K and "
+              "D)? auto: yes if its topic's name holds `rect`", choices=("auto", "use", "ignore")),
+    Parameter("depth", "auto", "depth images: auto uses them while somebody publishes them",
+              choices=USE),
+    Parameter("right", "auto", "right image of a stereo pair: auto uses it while somebody "
+              "publishes it", choices=USE),
+    Parameter("odom", "auto", "wheel or inertial odometry, for the scale of a single camera",
+              choices=USE),
+    Parameter("sync.slop_s", INPUTS.slop_ns / 1e9, "largest difference of stamps within one frame, "
+              "seconds; 0 = exactly equal", "frame", low=0.0, high=1.0),
+    Parameter("stale_after_s", 2.0, "an input that is silent for longer is reported, seconds",
+              "frame", low=0.1, high=3600.0),
+]  # fmt: skip
+
+_FRAMES = [
+    Parameter("frames.odom", "odom", "frame of ~/odometry: x forward, z up, origin where the "
+              "camera (or the base) was at the first frame"),
+    Parameter("frames.base", "base_link", "the robot's base; parent of the camera for TF and odom"),
+    Parameter("frames.keyframe", "l2m_keyframe", "frame of ~/pose: the keyframe's optical frame"),
+    Parameter("base_from_camera", LOOKS_FORWARD, "pose of the camera's optical frame in the base: "
+              "x y z (metres) qx qy qz qw; the default looks along the base's x axis"),
+    Parameter("base_from_tf", False, "take base_from_camera from TF instead (needs tf2_ros)"),
+    Parameter("publish_tf", False, "publish odom -> base and odom -> keyframe to /tf (needs "
+              "tf2_ros); false where another node publishes odom -> base"),
+]  # fmt: skip
+
+_GATES, _KEYFRAMES, _POSE = TRACKER.gates, TRACKER.keyframes, TRACKER.pose
+
+_TRACKING = [
+    Parameter("tracking.max_matches", TRACKER.max_matches, "correspondences per frame that the "
+              "pose is computed from and ~/correspondences holds", "frame", low=50, high=100000),
+    Parameter("tracking.min_inliers", _GATES.min_inliers, "a pose with fewer inliers is not "
+              "published", "frame", low=6, high=100000),
+    Parameter("tracking.max_sigma_m", float(_GATES.max_sigma_m), "a pose whose position is less "
+              "certain is not published, metres", "frame", low=1e-4, high=1000.0),
+    Parameter("tracking.max_sigma_rad", float(_GATES.max_sigma_rad), "a pose whose rotation is "
+              "less certain is not published, radians", "frame", low=1e-5, high=3.15),
+    Parameter("tracking.max_speed_m_s", float(_GATES.max_speed_m_s), "faster motion since the last "
+              "pose is not believed", "frame", low=0.01, high=1000.0),
+    Parameter("tracking.max_turn_rad_s", float(_GATES.max_turn_rad_s), "faster turns since the "
+              "last pose are not believed", "frame", low=0.01, high=1000.0),
+    Parameter("tracking.kept_keyframes", TRACKER.kept_keyframes, "earlier keyframes that are tried "
+              "after a loss", "frame", low=1, high=100),
+    Parameter("tracking.restart_after", TRACKER.restart_after, "frames lost before a new chain "
+              "begins", "frame", low=1, high=100000),
+    Parameter("keyframes.coverage_min", float(_KEYFRAMES.coverage_min), "new keyframe below this "
+              "share of the best covered area", "frame", low=0.0, high=0.99),
+    Parameter("keyframes.inliers_min", float(_KEYFRAMES.inliers_min), "new keyframe below this "
+              "share of the best number of inliers", "frame", low=0.0, high=0.99),
+    Parameter("keyframes.certain_min", float(_KEYFRAMES.certain_min), "new keyframe below this "
+              "share of the best certain area (dense matchers)", "frame", low=0.0, high=0.99),
+    Parameter("keyframes.parallax_max_rad", float(_KEYFRAMES.parallax_max_rad), "new keyframe "
+              "above this median parallax, radians", "frame", low=0.01, high=3.0),
+    Parameter("keyframes.hysteresis", float(_KEYFRAMES.hysteresis), "how far a measure must come "
+              "back before the wish for a keyframe ends", "frame", low=0.0, high=0.5),
+    Parameter("keyframes.sharpness_min", float(_KEYFRAMES.sharpness_min), "an image below this "
+              "share of the usual sharpness never becomes a keyframe", "frame", low=0.0, high=0.99),
+    Parameter("keyframes.texture_min", float(_KEYFRAMES.texture_min), "an image with less texture "
+              "(mean Laplacian, grey levels) never becomes a keyframe", "frame", low=0.0, high=99),
+    Parameter("pose.threshold_px", float(_POSE.threshold_px), "reprojection error of an inlier, "
+              "pixels", "frame", low=0.1, high=50.0),
+    Parameter("pose.common_share", float(_POSE.common_share), "share of a match's variance that "
+              "its region's matches have in common: more makes covariances larger", "frame",
+              low=0.0, high=1.0),
+]  # fmt: skip
+
+PARAMETERS: dict[str, Parameter] = {p.name: p for p in _NODE + _INPUTS + _FRAMES + _TRACKING}
+
+
+def refusal(values: Values) -> str | None:
+    """Why these values cannot be together, or None."""
+    for name, value in values.items():
+        words = PARAMETERS[name].refusal(value) if name in PARAMETERS else None
+        if words is not None:
+            return words
+    if bool(values.get("model_width")) != bool(values.get("model_height")):
+        return "model_width and model_height go together: set both, or leave both 0"
+    try:
+        if "base_from_camera" in values:
+            base_from_camera(values)
+    except InvalidInput as error:
+        return str(error)
+    return None
+
+
+def base_from_camera(values: Values) -> FloatArray:
+    """4x4 of the parameter x y z qx qy qz qw."""
+    numbers = np.asarray(list(values["base_from_camera"]), float)
+    if numbers.shape != (7,) or not np.isfinite(numbers).all():
+        raise InvalidInput("base_from_camera takes 7 numbers: x y z qx qy qz qw")
+    T = np.eye(4)
+    T[:3, :3] = rotation(numbers[3:], "base_from_camera")
+    T[:3, 3] = numbers[:3]
+    return T
+
+
+def _fields(values: Values, prefix: str, names: Iterable[str]) -> dict[str, Any]:
+    return {name: values[f"{prefix}.{name}"] for name in names}
+
+
+def tracker_options(values: Values) -> TrackerOptions:
+    """What the tracker needs of them."""
+    gates = ("min_inliers", "max_sigma_m", "max_sigma_rad", "max_speed_m_s", "max_turn_rad_s")
+    bands = ("coverage_min", "inliers_min", "certain_min", "parallax_max_rad", "hysteresis")
+    looks = ("sharpness_min", "texture_min")
+    return TrackerOptions(
+        **_fields(values, "tracking", ("max_matches", "kept_keyframes", "restart_after")),
+        pose=replace(_POSE, **_fields(values, "pose", ("threshold_px", "common_share"))),
+        gates=replace(_GATES, **_fields(values, "tracking", gates)),
+        keyframes=replace(_KEYFRAMES, **_fields(values, "keyframes", (*bands, *looks))),
+        base_from_camera=base_from_camera(values),
+    )
+
+
+def matcher_options(values: Values) -> dict[str, Any]:
+    """Keywords of `load_matcher`; what is said of engines is nothing to a classical matcher."""
+    if values["model"] in CLASSICAL:
+        return {}
+    options: dict[str, Any] = {"backend": values["backend"]}
+    if values["model_width"]:
+        options["size"] = (values["model_width"], values["model_height"])
+    for name in ("device", "threads", "cache_dir"):
+        if values[name] != PARAMETERS[name].default:
+            options[name] = values[name]
+    return options
+
+
+# Names that are not ours but belong to every node.
+FOREIGN = ("use_sim_time", "start_type_description_service", "qos_overrides.")
+
+
+def unknown_names(given: Iterable[str]) -> list[str]:
+    """What the user's YAML or command line sets in vain, each with the nearest right spelling."""
+    return [
+        f"{name}{_nearest(name, PARAMETERS)}"
+        for name in given
+        if name not in PARAMETERS and not name.startswith(FOREIGN)
+    ]
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""

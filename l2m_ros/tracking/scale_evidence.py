@@ -1,0 +1,117 @@
+"""Where the metres come from besides a depth image: a right image, or odometry.
+
+The right image is matched once per keyframe, by the same matcher, and becomes a depth of it.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from l2m_ros.geometry.camera import project, unproject
+from l2m_ros.geometry.scale import ScaleEvidence
+from l2m_ros.matching.matcher import Match, Matcher
+from l2m_ros.tracking import chain
+from l2m_ros.tracking.keyframes import Keyframe, OdometrySample
+from l2m_ros.types import Camera, DenseMatch, Features, FloatArray, Frame
+
+MIN_CERTAINTY = 0.5
+MAX_EPIPOLAR_PX = 1.5  # a match off the epipolar line by more is wrong
+MIN_DISPARITY_PX = 0.5  # nearer to infinity than this, depth is noise
+MAX_DEPTH_STEP = 1.1  # ratio between neighbouring cells beyond which an edge lies between them
+SPLAT_PX = 5  # a sparse match tells the depth of this many pixels across
+
+
+def scale_evidence(
+    keyframe: Keyframe, odometry: OdometrySample | None, base_from_camera: FloatArray | None
+) -> ScaleEvidence:
+    """All that is known of the scale between a frame and its keyframe."""
+    if odometry is None or keyframe.odometry is None:
+        return ScaleEvidence(stereo_depth=keyframe.stereo_depth)
+    pose, covariance = chain.between(
+        *_camera_in_odom(keyframe.odometry, base_from_camera),
+        *_camera_in_odom(odometry, base_from_camera),
+    )
+    return ScaleEvidence(
+        stereo_depth=keyframe.stereo_depth, odometry=pose, odometry_covariance=covariance
+    )
+
+
+def _camera_in_odom(
+    sample: OdometrySample, base_from_camera: FloatArray | None
+) -> tuple[FloatArray, FloatArray]:
+    if base_from_camera is None:
+        return sample.odom_from_base, sample.covariance
+    return chain.compose(
+        sample.odom_from_base, sample.covariance, base_from_camera, np.zeros((6, 6))
+    )
+
+
+def stereo_depth(matcher: Matcher, features: Features, frame: Frame) -> FloatArray | None:
+    """(H, W) metres in the left image, NaN = unknown, from its right image."""
+    if frame.right_rgb is None or frame.right_camera is None or frame.right_from_camera is None:
+        return None
+    right = matcher.reference(matcher.encode(frame.right_rgb))
+    match = matcher.match(features, right)
+    return depth_of_match(match, frame.camera, frame.right_camera, frame.right_from_camera)
+
+
+def depth_of_match(
+    match: Match, left: Camera, right: Camera, right_from_left: FloatArray
+) -> FloatArray:
+    if not isinstance(match, DenseMatch):
+        z = triangulate(match.query_px, match.keyframe_px, left, right, right_from_left)
+        return _splat(match.query_px, z, left)
+    warp = match.warp_px.reshape(-1, 2)
+    z = triangulate(match.grid_px().reshape(-1, 2), warp, left, right, right_from_left)
+    z = z.reshape(match.certainty.shape)
+    z[match.certainty < MIN_CERTAINTY] = np.nan
+    return _resized(_without_edges(z), left.size)
+
+
+def triangulate(
+    left_px: FloatArray,
+    right_px: FloatArray,
+    left: Camera,
+    right: Camera,
+    right_from_left: FloatArray,
+) -> FloatArray:
+    """Depth z of each left pixel: (z R a + t) x b = 0 in the least squares, a and b its rays."""
+    a, b = unproject(left, left_px), unproject(right, right_px)
+    R, t = right_from_left[:3, :3], right_from_left[:3, 3]
+    turned, offset = np.cross(a @ R.T, b), np.cross(t, b)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z = -(turned * offset).sum(axis=1) / (turned**2).sum(axis=1)
+        seen = project(right, z[:, None] * a @ R.T + t)
+        at_infinity = project(right, a @ R.T)
+        off_px = np.linalg.norm(seen - right_px, axis=1)
+        disparity_px = np.linalg.norm(at_infinity - right_px, axis=1)
+        good = (z > 0) & (off_px < MAX_EPIPOLAR_PX) & (disparity_px > MIN_DISPARITY_PX)
+    return np.where(good, z, np.nan)
+
+
+def _without_edges(z: FloatArray) -> FloatArray:
+    """Cells beside a depth step are forgotten: resizing would invent depths between."""
+    known = np.isfinite(z)
+    kernel = np.ones((3, 3), np.uint8)
+    far = cv2.dilate(np.where(known, z, 0).astype(np.float32), kernel)
+    near = cv2.erode(np.where(known, z, np.inf).astype(np.float32), kernel)
+    return np.where(known & (far / MAX_DEPTH_STEP < near), z, np.nan)
+
+
+def _resized(z: FloatArray, size: tuple[int, int]) -> FloatArray:
+    """Inverse depth is linear on planes, so that is what gets interpolated."""
+    if z.shape == (size[1], size[0]):
+        return z.astype(np.float32)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        inverse = cv2.resize((1 / z).astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
+        return np.asarray(1 / inverse, dtype=np.float32)
+
+
+def _splat(pixels: FloatArray, z: FloatArray, camera: Camera) -> FloatArray:
+    depth = np.full((camera.height, camera.width), np.nan, np.float32)
+    half = SPLAT_PX // 2
+    known = np.isfinite(z)
+    for (u, v), value in zip(np.rint(pixels[known]).astype(int), z[known], strict=True):
+        depth[max(v - half, 0) : v + half + 1, max(u - half, 0) : u + half + 1] = value
+    return depth

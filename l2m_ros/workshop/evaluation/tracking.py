@@ -1,0 +1,112 @@
+"""How true a tracker's poses are: errors, honesty of the covariance, and wrong poses published."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+from scipy.stats import chi2, norm
+
+from l2m_ros.errors import InvalidInput
+from l2m_ros.types import FloatArray
+from l2m_ros.workshop.evaluation.trajectory import MAX_STAMP_DIFFERENCE_S, Trajectory
+
+WRONG_POSE_SIGMAS = 5.0  # further from the truth than this, a pose was not merely unlucky
+
+
+@dataclass(frozen=True, eq=False)
+class PosedFrame:
+    """One published pose: the camera in the frame of an earlier view."""
+
+    stamp_ns: int
+    keyframe_stamp_ns: int
+    keyframe_from_camera: FloatArray  # 4x4
+    covariance: FloatArray  # 6x6
+
+
+@dataclass(frozen=True, eq=False)
+class PoseErrors:
+    """One entry per posed frame."""
+
+    stamps_ns: np.ndarray
+    translation_m: FloatArray
+    rotation_deg: FloatArray
+    nees: FloatArray  # 6 degrees of freedom: 6 on average where the covariance is honest
+    sigma_m: FloatArray  # root of the trace of the position's covariance
+
+
+@dataclass(frozen=True)
+class TrackingSummary:
+    """What goes into the table."""
+
+    frames: int
+    posed: int
+    posed_percent: float
+    translation_median_mm: float
+    translation_p95_mm: float
+    rotation_median_deg: float
+    rotation_p95_deg: float
+    nees_mean: float
+    nees_low: float  # 95 % interval of the mean, were the errors independent
+    nees_high: float
+    wrong_poses: int  # over WRONG_POSE_SIGMAS from the truth
+
+    def as_dict(self) -> dict[str, float]:
+        return asdict(self)
+
+
+def pose_errors(posed: list[PosedFrame], truth: Trajectory) -> PoseErrors:
+    """Errors against world_from_camera of the truth at both stamps."""
+    rows = []
+    for record in posed:
+        expected = np.linalg.inv(_at(truth, record.keyframe_stamp_ns)) @ _at(truth, record.stamp_ns)
+        turn = record.keyframe_from_camera[:3, :3] @ expected[:3, :3].T
+        error = np.concatenate(
+            [
+                record.keyframe_from_camera[:3, 3] - expected[:3, 3],
+                Rotation.from_matrix(turn).as_rotvec(),
+            ]
+        )
+        rows.append(
+            (
+                record.stamp_ns,
+                np.linalg.norm(error[:3]),
+                np.degrees(np.linalg.norm(error[3:])),
+                error @ np.linalg.solve(record.covariance, error),
+                np.sqrt(np.trace(record.covariance[:3, :3])),
+            )
+        )
+    stamps, *columns = zip(*rows, strict=True) if rows else ([] for _ in range(5))
+    return PoseErrors(np.array(stamps, dtype=np.int64), *(np.array(c, float) for c in columns))
+
+
+def summarize(errors: PoseErrors, frames: int) -> TrackingSummary:
+    n = len(errors.nees)
+    low, high = (chi2.ppf([0.025, 0.975], 6 * n) / n) if n else (np.nan, np.nan)
+    # A pose is wrong where its error is as unlikely as 5 sigma of one normal variable.
+    limit = chi2.isf(2 * norm.sf(WRONG_POSE_SIGMAS), 6)
+    return TrackingSummary(
+        frames=frames,
+        posed=n,
+        posed_percent=100.0 * n / frames if frames else 0.0,
+        translation_median_mm=1e3 * _quantile(errors.translation_m, 0.5),
+        translation_p95_mm=1e3 * _quantile(errors.translation_m, 0.95),
+        rotation_median_deg=_quantile(errors.rotation_deg, 0.5),
+        rotation_p95_deg=_quantile(errors.rotation_deg, 0.95),
+        nees_mean=float(np.mean(errors.nees)) if n else float("nan"),
+        nees_low=float(low),
+        nees_high=float(high),
+        wrong_poses=int(np.count_nonzero(errors.nees > limit)),
+    )
+
+
+def _at(truth: Trajectory, stamp_ns: int) -> FloatArray:
+    i = int(np.abs(truth.stamps_ns - stamp_ns).argmin())
+    if abs(int(truth.stamps_ns[i]) - stamp_ns) > MAX_STAMP_DIFFERENCE_S * 1e9:
+        raise InvalidInput(f"the truth has no pose within 10 ms of stamp {stamp_ns}")
+    return truth.poses[i]
+
+
+def _quantile(values: FloatArray, q: float) -> float:
+    return float(np.quantile(values, q)) if len(values) else float("nan")

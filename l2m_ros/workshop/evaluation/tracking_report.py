@@ -1,0 +1,160 @@
+"""A tracked run as figures, as a table for the terminal, and as a page with pictures."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from l2m_ros.types import ByteArray
+from l2m_ros.workshop.evaluation.report import Report
+from l2m_ros.workshop.evaluation.tracking import PosedFrame, pose_errors, summarize
+from l2m_ros.workshop.evaluation.trajectory import Trajectory, trajectory_error
+
+STAGES = ("wait", "frame", "encode", "match", "pose", "reference", "stereo", "publish", "latency")
+MIN_FOR_TRAJECTORY = 3  # poses; an alignment of fewer says nothing
+
+
+@dataclass(eq=False)
+class TrackedRun:
+    """What was seen of a run: filled frame by frame, then read."""
+
+    title: str
+    lead: str
+    frames: int = 0
+    keyframes: int = 0
+    posed: list[PosedFrame] = field(default_factory=list)
+    unposed: Counter[str] = field(default_factory=Counter)  # frames by reason
+    unposed_stamps_ns: list[int] = field(default_factory=list)
+    scale_sources: Counter[str] = field(default_factory=Counter)
+    stages_ms: dict[str, list[float]] = field(default_factory=dict)  # one value a frame
+    latency_ms: dict[str, tuple[float, float]] = field(default_factory=dict)  # median, p95
+    chained: list[tuple[int, Any]] = field(default_factory=list)  # (stamp, odom_from_camera)
+    truth: Trajectory | None = None  # world_from_camera
+    rate_hz: float | None = None
+    pictures: list[tuple[ByteArray, str]] = field(default_factory=list)
+
+    def add_stages(self, stages_ms: dict[str, float]) -> None:
+        for stage, spent_ms in stages_ms.items():
+            self.stages_ms.setdefault(stage, []).append(spent_ms)
+
+    def latencies_ms(self) -> dict[str, tuple[float, float]]:
+        """(median, 95th percentile) by stage: as told, or of the frames."""
+        measured = {
+            stage: (float(np.median(ms)), float(np.quantile(ms, 0.95)))
+            for stage, ms in self.stages_ms.items()
+        }
+        known = measured | self.latency_ms
+        order = [stage for stage in STAGES if stage in known]
+        return {stage: known[stage] for stage in [*order, *sorted(known.keys() - set(order))]}
+
+    def trajectory(self) -> Trajectory:
+        stamps = np.array([stamp for stamp, _ in self.chained], dtype=np.int64)
+        return Trajectory(stamps, np.array([pose for _, pose in self.chained]))
+
+    def figures(self) -> dict[str, Any]:
+        """Everything measured, JSON can hold it."""
+        out: dict[str, Any] = {
+            "frames": self.frames,
+            "posed": len(self.posed),
+            "keyframes": self.keyframes,
+            "not_posed": dict(self.unposed),
+            "scale_sources": dict(self.scale_sources),
+            "rate_hz": self.rate_hz,
+            "stages_ms": {
+                stage: {"median": median, "p95": p95}
+                for stage, (median, p95) in self.latencies_ms().items()
+            },
+        }
+        if self.truth is not None:
+            errors = pose_errors(self.posed, self.truth)
+            out["poses"] = summarize(errors, self.frames).as_dict()
+            if len(self.chained) >= MIN_FOR_TRAJECTORY:
+                out["trajectory"] = vars(trajectory_error(self.trajectory(), self.truth))
+        return out
+
+    def rows(self) -> list[tuple[str, str]]:
+        """The table, line by line."""
+        f = self.figures()
+        share = 100 * f["posed"] / max(1, f["frames"])
+        rows = [
+            ("frames", str(f["frames"])),
+            ("posed", f"{f['posed']} ({share:.1f} %)"),
+            ("keyframes", str(f["keyframes"])),
+            ("not posed", ", ".join(f"{n} {why}" for why, n in f["not_posed"].items()) or "none"),
+            ("scale from", ", ".join(f"{n} {name}" for name, n in f["scale_sources"].items())),
+        ]
+        if f["rate_hz"] is not None:
+            rows.append(("rate", f"{f['rate_hz']:.1f} Hz"))
+        rows += [
+            (f"{stage} [ms]", f"median {ms['median']:.1f}, p95 {ms['p95']:.1f}")
+            for stage, ms in f["stages_ms"].items()
+        ]
+        return rows + _truth_rows(f)
+
+    def text(self) -> str:
+        rows = self.rows()
+        width = max(len(name) for name, _ in rows)
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+    def report(self) -> Report:
+        from l2m_ros.workshop.evaluation import tracking_plots as plots
+
+        page = Report(self.title, self.lead).table(self.rows())
+        if self.pictures:
+            page.heading("Matches")
+            for rgb, caption in self.pictures:
+                page.picture(rgb, caption)
+        if self.truth is not None and len(self.chained) >= MIN_FOR_TRAJECTORY:
+            page.heading("Trajectory")
+            page.plot(
+                plots.trajectory_figure(self.truth, aligned(self.trajectory(), self.truth)),
+                "Seen from above and from the side: the keyframes' poses chained, laid on the "
+                "truth at the first frame.",
+            )
+        if self.truth is not None and self.posed:
+            page.heading("Error over time")
+            page.plot(
+                plots.error_figure(pose_errors(self.posed, self.truth), self.unposed_stamps_ns),
+                "Error of each published pose, and three standard deviations of what its "
+                "covariance claimed. Red lines: frames without a pose.",
+            )
+        if latencies := self.latencies_ms():
+            page.heading("Where the time goes")
+            page.plot(plots.latency_figure(latencies), "Milliseconds per frame by stage.")
+        return page
+
+
+def aligned(estimate: Trajectory, truth: Trajectory) -> Trajectory:
+    """The estimate moved so that its first pose lies on the truth: drift is left to be seen."""
+    nearest = int(np.abs(truth.stamps_ns - estimate.stamps_ns[0]).argmin())
+    move = truth.poses[nearest] @ np.linalg.inv(estimate.poses[0])
+    return Trajectory(estimate.stamps_ns, move @ estimate.poses)
+
+
+def _truth_rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = []
+    if "poses" in figures:
+        p = figures["poses"]
+        band = f"{p['nees_low']:.2f} to {p['nees_high']:.2f}"
+        rows += [
+            (
+                "translation error",
+                f"median {p['translation_median_mm']:.1f} mm, p95 {p['translation_p95_mm']:.1f} mm",
+            ),
+            (
+                "rotation error",
+                f"median {p['rotation_median_deg']:.3f} deg, p95 {p['rotation_p95_deg']:.3f} deg",
+            ),
+            ("NEES (6 = honest)", f"{p['nees_mean']:.2f} (95 % band {band})"),
+            ("wrong poses (> 5 sigma)", str(p["wrong_poses"])),
+        ]
+    if "trajectory" in figures:
+        t = figures["trajectory"]
+        rows += [
+            ("ATE", f"rmse {t['ate_rmse_m']:.3f} m over {t['length_m']:.1f} m"),
+            ("RPE", f"rmse {t['rpe_rmse_m']:.4f} m, {t['rpe_rotation_rmse_deg']:.3f} deg a frame"),
+        ]
+    return rows

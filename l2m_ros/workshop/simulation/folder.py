@@ -1,0 +1,123 @@
+"""A run as an evaluation scene: images, depth, meta.json and pairs.json with the truth.
+
+images/000012.png     depth/000012.png (uint16, metres = value * depth_scale, 0 = unknown)
+meta.json             K, and world_from_camera of every image
+pairs.json            {"a", "b", "T_b_a", "metric", "overlap", "rot_deg", "baseline_m"}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from l2m_ros.errors import InvalidInput
+from l2m_ros.types import FloatArray
+from l2m_ros.workshop.simulation.output import written_whole
+from l2m_ros.workshop.simulation.sequence import SimulatedFrame, Viewpoint
+from l2m_ros.workshop.simulation.truth import true_match
+
+DEPTH_SCALE = 0.0005  # half a millimetre; farther than 32.7 m is unknown
+OVERLAP_STRIDE = 16
+OVERLAP = 0.3, 0.97  # less is hopeless, more is trivial
+PAIRS_TRIED = 8  # candidates for each pair wanted
+
+
+def write_folder(
+    path: str | Path,
+    shots: Iterable[SimulatedFrame],
+    *,
+    pairs: int = 60,
+    seed: int = 0,
+    force: bool = False,
+    source: str = "l2m simulate",
+) -> None:
+    """Writes the folder whole or not at all; `pairs` are chosen by their true overlap."""
+    kept: dict[str, Viewpoint] = {}
+    with written_whole(Path(path), force=force) as made:
+        (made / "images").mkdir(parents=True)
+        (made / "depth").mkdir()
+        for shot in shots:
+            name = f"{shot.index:06d}.png"
+            _write_images(made, name, shot)
+            kept[name] = shot.viewpoint
+        _write_json(made / "meta.json", _meta(kept, source))
+        _write_json(made / "pairs.json", _pairs(kept, pairs, np.random.default_rng([seed, 40])))
+
+
+def _write_images(made: Path, name: str, shot: SimulatedFrame) -> None:
+    if shot.frame.camera.distortion != "none":
+        raise InvalidInput(
+            "the evaluation layout holds undistorted images: leave out the fault 'lens', "
+            "or write a bag"
+        )
+    cv2.imwrite(str(made / "images" / name), shot.frame.rgb[..., ::-1])
+    if shot.frame.depth is not None:
+        value = np.nan_to_num(shot.frame.depth / DEPTH_SCALE, nan=0.0).round()
+        value = np.where(value < 65536, value, 0).astype(np.uint16)
+        cv2.imwrite(str(made / "depth" / name), value)
+
+
+def _meta(kept: dict[str, Viewpoint], source: str) -> dict[str, Any]:
+    first = next(iter(kept.values()))
+    cameras = {
+        name: {
+            "width": view.camera.width,
+            "height": view.camera.height,
+            "K": view.camera.K.tolist(),
+            "world_from_camera": view.world_from_camera.tolist(),
+        }
+        for name, view in kept.items()
+    }
+    return {
+        "source": source,
+        "licence": "Apache-2.0 (made by l2m simulate)",
+        "synthetic": True,
+        "metric": True,
+        "depth_scale": DEPTH_SCALE,
+        "max_depth": 65535 * DEPTH_SCALE,
+        "pose_source": "exact",
+        "K": first.camera.K.tolist(),
+        "cameras": cameras,
+    }
+
+
+def _pairs(
+    kept: dict[str, Viewpoint], count: int, rng: np.random.Generator
+) -> list[dict[str, Any]]:
+    """Random pairs of images that see enough of the same, each at most once."""
+    names = list(kept)
+    chosen: dict[tuple[str, str], dict[str, Any]] = {}
+    for _ in range(PAIRS_TRIED * count if len(names) > 1 else 0):
+        a, b = (names[i] for i in sorted(rng.choice(len(names), 2, replace=False)))
+        if len(chosen) == count:
+            break
+        if (a, b) not in chosen:
+            found = _pair(a, b, kept[a], kept[b])
+            if OVERLAP[0] <= found["overlap"] <= OVERLAP[1]:
+                chosen[a, b] = found
+    return [chosen[key] for key in sorted(chosen)]
+
+
+def _pair(a: str, b: str, view_a: Viewpoint, view_b: Viewpoint) -> dict[str, Any]:
+    b_from_a: FloatArray = np.linalg.inv(view_b.world_from_camera) @ view_a.world_from_camera
+    cosine = np.clip((np.trace(b_from_a[:3, :3]) - 1) / 2, -1, 1)
+    both = (view_a, view_b), (view_b, view_a)
+    seen = [true_match(*pair, stride=OVERLAP_STRIDE).certainty.mean() for pair in both]
+    return {
+        "a": a,
+        "b": b,
+        "T_b_a": b_from_a.tolist(),
+        "metric": True,
+        "overlap": round(float(min(seen)), 3),
+        "rot_deg": round(float(np.degrees(np.arccos(cosine))), 2),
+        "baseline_m": round(float(np.linalg.norm(b_from_a[:3, 3])), 3),
+    }
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,183 @@
+"""Stage 2, matching: a network, lifted pairs, the loss, the loop, put together in one place."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from l2m_ros.errors import InvalidInput
+from l2m_ros.workshop.training import checkpoint
+from l2m_ros.workshop.training.data import Batch, Batches, PairMaker, Schedule, SizeShare
+from l2m_ros.workshop.training.loop import LoopOptions, LossOf, Run, Validate, train
+from l2m_ros.workshop.training.losses import LossOptions, matcher_loss
+from l2m_ros.workshop.training.processes import Processes
+from l2m_ros.workshop.training.validation import LiftedValidation
+
+
+@dataclass(frozen=True)
+class DecoderOptions:
+    """A training of the matching stage; a config file gives any of these by name."""
+
+    model: str = "lite"
+    network: Mapping[str, Any] = field(default_factory=dict)  # the architecture's configuration
+    sizes: tuple[SizeShare, ...] = (SizeShare(320, 256, 8, 1.0),)
+    validation: tuple[tuple[int, int, int], ...] = ((320, 256, 24), (640, 480, 12))
+    both_ways: bool = True  # every pair is matched in both directions
+    start: Path | None = None  # a checkpoint whose mean weights to begin with
+    loop: LoopOptions = field(default_factory=lambda: LoopOptions(steps=1))
+    loss: LossOptions = field(default_factory=LossOptions)
+
+    def __post_init__(self) -> None:
+        if self.model not in LEVELS:
+            raise InvalidInput(
+                f"model {self.model!r} cannot be trained here (known: {', '.join(LEVELS)})"
+            )
+
+
+def options_from(settings: Mapping[str, Any]) -> DecoderOptions:
+    """The options of a parsed config file; unknown names fail with the nearest right one."""
+    settings = dict(settings)
+    _check_names(DecoderOptions, settings, "the config")
+    parts = {
+        "loop": _dataclass_from(LoopOptions, settings.pop("loop", {}), "loop"),
+        "loss": _dataclass_from(LossOptions, settings.pop("loss", {}), "loss"),
+    }
+    sizes = settings.pop("sizes", None)
+    if sizes is not None:
+        parts["sizes"] = tuple(_dataclass_from(SizeShare, size, "sizes") for size in sizes)
+    if "validation" in settings:
+        settings["validation"] = tuple(tuple(size) for size in settings["validation"])
+    return _dataclass_from(DecoderOptions, {**settings, **parts}, "the config")
+
+
+def _check_names(kind: type, values: Any, where: str) -> None:
+    known = {entry.name for entry in fields(kind)}
+    if not isinstance(values, Mapping):
+        raise InvalidInput(f"{where}: expected names and values, got {values!r}")
+    for name in values:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(sorted(known))}"
+            raise InvalidInput(f"{where}: unknown option {name!r}{hint}")
+
+
+def _dataclass_from(kind: type, values: Mapping[str, Any], where: str) -> Any:
+    _check_names(kind, values, where)
+    values = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise InvalidInput(f"{where}: {error}") from error
+
+
+def encoded(model: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Features of the queries and of the keyframes, every image through the encoder once."""
+    count, matches = len(batch.query), len(batch.warp_px)
+    features = model.encode(torch.cat([batch.query, batch.keyframe]))
+    query = {name: value[:matches] for name, value in features.items()}
+    keyframe = {name: value.roll(-count, 0)[:matches] for name, value in features.items()}
+    return query, keyframe
+
+
+def lite_levels(model: nn.Module, batch: Batch) -> list[dict[str, Tensor]]:
+    """The global correlation, the same under its prior, then the refiners at 1/8 and 1/4."""
+    query, keyframe = encoded(model, batch)
+    levels: list[dict[str, Tensor]] = model.match_levels(query, model.reference(keyframe))
+    return levels
+
+
+def l2m_levels(model: nn.Module, batch: Batch) -> list[dict[str, Tensor]]:
+    """The classifier's answer, then the refiners from stride 16 to 1."""
+    query, keyframe = encoded(model, batch)
+    reference = model.reference(keyframe)
+    coarse = model.coarse(query, reference)
+    refined = model.refined_from(coarse, query, reference)
+    first = {"warp": coarse.flow, "anchors": coarse.logits, "certainty": coarse.certainty}
+    return [first, *({"warp": level.flow, "certainty": level.certainty} for level in refined)]
+
+
+LEVELS = {"lite": lite_levels, "l2m": l2m_levels}
+
+
+def match_of(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """The network's three steps, as everybody else calls them."""
+    reference = model.reference(model.encode(batch.keyframe))
+    match: dict[str, Tensor] = model.match(model.encode(batch.query), reference)
+    return match
+
+
+def train_decoder(
+    options: DecoderOptions,
+    network: nn.Module,
+    pairs: PairMaker | Schedule,
+    held_out: PairMaker,
+    folder: Path,
+    scenes: Validate | None = None,
+) -> bool:
+    """Train `network` on `pairs`; figures of `held_out` pairs and of `scenes` on the way.
+
+    True in the process that wrote the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    processes = Processes.join(options.loop.device)
+    try:
+        if options.start is not None:
+            _begin_with(network, options.start)
+        batches = pairs
+        if not isinstance(batches, Schedule):
+            batches = Batches(batches, options.sizes, options.loop.seed, options.both_ways)
+        run = Run(network, _loss_of(options), batches, options.loop, processes)
+        lifted = LiftedValidation(
+            held_out, match_of, options.validation, device=options.loop.device
+        )
+
+        def validate(model: nn.Module) -> dict[str, float]:
+            return {**lifted(model), **(scenes(model) if scenes is not None else {})}
+
+        train(run, folder, validate)
+        return processes.leads
+    finally:
+        processes.leave()
+
+
+def _loss_of(options: DecoderOptions) -> LossOf:
+    levels_of = LEVELS[options.model]
+
+    def loss_of(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        levels = levels_of(model, batch)
+        return matcher_loss(levels, batch.warp_px, batch.visible, batch.ignored, options.loss)
+
+    return loss_of
+
+
+def _begin_with(network: nn.Module, path: Path) -> None:
+    """The mean weights of another run's checkpoint."""
+    state = checkpoint.load(path.parent, path.name)
+    if state is None:
+        raise InvalidInput(f"{path}: no such checkpoint to start from")
+    weights = {**state["model"], **state["ema"]}
+    weights.pop("steps", None)
+    checkpoint.load_weights(network, weights, str(path))
+
+
+def mean_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights that a run would ship."""
+    state = checkpoint.load(folder)
+    if state is None:
+        raise InvalidInput(f"{folder}: holds no {checkpoint.NAME}: train first")
+    return {name: value for name, value in state["ema"].items() if name != "steps"}
+
+
+def split_photographs(paths: Sequence[Path], every: int = 20) -> tuple[list[Path], list[Path]]:
+    """(to train on, held out): every twentieth, so that all folders are in both."""
+    held_out = list(paths[::every]) if len(paths) >= every else list(paths)
+    kept = (
+        [path for index, path in enumerate(paths) if index % every] if len(paths) >= every else []
+    )
+    return (kept or list(paths)), held_out

@@ -1,0 +1,207 @@
+"""The training loop: one step at a time until the minutes or the steps are spent.
+
+    pairs -> loss -> gradients (averaged over processes, clipped) -> AdamW -> mean weights
+
+It checkpoints at least every minute, resumes by itself from the folder's checkpoint, and writes
+log.csv and validation.csv as it goes.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from l2m_ros.errors import InvalidInput
+from l2m_ros.progress import progress
+from l2m_ros.workshop.training import checkpoint
+from l2m_ros.workshop.training.curves import Log
+from l2m_ros.workshop.training.data import Ahead, Batch, Schedule
+from l2m_ros.workshop.training.ema import Ema
+from l2m_ros.workshop.training.processes import Processes
+
+LossOf = Callable[[nn.Module, Batch], tuple[Tensor, dict[str, float]]]
+Validate = Callable[[nn.Module], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """How long, how fast, how safely. Exactly one of minutes and steps says when to stop."""
+
+    minutes: float | None = None
+    steps: int | None = None
+    learning_rate: float = 1e-3
+    final_rate: float = 0.02  # share of the learning rate that the cosine ends at
+    warmup_steps: int = 100
+    weight_decay: float = 0.01
+    clip: float = 1.0  # of the gradient's norm; 0 = none
+    ema: float = 0.999
+    bf16: bool = True
+    rates: Mapping[str, float] = field(default_factory=dict)  # factors by parameter name's start
+    workers: int = 0  # threads that make pairs ahead; 0 = in the loop (best on a CPU)
+    seed: int = 0
+    difficulty: tuple[float, float] = (0.5, 1.0)  # of the pairs: at the start, and once ramped
+    ramp: float = 0.4  # share of the run after which the difficulty is full
+    checkpoint_s: float = 45.0
+    validate_s: float = 600.0
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if (self.minutes is None) == (self.steps is None):
+            raise InvalidInput("say how long to train: either --minutes or --steps")
+        if (self.minutes or self.steps or 0) <= 0:
+            raise InvalidInput("training needs a positive number of minutes or steps")
+
+    def rate_at(self, step: int, share: float) -> float:
+        """Linear warm-up, then half a cosine down to final_rate."""
+        warm = min(1.0, (step + 1) / max(self.warmup_steps, 1))
+        fall = 0.5 * (1.0 + math.cos(math.pi * min(share, 1.0)))
+        return self.learning_rate * warm * (self.final_rate + (1.0 - self.final_rate) * fall)
+
+    def difficulty_at(self, share: float) -> float:
+        start, full = self.difficulty
+        return start + (full - start) * min(1.0, share / max(self.ramp, 1e-6))
+
+
+class Run:
+    """The state of a training: what a checkpoint holds, and one step of it."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_of: LossOf,
+        batches: Schedule,
+        options: LoopOptions,
+        processes: Processes,
+    ) -> None:
+        self.model, self.loss_of, self.batches = model.to(options.device), loss_of, batches
+        self.options, self.processes = options, processes
+        processes.same_everywhere(self.model)
+        self.ema = Ema(self.model, options.ema)
+        self.optimizer = torch.optim.AdamW(
+            _groups(self.model, options), lr=options.learning_rate, betas=(0.9, 0.98)
+        )
+        self.step, self.elapsed_s = 0, 0.0
+        self._ahead = Ahead(batches, processes.rank, processes.count, options.workers)
+
+    def share(self) -> float:
+        """How much of the run is done, 0 to 1; the same in every process."""
+        options = self.options
+        if options.steps is not None:
+            return self.step / options.steps
+        return self.processes.agreed(self.elapsed_s / (60.0 * (options.minutes or 1.0)))
+
+    def advance(self, share: float) -> dict[str, float]:
+        """One step; returns what the log shows."""
+        options, processes = self.options, self.processes
+        batch = self._ahead.batch(self.step, options.difficulty_at(share)).to(options.device)
+        rate = options.rate_at(self.step, share)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group.get("factor", 1.0)
+        self.optimizer.zero_grad(set_to_none=True)
+        with self._precision():
+            loss, terms = self.loss_of(self.model, batch)
+        loss.backward()
+        processes.average_gradients(self.model)
+        norm = torch.nn.utils.clip_grad_norm_(
+            self.model.parameters(), options.clip if options.clip > 0 else math.inf
+        )
+        # One broken batch must not end hours of training; a broken model shows in the log.
+        if torch.isfinite(norm):
+            self.optimizer.step()
+            self.ema.update(self.model)
+        self.step += 1
+        return {"loss": float(loss.detach()), "gradient": float(norm), "rate": rate, **terms}
+
+    def _precision(self):  # type: ignore[no-untyped-def]
+        if not self.options.bf16:
+            return nullcontext()
+        return torch.autocast(self.options.device.split(":")[0], torch.bfloat16)
+
+    def state(self) -> dict[str, object]:
+        return {
+            "model": self.model.state_dict(),
+            "ema": self.ema.state(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "elapsed_s": self.elapsed_s,
+        }
+
+    def restore(self, state: dict[str, object], source: str) -> None:
+        checkpoint.load_weights(self.model, state["model"], source)  # type: ignore[arg-type]
+        self.ema.restore(state["ema"])  # type: ignore[arg-type]
+        self.optimizer.load_state_dict(state["optimizer"])  # type: ignore[arg-type]
+        self.step, self.elapsed_s = int(state["step"]), float(state["elapsed_s"])  # type: ignore
+
+
+def _groups(model: nn.Module, options: LoopOptions) -> list[dict[str, object]]:
+    """Weights decay; biases, norms and single numbers do not. A factor of 0 freezes."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        factor = next((f for start, f in options.rates.items() if name.startswith(start)), 1.0)
+        if factor == 0.0:
+            parameter.requires_grad_(False)
+            continue
+        decay = options.weight_decay if parameter.ndim > 1 else 0.0
+        groups.setdefault((decay, factor), []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": decay, "factor": factor}
+        for (decay, factor), parameters in sorted(groups.items(), key=lambda item: -item[0][0])
+    ]
+
+
+def train(run: Run, folder: Path, validate: Validate | None = None) -> None:
+    """Until the time or the steps are spent; starts from the folder's checkpoint if it has one."""
+    options, leads = run.options, run.processes.leads
+    state = checkpoint.load(folder)
+    if state is not None:
+        run.restore(state, str(folder / checkpoint.NAME))
+    log = Log(folder, run.step) if leads else None
+    saved_s = checked_s = time.monotonic()
+    done = run.step if options.steps else run.elapsed_s
+    total = (options.steps or 60.0 * (options.minutes or 0.0)) - done
+    with progress(max(total, 1.0), "training") if leads else nullcontext() as bar:
+        share = run.share()
+        while share < 1.0:
+            before = time.monotonic()
+            terms = run.advance(share)
+            took_s = time.monotonic() - before
+            run.elapsed_s += took_s
+            share = run.share()
+            if log is None or bar is None:
+                continue
+            size = run.batches.size_of(run.step - 1)
+            log.step(run.step, run.elapsed_s, {**terms, "pairs_per_s": size.batch / took_s})
+            bar.update(1 if options.steps else took_s, log.summary())
+            now = time.monotonic()
+            if now - saved_s > options.checkpoint_s:
+                checkpoint.save(folder, run.state())
+                log.flush()
+                saved_s = now
+            if validate is not None and now - checked_s > options.validate_s:
+                _validate(run, log, validate)
+                checked_s = time.monotonic()
+    if log is not None:
+        checkpoint.save(folder, run.state())
+        if validate is not None:
+            _validate(run, log, validate)
+        log.close()
+
+
+def _validate(run: Run, log: Log, validate: Validate) -> None:
+    """Figures of the mean weights; the training weights are put back."""
+    kept = {name: value.clone() for name, value in run.model.state_dict().items()}
+    run.ema.copy_to(run.model)
+    run.model.eval()
+    try:
+        with torch.no_grad():
+            log.validation(run.step, run.elapsed_s, validate(run.model))
+    finally:
+        run.model.load_state_dict(kept)
+        run.model.train()
