@@ -5,7 +5,13 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from l2m_ros.errors import InvalidInput
-from l2m_ros.workshop.evaluation.tracking import PosedFrame, pose_errors, summarize
+from l2m_ros.workshop.evaluation.tracking import (
+    Margin,
+    PosedFrame,
+    TruthSigma,
+    pose_errors,
+    summarize,
+)
 from l2m_ros.workshop.evaluation.trajectory import Trajectory
 
 
@@ -65,3 +71,38 @@ def test_a_stamp_without_truth_is_refused():
 
 def test_nothing_posed_is_a_row_too():
     assert summarize(pose_errors([], world(3)), frames=3).posed == 0
+
+
+def test_the_truths_own_error_is_added_to_the_covariance():
+    truth, sigma = world(2000), TruthSigma(m=0.02, deg=1.0)
+    rng = np.random.default_rng(2)
+    records = posed(truth, CLAIMED, 1.0)
+    for record in records:  # what a truth with this error makes of exact poses
+        T = record.keyframe_from_camera
+        T[:3, 3] += rng.normal(0, sigma.m, 3)
+        turn = Rotation.from_rotvec(rng.normal(0, np.radians(sigma.deg), 3)).as_matrix()
+        T[:3, :3] = turn @ T[:3, :3]
+    alone = summarize(pose_errors(records, truth), len(truth))
+    added = summarize(pose_errors(records, truth, sigma), len(truth))
+    assert alone.nees_mean > 2 * alone.nees_high
+    assert added.nees_low < added.nees_mean < added.nees_high
+    assert added.wrong_poses < alone.wrong_poses
+
+
+def test_a_wrong_pose_within_the_margin_does_no_harm():
+    truth = world()
+    errors = pose_errors(posed(truth, CLAIMED * 1e-4, 10.0), truth)
+    summary = summarize(errors, len(truth), Margin(m=0.02, deg=0.5))
+    assert summary.wrong_poses > 300
+    assert summary.harmful_poses == 0
+    assert summarize(errors, len(truth), Margin(0.0, 0.0)).harmful_poses == summary.wrong_poses
+
+
+@pytest.mark.parametrize("text", ["0.003", "a,b", "-1,0", "nan,0", "1,2,3"])
+def test_a_sigma_that_is_none_is_refused(text):
+    with pytest.raises(InvalidInput, match="sigma"):
+        TruthSigma.parse(text)
+
+
+def test_a_sigma_is_metres_and_degrees():
+    assert TruthSigma.parse("0.003,0.2") == TruthSigma(m=0.003, deg=0.2)

@@ -27,6 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--truth", metavar="TOPIC|FILE.tum", help="poses of the camera to compare with"
     )
+    parser.add_argument(
+        "--truth-sigma",
+        metavar="M,DEG",
+        default="0,0",
+        help="the truth's own error, one standard deviation per axis of a relative pose (metres, "
+        "degrees): added to each covariance before NEES and wrong poses are counted",
+    )
     parser.add_argument("--out", type=Path, help="poses of the camera: .tum, or .kitti / .txt")
     parser.add_argument("--out-bag", type=Path, help="poses as a bag: .mcap or .db3")
     parser.add_argument("--report", type=Path, help="an HTML page with pictures")
@@ -82,10 +89,12 @@ def moments(args: argparse.Namespace) -> Iterator[Moment]:
 
 def _tracked(args: argparse.Namespace) -> TrackedRun:
     from l2m_ros.bags.pose_bag import write_pose_bag
+    from l2m_ros.workshop.evaluation.tracking import TruthSigma
     from l2m_ros.workshop.evaluation.tracking_report import TrackedRun
 
     tracked = TrackedRun(f"Replay of {args.bag.name}", " ".join(str(args.bag).split()))
     tracked.truth = _truth(args)
+    tracked.truth_sigma = TruthSigma.parse(args.truth_sigma)
     with contextlib.ExitStack() as stack:
         sinks = [lambda moment: add_moment(tracked, moment)]
         if args.out_bag is not None:

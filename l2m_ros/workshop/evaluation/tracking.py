@@ -15,6 +15,41 @@ from l2m_ros.workshop.evaluation.trajectory import MAX_STAMP_DIFFERENCE_S, Traje
 WRONG_POSE_SIGMAS = 5.0  # further from the truth than this, a pose was not merely unlucky
 
 
+@dataclass(frozen=True)
+class TruthSigma:
+    """Error of the truth itself: one standard deviation per axis of a relative pose."""
+
+    m: float = 0.0
+    deg: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (0.0 <= self.m < np.inf and 0.0 <= self.deg < np.inf):
+            raise InvalidInput(f"the truth's sigma must not be negative, got {self.m}, {self.deg}")
+
+    @classmethod
+    def parse(cls, text: str) -> TruthSigma:
+        """Of `M,DEG`, for example 0.003,0.2."""
+        try:
+            m, deg = (float(part) for part in text.split(","))
+        except ValueError as error:
+            raise InvalidInput(f"the truth's sigma is M,DEG (0.003,0.2), got {text!r}") from error
+        return cls(m, deg)
+
+    def covariance(self) -> FloatArray:
+        return np.diag([self.m**2] * 3 + [np.radians(self.deg) ** 2] * 3)
+
+
+EXACT = TruthSigma()
+
+
+@dataclass(frozen=True)
+class Margin:
+    """An error below both is harmless, however small a covariance was claimed."""
+
+    m: float = 0.02
+    deg: float = 0.5
+
+
 @dataclass(frozen=True, eq=False)
 class PosedFrame:
     """One published pose: the camera in the frame of an earlier view."""
@@ -51,14 +86,20 @@ class TrackingSummary:
     nees_low: float  # 95 % interval of the mean, were the errors independent
     nees_high: float
     wrong_poses: int  # over WRONG_POSE_SIGMAS from the truth
+    harmful_poses: int  # wrong poses that are also off by more than the margin
 
     def as_dict(self) -> dict[str, float]:
         return asdict(self)
 
 
-def pose_errors(posed: list[PosedFrame], truth: Trajectory) -> PoseErrors:
-    """Errors against world_from_camera of the truth at both stamps."""
-    rows = []
+def pose_errors(
+    posed: list[PosedFrame], truth: Trajectory, sigma: TruthSigma = EXACT
+) -> PoseErrors:
+    """Errors against world_from_camera of the truth at both stamps.
+
+    sigma: the truth's own error, which is added to each pose's covariance.
+    """
+    rows, own = [], sigma.covariance()
     for record in posed:
         expected = np.linalg.inv(_at(truth, record.keyframe_stamp_ns)) @ _at(truth, record.stamp_ns)
         turn = record.keyframe_from_camera[:3, :3] @ expected[:3, :3].T
@@ -73,7 +114,7 @@ def pose_errors(posed: list[PosedFrame], truth: Trajectory) -> PoseErrors:
                 record.stamp_ns,
                 np.linalg.norm(error[:3]),
                 np.degrees(np.linalg.norm(error[3:])),
-                error @ np.linalg.solve(record.covariance, error),
+                error @ np.linalg.solve(record.covariance + own, error),
                 np.sqrt(np.trace(record.covariance[:3, :3])),
             )
         )
@@ -81,11 +122,13 @@ def pose_errors(posed: list[PosedFrame], truth: Trajectory) -> PoseErrors:
     return PoseErrors(np.array(stamps, dtype=np.int64), *(np.array(c, float) for c in columns))
 
 
-def summarize(errors: PoseErrors, frames: int) -> TrackingSummary:
+def summarize(errors: PoseErrors, frames: int, margin: Margin = Margin()) -> TrackingSummary:
     n = len(errors.nees)
     low, high = (chi2.ppf([0.025, 0.975], 6 * n) / n) if n else (np.nan, np.nan)
     # A pose is wrong where its error is as unlikely as 5 sigma of one normal variable.
     limit = chi2.isf(2 * norm.sf(WRONG_POSE_SIGMAS), 6)
+    wrong = errors.nees > limit
+    off = (errors.translation_m > margin.m) | (errors.rotation_deg > margin.deg)
     return TrackingSummary(
         frames=frames,
         posed=n,
@@ -97,7 +140,8 @@ def summarize(errors: PoseErrors, frames: int) -> TrackingSummary:
         nees_mean=float(np.mean(errors.nees)) if n else float("nan"),
         nees_low=float(low),
         nees_high=float(high),
-        wrong_poses=int(np.count_nonzero(errors.nees > limit)),
+        wrong_poses=int(np.count_nonzero(wrong)),
+        harmful_poses=int(np.count_nonzero(wrong & off)),
     )
 
 

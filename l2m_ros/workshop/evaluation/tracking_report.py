@@ -10,7 +10,13 @@ import numpy as np
 
 from l2m_ros.types import ByteArray
 from l2m_ros.workshop.evaluation.report import Report
-from l2m_ros.workshop.evaluation.tracking import PosedFrame, pose_errors, summarize
+from l2m_ros.workshop.evaluation.tracking import (
+    EXACT,
+    PosedFrame,
+    TruthSigma,
+    pose_errors,
+    summarize,
+)
 from l2m_ros.workshop.evaluation.trajectory import Trajectory, trajectory_error
 
 STAGES = ("wait", "frame", "encode", "match", "pose", "reference", "stereo", "publish", "latency")
@@ -33,6 +39,7 @@ class TrackedRun:
     latency_ms: dict[str, tuple[float, float]] = field(default_factory=dict)  # median, p95
     chained: list[tuple[int, Any]] = field(default_factory=list)  # (stamp, odom_from_camera)
     truth: Trajectory | None = None  # world_from_camera
+    truth_sigma: TruthSigma = EXACT
     rate_hz: float | None = None
     pictures: list[tuple[ByteArray, str]] = field(default_factory=list)
 
@@ -69,7 +76,7 @@ class TrackedRun:
             },
         }
         if self.truth is not None:
-            errors = pose_errors(self.posed, self.truth)
+            errors = pose_errors(self.posed, self.truth, self.truth_sigma)
             out["poses"] = summarize(errors, self.frames).as_dict()
             if len(self.chained) >= MIN_FOR_TRAJECTORY:
                 out["trajectory"] = vars(trajectory_error(self.trajectory(), self.truth))
@@ -149,7 +156,10 @@ def _truth_rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
                 f"median {p['rotation_median_deg']:.3f} deg, p95 {p['rotation_p95_deg']:.3f} deg",
             ),
             ("NEES (6 = honest)", f"{p['nees_mean']:.2f} (95 % band {band})"),
-            ("wrong poses (> 5 sigma)", str(p["wrong_poses"])),
+            (
+                "wrong poses (> 5 sigma)",
+                f"{p['wrong_poses']}, {p['harmful_poses']} of them over 2 cm or 0.5 deg",
+            ),
         ]
     if "trajectory" in figures:
         t = figures["trajectory"]
