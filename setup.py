@@ -19,7 +19,18 @@ TORCH = ["torch>=2.4", "safetensors", "pyyaml"]
 # Worlds to render (embreex), bags to read and write (rosbags), pictures and viewers.
 VIEW = ["matplotlib", "rerun-sdk", "rosbags>=0.11", "embreex", "pyyaml"]
 TRAIN = [*TORCH, "onnx", "onnxruntime>=1.17", "onnxscript", "matplotlib", "tensorboard"]
-TEST = [*ROS, *VIEW, *TRAIN, "pytest<9", "pytest-timeout", "ruff", "mypy", "evo", "build"]
+TEST = [
+    *ROS,
+    *VIEW,
+    *TRAIN,
+    "pytest<9",
+    "pytest-timeout",
+    "hypothesis",
+    "ruff",
+    "mypy",
+    "evo",
+    "build",
+]
 
 
 def shared(folder: str) -> list[tuple[str, list[str]]]:

@@ -1,9 +1,5 @@
 """Joining topics by their stamps, judging stamps, odometry between samples; no DDS needed."""
 
-import importlib.util
-import sys
-import types
-
 import numpy as np
 import pytest
 
@@ -15,11 +11,7 @@ from l2m_ros.frames import messages as m
 from l2m_ros.frames.inputs import PATIENCE, InputOptions, Inputs, OdometryBuffer
 from l2m_ros.frames.messages import header, stamp_ns
 from l2m_ros.frames.stamps import STRAGGLERS, TAKE_OVER, StampGuard, Verdict
-from l2m_ros.frames.synchroniser import (
-    FilterSynchroniser,
-    Synchroniser,
-    make_synchroniser,
-)
+from l2m_ros.frames.synchroniser import Synchroniser
 from l2m_ros.tracking.keyframes import OdometrySample
 
 MS = 1_000_000
@@ -34,15 +26,10 @@ def stamps(sets):
     return [{topic: stamp_ns(message) // MS for topic, message in one.items()} for one in sets]
 
 
-@pytest.fixture(params=["ours", "patient", "message_filters"])
+@pytest.fixture(params=[False, True], ids=["eager", "patient"])
 def joined(request):
-    """A maker of synchronisers; message_filters where ROS has it."""
-    if request.param == "message_filters":
-        if importlib.util.find_spec("message_filters") is None:
-            pytest.skip("message_filters is part of a ROS installation")
-        return lambda topics, slop_ns: FilterSynchroniser(topics, slop_ns=slop_ns)
-    patient = request.param == "patient"
-    return lambda topics, slop_ns: Synchroniser(topics, slop_ns=slop_ns, patient=patient)
+    """A maker of synchronisers."""
+    return lambda topics, slop: Synchroniser(topics, slop_ns=slop, patient=request.param)
 
 
 def feed(joint, events):
@@ -101,39 +88,14 @@ def test_patient_ones_do_not_depend_on_the_order_of_arrival():
         assert abs(one["depth"] - one["image"]) <= abs(nearest - one["image"]) + 14
 
 
-def test_message_filters_is_used_where_it_is(monkeypatch):
-    """A stand-in with message_filters' interface: SimpleFilter, TimeSynchronizer."""
-
-    class SimpleFilter:
-        def __init__(self):
-            self.callbacks = []
-
-        def registerCallback(self, callback, *args):
-            self.callbacks.append((callback, args))
-
-        def signalMessage(self, *messages):
-            for callback, args in self.callbacks:
-                callback(*messages, *args)
-
-    class TimeSynchronizer(SimpleFilter):
-        def __init__(self, inputs, queue_size):
-            super().__init__()
-            self.queues = [{} for _ in inputs]
-            for one, queue in zip(inputs, self.queues, strict=True):
-                one.registerCallback(self.add, queue)
-
-        def add(self, message, queue):
-            queue[stamp_ns(message)] = message
-            for stamp in sorted(set.intersection(*(set(q) for q in self.queues))):
-                self.signalMessage(*(q.pop(stamp) for q in self.queues))
-
-    module = types.ModuleType("message_filters")
-    module.SimpleFilter, module.TimeSynchronizer = SimpleFilter, TimeSynchronizer
-    monkeypatch.setitem(sys.modules, "message_filters", module)
-    joint = make_synchroniser(["a", "b"], slop_ns=0, lossless=False)
-    assert isinstance(joint, FilterSynchroniser)
-    assert feed(joint, [("a", 1), ("b", 1), ("b", 2), ("a", 3)]) == [{"a": 1, "b": 1}]
-    assert isinstance(make_synchroniser(["a", "b"], slop_ns=0, lossless=True), Synchroniser)
+def test_one_stamp_in_the_future_costs_one_set():
+    """The entry waits until others push it out; the rate is not halved while it does."""
+    for patient in (False, True):
+        joint = Synchroniser(["a", "b"], slop_ns=5 * MS, patient=patient)
+        events = [(topic, 33 * k) for k in range(1, 300) for topic in "ab"]
+        events[101] = ("b", 10**7)
+        assert len(feed(joint, events)) == 298
+        assert joint.unpaired == 1
 
 
 # ---- stamps --------------------------------------------------------------------------------------
@@ -156,8 +118,23 @@ def test_zero_and_repeated_stamps_are_refused_with_a_remedy():
     assert guard.judge(2 * S, "cam").verdict is Verdict.GOOD
 
 
-def test_a_looping_bag_resets_once():
-    assert verdicts(StampGuard(), [10, 11, 12, 3, 4, 5]) == ["good"] * 3 + ["reset"] + ["good"] * 2
+def test_a_looping_bag_resets_once_and_on_its_second_image():
+    found = verdicts(StampGuard(), [10, 11, 12, 3, 4, 5])
+    assert found == ["good"] * 3 + ["refused", "reset", "good"]
+
+
+def test_one_wrong_stamp_costs_one_image_and_no_reset():
+    for wrong in (1e6, 15.0, 2.0):
+        stamps_s = [10 + 0.1 * k for k in range(20)]
+        stamps_s[8] = wrong
+        found = verdicts(StampGuard(), stamps_s)
+        assert found.count("refused") == 1 and "reset" not in found, (wrong, found)
+
+
+def test_a_gap_costs_one_image_and_a_slow_camera_none():
+    gap = [10, 10.1, 10.2, 10.3, 60, 60.1, 60.2]
+    assert verdicts(StampGuard(), gap) == ["good"] * 4 + ["refused", "good", "good"]
+    assert verdicts(StampGuard(), [5.0 * k for k in range(1, 20)]) == ["good"] * 19
 
 
 def test_stragglers_are_dropped_but_a_small_step_back_is_followed():
@@ -204,6 +181,17 @@ def test_without_camera_info_only_the_newest_image_waits_unless_lossless():
         assert [bundle.stamp_ns // S for bundle in bundles] == expected
 
 
+def test_images_that_wait_in_vain_are_counted():
+    inputs = Inputs(InputOptions(depth=True))
+    for second in range(1, 20):
+        inputs.add("image", stamped(second * S), 0.0)
+    assert inputs.unpaired == 9  # the synchroniser keeps ten
+    inputs = Inputs(InputOptions())
+    for second in range(1, 20):
+        inputs.add("image", stamped(second * S), 0.0)
+    assert inputs.unpaired == 18  # without camera_info the newest waits
+
+
 def test_late_and_missing_depth_is_named():
     inputs = Inputs(InputOptions(depth=True, slop_ns=20 * MS))
     inputs.add("camera_info", stamped(S, CameraInfo), 0.0)
@@ -232,6 +220,7 @@ def test_a_loop_resets_the_bundle_and_forgets_later_messages():
         inputs.add("image", stamped(second * S), 0.0)
         inputs.add("depth", stamped(second * S), 0.0)
     inputs.add("depth", stamped(13 * S), 0.0)
+    inputs.add("image", stamped(1 * S), 0.0)
     inputs.add("image", stamped(2 * S), 0.0)
     (bundle,) = inputs.add("depth", stamped(2 * S), 0.0)
     assert bundle.reset and bundle.stamp_ns == 2 * S

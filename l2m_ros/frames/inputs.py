@@ -67,6 +67,7 @@ class Inputs:
         self.options = options
         self.odometry = OdometryBuffer()
         self.refused = 0
+        self._given_up = 0  # images that waited and were let go
         self._note = note
         self._guard = StampGuard()
         self._infos: MessageSet = {}
@@ -82,9 +83,15 @@ class Inputs:
         o = self.options
         self._joint = make_synchroniser(o.synchronised, slop_ns=o.slop_ns, lossless=o.lossless)
 
+    @property
+    def unpaired(self) -> int:
+        """Images given up because their camera_info, depth or right image did not come in time."""
+        return self._given_up + self._joint.unpaired
+
     def reconfigure(self, options: InputOptions) -> None:
         """Other topics or another slop; half-made sets are given up."""
         self.options = options
+        self._given_up += self._joint.unpaired
         self._connect()
 
     def add(self, topic: str, message: Any, received_s: float) -> list[Bundle]:
@@ -139,6 +146,7 @@ class Inputs:
         if not self.options.lossless:
             while len(self._pending) > 1:  # only the newest is of use once camera_info comes
                 self._pending.popleft()
+                self._given_up += 1
         return bundles
 
     def _complete(self, stamp: int) -> bool:

@@ -1,15 +1,21 @@
 """Which images of a stream to believe: stamps, and whose they are. No ROS.
 
 A camera may stop, a bag may loop, a driver may forget the stamp, two cameras may share a topic.
-Each is told in words; only a jump backwards asks for a reset.
+Each is told in words; only a jump backwards asks for a reset. A jump, in either direction, must be
+confirmed by the next image: one wrong stamp costs one frame and no keyframe.
 """
 
 from __future__ import annotations
 
 import enum
+import statistics
+from collections import deque
 from dataclasses import dataclass
 
 JUMP_BACK_NS = 1_000_000_000  # a loop or a new clock; less is a message that was overtaken
+JUMP_AHEAD_NS = 2_000_000_000  # more, and more than USUAL_STEPS steps, waits for confirmation
+USUAL_STEPS = 10
+STEPS_KNOWN = 3  # so many steps are needed before one is called unusual
 STRAGGLERS = 5  # that many older images in a row are no stragglers: time went back a little
 TAKE_OVER = 20  # images in a row from another camera: the first one is gone
 
@@ -38,6 +44,8 @@ class StampGuard:
 
     def __init__(self) -> None:
         self._newest_ns: int | None = None
+        self._suspect_ns: int | None = None  # a jump that the next image must confirm
+        self._steps_ns: deque[int] = deque(maxlen=9)
         self._stragglers = 0
         self._frame_id: str | None = None
         self._foreign = 0
@@ -62,26 +70,57 @@ class StampGuard:
         return self._judge_order(stamp_ns, frame_id)
 
     def _judge_order(self, stamp_ns: int, frame_id: str) -> Judgement:
-        behind_ns = 0 if self._newest_ns is None else self._newest_ns - stamp_ns
-        if behind_ns == 0 and self._newest_ns is not None:
+        if self._newest_ns is None:
+            return self._accepted(stamp_ns, frame_id)
+        step_ns = stamp_ns - self._newest_ns
+        if step_ns == 0:
             return _refused(
                 "images repeat a stamp: is the image published twice, or the driver's clock stuck?"
             )
-        if 0 < behind_ns <= JUMP_BACK_NS:
+        if step_ns < -JUMP_BACK_NS or step_ns > self._largest_step_ns():
+            return self._judge_jump(stamp_ns, frame_id, step_ns)
+        if step_ns < 0:
             self._stragglers += 1
             if self._stragglers < STRAGGLERS:
                 return _refused(
-                    f"an image is {behind_ns / 1e9:.3f} s older than the one before: are there two "
+                    f"an image is {-step_ns / 1e9:.3f} s older than the one before: are there two "
                     "publishers on the topic?"
                 )
-        self._accept(stamp_ns, frame_id)
-        if behind_ns > 0:
-            seconds = behind_ns / 1e9
-            return Judgement(
-                Verdict.RESET, f"time jumped back by {seconds:.3f} s (a looping bag?): starting new"
+        return self._accepted(stamp_ns, frame_id)
+
+    def _judge_jump(self, stamp_ns: int, frame_id: str, step_ns: int) -> Judgement:
+        """Believed where this image follows one that jumped to the same place."""
+        suspect, self._suspect_ns = self._suspect_ns, stamp_ns
+        if suspect is not None and 0 < stamp_ns - suspect <= self._largest_step_ns():
+            return self._accepted(stamp_ns, frame_id)
+        seconds = abs(step_ns) / 1e9
+        if step_ns > 0:
+            return _refused(
+                f"an image's stamp is {seconds:.3f} s ahead of the one before: the next image will "
+                "tell whether the camera paused or this stamp is wrong"
             )
-        return GOOD
+        return _refused(
+            f"time jumped back by {seconds:.3f} s (a looping bag?): starting new as soon as the "
+            "next image confirms that this stamp is not merely wrong"
+        )
+
+    def _largest_step_ns(self) -> float:
+        if len(self._steps_ns) < STEPS_KNOWN:
+            return float("inf")
+        return max(JUMP_AHEAD_NS, USUAL_STEPS * statistics.median(self._steps_ns))
+
+    def _accepted(self, stamp_ns: int, frame_id: str) -> Judgement:
+        step_ns = 0 if self._newest_ns is None else stamp_ns - self._newest_ns
+        self._accept(stamp_ns, frame_id)
+        if step_ns > 0:
+            self._steps_ns.append(step_ns)
+        if step_ns >= 0:
+            return GOOD
+        return Judgement(
+            Verdict.RESET,
+            f"time jumped back by {-step_ns / 1e9:.3f} s (a looping bag?): starting new",
+        )
 
     def _accept(self, stamp_ns: int, frame_id: str) -> None:
-        self._newest_ns, self._frame_id = stamp_ns, frame_id
+        self._newest_ns, self._frame_id, self._suspect_ns = stamp_ns, frame_id, None
         self._stragglers = self._foreign = 0

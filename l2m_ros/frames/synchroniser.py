@@ -1,139 +1,146 @@
 """Messages of several topics that belong together, by their stamps.
 
-Two that do the same: `Synchroniser` (here, deterministic) and `FilterSynchroniser` (message_filters
-where it is installed). The first topic leads: a set is complete when each other topic has a message
-within the slop of it.
+The first topic leads: a set is complete when each other topic has a message within the slop of the
+leader's stamp. Sets come out in the leader's order. A leader is given up only when a later one is
+complete (or too many wait), never because of a stamp that another topic shows: one wrong stamp
+costs one set at most. ROS's message_filters is not used: its queues delete their smallest stamps
+first, so that a stamp in the future stays for ever and ten of them end all matching.
 """
 
 from __future__ import annotations
 
-import importlib
+import bisect
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from l2m_ros.frames.messages import stamp_ns
 
 MessageSet = dict[str, Any]  # message by topic
+LIVE_LIMIT, LOSSLESS_LIMIT = 10, 1000  # messages that wait in each topic
 
 
-class Synchronising(Protocol):
-    topics: tuple[str, ...]
+class _Waiting:
+    """The messages of one topic that wait, by stamp; the oldest arrival leaves when they are too
+    many, whatever its stamp."""
 
-    def add(self, topic: str, message: Any) -> list[MessageSet]:
-        """Store a message; the sets that it completed, in the leader's order."""
-        ...
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._keys: list[tuple[int, int]] = []  # (stamp, number of arrival), sorted
+        self._messages: dict[tuple[int, int], Any] = {}
+        self._arrivals: deque[tuple[int, int]] = deque()
+        self._count = 0
 
-    def forget(self, before_ns: int) -> None:
-        """Time jumped back to this stamp: what lies after it is of no use any more."""
-        ...
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def add(self, stamp: int, message: Any) -> int:
+        """How many messages had to leave for it."""
+        key = (stamp, self._count)
+        self._count += 1
+        bisect.insort(self._keys, key)
+        self._messages[key] = message
+        self._arrivals.append(key)
+        left = 0
+        while len(self._keys) > self._limit:
+            left += self._remove(self._arrivals.popleft())
+        return left
+
+    def stamps(self) -> list[int]:
+        return [stamp for stamp, _ in self._keys]
+
+    def newest(self) -> int | None:
+        return self._keys[-1][0] if self._keys else None
+
+    def nearest(self, stamp: int, slop_ns: int) -> int | None:
+        """The stamp nearest to this one, within the slop."""
+        here = bisect.bisect_left(self._keys, (stamp, -1))
+        near = [key[0] for key in self._keys[max(here - 1, 0) : here + 1]]
+        best = min(near, key=lambda s: abs(s - stamp), default=None)
+        return best if best is not None and abs(best - stamp) <= slop_ns else None
+
+    def take(self, stamp: int) -> Any:
+        """The first message of that stamp; it and all before it are gone."""
+        here = bisect.bisect_left(self._keys, (stamp, -1))
+        message = self._messages[self._keys[here]]
+        self.drop(lambda s: s <= stamp)
+        return message
+
+    def drop(self, unwanted: Any) -> None:
+        for key in [key for key in self._keys if unwanted(key[0])]:
+            self._remove(key)
+        self._arrivals = deque(key for key in self._arrivals if key in self._messages)
+
+    def _remove(self, key: tuple[int, int]) -> int:
+        if self._messages.pop(key, None) is None:
+            return 0
+        del self._keys[bisect.bisect_left(self._keys, key)]
+        return 1
 
 
 class Synchroniser:
     """Leader by leader, in order; `patient` waits until no closer partner can come.
 
     Not patient, a partner within the slop is taken at once (low latency); patient, the outcome does
-    not depend on the order in which topics arrive (replays).
+    not depend on the order in which topics arrive (replays). `unpaired` counts leaders given up.
     """
 
     def __init__(
-        self, topics: Sequence[str], *, slop_ns: int, patient: bool = False, limit: int = 10
+        self,
+        topics: Sequence[str],
+        *,
+        slop_ns: int,
+        patient: bool = False,
+        limit: int = LIVE_LIMIT,
     ) -> None:
         self.topics = tuple(topics)
+        self.unpaired = 0
         self._slop_ns = slop_ns
         self._patient = patient
-        self._limit = limit
-        self._queues: dict[str, deque[tuple[int, Any]]] = {topic: deque() for topic in topics}
+        self._waiting = {topic: _Waiting(limit) for topic in topics}
 
     def add(self, topic: str, message: Any) -> list[MessageSet]:
-        queue = self._queues[topic]
-        queue.append((stamp_ns(message), message))
-        if len(queue) > self._limit:
-            queue.popleft()
+        """Store a message; the sets that it completed, in the leader's order."""
+        stamp = stamp_ns(message)
+        left = self._waiting[topic].add(stamp, message)
+        leads = topic == self.topics[0]
+        self.unpaired += left if leads else 0
+        leaders = self._waiting[self.topics[0]]
         sets = []
-        leaders = self._queues[self.topics[0]]
-        while leaders:
-            partners = self._partners(leaders[0][0])
-            if partners is None:
-                break
-            _, leader = leaders.popleft()
-            if len(partners) == len(self.topics) - 1:
-                sets.append({self.topics[0]: leader} | self._take(partners))
+        for leader in [stamp] if leads else leaders.stamps():
+            partners = self._partners(leader)
+            if partners is not None:
+                sets.append(self._take(leader, partners))
         return sets
 
     def forget(self, before_ns: int) -> None:
-        for topic, queue in self._queues.items():
-            kept = [entry for entry in queue if entry[0] <= before_ns + self._slop_ns]
-            self._queues[topic] = deque(kept if topic != self.topics[0] else [])
+        """Time jumped back to this stamp: what lies after it is of no use any more."""
+        for topic, waiting in self._waiting.items():
+            leads = topic == self.topics[0]
+            waiting.drop(lambda s, leads=leads: leads or s > before_ns + self._slop_ns)
 
-    def _partners(self, stamp: int) -> dict[str, int] | None:
-        """Stamp of the partner by topic; None = wait; fewer than topics = none will come."""
+    def _partners(self, leader: int) -> dict[str, int] | None:
+        """Stamp of the partner by topic; None = not all are there yet."""
         partners = {}
-        waiting = False
         for topic in self.topics[1:]:
-            stamps = [s for s, _ in self._queues[topic]]
-            passed = bool(stamps) and stamps[-1] >= stamp
-            best = min(stamps, key=lambda s: abs(s - stamp), default=None)
-            if best is None or abs(best - stamp) > self._slop_ns:
-                if passed:
-                    return {}
-                waiting = True
-            elif self._patient and not passed:
-                waiting = True
-            else:
-                partners[topic] = best
-        return None if waiting else partners
+            waiting = self._waiting[topic]
+            best = waiting.nearest(leader, self._slop_ns)
+            if best is None:
+                return None
+            if self._patient and best < leader and (waiting.newest() or 0) < leader:
+                return None  # a closer one may still come
+            partners[topic] = best
+        return partners
 
-    def _take(self, partners: dict[str, int]) -> MessageSet:
-        taken = {}
-        for topic, stamp in partners.items():
-            queue = self._queues[topic]
-            taken[topic] = next(message for s, message in queue if s == stamp)
-            self._queues[topic] = deque(entry for entry in queue if entry[0] > stamp)
-        return taken
+    def _take(self, leader: int, partners: dict[str, int]) -> MessageSet:
+        leaders = self._waiting[self.topics[0]]
+        before = len(leaders)
+        taken = {self.topics[0]: leaders.take(leader)}
+        self.unpaired += before - len(leaders) - 1
+        return taken | {topic: self._waiting[topic].take(s) for topic, s in partners.items()}
 
 
-class FilterSynchroniser:
-    """The same by ROS's message_filters."""
-
-    def __init__(self, topics: Sequence[str], *, slop_ns: int, limit: int = 10) -> None:
-        self.topics = tuple(topics)
-        self._slop_ns = slop_ns
-        self._limit = limit
-        self._connect()
-
-    def _connect(self) -> None:
-        mf = importlib.import_module("message_filters")
-        self._complete: list[tuple[Any, ...]] = []
-        self._filters = {topic: mf.SimpleFilter() for topic in self.topics}
-        inputs = list(self._filters.values())
-        if self._slop_ns:
-            self._joint = mf.ApproximateTimeSynchronizer(inputs, self._limit, self._slop_ns * 1e-9)
-        else:
-            self._joint = mf.TimeSynchronizer(inputs, self._limit)
-        # Its callback runs under its lock, which it loses on an exception: store and return.
-        self._joint.registerCallback(lambda *messages: self._complete.append(messages))
-
-    def add(self, topic: str, message: Any) -> list[MessageSet]:
-        self._filters[topic].signalMessage(message)
-        complete, self._complete[:] = list(self._complete), []
-        return [dict(zip(self.topics, messages, strict=True)) for messages in complete]
-
-    def forget(self, before_ns: int) -> None:
-        self._connect()
-
-
-def make_synchroniser(topics: Sequence[str], *, slop_ns: int, lossless: bool) -> Synchronising:
-    """The one for this machine; lossless ones are deterministic, which message_filters is not."""
-    if lossless:
-        return Synchroniser(topics, slop_ns=slop_ns, patient=True, limit=1000)
-    if len(topics) > 1 and has_message_filters():
-        return FilterSynchroniser(topics, slop_ns=slop_ns)
-    return Synchroniser(topics, slop_ns=slop_ns)
-
-
-def has_message_filters() -> bool:
-    try:
-        return hasattr(importlib.import_module("message_filters"), "SimpleFilter")
-    except ImportError:
-        return False
+def make_synchroniser(topics: Sequence[str], *, slop_ns: int, lossless: bool) -> Synchroniser:
+    """Live: low latency, few wait. Lossless: patient, the same result for every timing."""
+    limit = LOSSLESS_LIMIT if lossless else LIVE_LIMIT
+    return Synchroniser(topics, slop_ns=slop_ns, patient=lossless, limit=limit)

@@ -138,6 +138,7 @@ class InputWatch:
         health.set_facts(queue=f"{self._worker.backlog} waiting")
         health.counts["lost_by_dds"] = lost
         health.counts["dropped_busy"] = self._worker.dropped
+        health.counts["unpaired"] = self._inputs.unpaired
         health.counts["refused_stamps"] = self._inputs.refused
         if lost > self._lost_before and avoidable:
             self._lost_before, self._lost_s = lost, now_s
