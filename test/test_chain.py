@@ -59,5 +59,5 @@ def test_between_is_never_negative():
 
 def test_widened_adds_isotropic_variance():
     P = covariance(12)
-    wider = chain.widened(P, sigma_m=2.0, sigma_rad=0.5)
+    wider = chain.inflated(P, sigma_m=2.0, sigma_rad=0.5)
     assert wider - P == pytest.approx(np.diag([4.0] * 3 + [0.25] * 3))

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from l2m_ros.geometry import se3
-from l2m_ros.geometry.covariance import effective_share
+from l2m_ros.geometry.covariance import independent_fraction
 from l2m_ros.geometry.pose import PoseOptions, estimate_pose
 from l2m_ros.geometry.refine import Fit, calibration
 from l2m_ros.geometry.residuals import Noise
@@ -91,7 +91,9 @@ def fit_with(error, weights=None):
 def test_independent_errors_all_count():
     rng = np.random.default_rng(0)
     shares = [
-        effective_share(fit_with(rng.normal(size=(2, 1500))), rng.uniform(-0.5, 0.5, (2, 1500)))
+        independent_fraction(
+            fit_with(rng.normal(size=(2, 1500))), rng.uniform(-0.5, 0.5, (2, 1500))
+        )
         for _ in range(100)
     ]
     assert np.median(shares) == 1.0 and np.mean(shares) > 0.97
@@ -101,7 +103,9 @@ def test_copies_count_once():
     """Groups of ten matches at one place with one error: a tenth is effective."""
     rng = np.random.default_rng(1)
     places, errors = rng.uniform(-0.5, 0.5, (2, 300)), rng.normal(size=(2, 300))
-    share = effective_share(fit_with(np.repeat(errors, 10, axis=1)), np.repeat(places, 10, axis=1))
+    share = independent_fraction(
+        fit_with(np.repeat(errors, 10, axis=1)), np.repeat(places, 10, axis=1)
+    )
     assert share == pytest.approx(0.1, rel=0.35)
 
 

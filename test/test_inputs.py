@@ -8,9 +8,9 @@ pytest.importorskip("rclpy")
 from sensor_msgs.msg import CameraInfo, Image
 
 from l2m_ros.frames import messages as m
-from l2m_ros.frames.inputs import PATIENCE, InputOptions, Inputs, OdometryBuffer
+from l2m_ros.frames.inputs import MISSING_AFTER_IMAGES, InputOptions, Inputs, OdometryBuffer
 from l2m_ros.frames.messages import header, stamp_ns
-from l2m_ros.frames.stamps import STRAGGLERS, TAKE_OVER, StampGuard, Verdict
+from l2m_ros.frames.stamps import CAMERA_CHANGE, STRAGGLERS, StampGuard, Verdict
 from l2m_ros.frames.synchroniser import Synchroniser
 from l2m_ros.tracking.keyframes import OdometrySample
 
@@ -102,25 +102,25 @@ def test_one_stamp_in_the_future_costs_one_set():
 
 
 def verdicts(guard, stamps_s, frame_id="cam"):
-    return [guard.judge(round(s * S), frame_id).verdict.value for s in stamps_s]
+    return [guard.check(round(s * S), frame_id).verdict.value for s in stamps_s]
 
 
 def test_good_stamps_are_good():
-    assert verdicts(StampGuard(), [1, 1.1, 1.2, 9]) == ["good"] * 4
+    assert verdicts(StampGuard(), [1, 1.1, 1.2, 9]) == ["accepted"] * 4
 
 
 def test_zero_and_repeated_stamps_are_refused_with_a_remedy():
     guard = StampGuard()
-    assert "header.stamp" in guard.judge(0, "cam").words
-    guard.judge(S, "cam")
-    again = guard.judge(S, "cam")
+    assert "header.stamp" in guard.check(0, "cam").words
+    guard.check(S, "cam")
+    again = guard.check(S, "cam")
     assert again.verdict is Verdict.REFUSED and "published twice" in again.words
-    assert guard.judge(2 * S, "cam").verdict is Verdict.GOOD
+    assert guard.check(2 * S, "cam").verdict is Verdict.ACCEPTED
 
 
 def test_a_looping_bag_resets_once_and_on_its_second_image():
     found = verdicts(StampGuard(), [10, 11, 12, 3, 4, 5])
-    assert found == ["good"] * 3 + ["refused", "reset", "good"]
+    assert found == ["accepted"] * 3 + ["refused", "reset", "accepted"]
 
 
 def test_one_wrong_stamp_costs_one_image_and_no_reset():
@@ -133,25 +133,30 @@ def test_one_wrong_stamp_costs_one_image_and_no_reset():
 
 def test_a_gap_costs_one_image_and_a_slow_camera_none():
     gap = [10, 10.1, 10.2, 10.3, 60, 60.1, 60.2]
-    assert verdicts(StampGuard(), gap) == ["good"] * 4 + ["refused", "good", "good"]
-    assert verdicts(StampGuard(), [5.0 * k for k in range(1, 20)]) == ["good"] * 19
+    assert verdicts(StampGuard(), gap) == ["accepted"] * 4 + ["refused", "accepted", "accepted"]
+    assert verdicts(StampGuard(), [5.0 * k for k in range(1, 20)]) == ["accepted"] * 19
 
 
 def test_stragglers_are_dropped_but_a_small_step_back_is_followed():
-    assert verdicts(StampGuard(), [1.0, 1.2, 1.1, 1.3]) == ["good", "good", "refused", "good"]
+    assert verdicts(StampGuard(), [1.0, 1.2, 1.1, 1.3]) == [
+        "accepted",
+        "accepted",
+        "refused",
+        "accepted",
+    ]
     back = verdicts(StampGuard(), [5.0, *(4.5 + 0.01 * k for k in range(STRAGGLERS + 1))])
-    assert back == ["good"] + ["refused"] * (STRAGGLERS - 1) + ["reset", "good"]
+    assert back == ["accepted"] + ["refused"] * (STRAGGLERS - 1) + ["reset", "accepted"]
 
 
 def test_the_first_camera_is_kept_until_it_is_gone():
     guard = StampGuard()
-    guard.judge(S, "left")
+    guard.check(S, "left")
     for k in range(1, 30):  # both come: the second one never takes over
-        other = guard.judge(S + k * 10 * MS, "right")
+        other = guard.check(S + k * 10 * MS, "right")
         assert other.verdict is Verdict.REFUSED and "two cameras" in other.words
-        assert guard.judge(S + k * 10 * MS + 1, "left").verdict is Verdict.GOOD
-    alone = verdicts(guard, [3 + 0.1 * k for k in range(TAKE_OVER + 1)], "right")
-    assert alone == ["refused"] * (TAKE_OVER - 1) + ["reset", "good"]
+        assert guard.check(S + k * 10 * MS + 1, "left").verdict is Verdict.ACCEPTED
+    alone = verdicts(guard, [3 + 0.1 * k for k in range(CAMERA_CHANGE + 1)], "right")
+    assert alone == ["refused"] * (CAMERA_CHANGE - 1) + ["reset", "accepted"]
 
 
 # ---- bundles -------------------------------------------------------------------------------------
@@ -161,11 +166,11 @@ def test_a_bundle_needs_camera_info_and_says_so():
     inputs = Inputs(InputOptions())
     assert inputs.add("image", stamped(S), 0.0) == []
     assert inputs.missing() == {}  # it may be on its way
-    for second in range(2, 2 + PATIENCE):
+    for second in range(2, 2 + MISSING_AFTER_IMAGES):
         inputs.add("image", stamped(second * S), 0.0)
     assert "camera_info" in inputs.missing()["camera_info"]
     (bundle,) = inputs.add("camera_info", stamped(S, CameraInfo), 0.0)
-    assert bundle.stamp_ns == (1 + PATIENCE) * S and set(bundle.messages) == {
+    assert bundle.stamp_ns == (1 + MISSING_AFTER_IMAGES) * S and set(bundle.messages) == {
         "image",
         "camera_info",
     }
@@ -259,11 +264,12 @@ def test_odometry_that_jumps_back_starts_anew():
 def test_lossless_waits_for_odometry_around_the_image():
     inputs = Inputs(InputOptions(odom=True, lossless=True))
     inputs.add("camera_info", stamped(S, CameraInfo), 0.0)
-    for second in range(1, 1 + PATIENCE):
+    for second in range(1, 1 + MISSING_AFTER_IMAGES):
         inputs.add("image", stamped(second * S), 0.0)
     pose = [np.eye(4), np.eye(6)]
     assert inputs.add("odom", m.odometry_message(*pose, header(S - MS, "o"), "b"), 0.0) == []
     assert "queue: all" in inputs.missing()["odom"]
     assert (
-        len(inputs.add("odom", m.odometry_message(*pose, header(9 * S, "o"), "b"), 0.0)) == PATIENCE
+        len(inputs.add("odom", m.odometry_message(*pose, header(9 * S, "o"), "b"), 0.0))
+        == MISSING_AFTER_IMAGES
     )

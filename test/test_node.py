@@ -2,7 +2,9 @@
 
 import array
 import sys
+import traceback
 import types
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -32,9 +34,12 @@ from ros_bench import (
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
 from l2m_ros.frames import outputs
+from l2m_ros.frames.builder import FrameBuilder
 from l2m_ros.frames.messages import camera_info_message, header, read_cloud, read_pose, stamp_ns
 from l2m_ros.node import node as node_module
 from l2m_ros.node import publishers
+from l2m_ros.node.worker import Worker
+from l2m_ros.tracking.tracker import Tracker
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -79,13 +84,47 @@ def test_only_what_is_listened_to_is_computed(bench, monkeypatch):
 
     def spied(name, output):
         return outputs.Output(
-            output.type, lambda moment: made.append(name), output.depth, output.latched
+            output.type, lambda tracked: made.append(name), output.depth, output.latched
         )
 
     spies = {name: spied(name, output) for name, output in outputs.OUTPUTS.items()}
     monkeypatch.setattr(publishers, "OUTPUTS", spies)
     bench.wait(lambda: bench.send() and len(made) >= 5, every_s=0.03)
     assert set(made) == {"pose"}  # the bench listens to that alone
+
+
+def functions_on_the_stack() -> list[str]:
+    """Names of this package's functions that are running in this thread, outermost first."""
+    return [entry.name for entry in traceback.extract_stack() if "/l2m_ros/" in entry.filename]
+
+
+def test_the_path_of_one_image_is_short(bench, monkeypatch):
+    """docs/design.md lists the hops: what is nested between callback, worker and publisher."""
+    paths = {}
+    submit, build, process = Worker.submit, FrameBuilder.build, Tracker.process
+
+    def spied(name, function):
+        def call(self, *args):
+            paths[name] = [*functions_on_the_stack(), name]
+            return function(self, *args)
+
+        return call
+
+    monkeypatch.setattr(Worker, "submit", spied("submit", submit))
+    monkeypatch.setattr(FrameBuilder, "build", spied("build", build))
+    monkeypatch.setattr(Tracker, "process", spied("track", process))
+    pose = outputs.OUTPUTS["pose"]
+
+    def make(tracked):
+        paths["make"] = [*functions_on_the_stack(), "make"]
+        return pose.make(tracked)
+
+    monkeypatch.setitem(outputs.OUTPUTS, "pose", replace(pose, make=make))
+    bench.wait(lambda: bench.send() and "make" in paths, every_s=0.03)
+    assert paths["submit"] == ["on_message", "submit"]
+    assert paths["build"] == ["_run", "process", "build"]
+    assert paths["track"] == ["_run", "process", "track"]
+    assert paths["make"] == ["_run", "process", "publish", "make"]
 
 
 def test_every_output_against_the_truth(bench):
@@ -381,9 +420,9 @@ def fake_tf2_ros(sent, known):
 def test_tf_connects_odom_to_base_and_to_the_keyframe(monkeypatch):
     """base_link <- cam from TF: 0.3 m ahead and 0.5 m up, looking forward."""
     from l2m_ros.frames.messages import read_transform, transform_message
-    from l2m_ros.parameters.table import LOOKS_FORWARD, base_from_camera
+    from l2m_ros.parameters.table import FORWARD_LOOKING, base_from_camera
 
-    base_from_cam = base_from_camera({"base_from_camera": [0.3, 0.0, 0.5, *LOOKS_FORWARD[3:]]})
+    base_from_cam = base_from_camera({"base_from_camera": [0.3, 0.0, 0.5, *FORWARD_LOOKING[3:]]})
     sent, known = [], {}
     monkeypatch.setitem(sys.modules, "tf2_ros", fake_tf2_ros(sent, known))
     with Bench(publish_tf=True, base_from_tf=True) as bench:

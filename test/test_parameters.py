@@ -12,9 +12,9 @@ from l2m_ros.parameters.table import (
     PARAMETERS,
     base_from_camera,
     matcher_options,
-    refusal,
     tracker_options,
     unknown_names,
+    validation_error,
 )
 from l2m_ros.tracking.tracker import TrackerOptions
 
@@ -24,7 +24,7 @@ PRESETS = sorted(path for path in (ROOT / "config").glob("*.yaml"))
 
 
 def test_defaults_pass_their_own_checks():
-    assert refusal(DEFAULTS) is None
+    assert validation_error(DEFAULTS) is None
 
 
 def test_defaults_are_those_of_the_tracker():
@@ -38,18 +38,18 @@ def test_every_parameter_is_described_and_bounded(p):
     assert len(p.description) > 10 and not p.description.endswith(".")
     if type(p.default) in (int, float):
         assert p.low is not None and p.high is not None and p.low <= p.default <= p.high
-        assert p.refusal(type(p.default)(p.high)) is None
-        assert str(p.name) in p.refusal(type(p.default)(p.high + 1))
-        assert "at least" in p.refusal(type(p.default)(p.low - 1))
+        assert p.validation_error(type(p.default)(p.high)) is None
+        assert str(p.name) in p.validation_error(type(p.default)(p.high + 1))
+        assert "at least" in p.validation_error(type(p.default)(p.low - 1))
     if p.choices:
         assert p.default in p.choices
-        assert f"did you mean {p.choices[0]}?" in p.refusal(p.choices[0][:-1])
+        assert f"did you mean {p.choices[0]}?" in p.validation_error(p.choices[0][:-1])
 
 
 def test_a_parameter_of_another_type_is_refused():
-    assert "takes a whole number" in PARAMETERS["threads"].refusal("many")
-    assert "takes a number" in PARAMETERS["sync.slop_s"].refusal(True)
-    assert "must be a number" in PARAMETERS["sync.slop_s"].refusal(float("nan"))
+    assert "takes a whole number" in PARAMETERS["threads"].validation_error("many")
+    assert "takes a number" in PARAMETERS["sync.slop_s"].validation_error(True)
+    assert "must be a number" in PARAMETERS["sync.slop_s"].validation_error(float("nan"))
 
 
 def test_every_tracking_parameter_arrives():
@@ -67,7 +67,7 @@ def test_camera_on_its_base():
     assert (forward[:3, 0].round(9) == [0, -1, 0]).all()
     with pytest.raises(InvalidInput, match="7 numbers"):
         base_from_camera({"base_from_camera": [0.0] * 6})
-    assert "base_from_camera" in refusal({**DEFAULTS, "base_from_camera": [0.0] * 7})
+    assert "base_from_camera" in validation_error({**DEFAULTS, "base_from_camera": [0.0] * 7})
 
 
 def test_only_what_was_set_goes_to_the_matcher():
@@ -96,7 +96,7 @@ def test_configuration_files_hold_known_values_that_fit(path):
     values = flat(tree["/**"]["ros__parameters"])
     assert unknown_names(values) == []
     ours = {name: value for name, value in values.items() if name in PARAMETERS}
-    assert refusal({**DEFAULTS, **ours}) is None
+    assert validation_error({**DEFAULTS, **ours}) is None
 
 
 def test_matcher_yaml_explains_every_value():

@@ -115,7 +115,7 @@ def test_stereo_noise_follows_from_the_baseline():
     )
     # 0.25 px of disparity at f b = 500 px * 0.1 m.
     assert depths.noise.sigma_m(np.array(4.0)) == pytest.approx(0.25 * 16 / 50)
-    assert (depths.keyframe_share == 1).all()
+    assert (depths.keyframe_variance_factor == 1).all()
 
 
 def test_odometry_is_a_prior_on_the_translation():

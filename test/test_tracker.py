@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from l2m_ros.errors import InvalidInput
-from l2m_ros.tracking.gates import GateOptions, Motion, implausible
+from l2m_ros.tracking.gates import GateOptions, StampedPose, implausible_motion
 from l2m_ros.tracking.keyframes import (
     KeyframeOptions,
     KeyframePolicy,
@@ -224,11 +224,17 @@ def test_gates(shots):
     assert "tracking.max_sigma_m" in results[1].outcome.detail
     there = np.eye(4)
     there[0, 3] = 1.0
-    judged = implausible(Motion(0, np.eye(4)), Motion(10**7, there), GateOptions())
+    judged = implausible_motion(StampedPose(0, np.eye(4)), StampedPose(10**7, there), GateOptions())
     assert isinstance(judged, Lost)
     assert judged.reason is LostReason.IMPLAUSIBLE
-    assert implausible(Motion(0, np.eye(4)), Motion(10**9, there), GateOptions()) is None
-    assert implausible(Motion(10**9, np.eye(4)), Motion(0, there), GateOptions()) is None
+    assert (
+        implausible_motion(StampedPose(0, np.eye(4)), StampedPose(10**9, there), GateOptions())
+        is None
+    )
+    assert (
+        implausible_motion(StampedPose(10**9, np.eye(4)), StampedPose(0, there), GateOptions())
+        is None
+    )
 
 
 def test_keyframe_policy_has_hysteresis():
@@ -254,8 +260,8 @@ def test_keyframe_policy_refuses_blur():
     )
     assert sharpness(blurred) < 0.5 * sharpness(sharp)
     policy = KeyframePolicy(KeyframeOptions())
-    assert [policy.refusal(sharp) for _ in range(5)] == [None] * 5
-    assert "blurred" in policy.refusal(blurred)
+    assert [policy.rejection(sharp) for _ in range(5)] == [None] * 5
+    assert "blurred" in policy.rejection(blurred)
 
 
 def test_coverage_counts_cells():

@@ -15,7 +15,7 @@ from rosbags.typesys import Stores, get_typestore
 
 from l2m_ros.errors import InvalidInput
 from l2m_ros.frames.messages import NS_PER_S, UNKNOWN_VARIANCE, positive, quaternion
-from l2m_ros.frames.outputs import Moment, keyframe_name
+from l2m_ros.frames.outputs import FrameResult, keyframe_name
 from l2m_ros.types import FloatArray
 
 PLUGINS = {".mcap": StoragePlugin.MCAP, ".db3": StoragePlugin.SQLITE3}
@@ -25,7 +25,7 @@ METADATA_VERSION = 8  # what Humble to Lyrical read
 
 
 class PoseBag:
-    """`add` a moment: what the node would have published as pose, relative and odometry."""
+    """`add` a tracked frame: what the node would have published as pose, relative and odometry."""
 
     def __init__(self, writer: Writer) -> None:
         self._types = get_typestore(Stores.ROS2_JAZZY)
@@ -39,25 +39,25 @@ class PoseBag:
             )
         }
 
-    def add(self, moment: Moment) -> None:
-        found, kept, names = moment.result.pose, moment.result.keyframe, moment.names
+    def add(self, tracked: FrameResult) -> None:
+        found, kept, names = tracked.result.pose, tracked.result.keyframe, tracked.names
         if found is None or kept is None:
             return
         T, P = found.keyframe_from_camera, found.covariance
-        self._write(moment, "/l2m/pose", self._stamped(moment, names.keyframe, T, P))
-        parent = keyframe_name(moment, kept)
-        self._write(moment, "/l2m/relative", self._odometry(moment, parent, T, P))
-        if moment.camera_in_odom is not None:
-            message = self._odometry(moment, names.odom, *moment.camera_in_odom)
-            self._write(moment, "/l2m/odometry", message)
+        self._write(tracked, "/l2m/pose", self._stamped(tracked, names.keyframe, T, P))
+        parent = keyframe_name(tracked, kept)
+        self._write(tracked, "/l2m/relative", self._odometry(tracked, parent, T, P))
+        if tracked.camera_in_odom is not None:
+            message = self._odometry(tracked, names.odom, *tracked.camera_in_odom)
+            self._write(tracked, "/l2m/odometry", message)
 
-    def _write(self, moment: Moment, topic: str, message: Any) -> None:
+    def _write(self, tracked: FrameResult, topic: str, message: Any) -> None:
         connection = self._connections[topic]
         raw = self._types.serialize_cdr(message, connection.msgtype)
-        self._writer.write(connection, moment.stamp_ns, raw)
+        self._writer.write(connection, tracked.stamp_ns, raw)
 
-    def _header(self, moment: Moment, frame_id: str) -> Any:
-        sec, nanosec = divmod(moment.stamp_ns, NS_PER_S)
+    def _header(self, tracked: FrameResult, frame_id: str) -> Any:
+        sec, nanosec = divmod(tracked.stamp_ns, NS_PER_S)
         time = self._types.types["builtin_interfaces/msg/Time"](sec=sec, nanosec=nanosec)
         return self._types.types["std_msgs/msg/Header"](stamp=time, frame_id=frame_id)
 
@@ -70,11 +70,11 @@ class PoseBag:
             pose=pose, covariance=positive(covariance).ravel()
         )
 
-    def _stamped(self, moment: Moment, frame_id: str, T: FloatArray, P: FloatArray) -> Any:
-        head = self._header(moment, frame_id)
+    def _stamped(self, tracked: FrameResult, frame_id: str, T: FloatArray, P: FloatArray) -> Any:
+        head = self._header(tracked, frame_id)
         return self._types.types[POSE](header=head, pose=self._pose(T, P))
 
-    def _odometry(self, moment: Moment, frame_id: str, T: FloatArray, P: FloatArray) -> Any:
+    def _odometry(self, tracked: FrameResult, frame_id: str, T: FloatArray, P: FloatArray) -> Any:
         types = self._types.types
         zero = types["geometry_msgs/msg/Vector3"](0.0, 0.0, 0.0)
         twist = types["geometry_msgs/msg/TwistWithCovariance"](
@@ -82,8 +82,8 @@ class PoseBag:
             covariance=(UNKNOWN_VARIANCE * np.eye(6)).ravel(),
         )
         return types[ODOMETRY](
-            header=self._header(moment, frame_id),
-            child_frame_id=moment.frame_id,
+            header=self._header(tracked, frame_id),
+            child_frame_id=tracked.frame_id,
             pose=self._pose(T, P),
             twist=twist,
         )

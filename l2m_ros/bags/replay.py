@@ -1,6 +1,6 @@
 """A recorded bag as the node would have seen it: no ROS graph, no rclpy, faster than real time.
 
-    messages of the bag, in its order -> Inputs -> Pipeline -> Moment
+    messages of the bag, in its order -> Inputs -> FrameBuilder -> Tracker -> FrameResult
 
 The same parts as the node's with `queue: all`, so the results are the same.
 """
@@ -18,7 +18,7 @@ from rosbags.highlevel import AnyReader, AnyReaderError
 from rosbags.typesys import Stores, get_typestore
 
 from l2m_ros.errors import InvalidInput
-from l2m_ros.frames.builder import FrameBuilder, FrameRefused, Pipeline, is_rectified
+from l2m_ros.frames.builder import FrameBuilder, is_rectified
 from l2m_ros.frames.inputs import (
     CAMERA_INFO,
     DEPTH,
@@ -30,7 +30,7 @@ from l2m_ros.frames.inputs import (
     Inputs,
 )
 from l2m_ros.frames.messages import read_transform, stamp_ns
-from l2m_ros.frames.outputs import FrameNames, Moment
+from l2m_ros.frames.outputs import FrameNames, FrameResult
 from l2m_ros.matching.catalogue import load_matcher
 from l2m_ros.parameters.table import Values, base_from_camera, matcher_options, tracker_options
 from l2m_ros.tracking.tracker import Tracker
@@ -55,7 +55,7 @@ class BagTopics:
 
     def inputs(self) -> dict[str, str]:
         """The node's input by topic of the bag."""
-        named = {
+        topics = {
             IMAGE: self.image,
             CAMERA_INFO: self.camera_info,
             DEPTH: self.depth,
@@ -63,7 +63,7 @@ class BagTopics:
             RIGHT_INFO: self.right_camera_info,
             ODOM: self.odom,
         }
-        return {topic: role for role, topic in named.items() if topic}
+        return {topic: name for name, topic in topics.items() if topic}
 
 
 class Bag:
@@ -75,15 +75,17 @@ class Bag:
         self.types = {c.topic: c.msgtype for c in reader.connections}
 
     def messages(self, topics: list[str]) -> Iterator[tuple[str, Any]]:
-        for connection, _, raw in self._reader.messages(connections=self._chosen(topics)):
+        for connection, _, raw in self._reader.messages(connections=self._connections(topics)):
             yield connection.topic, self._reader.deserialize(raw, connection.msgtype)
 
     def raw_messages(self, topics: list[str]) -> Iterator[tuple[str, int, bytes]]:
         """(topic, nanoseconds when it was recorded, CDR)."""
-        for connection, time_ns, raw in self._reader.messages(connections=self._chosen(topics)):
+        for connection, time_ns, raw in self._reader.messages(
+            connections=self._connections(topics)
+        ):
             yield connection.topic, time_ns, raw
 
-    def _chosen(self, topics: list[str]) -> list[Any]:
+    def _connections(self, topics: list[str]) -> list[Any]:
         return [c for c in self._reader.connections if c.topic in topics]
 
     def span_ns(self) -> tuple[int, int]:
@@ -113,27 +115,29 @@ def find_topics(bag: Bag, given: dict[str, str | None]) -> BagTopics:
     for topic in filter(None, given.values()):
         if topic not in bag.types:
             raise InvalidInput(f"{bag.path}: no topic {topic}; it holds {_listing(bag)}")
-    image = given.get("image") or _only(bag, "an image", IMAGES, without=DEPTH_WORDS + OTHER_WORDS)
-    right = given.get("right_image") or _any(bag, IMAGES, ("right", "cam1"), without=DEPTH_WORDS)
+    image = given.get("image") or _single(
+        bag, "an image", IMAGES, without=DEPTH_WORDS + OTHER_WORDS
+    )
+    right = given.get("right_image") or _first(bag, IMAGES, ("right", "cam1"), without=DEPTH_WORDS)
     chosen = {
         "image": image,
         "camera_info": given.get("camera_info") or _info_of(bag, image),
-        "depth": given.get("depth") or _any(bag, IMAGES[:1], ("depth",)),
+        "depth": given.get("depth") or _first(bag, IMAGES[:1], ("depth",)),
         "right_image": right,
         "right_camera_info": given.get("right_camera_info") or (right and _info_of(bag, right)),
-        "odom": given.get("odom") or _any(bag, ("nav_msgs/msg/Odometry",), ("odom",)),
+        "odom": given.get("odom") or _first(bag, ("nav_msgs/msg/Odometry",), ("odom",)),
     }
     return BagTopics(**{field.name: chosen[field.name] for field in fields(BagTopics)})
 
 
-def _any(
+def _first(
     bag: Bag, types: tuple[str, ...], words: tuple[str, ...], without: tuple[str, ...] = ()
 ) -> str | None:
     """The first topic of these types whose name holds one of the words."""
     return next((t for t in _of_type(bag, types, without) if any(w in t for w in words)), None)
 
 
-def _only(bag: Bag, what: str, types: tuple[str, ...], without: tuple[str, ...]) -> str:
+def _single(bag: Bag, what: str, types: tuple[str, ...], without: tuple[str, ...]) -> str:
     found = _of_type(bag, types, without)
     if len(found) != 1:
         these = ", ".join(found) or "none"
@@ -166,21 +170,26 @@ def _listing(bag: Bag) -> str:
     return ", ".join(f"{topic} ({kind})" for topic, kind in sorted(bag.types.items()))
 
 
-def replay(bag: Bag, topics: BagTopics, values: Values) -> Iterator[Moment]:
+def replay(bag: Bag, topics: BagTopics, values: Values) -> Iterator[FrameResult]:
     """Every frame of the bag, tracked; frames whose messages make no frame are left out."""
     inputs = Inputs(_input_options(topics, values))
-    pipeline = _pipeline(topics, values, inputs)
+    builder = FrameBuilder(rectified=is_rectified(values["rectified"], topics.image))
+    matcher = load_matcher(values["model"], **matcher_options(values))
+    tracker = Tracker(matcher, tracker_options(values))
     base = base_from_camera(values)
     names = FrameNames(values["frames.odom"], values["frames.base"], values["frames.keyframe"])
-    roles = topics.inputs()
-    for topic, message in bag.messages(list(roles)):
-        for bundle in inputs.add(roles[topic], message, received_s=0.0):
+    input_of_topic = topics.inputs()
+    for topic, message in bag.messages(list(input_of_topic)):
+        for bundle in inputs.add(input_of_topic[topic], message, received_s=0.0):
+            if bundle.reset:
+                tracker.reset()
             try:
-                done = pipeline.process(bundle)
-            except FrameRefused as error:
+                frame = builder.build(bundle)
+            except InvalidInput as error:
                 print(f"frame at {bundle.stamp_ns} left out: {error}", file=sys.stderr)
                 continue
-            yield Moment(done.result, names, base)
+            result = tracker.process(frame, inputs.odometry_at(frame.stamp_ns))
+            yield FrameResult(result, names, base)
 
 
 def _input_options(topics: BagTopics, values: Values) -> InputOptions:
@@ -191,13 +200,6 @@ def _input_options(topics: BagTopics, values: Values) -> InputOptions:
         slop_ns=round(values["sync.slop_s"] * 1e9),
         lossless=True,
     )
-
-
-def _pipeline(topics: BagTopics, values: Values, inputs: Inputs) -> Pipeline:
-    matcher = load_matcher(values["model"], **matcher_options(values))
-    rectified = is_rectified(values["rectified"], topics.image)
-    tracker = Tracker(matcher, tracker_options(values))
-    return Pipeline(tracker, FrameBuilder(rectified=rectified), inputs.odometry.at)
 
 
 def read_truth(bag: Bag, topic: str) -> tuple[list[int], list[FloatArray]]:

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import rerun as rr
 
-from l2m_ros.frames.outputs import Moment, matches_picture, points_m
+from l2m_ros.frames.outputs import FrameResult, matches_picture, points_m
 from l2m_ros.types import ByteArray, FloatArray
 
 PATH_COLOUR = (42, 120, 214)
 
 
 class Viewer:
-    """`show` a moment, or log its parts; to a window, or to a file that the viewer opens later."""
+    """`show` a tracked frame, or log its parts; to a window, or to a file for the viewer."""
 
     def __init__(self, title: str, save: Path | None = None) -> None:
         rr.init("l2m_ros", recording_id=title, spawn=save is None)
@@ -23,21 +23,21 @@ class Viewer:
         rr.log("world", rr.ViewCoordinates.FLU, static=True)
         self._path: list[FloatArray] = []
 
-    def show(self, moment: Moment) -> None:
+    def show(self, tracked: FrameResult) -> None:
         """Everything known of one tracked frame."""
-        result = moment.result
-        self.at(moment.stamp_ns)
+        result = tracked.result
+        self.at(tracked.stamp_ns)
         rr.log("state", rr.TextLog(f"{result.state.value}: {result.reason}"))
-        if moment.camera_in_odom is not None:
+        if tracked.camera_in_odom is not None:
             K = result.frame.camera.K
-            self.camera(moment.camera_in_odom[0], K, result.frame.rgb)
-        picture = matches_picture(moment)
+            self.camera(tracked.camera_in_odom[0], K, result.frame.rgb)
+        picture = matches_picture(tracked)
         if picture is not None:
             self.matches(picture)
         kept, pairs = result.keyframe, result.correspondences
-        if kept is not None and pairs is not None and moment.base_from_camera is not None:
-            world_from_keyframe = moment.base_from_camera @ kept.odom_from_keyframe
-            self.points(points_m(pairs, kept, moment), world_from_keyframe, pairs.confidence)
+        if kept is not None and pairs is not None and tracked.base_from_camera is not None:
+            world_from_keyframe = tracked.base_from_camera @ kept.odom_from_keyframe
+            self.points(points_m(pairs, kept, tracked), world_from_keyframe, pairs.confidence)
 
     def at(self, stamp_ns: int) -> None:
         rr.set_time("stamp", timestamp=np.datetime64(stamp_ns, "ns"))

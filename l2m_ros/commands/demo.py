@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from l2m_ros.errors import L2MError
 
 if TYPE_CHECKING:
-    from l2m_ros.node.listener import Heard
+    from l2m_ros.node.output_recorder import RecordedOutputs
     from l2m_ros.workshop.evaluation.tracking_report import TrackedRun
 
 RATE_HZ = 8.0  # what `lite` keeps up with beside the player on two cores
@@ -93,19 +93,19 @@ def _simulated(options: DemoOptions) -> Path:
 
 
 def _over_dds(options: DemoOptions, bag: Path) -> TrackedRun:
-    """The node in a process of its own, the bag played at real time, its poses heard."""
-    from l2m_ros.node.listener import Listener
+    """The node in a process of its own, the bag played at real time, its poses recorded."""
+    from l2m_ros.node.output_recorder import OutputRecorder
     from l2m_ros.node.player import Player
 
     os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
     log = options.out / "node.log"
     with _node_process(options, log) as process, _spinning_node() as node:
-        listener = Listener(node)
+        recorder = OutputRecorder(node)
         player = Player(node, bag, REMAPPED.values())
-        _wait_until_ready(listener.heard, process, log)
-        _play(player, listener, bag)
+        _wait_until_ready(recorder.recorded, process, log)
+        _play(player, recorder, bag)
         time.sleep(LAST_WORDS_S)
-    return _run_of(options, bag, listener.heard)
+    return _run_of(options, bag, recorder.recorded)
 
 
 @contextlib.contextmanager
@@ -149,10 +149,12 @@ def _node_process(options: DemoOptions, log: Path) -> Iterator[subprocess.Popen[
             process.kill()
 
 
-def _wait_until_ready(heard: Heard, process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_until_ready(
+    recorded: RecordedOutputs, process: subprocess.Popen[bytes], log: Path
+) -> None:
     """Until the node is active and hears the player; its own diagnostics say so."""
     deadline = time.monotonic() + READY_S
-    while heard.diagnostics.get("lifecycle") != "active":
+    while recorded.diagnostics.get("lifecycle") != "active":
         if process.poll() is not None or time.monotonic() > deadline:
             tail = " | ".join(log.read_text(errors="replace").splitlines()[-3:])
             raise L2MError(f"the node did not start; {log} ends with: {tail}")
@@ -160,7 +162,7 @@ def _wait_until_ready(heard: Heard, process: subprocess.Popen[bytes], log: Path)
     time.sleep(min(DISCOVERY_S, 2.0))
 
 
-def _play(player: Any, listener: Any, bag: Path) -> None:
+def _play(player: Any, recorder: Any, bag: Path) -> None:
     from l2m_ros.bags.replay import open_bag
     from l2m_ros.progress import progress
 
@@ -177,13 +179,13 @@ def _play(player: Any, listener: Any, bag: Path) -> None:
             done_s = now_s
             if pictures and stamp_ns >= pictures[0]:
                 pictures.pop(0)
-                listener.want_picture()
+                recorder.request_picture()
 
         player.play(after_each=after_each)
 
 
-def _run_of(options: DemoOptions, bag: Path, heard: Heard) -> TrackedRun:
-    """What was heard, beside the bag's truth."""
+def _run_of(options: DemoOptions, bag: Path, recorded: RecordedOutputs) -> TrackedRun:
+    """What was recorded, beside the bag's truth."""
     import numpy as np
 
     from l2m_ros.bags.replay import GROUND_TRUTH, open_bag, read_truth
@@ -198,22 +200,22 @@ def _run_of(options: DemoOptions, bag: Path, heard: Heard) -> TrackedRun:
     lead = f"{options.scene}, {options.path}: {frames} frames over real DDS, model {options.model}"
     tracked = TrackedRun("l2m_ros demo", lead, frames=frames)
     tracked.truth = Trajectory(np.array(stamps), np.array(poses))
-    for stamp, (name, T, covariance) in sorted(heard.relative.items()):
-        if name in heard.keyframes:
-            tracked.posed.append(PosedFrame(stamp, heard.keyframes[name], T, covariance))
-    tracked.chained = sorted(heard.odometry.items(), key=lambda item: item[0])
-    tracked.keyframes = len(heard.keyframes)
-    tracked.pictures = [(rgb, "~/matches as the node draws it") for rgb in heard.pictures]
-    _add_diagnostics(tracked, heard, frames)
-    tracked.unposed_stamps_ns = sorted(set(stamps[1:]) - set(heard.relative))
+    for stamp, (name, T, covariance) in sorted(recorded.relative.items()):
+        if name in recorded.keyframes:
+            tracked.posed.append(PosedFrame(stamp, recorded.keyframes[name], T, covariance))
+    tracked.chained = sorted(recorded.odometry.items(), key=lambda item: item[0])
+    tracked.keyframes = len(recorded.keyframes)
+    tracked.pictures = [(rgb, "~/matches as the node draws it") for rgb in recorded.pictures]
+    _add_diagnostics(tracked, recorded, frames)
+    tracked.unposed_stamps_ns = sorted(set(stamps[1:]) - set(recorded.relative))
     if seconds > 0:
-        tracked.rate_hz = len(heard.relative) / seconds
+        tracked.rate_hz = len(recorded.relative) / seconds
     return tracked
 
 
-def _add_diagnostics(tracked: TrackedRun, heard: Heard, frames: int) -> None:
+def _add_diagnostics(tracked: TrackedRun, recorded: RecordedOutputs, frames: int) -> None:
     """Counts and latencies that only the node knows."""
-    values = heard.diagnostics
+    values = recorded.diagnostics
     source = values.get("scale_source", "none")
     if source != "none":
         tracked.scale_sources[source] = len(tracked.posed)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from l2m_ros.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from l2m_ros.frames.outputs import Moment
+    from l2m_ros.frames.outputs import FrameResult
     from l2m_ros.workshop.evaluation.tracking_report import TrackedRun
     from l2m_ros.workshop.evaluation.trajectory import Trajectory
 
@@ -74,7 +74,7 @@ def _check_outputs(args: argparse.Namespace) -> None:
             raise InvalidInput(f"{path} exists; name another one, or add --force")
 
 
-def moments(args: argparse.Namespace) -> Iterator[Moment]:
+def tracked_frames(args: argparse.Namespace) -> Iterator[FrameResult]:
     """Every frame of the bag, tracked, with progress shown."""
     from l2m_ros.bags import replay as bags
     from l2m_ros.parameters.file import parameter_values
@@ -96,7 +96,7 @@ def _tracked(args: argparse.Namespace) -> TrackedRun:
     tracked.truth = _truth(args)
     tracked.truth_sigma = TruthSigma.parse(args.truth_sigma)
     with contextlib.ExitStack() as stack:
-        sinks = [lambda moment: add_moment(tracked, moment)]
+        sinks = [lambda frame: add_frame(tracked, frame)]
         if args.out_bag is not None:
             bag = stack.enter_context(write_pose_bag(args.out_bag, force=args.force))
             sinks.append(bag.add)
@@ -104,17 +104,17 @@ def _tracked(args: argparse.Namespace) -> TrackedRun:
             from l2m_ros.bags.rerun_view import Viewer
 
             sinks.append(Viewer(tracked.title).show)
-        for moment in moments(args):
+        for frame in tracked_frames(args):
             for sink in sinks:
-                sink(moment)
+                sink(frame)
     return tracked
 
 
-def add_moment(run: TrackedRun, moment: Moment) -> None:
+def add_frame(run: TrackedRun, frame: FrameResult) -> None:
     """One more frame of the run."""
     from l2m_ros.workshop.evaluation.tracking import PosedFrame
 
-    result, stamp_ns = moment.result, moment.stamp_ns
+    result, stamp_ns = frame.result, frame.stamp_ns
     run.frames += 1
     run.keyframes += result.new_keyframe
     run.add_stages(result.stages_ms)
@@ -125,8 +125,8 @@ def add_moment(run: TrackedRun, moment: Moment) -> None:
     else:
         run.unposed[result.why_not_posed] += 1
         run.unposed_stamps_ns.append(stamp_ns)
-    if moment.camera_in_odom is not None:
-        run.chained.append((stamp_ns, moment.camera_in_odom[0]))
+    if frame.camera_in_odom is not None:
+        run.chained.append((stamp_ns, frame.camera_in_odom[0]))
 
 
 def _truth(args: argparse.Namespace) -> Trajectory | None:

@@ -27,6 +27,6 @@ def run(args: argparse.Namespace) -> int | None:
         from l2m_ros.node.live_view import show_node
 
         return show_node(viewer)
-    for moment in replay.moments(args):
-        viewer.show(moment)
+    for frame in replay.tracked_frames(args):
+        viewer.show(frame)
     return None

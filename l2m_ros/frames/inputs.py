@@ -4,7 +4,7 @@
     depth ──────────┼─ synchroniser ── waits for camera_info (and, lossless, for odom) ── Bundle
     right/image ────┘
 
-What is missing or late is told by the topic's name.
+Missing and late topics are reported by name.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ RIGHT, RIGHT_INFO, ODOM = "right/image", "right/camera_info", "odom"
 TOPICS = (IMAGE, CAMERA_INFO, DEPTH, RIGHT, RIGHT_INFO, ODOM)
 NEAREST_ODOM_NS = 50_000_000  # an odometry this close stands in where none brackets the image
 ODOM_KEPT = 2000  # 10 s at 200 Hz
-# So many images, and so long by their stamps, without a complete set before it is said what they
-# wait for: on a busy machine messages of one moment arrive up to 0.4 s apart.
-PATIENCE = 3
-PATIENCE_NS = 1_000_000_000
+# Images without a complete set, and nanoseconds by their stamps, before the missing topic is
+# reported: on a busy machine messages of one stamp arrive up to 0.4 s apart.
+MISSING_AFTER_IMAGES = 3
+MISSING_AFTER_NS = 1_000_000_000
 
-Note = Callable[[str, "str | None"], None]  # (key, words or None = good again)
+Report = Callable[[str, "str | None"], None]  # (key, words or None = good again)
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class InputOptions:
 
 @dataclass(frozen=True)
 class Bundle:
-    """The messages of one moment."""
+    """The messages that make one frame."""
 
     stamp_ns: int
     messages: MessageSet  # by topic; camera_info included
@@ -63,12 +63,12 @@ class Bundle:
 class Inputs:
     """Takes messages in any order; gives bundles in the order of the images."""
 
-    def __init__(self, options: InputOptions, note: Note = lambda key, words: None) -> None:
+    def __init__(self, options: InputOptions, report: Report = lambda key, words: None) -> None:
         self.options = options
         self.odometry = OdometryBuffer()
         self.refused = 0
         self._given_up = 0  # images that waited and were let go
-        self._note = note
+        self._report = report
         self._guard = StampGuard()
         self._infos: MessageSet = {}
         self._received_s: dict[int, float] = {}
@@ -77,22 +77,24 @@ class Inputs:
         self._unmatched = 0  # images since the last bundle
         self._matched_ns = 0  # stamp of the last bundle, or of the first image
         self._newest_ns: dict[str, int] = {}
-        self._connect()
+        self._make_synchroniser()
 
-    def _connect(self) -> None:
+    def _make_synchroniser(self) -> None:
         o = self.options
-        self._joint = make_synchroniser(o.synchronised, slop_ns=o.slop_ns, lossless=o.lossless)
+        self._synchroniser = make_synchroniser(
+            o.synchronised, slop_ns=o.slop_ns, lossless=o.lossless
+        )
 
     @property
     def unpaired(self) -> int:
         """Images given up because their camera_info, depth or right image did not come in time."""
-        return self._given_up + self._joint.unpaired
+        return self._given_up + self._synchroniser.unpaired
 
     def reconfigure(self, options: InputOptions) -> None:
         """Other topics or another slop; half-made sets are given up."""
         self.options = options
-        self._given_up += self._joint.unpaired
-        self._connect()
+        self._given_up += self._synchroniser.unpaired
+        self._make_synchroniser()
 
     def add(self, topic: str, message: Any, received_s: float) -> list[Bundle]:
         """The bundles that this message completed."""
@@ -104,24 +106,24 @@ class Inputs:
             return self._release()
         if topic not in self.options.synchronised:
             return []
-        if topic == IMAGE and not self._admit(message, received_s):
+        if topic == IMAGE and not self._accept_image(message, received_s):
             return []
         stamp = self._newest_ns[topic] = stamp_ns(message)
         if topic == IMAGE:
             self._unmatched += 1
             self._matched_ns = self._matched_ns or stamp
-        self._pending.extend(self._joint.add(topic, message))
+        self._pending.extend(self._synchroniser.add(topic, message))
         return self._release()
 
-    def _admit(self, message: Any, received_s: float) -> bool:
+    def _accept_image(self, message: Any, received_s: float) -> bool:
         stamp = stamp_ns(message)
-        judgement = self._guard.judge(stamp, message.header.frame_id)
-        self._note("stamps", judgement.words or None)
-        if judgement.verdict is Verdict.REFUSED:
+        check = self._guard.check(stamp, message.header.frame_id)
+        self._report("stamps", check.words or None)
+        if check.verdict is Verdict.REFUSED:
             self.refused += 1
             return False
-        if judgement.verdict is Verdict.RESET:
-            self._joint.forget(stamp)
+        if check.verdict is Verdict.RESET:
+            self._synchroniser.forget(stamp)
             self.odometry.forget(stamp)
             self._pending.clear()
             self._received_s.clear()
@@ -157,10 +159,14 @@ class Inputs:
         waits_for_odom = self.options.odom and self.options.lossless
         return not waits_for_odom or self.odometry.newest_ns >= stamp
 
+    def odometry_at(self, stamp: int) -> OdometrySample | None:
+        """Odometry at an image's stamp; None where it is unknown or not to be used."""
+        return self.odometry.at(stamp) if self.options.odom else None
+
     def missing(self) -> dict[str, str]:
-        """What frames wait for, in words, by topic."""
+        """The topics that frames wait for, each with a message for the diagnostics."""
         waited_ns = self._newest_ns.get(IMAGE, 0) - self._matched_ns
-        if self._unmatched < PATIENCE or waited_ns < PATIENCE_NS:
+        if self._unmatched < MISSING_AFTER_IMAGES or waited_ns < MISSING_AFTER_NS:
             return {}
         o, words = self.options, {}
         if CAMERA_INFO not in self._infos:
@@ -223,6 +229,6 @@ class OdometryBuffer:
 
 
 def interpolated(a: OdometrySample, b: OdometrySample, stamp: int) -> OdometrySample:
-    share = (stamp - a.stamp_ns) / (b.stamp_ns - a.stamp_ns)
-    pose = se3.interpolate(a.odom_from_base, b.odom_from_base, share)
-    return OdometrySample(stamp, pose, (1 - share) * a.covariance + share * b.covariance)
+    weight = (stamp - a.stamp_ns) / (b.stamp_ns - a.stamp_ns)
+    pose = se3.interpolate(a.odom_from_base, b.odom_from_base, weight)
+    return OdometrySample(stamp, pose, (1 - weight) * a.covariance + weight * b.covariance)

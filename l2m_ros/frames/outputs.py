@@ -1,6 +1,6 @@
-"""What may be published of one frame: pure functions from a tracked frame to messages.
+"""The node's outputs: pure functions from a tracked frame to a message (None: nothing to send).
 
-A pose goes out only if it is metric and trusted (`TrackResult.pose`); None = nothing to publish.
+A pose is published only if it is metric and passed the gates (`TrackResult.pose`).
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class FrameNames:
 
 
 @dataclass(frozen=True)
-class Moment:
-    """A tracked frame with what the messages about it need."""
+class FrameResult:
+    """A tracked frame, and what else its messages need."""
 
     result: TrackResult
     names: FrameNames = FrameNames()
@@ -78,49 +78,49 @@ class Moment:
         ]
 
 
-def pose(moment: Moment) -> Any:
+def pose(tracked: FrameResult) -> Any:
     """geometry_msgs/PoseWithCovarianceStamped: the camera in the keyframe."""
-    found = moment.result.pose
+    found = tracked.result.pose
     if found is None:
         return None
-    head = header(moment.stamp_ns, moment.names.keyframe)
+    head = header(tracked.stamp_ns, tracked.names.keyframe)
     return pose_message(found.keyframe_from_camera, found.covariance, head)
 
 
-def relative(moment: Moment) -> Any:
+def relative(tracked: FrameResult) -> Any:
     """nav_msgs/Odometry: the same, naming the very keyframe, for graphs of poses."""
-    found, keyframe = moment.result.pose, moment.result.keyframe
+    found, keyframe = tracked.result.pose, tracked.result.keyframe
     if found is None or keyframe is None:
         return None
-    head = header(moment.stamp_ns, keyframe_name(moment, keyframe))
-    return odometry_message(found.keyframe_from_camera, found.covariance, head, moment.frame_id)
+    head = header(tracked.stamp_ns, keyframe_name(tracked, keyframe))
+    return odometry_message(found.keyframe_from_camera, found.covariance, head, tracked.frame_id)
 
 
-def keyframe_name(moment: Moment, keyframe: Keyframe) -> str:
-    return f"{moment.names.keyframe}/{keyframe.id}"
+def keyframe_name(tracked: FrameResult, keyframe: Keyframe) -> str:
+    return f"{tracked.names.keyframe}/{keyframe.id}"
 
 
-def odometry(moment: Moment) -> Any:
+def odometry(tracked: FrameResult) -> Any:
     """nav_msgs/Odometry: keyframes chained, the camera in odom."""
-    if moment.camera_in_odom is None:
+    if tracked.camera_in_odom is None:
         return None
-    head = header(moment.stamp_ns, moment.names.odom)
-    return odometry_message(*moment.camera_in_odom, head, moment.frame_id)
+    head = header(tracked.stamp_ns, tracked.names.odom)
+    return odometry_message(*tracked.camera_in_odom, head, tracked.frame_id)
 
 
-def correspondences(moment: Moment) -> Any:
+def correspondences(tracked: FrameResult) -> Any:
     """sensor_msgs/PointCloud2 in the keyframe's frame, CLOUD_FIELDS per point."""
-    pairs, keyframe = moment.result.correspondences, moment.result.keyframe
+    pairs, keyframe = tracked.result.correspondences, tracked.result.keyframe
     if pairs is None or keyframe is None:
         return None
     columns = np.empty((len(pairs), len(CLOUD_FIELDS)), np.float32)
-    columns[:, :3] = points_m(pairs, keyframe, moment)
+    columns[:, :3] = points_m(pairs, keyframe, tracked)
     columns[:, 3:5], columns[:, 5:7] = pairs.query_px, pairs.keyframe_px
     columns[:, 7] = pairs.confidence
-    return cloud_message(columns, header(moment.stamp_ns, moment.names.keyframe))
+    return cloud_message(columns, header(tracked.stamp_ns, tracked.names.keyframe))
 
 
-def points_m(pairs: Correspondences, keyframe: Keyframe, moment: Moment) -> FloatArray:
+def points_m(pairs: Correspondences, keyframe: Keyframe, tracked: FrameResult) -> FloatArray:
     """(N, 3) in the keyframe's frame by its depth, else by triangulation; NaN where unknown."""
     camera = keyframe.frame.camera
     depth = keyframe.frame.depth if keyframe.frame.depth is not None else keyframe.stereo_depth
@@ -128,13 +128,13 @@ def points_m(pairs: Correspondences, keyframe: Keyframe, moment: Moment) -> Floa
         finite = np.nan_to_num(pairs.keyframe_px, nan=0.0)
         u, v = np.rint(finite).astype(int).T
         z = depth[v.clip(0, camera.height - 1), u.clip(0, camera.width - 1)]
-    elif isinstance(moment.result.outcome, MetricPose):
-        camera_from_keyframe = np.linalg.inv(moment.result.outcome.keyframe_from_camera)
+    elif isinstance(tracked.result.outcome, MetricPose):
+        camera_from_keyframe = np.linalg.inv(tracked.result.outcome.keyframe_from_camera)
         z = triangulate(
             pairs.keyframe_px,
             pairs.query_px,
             camera,
-            moment.result.frame.camera,
+            tracked.result.frame.camera,
             camera_from_keyframe,
         )
     else:
@@ -142,34 +142,34 @@ def points_m(pairs: Correspondences, keyframe: Keyframe, moment: Moment) -> Floa
     return unproject(camera, pairs.keyframe_px) * z[:, None]
 
 
-def warp(moment: Moment) -> Any:
+def warp(tracked: FrameResult) -> Any:
     """sensor_msgs/Image 32FC2: pixel of the keyframe per cell of the frame; NaN where invalid."""
-    match = moment.result.match
+    match = tracked.result.match
     if not isinstance(match, DenseMatch):
         return None
-    return image_message(match.warp_px, "32FC2", header(moment.stamp_ns, moment.frame_id))
+    return image_message(match.warp_px, "32FC2", header(tracked.stamp_ns, tracked.frame_id))
 
 
-def certainty(moment: Moment) -> Any:
+def certainty(tracked: FrameResult) -> Any:
     """sensor_msgs/Image 32FC1 in [0, 1], on the grid of ~/warp; NaN where the warp is."""
-    match = moment.result.match
+    match = tracked.result.match
     if not isinstance(match, DenseMatch):
         return None
     undefined = np.isnan(match.warp_px[..., 0])
     values = np.where(undefined, np.float32(np.nan), match.certainty)
-    return image_message(values, "32FC1", header(moment.stamp_ns, moment.frame_id))
+    return image_message(values, "32FC1", header(tracked.stamp_ns, tracked.frame_id))
 
 
-def matches_picture(moment: Moment) -> ByteArray | None:
+def matches_picture(tracked: FrameResult) -> ByteArray | None:
     """The frame beside its keyframe, for people."""
-    result = moment.result
+    result = tracked.result
     if result.keyframe is None:
         return None
     found = result.pose
     caption = Caption(
         state=result.state.value,
         detail=result.reason,
-        rate_hz=moment.rate_hz,
+        rate_hz=tracked.rate_hz,
         scale=found.scale_source if found else "no pose",
     )
     return tracking_picture(
@@ -181,20 +181,20 @@ def matches_picture(moment: Moment) -> ByteArray | None:
     )
 
 
-def matches(moment: Moment) -> Any:
+def matches(tracked: FrameResult) -> Any:
     """sensor_msgs/Image rgb8: a picture for people."""
-    picture = matches_picture(moment)
+    picture = matches_picture(tracked)
     if picture is None:
         return None
-    return image_message(picture, "rgb8", header(moment.stamp_ns, moment.frame_id))
+    return image_message(picture, "rgb8", header(tracked.stamp_ns, tracked.frame_id))
 
 
-def keyframe(moment: Moment) -> Any:
+def keyframe(tracked: FrameResult) -> Any:
     """sensor_msgs/Image rgb8 of the keyframe; its frame_id holds the keyframe's number."""
-    kept = moment.result.keyframe
+    kept = tracked.result.keyframe
     if kept is None:
         return None
-    head = header(kept.frame.stamp_ns, keyframe_name(moment, kept))
+    head = header(kept.frame.stamp_ns, keyframe_name(tracked, kept))
     return image_message(kept.frame.rgb, "rgb8", head)
 
 
@@ -203,7 +203,7 @@ class Output:
     """A topic below ~: its type, what makes its message, and how it is offered."""
 
     type: str
-    make: Callable[[Moment], Any]
+    make: Callable[[FrameResult], Any]
     depth: int = 10
     latched: bool = False  # transient local; once per keyframe
     dense: bool = False  # there is nothing to publish with a sparse matcher

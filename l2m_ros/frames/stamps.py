@@ -1,8 +1,9 @@
-"""Which images of a stream to believe: stamps, and whose they are. No ROS.
+"""Checks the stamps and frame ids of an image stream. No ROS.
 
-A camera may stop, a bag may loop, a driver may forget the stamp, two cameras may share a topic.
-Each is told in words; only a jump backwards asks for a reset. A jump, in either direction, must be
-confirmed by the next image: one wrong stamp costs one frame and no keyframe.
+A camera may stop, a bag may loop, a driver may forget the stamp, two cameras may publish on one
+topic. Each case has its message; only a jump back in time, or another camera, asks for a reset. A
+jump, in either direction, must be confirmed by the next image: one wrong stamp costs one frame and
+no keyframe.
 """
 
 from __future__ import annotations
@@ -17,30 +18,30 @@ JUMP_AHEAD_NS = 2_000_000_000  # more, and more than USUAL_STEPS steps, waits fo
 USUAL_STEPS = 10
 STEPS_KNOWN = 3  # so many steps are needed before one is called unusual
 STRAGGLERS = 5  # that many older images in a row are no stragglers: time went back a little
-TAKE_OVER = 20  # images in a row from another camera: the first one is gone
+CAMERA_CHANGE = 20  # images in a row from another camera: the first one has ended
 
 
 class Verdict(enum.Enum):
-    GOOD = "good"
-    RESET = "reset"  # good, but nothing from before is of use
+    ACCEPTED = "accepted"
+    RESET = "reset"  # accepted, but everything from before is obsolete
     REFUSED = "refused"
 
 
 @dataclass(frozen=True)
-class Judgement:
+class StampCheck:
     verdict: Verdict
     words: str = ""
 
 
-GOOD = Judgement(Verdict.GOOD)
+ACCEPTED = StampCheck(Verdict.ACCEPTED)
 
 
-def _refused(words: str) -> Judgement:
-    return Judgement(Verdict.REFUSED, words)
+def _refused(words: str) -> StampCheck:
+    return StampCheck(Verdict.REFUSED, words)
 
 
 class StampGuard:
-    """Judges one stream of images; deterministic, by stamps and counts alone."""
+    """Checks one stream of images, by stamps and counts alone."""
 
     def __init__(self) -> None:
         self._newest_ns: int | None = None
@@ -48,28 +49,28 @@ class StampGuard:
         self._steps_ns: deque[int] = deque(maxlen=9)
         self._stragglers = 0
         self._frame_id: str | None = None
-        self._foreign = 0
+        self._other_camera = 0
 
-    def judge(self, stamp_ns: int, frame_id: str) -> Judgement:
+    def check(self, stamp_ns: int, frame_id: str) -> StampCheck:
         if stamp_ns <= 0:
             return _refused(
                 "the image's stamp is zero: the driver does not set header.stamp; set it to the "
                 "time of exposure"
             )
         if self._frame_id is not None and frame_id != self._frame_id:
-            self._foreign += 1
-            if self._foreign < TAKE_OVER:
+            self._other_camera += 1
+            if self._other_camera < CAMERA_CHANGE:
                 return _refused(
                     f"two cameras on one topic: images of frame {frame_id!r} between those of "
                     f"{self._frame_id!r}, which are kept; remap one of the cameras"
                 )
             old = self._frame_id
             self._accept(stamp_ns, frame_id)
-            return Judgement(Verdict.RESET, f"the camera is now {frame_id!r}, it was {old!r}")
-        self._foreign = 0
-        return self._judge_order(stamp_ns, frame_id)
+            return StampCheck(Verdict.RESET, f"the camera is now {frame_id!r}, it was {old!r}")
+        self._other_camera = 0
+        return self._check_order(stamp_ns, frame_id)
 
-    def _judge_order(self, stamp_ns: int, frame_id: str) -> Judgement:
+    def _check_order(self, stamp_ns: int, frame_id: str) -> StampCheck:
         if self._newest_ns is None:
             return self._accepted(stamp_ns, frame_id)
         step_ns = stamp_ns - self._newest_ns
@@ -78,7 +79,7 @@ class StampGuard:
                 "images repeat a stamp: is the image published twice, or the driver's clock stuck?"
             )
         if step_ns < -JUMP_BACK_NS or step_ns > self._largest_step_ns():
-            return self._judge_jump(stamp_ns, frame_id, step_ns)
+            return self._check_jump(stamp_ns, frame_id, step_ns)
         if step_ns < 0:
             self._stragglers += 1
             if self._stragglers < STRAGGLERS:
@@ -88,7 +89,7 @@ class StampGuard:
                 )
         return self._accepted(stamp_ns, frame_id)
 
-    def _judge_jump(self, stamp_ns: int, frame_id: str, step_ns: int) -> Judgement:
+    def _check_jump(self, stamp_ns: int, frame_id: str, step_ns: int) -> StampCheck:
         """Believed where this image follows one that jumped to the same place."""
         suspect, self._suspect_ns = self._suspect_ns, stamp_ns
         if suspect is not None and 0 < stamp_ns - suspect <= self._largest_step_ns():
@@ -109,18 +110,18 @@ class StampGuard:
             return float("inf")
         return max(JUMP_AHEAD_NS, USUAL_STEPS * statistics.median(self._steps_ns))
 
-    def _accepted(self, stamp_ns: int, frame_id: str) -> Judgement:
+    def _accepted(self, stamp_ns: int, frame_id: str) -> StampCheck:
         step_ns = 0 if self._newest_ns is None else stamp_ns - self._newest_ns
         self._accept(stamp_ns, frame_id)
         if step_ns > 0:
             self._steps_ns.append(step_ns)
         if step_ns >= 0:
-            return GOOD
-        return Judgement(
+            return ACCEPTED
+        return StampCheck(
             Verdict.RESET,
             f"time jumped back by {-step_ns / 1e9:.3f} s (a looping bag?): starting new",
         )
 
     def _accept(self, stamp_ns: int, frame_id: str) -> None:
         self._newest_ns, self._frame_id, self._suspect_ns = stamp_ns, frame_id, None
-        self._stragglers = self._foreign = 0
+        self._stragglers = self._other_camera = 0

@@ -13,7 +13,7 @@ from l2m_ros.types import FloatArray, Lost, LostReason
 
 WIDE = 4.0  # thresholds within which a match may still turn out to be an inlier
 ONE_DEPTH = 1e-5  # relative spread: no scene is that flat, and float32 resolves 1e-7
-MIN_SHARE_WITHOUT_DEPTH = 0.05  # fewer matches without depth are not worth a second refinement
+MIN_FRACTION_WITHOUT_DEPTH = 0.05  # fewer matches without depth are not worth a second refinement
 MIN_T_SIGMAS = 10.0  # of |t|, before an epipolar line has a direction worth using
 # Medians of chi-square with one and two degrees of freedom.
 CHI2_MEDIAN, CHI2_MEDIAN_2 = 0.4549, 1.3863
@@ -35,7 +35,7 @@ def absolute_pose(
     if flat is not None:
         return flat
     T = find_absolute(pairs, search) if initial is None else initial
-    off = _off(pairs, T)
+    off = _reprojection_distance(pairs, T)
     near = np.flatnonzero(off < (WIDE * search.threshold if initial is None else np.inf))
     if len(near) <= POINTS_SAMPLE:
         return _too_few(len(near), len(pairs))
@@ -75,7 +75,7 @@ def one_depth(pairs: RayPairs) -> Lost | None:
 def with_rays(pairs: RayPairs, fit: Fit, search: Search, shift_sigma_m: float) -> Fit:
     """Matches without depth join in by their epipolar lines, once t has a direction."""
     without = ~(np.isfinite(pairs.keyframe_m) | np.isfinite(pairs.query_m))
-    if without.sum() < MIN_SHARE_WITHOUT_DEPTH * len(pairs):
+    if without.sum() < MIN_FRACTION_WITHOUT_DEPTH * len(pairs):
         return fit
     P, t = np.linalg.inv(fit.information[:6, :6]), fit.pose[:3, 3]
     if np.sqrt(np.linalg.eigvalsh(P[:3, :3])[-1]) * MIN_T_SIGMAS > np.linalg.norm(t):
@@ -90,7 +90,7 @@ def with_rays(pairs: RayPairs, fit: Fit, search: Search, shift_sigma_m: float) -
     return fit if both is None else both.over(chosen, len(pairs))
 
 
-def _off(pairs: RayPairs, T: FloatArray) -> FloatArray:
+def _reprojection_distance(pairs: RayPairs, T: FloatArray) -> FloatArray:
     """(N,) how far off each match reprojects, units of the optical axis; NaN without depth."""
     Rt, t = T[:3, :3].T, T[:3, 3:4]
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -6,16 +6,16 @@
     f  what the robust weights make of A, against plain least squares (0.99 to 1.01)
     s  the noise was estimated from n residuals itself: n / (n - 2), as in Student's t
     k  matches / effective matches: neighbours err together, so they count less than they are
-    c  share of a match's variance that its region's matches have in common (the intraclass
+    c  fraction of a match's variance that its region's matches have in common (the intraclass
        correlation of Kish's design effect): a pose bends to errors as wide as that, so residuals
        do not show them, and it has to be told (0 = there are none)
     u  the scale's relative uncertainty, common to all depths: along t, whatever the matches say
 
 The effective number is measured, not assumed. Residuals are summed over blocks of the image:
 independent ones give sums whose squares equal the sum of squares, correlated ones give more. A
-block of side L misses what is correlated across its border, a share that falls as 1 / L along each
-axis; two sizes extrapolate it away: sqrt k = 2 sqrt k(2 L) - sqrt k(L). The largest one that is
-significant counts.
+block of side L misses what is correlated across its border, a fraction that falls as 1 / L along
+each axis; two sizes extrapolate it away: sqrt k = 2 sqrt k(2 L) - sqrt k(L). The largest one that
+is significant counts.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def pose_covariance(
 ) -> FloatArray:
     """6x6 about the keyframe's fixed axes; query (2, N) are the matches' rays.
 
-    common: share of a match's variance that its region's matches have in common.
+    common: fraction of a match's variance that its region's matches have in common.
     """
     free, P = np.ix_(fit.free, fit.free), np.zeros((7, 7))
     P[free] = np.linalg.inv(fit.information[free])
@@ -79,10 +79,10 @@ def inflation(fit: Fit, query: FloatArray, common: float = 0.0) -> float:
     n = max(fit.noise_rows - len(fit.free), 3.0)
     student = n / (n - 2.0)
     shared = common * float(fit.weights.sum()) / REGIONS
-    return fit.weight_factor * student / effective_share(fit, query) + shared
+    return fit.weight_factor * student / independent_fraction(fit, query) + shared
 
 
-def effective_share(fit: Fit, query: FloatArray) -> float:
+def independent_fraction(fit: Fit, query: FloatArray) -> float:
     """Effective matches / matches, in (0, 1]."""
     cell = _cells(query, fit.weights > 0.5, BLOCKS[0])
     of_each = sum(float((error * error).sum()) for _, error in fit.errors)

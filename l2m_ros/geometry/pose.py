@@ -270,10 +270,10 @@ def _from_prior(problem: _Problem, prior: TranslationPrior, source: str) -> Metr
     if isinstance(view, Lost):
         return view
     if view.kind == "rotation":
-        return _turned(problem, view, prior, source)
+        return _pose_without_parallax(problem, view, prior, source)
     W = np.linalg.inv(prior.covariance)
     poses = [view.fit.pose] if view.other is None else [view.fit.pose, view.other]
-    T, length, misfit = min((_lengthened(T, prior, W) for T in poses), key=lambda x: x[2])
+    T, length, misfit = min((_scaled_direction(T, prior, W) for T in poses), key=lambda x: x[2])
     direction = T[:3, 3]
     sigma = 1.0 / np.sqrt(float(direction @ W @ direction))
     if misfit > CHI2_99_3 or length < 2.0 * sigma:
@@ -295,7 +295,7 @@ def _from_prior(problem: _Problem, prior: TranslationPrior, source: str) -> Metr
     return problem.metric(fit.over(chosen, len(problem.pairs)), source, 0.0)
 
 
-def _lengthened(
+def _scaled_direction(
     T: FloatArray, prior: TranslationPrior, W: FloatArray
 ) -> tuple[FloatArray, float, float]:
     """(pose, the length along its direction that suits the prior, what misfit is left)."""
@@ -305,18 +305,23 @@ def _lengthened(
     return T, length, float(off @ W @ off)
 
 
-def _turned(problem: _Problem, view: TwoView, prior: TranslationPrior, source: str) -> MetricPose:
+def _pose_without_parallax(
+    problem: _Problem, view: TwoView, prior: TranslationPrior, source: str
+) -> MetricPose:
     """No parallax: the rotation from the matches, the translation from the prior alone."""
     P = np.zeros((6, 6))
     P[:3, :3] = prior.covariance
     P[3:, 3:] = rotation_covariance(
-        view.fit, problem.pairs.query, _unseen(problem, view), problem.options.common_share
+        view.fit,
+        problem.pairs.query,
+        _undetectable_parallax(problem, view),
+        problem.options.common_share,
     )
     pose = se3.transform(view.fit.pose[:3, :3], prior.translation_m)
     return MetricPose(pose, P, problem.inliers(view.fit), source)
 
 
-def _unseen(problem: _Problem, view: TwoView) -> float:
+def _undetectable_parallax(problem: _Problem, view: TwoView) -> float:
     """Parallax that passes for none, normalised: half a standard deviation, or the threshold."""
     own = float(np.sqrt(view.fit.noise.match * np.median(problem.pairs.noise[0])))
     return max(view.parallax, 0.5 * own)
@@ -334,7 +339,10 @@ def _relative(problem: _Problem) -> RelativePose | Lost:
     P: FloatArray = np.zeros((6, 6))
     if view.kind == "rotation":
         P[3:, 3:] = rotation_covariance(
-            view.fit, problem.pairs.query, _unseen(problem, view), problem.options.common_share
+            view.fit,
+            problem.pairs.query,
+            _undetectable_parallax(problem, view),
+            problem.options.common_share,
         )
         return RelativePose(view.fit.pose, inliers, "rotation", P)
     P = direction_covariance(

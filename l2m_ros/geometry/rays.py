@@ -31,9 +31,9 @@ class RayPairs:
     noise: FloatArray  # (3, N): xx, xy, yy of the keyframe's covariance at a variance factor of 1
     stretch: FloatArray  # (2, N): length of a pixel there over one on the axis, query and keyframe
     keyframe_m: FloatArray  # (N,) depth z, NaN = unknown
-    keyframe_share: FloatArray  # (N,) of the depth noise's variance, see `Depths`
+    keyframe_variance_factor: FloatArray  # (N,) of the depth noise's variance, see `Depths`
     query_m: FloatArray
-    query_share: FloatArray
+    query_variance_factor: FloatArray
     slope: FloatArray  # (2, N) of the keyframe's depth: metres by normalised units
     depth_noise: DepthNoise = field(default_factory=DepthNoise)
 
@@ -50,9 +50,9 @@ class RayPairs:
             self.noise[:, index],
             self.stretch[:, index],
             self.keyframe_m[index],
-            self.keyframe_share[index],
+            self.keyframe_variance_factor[index],
             self.query_m[index],
-            self.query_share[index],
+            self.query_variance_factor[index],
             self.slope[:, index],
             self.depth_noise,
         )
@@ -67,9 +67,9 @@ class RayPairs:
             self.noise,
             self.stretch,
             depths.keyframe_m,
-            depths.keyframe_share,
+            depths.keyframe_variance_factor,
             depths.query_m,
-            depths.query_share,
+            depths.query_variance_factor,
             slope,
             depths.noise,
         )

@@ -36,7 +36,7 @@ from l2m_ros.types import FloatArray
 HALF_WEIGHT = np.array([1.0, 9.0, 12.0, 14.5])
 MAX_ITERATIONS = 12
 STEP_SIGMAS = 0.1  # done when a step is shorter; the next would be a tenth of that
-SETTLED = 0.05  # ... and the match noise changes by no more than this share
+SETTLED = 0.05  # ... and the match noise changes by no more than this fraction
 MIN_MATCH_FACTOR = 0.02**2  # px^2: an exact world must not give a zero covariance
 MIN_DEPTH_ROWS = 30.0  # residuals needed before the depth's noise model is doubted
 NONE = np.zeros(0, dtype=np.intp)
@@ -127,7 +127,7 @@ def refine(pairs: RayPairs, T: FloatArray, terms: Terms, noise: Noise) -> Fit | 
 
 
 class _Group:
-    """Matches that share a residual, and their latest rows."""
+    """Matches with the same residual, and their latest rows."""
 
     def __init__(self, index: Index, pairs: RayPairs, rows: Callable[..., Rows]) -> None:
         self.index = index
@@ -206,16 +206,16 @@ def _moved(T: FloatArray, step: FloatArray, terms: Terms) -> FloatArray:
 
 
 def _noise_now(groups: list[_Group], noise: Noise, parameters: int) -> Noise:
-    """Both factors, each from the residuals in proportion to its share of their variance."""
+    """Both factors, each from the residuals in proportion to its part of their variance."""
     match, match_rows, depth, depth_rows, rows = np.zeros(5)
     for group in groups:
         squared = group.weights * group.rows.error**2  # (r, N)
-        share, weight = group.rows.match_share, group.weights * _observed(group.rows)
+        match_fraction, weight = group.rows.match_fraction, group.weights * _observed(group.rows)
         expected = weight * calibration(int(group.rows.observed.max()))[0]
-        match += (share * squared).sum()
-        depth += ((1.0 - share) * squared).sum()
-        match_rows += (share * expected).sum()
-        depth_rows += ((1.0 - share) * expected).sum()
+        match += (match_fraction * squared).sum()
+        depth += ((1.0 - match_fraction) * squared).sum()
+        match_rows += (match_fraction * expected).sum()
+        depth_rows += ((1.0 - match_fraction) * expected).sum()
         rows += expected.sum()
     fitted = parameters / max(rows, 1.0)  # the residuals are smaller by what the fit took
     match_rows, depth_rows = (n * max(1.0 - fitted, 0.1) for n in (match_rows, depth_rows))
@@ -250,7 +250,7 @@ def _fit(
     weights, noise_rows, factor = np.zeros(n), 0.0, 0.0
     for group in groups:
         weights[group.index] = group.weights
-        seen = group.weights * _observed(group.rows) * group.rows.match_share
+        seen = group.weights * _observed(group.rows) * group.rows.match_fraction
         noise_rows += float(seen.sum())
         factor += calibration(int(group.rows.observed.max()))[1] * group.weights.sum()
     return Fit(
@@ -268,7 +268,7 @@ def _fit(
 
 @lru_cache(maxsize=4)
 def calibration(rows: int) -> tuple[float, float]:
-    """What the weights do to Gaussian inliers: (share of variance that is left, loss of precision).
+    """What the weights do to Gaussian inliers: (fraction of variance left, loss of precision).
 
     E[w e^2] / E[w], and cov(estimate) (sum w J^T J) = E[w^2 e^2] E[w] / E[w + 2 w' d^2 / r]^2.
     """

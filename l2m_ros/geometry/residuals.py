@@ -44,7 +44,7 @@ class Rows:
     error: FloatArray  # (r, N)
     J: FloatArray  # (PARAMETERS, r, N), x y z rot about `axes`
     axes: FloatArray  # (3, 3): fixed axes = axes @ the axes of J
-    match_share: FloatArray  # (r, N): the match's part of each row's variance; the rest is depth's
+    match_fraction: FloatArray  # (r, N): of each row's variance, the rest is the depth's
     observed: FloatArray  # (N,) rows that were observed
     depth_m: FloatArray | None = None  # (N,) the depth that suits the pose best
 
@@ -81,20 +81,22 @@ def keyframe_depth_rows(
     if r == 3:
         residual[2] = pairs.query_m - Y[2]
         _range_row(J, H, Y, ray[2], depth_m, Rt)
-        extra = noise.depth * pairs.query_share * pairs.depth_noise.sigma_m(Y[2]) ** 2
+        extra = noise.depth * pairs.query_variance_factor * pairs.depth_noise.sigma_m(Y[2]) ** 2
         residual[2], extra = np.where(ranged, residual[2], 0.0), np.where(ranged, extra, 1.0)
         J[:, 2] *= ranged
         H[2] *= ranged
     # A match that errs looks up the depth beside its own: on a slope, another one.
     H += J[SHIFT, :, None] * pairs.slope
     prior_m = pairs.keyframe_m + shift_m
-    variance = noise.depth * pairs.keyframe_share * pairs.depth_noise.sigma_m(depth_m) ** 2
+    variance = (
+        noise.depth * pairs.keyframe_variance_factor * pairs.depth_noise.sigma_m(depth_m) ** 2
+    )
     residual -= J[SHIFT] * (prior_m - depth_m)
     C = _carried(H, noise.match * pairs.noise)
-    error, share = _whiten(residual, J, C, variance, extra)
+    error, match_fraction = _whiten(residual, J, C, variance, extra)
     best_m = prior_m + variance * (J[SHIFT] * error).sum(axis=0)
     _discard(error, J, Y[2])
-    return Rows(error, J, Rt.T, share, 2.0 + ranged, _positive(best_m, prior_m))
+    return Rows(error, J, Rt.T, match_fraction, 2.0 + ranged, _positive(best_m, prior_m))
 
 
 def query_depth_rows(
@@ -109,15 +111,15 @@ def query_depth_rows(
     J = np.zeros((PARAMETERS, 2, len(pairs)))
     J[SHIFT] = (ray[:2] - p * ray[2]) * inverse_z
     _lever_columns(J, p, inverse_z, lever)
-    variance = noise.depth * pairs.query_share * pairs.depth_noise.sigma_m(depth_m) ** 2
+    variance = noise.depth * pairs.query_variance_factor * pairs.depth_noise.sigma_m(depth_m) ** 2
     residual = pairs.keyframe - p - J[SHIFT] * (pairs.query_m - depth_m)
     C = _covariance_rows(noise.match * pairs.noise)
-    error, share = _whiten(residual, J, C, variance, np.zeros(len(pairs)))
+    error, match_fraction = _whiten(residual, J, C, variance, np.zeros(len(pairs)))
     best_m = pairs.query_m + variance * (J[SHIFT] * error).sum(axis=0)
     J[SHIFT] = 0.0  # the shift is the keyframe depth's
     _discard(error, J, X[2])
     two = np.full(len(pairs), 2.0)
-    return Rows(error, J, np.eye(3), share, two, _positive(best_m, pairs.query_m))
+    return Rows(error, J, np.eye(3), match_fraction, two, _positive(best_m, pairs.query_m))
 
 
 def epipolar_rows(
@@ -153,9 +155,9 @@ def infinity_rows(
     J[0:3] = 0.0
     C = _covariance_rows(noise.match * pairs.noise)
     none = np.zeros(len(pairs))
-    error, share = _whiten(pairs.keyframe - p, J, C, none, none)
+    error, match_fraction = _whiten(pairs.keyframe - p, J, C, none, none)
     _discard(error, J, ray[2])
-    return Rows(error, J, np.eye(3), share, np.full(len(pairs), 2.0))
+    return Rows(error, J, np.eye(3), match_fraction, np.full(len(pairs), 2.0))
 
 
 def _pose_columns(J: FloatArray, p: FloatArray, inverse_z: FloatArray) -> None:
@@ -211,7 +213,7 @@ def _whiten(
     variance: FloatArray,
     extra: FloatArray,
 ) -> tuple[FloatArray, FloatArray]:
-    """(error, match's share of its variance); J is whitened in place.
+    """(error, the match's fraction of its variance); J is whitened in place.
 
     The first two rows are turned into one across the epipolar line, where depth has no say, and
     one along it; then e = L^-1 r with L L^T = S. `extra` is the last row's own variance.
@@ -232,8 +234,8 @@ def _whiten(
     match_part = S22 - l21 * l21
     whole = match_part + variance * length * length
     l22 = np.sqrt(whole)
-    share = np.zeros(residual.shape)
-    share[0], share[1] = 1.0, match_part / whole
+    match_fraction = np.zeros(residual.shape)
+    match_fraction[0], match_fraction[1] = 1.0, match_part / whole
     lower = [(l11,), (l21, l22)]
     if len(residual) == 3:
         h, gz = C[2], J[SHIFT, 2]
@@ -243,7 +245,7 @@ def _whiten(
         lower.append((l31, l32, np.sqrt(np.maximum(S33 - l31 * l31 - l32 * l32, 1e-300))))
     _forward(residual[None], lower)
     _forward(J, lower)
-    return residual, share
+    return residual, match_fraction
 
 
 def _turn(rows: FloatArray, c: FloatArray, s: FloatArray) -> None:

@@ -78,15 +78,15 @@ class ScaleRequest:
 class Depths:
     """Metric depth z at the matches, NaN = unknown.
 
-    A share of 1/4 says that the depth is the mean of four independent pixels. The noise itself is
-    looked up at the depth that suits the pose: looked up at the measured one, points measured too
-    near would weigh more than those measured too far.
+    A variance factor of 1/4 says that the depth is the mean of four independent pixels. The noise
+    itself is looked up at the depth that suits the pose: looked up at the measured one, points
+    measured too near would weigh more than those measured too far.
     """
 
     keyframe_m: FloatArray  # (N,)
-    keyframe_share: FloatArray  # (N,) of the noise's variance
+    keyframe_variance_factor: FloatArray  # (N,) of the noise's variance
     query_m: FloatArray  # (N,)
-    query_share: FloatArray
+    query_variance_factor: FloatArray
     noise: DepthNoise
     keyframe_slope: FloatArray | None = None  # (2, N) metres per pixel to the right, and down
     scale_sigma: float = 0.0  # common to all, as a fraction
@@ -117,7 +117,7 @@ def frame_depth(request: ScaleRequest) -> Depths | None:
     surface = sample_surface(keyframe, request.matches.keyframe_px, noise)
     return Depths(
         surface.z_m,
-        surface.share,
+        surface.variance_factor,
         *sample_depth(query, request.matches.query_px, noise),
         noise,
         surface.slope,
@@ -180,16 +180,16 @@ class Surface:
     """A depth image at subpixel positions."""
 
     z_m: FloatArray  # (N,) NaN = unknown
-    share: FloatArray  # (N,) of one pixel's noise variance that is left
+    variance_factor: FloatArray  # (N,) of one pixel's noise variance that is left
     slope: FloatArray  # (2, N) metres per pixel to the right, and down; 0 where noise hides it
 
 
 def sample_depth(
     depth: FloatArray | None, pixels: FloatArray, noise: DepthNoise
 ) -> tuple[FloatArray, FloatArray]:
-    """(z, share) of `sample_surface`."""
+    """(z, variance factor) of `sample_surface`."""
     surface = sample_surface(depth, pixels, noise)
-    return surface.z_m, surface.share
+    return surface.z_m, surface.variance_factor
 
 
 def sample_surface(depth: FloatArray | None, pixels: FloatArray, noise: DepthNoise) -> Surface:
@@ -199,7 +199,7 @@ def sample_surface(depth: FloatArray | None, pixels: FloatArray, noise: DepthNoi
 
     z is interpolated, not 1/z: a plane bends z by less than 1e-4 of it between two pixels, while
     the mean of noisy 1/z is biased by (sigma / z)^2, 1e-3 at 3 % noise. The noise of neighbouring
-    pixels is taken as independent; where it is not, the residuals tell (`effective_share`).
+    pixels is taken as independent; where it is not, the residuals tell (`independent_fraction`).
     """
     if depth is None:
         return Surface(*_unknown(len(pixels)), np.zeros((2, len(pixels))))

@@ -38,7 +38,7 @@ class World:
     surface: str = "hills"  # hills (1.5 to 6 m) | plane (slanted) | wall (all at 3 m)
     camera: Camera = PINHOLE
     matches: int = 1000
-    outliers: float = 0.0  # share
+    outliers: float = 0.0  # fraction of the matches
     sigma_px: float = 0.7
     correlation_px: float = 0.0  # > 0: the matches' errors are smooth over this length
     tails: float = 0.0  # > 0: Student's t with so many degrees of freedom

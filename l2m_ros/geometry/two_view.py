@@ -78,7 +78,7 @@ def relative_pose(
     probability = band * np.hypot(*image_size) / (image_size[0] * image_size[1])
     if accidental(inliers, len(pairs), sample=RAYS_SAMPLE, probability=probability):
         return _too_few(inliers, len(pairs))
-    view = _named(chosen, fit, search, min_parallax)
+    view = _classified(chosen, fit, search, min_parallax)
     return replace(view, fit=view.fit.over(near, len(pairs)))
 
 
@@ -96,7 +96,7 @@ def _fitted(pairs: RayPairs, T: FloatArray, search: Search) -> tuple[Fit, Index]
     return _forward(chosen, fit), near
 
 
-def _named(pairs: RayPairs, fit: Fit, search: Search, min_parallax: float) -> TwoView:
+def _classified(pairs: RayPairs, fit: Fit, search: Search, min_parallax: float) -> TwoView:
     """The case that explains the essential matrix's inliers best."""
     inliers = np.flatnonzero(fit.weights > 0.5)
     kept = pairs.select(inliers)

@@ -1,6 +1,6 @@
 """What the node knows about itself: problems in words, rates, latencies; and as a message.
 
-A problem has a key and stays until something good is noted under the same key. It is logged when
+A problem has a key and stays until something good is reported under the same key. It is logged when
 it appears, at most every LOG_PERIOD_S under one key, and once more when it is over.
 """
 
@@ -50,7 +50,7 @@ class Health:
         self._stages_ms: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=LATENCIES))
         self._frames_s: deque[float] = deque(maxlen=1000)
 
-    def note(self, key: str, words: str | None, level: int = WARN) -> None:
+    def report(self, key: str, words: str | None, level: int = WARN) -> None:
         """A problem in words, or None: all is well with this key."""
         with self._lock:
             before = self._problems.get(key)

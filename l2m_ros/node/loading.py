@@ -1,7 +1,7 @@
-"""Loading a model takes seconds, building a TensorRT engine minutes: meanwhile the node lives.
+"""Loads a model in a thread of its own: it takes seconds, and building a TensorRT engine minutes.
 
-The work runs in a thread of its own; the transition's thread waits, tells how it goes once a
-second, and gives up when the process is asked to end.
+The thread of the transition waits, reports progress once a second, and gives up when the process
+is asked to end.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import numpy as np
 
 from l2m_ros.matching.matcher import Matcher
 
-Made = TypeVar("Made")
-TICK_S = 0.05
+T = TypeVar("T")
+POLL_S = 0.05
 
 
 class Interrupted(Exception):
-    """The process was asked to end while something was being made."""
+    """The process was asked to end while a model was being loaded."""
 
 
-class LogTap(logging.Handler):
-    """Log records of this package, passed on; the newest line is kept to show progress."""
+class LogForwarder(logging.Handler):
+    """Forwards the log records of this package; keeps the newest line, to show progress."""
 
     def __init__(self, forward: Callable[[int, str], None]) -> None:
         super().__init__(logging.INFO)
@@ -36,7 +36,7 @@ class LogTap(logging.Handler):
         self.newest = record.getMessage()
         self._forward(record.levelno, self.newest)
 
-    def __enter__(self) -> LogTap:
+    def __enter__(self) -> LogForwarder:
         self._logger = logging.getLogger("l2m_ros")
         self._level = self._logger.level
         self._logger.setLevel(logging.INFO)
@@ -48,14 +48,14 @@ class LogTap(logging.Handler):
         self._logger.setLevel(self._level)
 
 
-def made_in_thread(
-    make: Callable[[], Made],
+def run_in_thread(
+    make: Callable[[], T],
     *,
     progress: Callable[[float], None],
     alive: Callable[[], bool],
     period_s: float = 1.0,
-) -> Made:
-    """What `make` makes; its exception is raised here. `progress` gets the seconds so far."""
+) -> T:
+    """What `make` returns or raises. `progress` is called with the seconds so far."""
     outcome: dict[str, Any] = {}
 
     def work() -> None:
@@ -64,23 +64,23 @@ def made_in_thread(
         except BaseException as error:  # passed on below, in the thread that waits
             outcome["error"] = error
 
-    started_s = told_s = time.monotonic()
+    started_s = reported_s = time.monotonic()
     thread = threading.Thread(target=work, name="l2m-loading", daemon=True)
     thread.start()
     while thread.is_alive():
-        thread.join(TICK_S)
+        thread.join(POLL_S)
         if not alive():
             raise Interrupted("asked to end while loading")
-        if time.monotonic() - told_s >= period_s:
-            told_s = time.monotonic()
-            progress(told_s - started_s)
+        if time.monotonic() - reported_s >= period_s:
+            reported_s = time.monotonic()
+            progress(reported_s - started_s)
     if "error" in outcome:
         raise outcome["error"]
     return outcome["made"]  # type: ignore[no-any-return]
 
 
 def warm_up(matcher: Matcher, size: tuple[int, int] = (640, 480)) -> float:
-    """One whole match on noise: engines allocate, caches fill, broken models show; seconds."""
+    """Seconds of one whole match on noise: allocates memory, fills caches, finds broken models."""
     started_s = time.perf_counter()
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
     features = matcher.encode(noise)

@@ -1,4 +1,4 @@
-"""The node: life cycle, parameters, services. What happens to images is in `session.py`.
+"""The node: life cycle, parameters, services. The path of images is `frame_pipeline.py`.
 
 configure   parameters, model, warm-up (an engine, if it must be built), tracker, publishers
 activate    subscribe and publish            deactivate  the other way round
@@ -28,11 +28,11 @@ from std_srvs.srv import Trigger
 from l2m_ros.errors import L2MError
 from l2m_ros.matching.catalogue import load_matcher
 from l2m_ros.matching.matcher import Matcher
+from l2m_ros.node.config import NodeConfig
 from l2m_ros.node.diagnostics import ERROR, OK, WARN, Health, diagnostic_array
-from l2m_ros.node.loading import Interrupted, LogTap, made_in_thread, warm_up
-from l2m_ros.node.plan import Plan
+from l2m_ros.node.frame_pipeline import FramePipeline
+from l2m_ros.node.loading import Interrupted, LogForwarder, run_in_thread, warm_up
 from l2m_ros.node.publishers import Publishers
-from l2m_ros.node.session import Session
 from l2m_ros.parameters import table as parameters
 from l2m_ros.tracking.tracker import Tracker
 
@@ -50,11 +50,11 @@ def transition(name: str) -> Callable[[Transition], Transition]:
         @functools.wraps(callback)
         def guarded(node: MatcherNode, state: LifecycleState) -> TransitionCallbackReturn:
             try:
-                return node.finish(name, callback(node, state))
+                return node.transition_done(name, callback(node, state))
             except Interrupted:
                 return FAILURE
             except Exception as error:
-                node.explain(name, error)
+                node.transition_failed(name, error)
                 return FAILURE
 
         return guarded
@@ -78,12 +78,12 @@ class MatcherNode(LifecycleNode):
         self._configured = False
         self._tracker: Tracker | None = None
         self._outputs: Publishers | None = None
-        self._session: Session | None = None
+        self._pipeline: FramePipeline | None = None
         self.health = Health(log=self._log)
         self.health.set_facts(lifecycle="unconfigured")
         self._declare()
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        steady = Clock(clock_type=ClockType.STEADY_TIME)  # tells even while a bag is paused
+        steady = Clock(clock_type=ClockType.STEADY_TIME)  # runs on while a bag is paused
         self.create_timer(DIAGNOSTICS_S, self.publish_diagnostics, clock=steady)
         self.create_service(Trigger, "~/set_keyframe", self._on_set_keyframe)
         self.create_service(Trigger, "~/reset", self._on_reset)
@@ -107,13 +107,13 @@ class MatcherNode(LifecycleNode):
     @transition("activate")
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         assert self._tracker is not None and self._outputs is not None  # configure made them
-        plan = Plan.of(self._values())
-        self._session = Session(self, self._tracker, self._outputs, self.health, plan)
+        config = NodeConfig.from_parameters(self._values())
+        self._pipeline = FramePipeline(self, self._tracker, self._outputs, self.health, config)
         return super().on_activate(state)
 
     @transition("deactivate")
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._stop_session(STOP_S)
+        self._stop_pipeline(STOP_S)
         return super().on_deactivate(state)
 
     @transition("cleanup")
@@ -131,32 +131,34 @@ class MatcherNode(LifecycleNode):
         self._release()
         return super().on_error(state)
 
-    def finish(self, name: str, outcome: TransitionCallbackReturn) -> TransitionCallbackReturn:
-        """What a transition that ended without an exception leaves in the diagnostics."""
+    def transition_done(
+        self, name: str, outcome: TransitionCallbackReturn
+    ) -> TransitionCallbackReturn:
+        """Put the state that a transition reached into the diagnostics."""
         reached = {"configure": "inactive", "activate": "active", "deactivate": "inactive"}
         if outcome == SUCCESS:
             self.health.set_facts(lifecycle=reached.get(name, "unconfigured"))
-            self.health.note("lifecycle", None)
+            self.health.report("lifecycle", None)
             self.get_logger().info(f"{name}: done")
         return outcome
 
-    def explain(self, name: str, error: Exception) -> None:
-        """Undo what a failed transition began, and say why it failed."""
+    def transition_failed(self, name: str, error: Exception) -> None:
+        """Undo what a failed transition began; log and report why it failed."""
         if name == "configure":
             self._release()
         elif name == "activate":
-            self._stop_session(STOP_S)
+            self._stop_pipeline(STOP_S)
         words = f"{name} failed: {' '.join(str(error).split()) or type(error).__name__}"
         if isinstance(error, (L2MError, OSError)):
             words += f"; then: ros2 lifecycle set {self.get_fully_qualified_name()} {name}"
         else:
             self.get_logger().error(traceback.format_exc())
-        self.health.note("lifecycle", words, ERROR)
+        self.health.report("lifecycle", words, ERROR)
         self.publish_diagnostics()
 
     def close(self, timeout_s: float) -> bool:
-        """For the end of the process; False where a frame is still being worked on."""
-        return self._session is None or self._session.stop(timeout_s)
+        """Stop at the end of the process; False where a frame is still being processed."""
+        return self._pipeline is None or self._pipeline.stop(timeout_s)
 
     def _autostart(self) -> None:
         self.destroy_timer(self._starter)
@@ -172,24 +174,24 @@ class MatcherNode(LifecycleNode):
             return matcher
 
         def progress(seconds: float) -> None:
-            what = f"loading {values['model']}, {seconds:.0f} s so far: {tap.newest}"
+            what = f"loading {values['model']}, {seconds:.0f} s so far: {log.newest}"
             self.health.set_facts(lifecycle=what)
             self.publish_diagnostics()
 
-        with LogTap(self._log_record) as tap:
-            return made_in_thread(load, progress=progress, alive=self._alive)
+        with LogForwarder(self._log_record) as log:
+            return run_in_thread(load, progress=progress, alive=self._alive)
 
     def _alive(self) -> bool:
         return bool(self.context.ok()) and not self._ending.is_set()
 
-    def _stop_session(self, timeout_s: float) -> None:
-        if self._session is not None:
-            if not self._session.stop(timeout_s):
+    def _stop_pipeline(self, timeout_s: float) -> None:
+        if self._pipeline is not None:
+            if not self._pipeline.stop(timeout_s):
                 raise RuntimeError(f"the frame at hand is not done after {timeout_s:g} s")
-            self._session = None
+            self._pipeline = None
 
     def _release(self) -> None:
-        self._stop_session(STOP_S)
+        self._stop_pipeline(STOP_S)
         if self._outputs is not None:
             self._outputs.destroy()
         self._outputs = self._tracker = None
@@ -205,32 +207,34 @@ class MatcherNode(LifecycleNode):
         given = getattr(self, "_parameter_overrides", {})
         unknown = parameters.unknown_names(given)
         words = f"unknown parameters: {', '.join(unknown)}" if unknown else None
-        self.health.note("parameters", words)
+        self.health.report("parameters", words)
 
     def _values(self) -> dict[str, Any]:
         return {name: self.get_parameter(name).value for name in parameters.PARAMETERS}
 
     def _checked_values(self) -> dict[str, Any]:
         values = self._values()
-        words = parameters.refusal(values)
+        words = parameters.validation_error(values)
         if words is not None:
             raise L2MError(words)
         return values
 
     def _on_parameters(self, changed: list[Any]) -> SetParametersResult:
-        """Refuse in words, or hand over to the next frame."""
+        """Refuse with a reason, or take effect with the next frame."""
         new = {p.name: p.value for p in changed if p.name in parameters.PARAMETERS}
         if not new:
             return SetParametersResult(successful=True)
         values = {**self._values(), **new}
-        words = parameters.refusal(values) or self._too_late(new)
+        words = parameters.validation_error(values) or self._change_refused(new)
         if words is not None:
             return SetParametersResult(successful=False, reason=words)
-        if self._session is not None:
-            self._session.reconfigure(Plan.of(values), parameters.tracker_options(values))
+        if self._pipeline is not None:
+            self._pipeline.reconfigure(
+                NodeConfig.from_parameters(values), parameters.tracker_options(values)
+            )
         return SetParametersResult(successful=True)
 
-    def _too_late(self, new: dict[str, Any]) -> str | None:
+    def _change_refused(self, new: dict[str, Any]) -> str | None:
         late = [name for name in new if parameters.PARAMETERS[name].when == "configure"]
         if not self._configured or not late:
             return None
@@ -242,16 +246,16 @@ class MatcherNode(LifecycleNode):
     # ---- services and diagnostics ---------------------------------------------------------------
 
     def _on_set_keyframe(self, request: Any, response: Any) -> Any:
-        return self._order(response, "set_keyframe", "the next frame becomes the keyframe")
+        return self._request(response, "set_keyframe", "the next frame becomes the keyframe")
 
     def _on_reset(self, request: Any, response: Any) -> Any:
-        return self._order(response, "reset", "everything is forgotten before the next frame")
+        return self._request(response, "reset", "everything is forgotten before the next frame")
 
-    def _order(self, response: Any, what: str, words: str) -> Any:
-        response.success = self._session is not None
-        response.message = words if self._session is not None else "the node is not active"
-        if self._session is not None:
-            self._session.order(getattr(self._tracker, what))
+    def _request(self, response: Any, what: str, words: str) -> Any:
+        response.success = self._pipeline is not None
+        response.message = words if self._pipeline is not None else "the node is not active"
+        if self._pipeline is not None:
+            self._pipeline.before_next_frame(getattr(self._tracker, what))
         return response
 
     def publish_diagnostics(self) -> None:

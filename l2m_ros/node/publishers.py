@@ -9,7 +9,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
 from l2m_ros.frames.messages import message_class
-from l2m_ros.frames.outputs import OUTPUTS, Moment, Output
+from l2m_ros.frames.outputs import OUTPUTS, FrameResult, Output
 from l2m_ros.types import Correspondences
 
 
@@ -31,32 +31,35 @@ class Publishers:
             message_class(output.type), f"~/{name}", qos, qos_overriding_options=overriding
         )
 
-    def publish(self, moment: Moment) -> None:
-        """Everything that somebody listens to."""
+    def publish(self, tracked: FrameResult) -> None:
+        """Compute and publish each output that has a subscriber."""
         for name, output in OUTPUTS.items():
-            if not self.listened(name) or (output.latched and not self._keyframe_is_new(moment)):
+            if not self.has_subscribers(name) or (
+                output.latched and not self._keyframe_is_new(tracked)
+            ):
                 continue
-            message = output.make(moment)
+            message = output.make(tracked)
             if message is not None:
                 self._publishers[name].publish(message)
                 if output.latched:
-                    self._keyframe = self._id(moment)
+                    self._keyframe = self._id(tracked)
 
-    def listened(self, name: str) -> bool:
+    def has_subscribers(self, name: str) -> bool:
         return bool(self._publishers[name].get_subscription_count())
 
-    def in_vain(self, moment: Moment) -> list[str]:
-        """Topics that somebody listens to but that a sparse matcher cannot fill."""
-        if not isinstance(moment.result.match, Correspondences):
-            return []
-        return [name for name, output in OUTPUTS.items() if output.dense and self.listened(name)]
+    def unsupported_outputs(self, tracked: FrameResult) -> str | None:
+        """A problem for the diagnostics: subscribed topics that a sparse matcher cannot fill."""
+        if not isinstance(tracked.result.match, Correspondences):
+            return None
+        names = [n for n, output in OUTPUTS.items() if output.dense and self.has_subscribers(n)]
+        return f"~/{', ~/'.join(names)} need a dense matcher: set model: lite" if names else None
 
-    def _keyframe_is_new(self, moment: Moment) -> bool:
-        return self._id(moment) not in (None, self._keyframe)
+    def _keyframe_is_new(self, tracked: FrameResult) -> bool:
+        return self._id(tracked) not in (None, self._keyframe)
 
     @staticmethod
-    def _id(moment: Moment) -> int | None:
-        kept = moment.result.keyframe
+    def _id(tracked: FrameResult) -> int | None:
+        kept = tracked.result.keyframe
         return None if kept is None else hash((kept.id, kept.frame.stamp_ns))
 
     def destroy(self) -> None:

@@ -7,6 +7,7 @@ shared memory (measured at 640x480: 2 to 20 of 100 arrive; reliable: 100).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ try:  # Iron and newer
 except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
 
-from l2m_ros.frames.inputs import Note
+from l2m_ros.frames.inputs import Report
 from l2m_ros.frames.messages import message_class
 
 AUTO = "auto"
@@ -34,8 +35,8 @@ LOSS_REMEDY = (
 
 
 @dataclass(frozen=True)
-class Wish:
-    """A topic that is wanted while somebody publishes it."""
+class TopicRequest:
+    """A topic to subscribe to while somebody publishes it."""
 
     key: str  # of inputs.TOPICS
     type: str  # sensor_msgs/Image
@@ -44,117 +45,120 @@ class Wish:
 
 
 @dataclass
-class _Open:
+class _OpenSubscription:
     subscription: Any
     qos: Any
     lost: int = 0
 
 
 class Subscriptions:
-    """`review` it often while something is missing; it costs about 0.1 ms a topic."""
+    """Call `update` often while a topic is missing; it costs about 0.1 ms a topic.
+
+    on_message(key, message) is called in the executor's thread.
+    """
 
     def __init__(
         self,
         node: LifecycleNode,
-        wishes: list[Wish],
-        store: Callable[[str, Any], None],
-        note: Note,
+        requests: list[TopicRequest],
+        on_message: Callable[[str, Any], None],
+        report: Report,
     ) -> None:
         self._node = node
-        self._wishes = {wish.key: wish for wish in wishes}
-        self._store = store
-        self._note = note
-        self._open: dict[str, _Open] = {}
-        self._offers: dict[str, list[Any]] = {key: [] for key in self._wishes}
-        for wish in wishes:
-            declare_overrides(node, wish.topic)
+        self._requests = {request.key: request for request in requests}
+        self._on_message = on_message
+        self._report = report
+        self._open: dict[str, _OpenSubscription] = {}
+        self._offers: dict[str, list[Any]] = {key: [] for key in self._requests}
+        for request in requests:
+            declare_overrides(node, request.topic)
 
-    def review(self) -> None:
-        """Look who publishes what, and subscribe accordingly."""
+    def update(self) -> None:
+        """Find the publishers, subscribe with their QoS, report what does not fit."""
         qos_words: list[str] = []
-        for key, wish in self._wishes.items():
-            offers = self._node.get_publishers_info_by_topic(wish.topic)
+        for key, request in self._requests.items():
+            offers = self._node.get_publishers_info_by_topic(request.topic)
             self._offers[key] = offers
-            ours = [offer for offer in offers if _same_type(offer.topic_type, wish.type)]
+            ours = [offer for offer in offers if _same_type(offer.topic_type, request.type)]
             if ours:
-                self._follow(wish, ours)
-            qos_words += self._objections(wish, offers)
-        self._note("qos", "; ".join(qos_words) or None)
+                self._match_publishers(request, ours)
+            qos_words += self._qos_problems(request, offers)
+        self._report("qos", "; ".join(qos_words) or None)
 
     def publishers(self, key: str) -> list[str]:
         """Full names of the nodes that publish a topic."""
         return [_name(offer) for offer in self._offers.get(key, [])]
 
     def topic(self, key: str) -> str:
-        return self._wishes[key].topic
+        return self._requests[key].topic
 
     def lost(self, key: str) -> int:
-        """Messages that DDS says it lost."""
+        """How many messages DDS reports as lost."""
         return self._open[key].lost if key in self._open else 0
 
     def is_reliable(self, key: str) -> bool:
-        """Losses there are the reader's own: too busy, it would have dropped them itself."""
+        """Where it is, losses come from this node being busy: it would have dropped them itself."""
         opened = self._open.get(key)
         return opened is None or opened.qos.reliability == rq.ReliabilityPolicy.RELIABLE
 
-    def _follow(self, wish: Wish, offers: list[Any]) -> None:
-        qos = self._qos(wish, offers)
-        now = self._open.get(wish.key)
+    def _match_publishers(self, request: TopicRequest, offers: list[Any]) -> None:
+        qos = self._qos(request, offers)
+        now = self._open.get(request.key)
         if now is not None and _policies(now.qos) == _policies(qos):
             return
         if now is not None:
             self._node.destroy_subscription(now.subscription)
-        opened = _Open(None, qos, now.lost if now else 0)
-        opened.subscription = self._subscribe(wish, opened)
-        self._open[wish.key] = opened
+        opened = _OpenSubscription(None, qos, now.lost if now else 0)
+        opened.subscription = self._subscribe(request, opened)
+        self._open[request.key] = opened
 
-    def _subscribe(self, wish: Wish, opened: _Open) -> Any:
+    def _subscribe(self, request: TopicRequest, opened: _OpenSubscription) -> Any:
         def lost(event: Any) -> None:
             opened.lost += event.total_count_change
 
-        def store(message: Any, key: str = wish.key) -> None:
-            self._store(key, message)
-
-        kind = message_class(wish.type)
+        on_message = functools.partial(self._on_message, request.key)
+        kind = message_class(request.type)
         try:
             events = SubscriptionEventCallbacks(message_lost=lost)
             return self._node.create_subscription(
-                kind, wish.topic, store, opened.qos, event_callbacks=events
+                kind, request.topic, on_message, opened.qos, event_callbacks=events
             )
         except UnsupportedEventTypeError:  # not every middleware counts what it loses
-            return self._node.create_subscription(kind, wish.topic, store, opened.qos)
+            return self._node.create_subscription(kind, request.topic, on_message, opened.qos)
 
-    def _qos(self, wish: Wish, offers: list[Any]) -> Any:
-        asked = {name: self._asked(wish.topic, name) for name in OVERRIDES}
+    def _qos(self, request: TopicRequest, offers: list[Any]) -> Any:
+        overrides = {name: self._override(request.topic, name) for name in OVERRIDES}
         profiles = [offer.qos_profile for offer in offers]
         reliable = all(p.reliability == rq.ReliabilityPolicy.RELIABLE for p in profiles)
         latched = all(p.durability == rq.DurabilityPolicy.TRANSIENT_LOCAL for p in profiles)
         reliability = rq.ReliabilityPolicy["RELIABLE" if reliable else "BEST_EFFORT"]
         durability = rq.DurabilityPolicy["TRANSIENT_LOCAL" if latched else "VOLATILE"]
-        if asked["reliability"] != AUTO:
-            reliability = rq.ReliabilityPolicy[str(asked["reliability"]).upper()]
-        if asked["durability"] != AUTO:
-            durability = rq.DurabilityPolicy[str(asked["durability"]).upper()]
-        depth = int(asked["depth"]) or wish.depth
+        if overrides["reliability"] != AUTO:
+            reliability = rq.ReliabilityPolicy[str(overrides["reliability"]).upper()]
+        if overrides["durability"] != AUTO:
+            durability = rq.DurabilityPolicy[str(overrides["durability"]).upper()]
+        depth = int(overrides["depth"]) or request.depth
         return rq.QoSProfile(depth=depth, reliability=reliability, durability=durability)
 
-    def _asked(self, topic: str, policy: str) -> Any:
+    def _override(self, topic: str, policy: str) -> Any:
         return self._node.get_parameter(override_name(topic, policy)).value
 
-    def _objections(self, wish: Wish, offers: list[Any]) -> list[str]:
+    def _qos_problems(self, request: TopicRequest, offers: list[Any]) -> list[str]:
         words = []
         for offer in offers:
             who = _name(offer)
-            if not _same_type(offer.topic_type, wish.type):
-                words.append(_wrong_type(wish, who, offer.topic_type))
+            if not _same_type(offer.topic_type, request.type):
+                words.append(_wrong_type(request, who, offer.topic_type))
                 continue
-            if wish.key not in self._open:
+            if request.key not in self._open:
                 continue
-            compatible, why = rq.qos_check_compatible(offer.qos_profile, self._open[wish.key].qos)
+            compatible, why = rq.qos_check_compatible(
+                offer.qos_profile, self._open[request.key].qos
+            )
             if compatible == rq.QoSCompatibility.ERROR:
                 words.append(
-                    f"nothing of {who} arrives on {wish.topic}: its quality of service does not "
-                    f"fit ({' '.join(why.split())}); change qos_overrides.{wish.topic}"
+                    f"nothing of {who} arrives on {request.topic}: its quality of service does not "
+                    f"fit ({' '.join(why.split())}); change qos_overrides.{request.topic}"
                     ".subscription.*, or the publisher"
                 )
         return words
@@ -166,7 +170,7 @@ class Subscriptions:
 
 
 def _name(offer: Any) -> str:
-    """The publishing node's full name; discovery tells of the topic before it tells of the node."""
+    """Full name of the publishing node; DDS may discover the topic before the node's name."""
     if "UNKNOWN" in offer.node_name:
         return "a node not yet known by name"
     return f"{offer.node_namespace.rstrip('/')}/{offer.node_name}"
@@ -176,15 +180,15 @@ def _policies(qos: Any) -> tuple[Any, ...]:
     return qos.reliability, qos.durability, qos.depth
 
 
-def _same_type(offered: str, wanted: str) -> bool:
-    return offered.replace("/msg/", "/") == wanted
+def _same_type(offered: str, requested: str) -> bool:
+    return offered.replace("/msg/", "/") == requested
 
 
-def _wrong_type(wish: Wish, who: str, offered: str) -> str:
+def _wrong_type(request: TopicRequest, who: str, offered: str) -> str:
     hint = "remap it"
     if offered.endswith("CompressedImage"):
         hint = "set image_transport: compressed and remap image to the topic without /compressed"
-    return f"{who} publishes {offered} on {wish.topic}, {wish.type} is needed: {hint}"
+    return f"{who} publishes {offered} on {request.topic}, {request.type} is needed: {hint}"
 
 
 OVERRIDES: dict[str, Any] = {"reliability": AUTO, "durability": AUTO, "depth": 0}

@@ -1,6 +1,7 @@
-"""TF: to it on request, from it on request; by tf2_ros where it is installed.
+"""Publishes odom -> base to TF if asked; looks up base -> camera in TF if asked.
 
-Without tf2_ros nothing can be looked up, but /tf is a topic: with tf2_msgs alone it is published.
+Uses tf2_ros where it is installed. Without it nothing can be looked up, but /tf is a plain topic:
+tf2_msgs is enough to publish to it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from rclpy.qos import QoSProfile
 from rclpy.time import Time
 
 from l2m_ros.frames.messages import header, read_transform, transform_message
-from l2m_ros.frames.outputs import Moment
+from l2m_ros.frames.outputs import FrameResult
 from l2m_ros.types import FloatArray
 
 WITHOUT = (
@@ -23,7 +24,7 @@ WITHOUT = (
 
 
 class Transforms:
-    """`problem` says in words what cannot be done here; None = nothing."""
+    """`problem` is a message for the diagnostics, or None."""
 
     def __init__(self, node: LifecycleNode, *, publish: bool, lookup: bool) -> None:
         self._node = node
@@ -52,12 +53,12 @@ class Transforms:
         else:
             self.problem = f"publish_tf {WITHOUT}"
 
-    def publish(self, moment: Moment) -> None:
+    def publish(self, tracked: FrameResult) -> None:
         if self._sender is None and self._publisher is None:
             return
         messages = [
-            transform_message(T, header(moment.stamp_ns, parent), child)
-            for T, parent, child in moment.transforms()
+            transform_message(T, header(tracked.stamp_ns, parent), child)
+            for T, parent, child in tracked.transforms()
         ]
         if messages and self._sender is not None:
             self._sender.sendTransform(messages)
@@ -65,7 +66,7 @@ class Transforms:
             self._publisher.publish(_optional("tf2_msgs.msg").TFMessage(transforms=messages))
 
     def base_from_camera(self, base: str, camera: str) -> FloatArray | None:
-        """From TF, once found kept: cameras do not move on their robot. None = not known yet."""
+        """4x4 from TF, None while unknown there. Looked up once: cameras are fixed to the robot."""
         if self._buffer is None:
             return None
         if (base, camera) not in self._found:
@@ -80,7 +81,7 @@ class Transforms:
         return self._found[base, camera]
 
     def destroy(self) -> None:
-        """What was made on the node goes; tf2_ros's own entities are named by its attributes."""
+        """Destroy the publishers and subscriptions made on the node, those of tf2_ros included."""
         node = self._node
         if self._publisher is not None:
             node.destroy_publisher(self._publisher)

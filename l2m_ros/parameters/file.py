@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from l2m_ros.errors import InvalidInput
-from l2m_ros.parameters.table import PARAMETERS, refusal, unknown_names
+from l2m_ros.parameters.table import PARAMETERS, unknown_names, validation_error
 
 NODE_KEYS = ("/**", "l2m", "/l2m", "/**/l2m")
 
@@ -24,7 +24,7 @@ def parameter_values(
         raise InvalidInput(f"unknown parameter {', '.join(unknown)}; docs/parameters.md lists them")
     values = {name: parameter.default for name, parameter in PARAMETERS.items()}
     values |= {name: _as(values[name], value) for name, value in given.items() if name in values}
-    if (words := refusal(values)) is not None:
+    if (words := validation_error(values)) is not None:
         raise InvalidInput(words)
     return values
 

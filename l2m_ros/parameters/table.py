@@ -46,7 +46,7 @@ class Parameter:
     high: float | None = None
     choices: tuple[str, ...] = ()
 
-    def refusal(self, value: Any) -> str | None:
+    def validation_error(self, value: Any) -> str | None:
         """Why this value cannot be, or None."""
         if type(value) is not type(self.default) and not _is_list(value, self.default):
             return f"{self.name} takes {_kind(self.default)}, got {value!r}"
@@ -77,7 +77,7 @@ def _kind(default: Value) -> str:
 
 
 # Optical axes (x right, y down, z forward) in a base that looks along x (REP-103).
-LOOKS_FORWARD = [0.0, 0.0, 0.0, -0.5, 0.5, -0.5, 0.5]
+FORWARD_LOOKING = [0.0, 0.0, 0.0, -0.5, 0.5, -0.5, 0.5]
 
 _NODE = [
     Parameter("autostart", True, "configure and activate at start; false where a launch file or a "
@@ -120,8 +120,8 @@ _FRAMES = [
               "camera (or the base) was at the first frame"),
     Parameter("frames.base", "base_link", "the robot's base; parent of the camera for TF and odom"),
     Parameter("frames.keyframe", "l2m_keyframe", "frame of ~/pose: the keyframe's optical frame"),
-    Parameter("base_from_camera", LOOKS_FORWARD, "pose of the camera's optical frame in the base: "
-              "x y z (metres) qx qy qz qw; the default looks along the base's x axis"),
+    Parameter("base_from_camera", FORWARD_LOOKING, "pose of the camera's optical frame in the "
+              "base: x y z (metres) qx qy qz qw; the default looks along the base's x axis"),
     Parameter("base_from_tf", False, "take base_from_camera from TF instead (needs tf2_ros)"),
     Parameter("publish_tf", False, "publish odom -> base and odom -> keyframe to /tf (needs "
               "tf2_ros); false where another node publishes odom -> base"),
@@ -170,10 +170,10 @@ _TRACKING = [
 PARAMETERS: dict[str, Parameter] = {p.name: p for p in _NODE + _INPUTS + _FRAMES + _TRACKING}
 
 
-def refusal(values: Values) -> str | None:
+def validation_error(values: Values) -> str | None:
     """Why these values cannot be together, or None."""
     for name, value in values.items():
-        words = PARAMETERS[name].refusal(value) if name in PARAMETERS else None
+        words = PARAMETERS[name].validation_error(value) if name in PARAMETERS else None
         if words is not None:
             return words
     if bool(values.get("model_width")) != bool(values.get("model_height")):

@@ -32,6 +32,6 @@ def between(
     return np.linalg.inv(odom_from_a) @ odom_from_b, turn @ added @ turn.T
 
 
-def widened(P: FloatArray, *, sigma_m: float, sigma_rad: float) -> FloatArray:
+def inflated(P: FloatArray, *, sigma_m: float, sigma_rad: float) -> FloatArray:
     """The covariance after moving unseen, isotropically."""
     return P + np.diag([sigma_m**2] * 3 + [sigma_rad**2] * 3)

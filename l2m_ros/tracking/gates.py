@@ -21,7 +21,7 @@ class GateOptions:
 
 
 @dataclass(frozen=True, eq=False)
-class Motion:
+class StampedPose:
     """A place at a stamp, to judge the next one by."""
 
     stamp_ns: int
@@ -54,8 +54,10 @@ def gate(
     return outcome
 
 
-def implausible(before: Motion | None, now: Motion, options: GateOptions) -> Lost | None:
-    """The reason why nobody moves like that, or None. Stamps that do not advance judge nothing."""
+def implausible_motion(
+    before: StampedPose | None, now: StampedPose, options: GateOptions
+) -> Lost | None:
+    """Why this motion is implausible, or None. Frames with equal stamps are not checked."""
     if before is None or now.stamp_ns <= before.stamp_ns:
         return None
     seconds = (now.stamp_ns - before.stamp_ns) * 1e-9

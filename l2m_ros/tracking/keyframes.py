@@ -41,7 +41,7 @@ class OdometrySample:
 
 @dataclass(frozen=True)
 class KeyframeOptions:
-    """The band that a good match stays in. Shares are of the best since the keyframe was taken.
+    """The band that a good match stays in. Fractions are of the best since the keyframe was taken.
 
     A low bound wants a new keyframe; the wish ends when the measure is `hysteresis` above it
     again, so that a measure that trembles about its bound does not take one keyframe after
@@ -66,9 +66,9 @@ class KeyframeOptions:
 class Quality:
     """How well a frame matches its keyframe."""
 
-    coverage: float  # share of the image's cells that hold an inlier
+    coverage: float  # fraction of the image's cells that hold an inlier
     inliers: int
-    certain: float | None  # share of the dense grid that is certain
+    certain: float | None  # fraction of the dense grid that is certain
     parallax_rad: float  # median angle between the rays of a match after the rotation is undone
 
 
@@ -80,7 +80,7 @@ def sharpness(rgb: ByteArray) -> float:
 
 
 def coverage(pixels: FloatArray, size: tuple[int, int]) -> float:
-    """The share of the image's cells that hold at least one of these pixels."""
+    """The fraction of the image's cells that hold at least one of these pixels."""
     if not len(pixels):
         return 0.0
     cells = np.floor((pixels + 0.5) / size * COVERAGE_CELLS).astype(int)
@@ -97,7 +97,7 @@ def parallax_rad(query_rays: FloatArray, keyframe_rays: FloatArray, R: FloatArra
     return float(np.nanmedian(angles)) if np.isfinite(angles).any() else 0.0
 
 
-def certain_share(match: DenseMatch | Correspondences | None) -> float | None:
+def certain_fraction(match: DenseMatch | Correspondences | None) -> float | None:
     return float((match.certainty > 0.5).mean()) if isinstance(match, DenseMatch) else None
 
 
@@ -119,7 +119,7 @@ class KeyframePolicy:
         self._sharpness.clear()
         self.restart()
 
-    def refusal(self, rgb: ByteArray) -> str | None:
+    def rejection(self, rgb: ByteArray) -> str | None:
         """Why this image may not become a keyframe, or None. Call it once per frame."""
         value = sharpness(rgb)
         self._sharpness.append(value)

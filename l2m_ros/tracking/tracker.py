@@ -9,10 +9,7 @@ frame, before a new chain begins.
 from __future__ import annotations
 
 import enum
-import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -21,15 +18,16 @@ from l2m_ros.geometry.camera import unproject
 from l2m_ros.geometry.pose import PoseOptions, estimate_pose
 from l2m_ros.matching.matcher import Match, Matcher
 from l2m_ros.matching.sampling import correspondences
+from l2m_ros.timing import StageTimes
 from l2m_ros.tracking import chain
-from l2m_ros.tracking.gates import GateOptions, Motion, gate, implausible
+from l2m_ros.tracking.gates import GateOptions, StampedPose, gate, implausible_motion
 from l2m_ros.tracking.keyframes import (
     Keyframe,
     KeyframeOptions,
     KeyframePolicy,
     OdometrySample,
     Quality,
-    certain_share,
+    certain_fraction,
     coverage,
     parallax_rad,
 )
@@ -96,14 +94,14 @@ class TrackResult:
 
 
 @dataclass(frozen=True, eq=False)
-class _Incoming:
+class _EncodedFrame:
     """The frame at hand, encoded."""
 
     frame: Frame
     odometry: OdometrySample | None
     features: Features
-    refusal: str | None  # why it may not become a keyframe
-    stages: _Stages
+    rejection: str | None  # why it may not become a keyframe
+    times: StageTimes
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +129,7 @@ class Tracker:
         """Forget everything: the next frame begins a new chain at the origin."""
         self._keyframe: Keyframe | None = None
         self._kept: deque[Keyframe] = deque(maxlen=self.options.kept_keyframes)
-        self._motion: Motion | None = None
+        self._motion: StampedPose | None = None
         self._motion_covariance: FloatArray = np.zeros((6, 6))
         self._lost = 0
         self._requested = False
@@ -150,12 +148,13 @@ class Tracker:
         self.options = options
 
     def process(self, frame: Frame, odometry: OdometrySample | None = None) -> TrackResult:
-        stages = _Stages()
-        with stages.time("encode"):
+        times = StageTimes()
+        with times.stage("encode"):
             features = self._matcher.encode(frame.rgb)
-        now = _Incoming(frame, odometry, features, self._policy.refusal(frame.rgb), stages)
+        now = _EncodedFrame(frame, odometry, features, self._policy.rejection(frame.rgb), times)
         if self._keyframe is None:
-            return self._begin(now, "the first frame")
+            return self._start_chain(now, "the first frame")
+        self._requested |= _gains_depth(self._keyframe, frame)
         attempt = self._attempt(now, self._keyframe)
         if isinstance(attempt.outcome, Lost):
             attempt = self._recover(now, attempt)
@@ -163,22 +162,22 @@ class Tracker:
             return self._after_loss(now, attempt, attempt.outcome)
         return self._after_success(now, attempt)
 
-    def _attempt(self, now: _Incoming, keyframe: Keyframe) -> _Attempt:
-        with now.stages.time("match"):
+    def _attempt(self, now: _EncodedFrame, keyframe: Keyframe) -> _Attempt:
+        with now.times.stage("match"):
             match = self._matcher.match(now.features, keyframe.reference)
             pairs = correspondences(match, limit=self.options.max_matches)
-        with now.stages.time("pose"):
+        with now.times.stage("pose"):
             evidence = scale_evidence(keyframe, now.odometry, self.options.base_from_camera)
             outcome = gate(
                 estimate_pose(pairs, now.frame, keyframe.frame, self.options.pose, evidence),
                 self.options.gates,
             )
             if isinstance(outcome, MetricPose):
-                motion = Motion(now.frame.stamp_ns, _odom(keyframe, outcome)[0])
-                outcome = implausible(self._motion, motion, self.options.gates) or outcome
+                motion = StampedPose(now.frame.stamp_ns, _odom(keyframe, outcome)[0])
+                outcome = implausible_motion(self._motion, motion, self.options.gates) or outcome
         return _Attempt(keyframe, match, pairs, outcome)
 
-    def _recover(self, now: _Incoming, failed: _Attempt) -> _Attempt:
+    def _recover(self, now: _EncodedFrame, failed: _Attempt) -> _Attempt:
         """Try one of the earlier keyframes, another one each frame, the newest first."""
         others = [kept for kept in reversed(self._kept) if kept is not failed.keyframe]
         if not others:
@@ -186,14 +185,14 @@ class Tracker:
         attempt = self._attempt(now, others[self._lost % len(others)])
         return failed if isinstance(attempt.outcome, Lost) else attempt
 
-    def _after_loss(self, now: _Incoming, attempt: _Attempt, lost: Lost) -> TrackResult:
+    def _after_loss(self, now: _EncodedFrame, attempt: _Attempt, lost: Lost) -> TrackResult:
         self._lost += 1
         reason = f"{lost.reason.value}: {lost.detail}"
         if self._requested or self._lost >= self.options.restart_after:
-            return self._begin(now, f"lost for {self._lost} frames ({reason})")
+            return self._start_chain(now, f"lost for {self._lost} frames ({reason})")
         return _result(TrackState.LOST, reason, now, attempt)
 
-    def _after_success(self, now: _Incoming, attempt: _Attempt) -> TrackResult:
+    def _after_success(self, now: _EncodedFrame, attempt: _Attempt) -> TrackResult:
         found = attempt.keyframe is not self._keyframe
         self._lost, self._keyframe = 0, attempt.keyframe
         if found:
@@ -202,50 +201,53 @@ class Tracker:
         result = _result(TrackState.TRACKING, reason, now, attempt)
         if isinstance(attempt.outcome, MetricPose):
             pose, covariance = _odom(attempt.keyframe, attempt.outcome)
-            self._motion, self._motion_covariance = Motion(now.frame.stamp_ns, pose), covariance
+            self._motion, self._motion_covariance = (
+                StampedPose(now.frame.stamp_ns, pose),
+                covariance,
+            )
             result = replace(result, odom_from_camera=pose, odom_covariance=covariance)
         wanted = self._policy.wants_keyframe(_quality(now.frame, attempt)) or self._requested
-        if wanted and now.refusal is None:
-            self._take(now, connected=isinstance(attempt.outcome, MetricPose))
+        if wanted and now.rejection is None:
+            self._make_keyframe(now, connected=isinstance(attempt.outcome, MetricPose))
             result = replace(result, new_keyframe=True)
         return result
 
-    def _begin(self, now: _Incoming, why: str) -> TrackResult:
+    def _start_chain(self, now: _EncodedFrame, why: str) -> TrackResult:
         """Start a new chain at this frame, where the last one is thought to have ended."""
-        if now.refusal is not None:
+        if now.rejection is not None:
             state = TrackState.WAITING if self._keyframe is None else TrackState.LOST
-            reason = f"no keyframe yet: {now.refusal}"
-            return TrackResult(state, reason, now.frame, self._keyframe, stages_ms=now.stages.ms)
-        self._motion_covariance = self._drifted(now.frame.stamp_ns)
-        taken = self._take(now, connected=False)
+            reason = f"no keyframe yet: {now.rejection}"
+            return TrackResult(state, reason, now.frame, self._keyframe, stages_ms=now.times.ms)
+        self._motion_covariance = self._covariance_after_gap(now.frame.stamp_ns)
+        taken = self._make_keyframe(now, connected=False)
         return TrackResult(
             TrackState.TRACKING,
             f"new chain {self._chain} at keyframe {taken.id}: {why}",
             now.frame,
             taken,
             new_keyframe=True,
-            stages_ms=now.stages.ms,
+            stages_ms=now.times.ms,
         )
 
-    def _drifted(self, stamp_ns: int) -> FloatArray:
+    def _covariance_after_gap(self, stamp_ns: int) -> FloatArray:
         """The last place's covariance after moving unseen at up to the plausible speed."""
         if self._motion is None:
             return self._motion_covariance
         seconds = max(0.0, (stamp_ns - self._motion.stamp_ns) * 1e-9)
         gates = self.options.gates
-        return chain.widened(
+        return chain.inflated(
             self._motion_covariance,
             sigma_m=gates.max_speed_m_s * seconds,
             sigma_rad=min(gates.max_turn_rad_s * seconds, np.pi),
         )
 
-    def _take(self, now: _Incoming, *, connected: bool) -> Keyframe:
+    def _make_keyframe(self, now: _EncodedFrame, *, connected: bool) -> Keyframe:
         """This frame becomes the keyframe."""
-        with now.stages.time("reference"):
+        with now.times.stage("reference"):
             reference = self._matcher.reference(now.features)
         depth = None
         if now.frame.right_rgb is not None and now.frame.depth is None:
-            with now.stages.time("stereo"):
+            with now.times.stage("stereo"):
                 depth = stereo_depth(self._matcher, now.features, now.frame)
         self._chain += 0 if connected else 1
         place = np.eye(4) if self._motion is None else self._motion.odom_from_camera
@@ -260,30 +262,20 @@ class Tracker:
             odometry=now.odometry,
         )
         self._next_id += 1
-        self._keyframe, self._motion = taken, Motion(now.frame.stamp_ns, place)
+        self._keyframe, self._motion = taken, StampedPose(now.frame.stamp_ns, place)
         self._kept.append(taken)
         self._lost, self._requested = 0, False
         self._policy.restart()
         return taken
 
 
-class _Stages:
-    """Milliseconds by stage, summed over one frame."""
-
-    def __init__(self) -> None:
-        self.ms: dict[str, float] = {}
-
-    @contextmanager
-    def time(self, stage: str) -> Iterator[None]:
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            spent_ms = (time.perf_counter() - started) * 1e3
-            self.ms[stage] = self.ms.get(stage, 0.0) + spent_ms
+def _gains_depth(keyframe: Keyframe, frame: Frame) -> bool:
+    """A keyframe taken before depth came has none: a new one makes poses metric."""
+    has_depth = frame.depth is not None or frame.right_rgb is not None
+    return has_depth and keyframe.frame.depth is None and keyframe.stereo_depth is None
 
 
-def _result(state: TrackState, reason: str, now: _Incoming, attempt: _Attempt) -> TrackResult:
+def _result(state: TrackState, reason: str, now: _EncodedFrame, attempt: _Attempt) -> TrackResult:
     return TrackResult(
         state,
         reason,
@@ -292,7 +284,7 @@ def _result(state: TrackState, reason: str, now: _Incoming, attempt: _Attempt) -
         attempt.outcome,
         attempt.match,
         attempt.correspondences,
-        stages_ms=now.stages.ms,
+        stages_ms=now.times.ms,
     )
 
 
@@ -313,7 +305,7 @@ def _quality(frame: Frame, attempt: _Attempt) -> Quality:
     return Quality(
         coverage=coverage(inliers.query_px, frame.camera.size),
         inliers=len(inliers),
-        certain=certain_share(attempt.match),
+        certain=certain_fraction(attempt.match),
         parallax_rad=parallax_rad(
             unproject(frame.camera, inliers.query_px),
             unproject(attempt.keyframe.frame.camera, inliers.keyframe_px),

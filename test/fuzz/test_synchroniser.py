@@ -60,11 +60,11 @@ def test_no_more_sets_are_lost_than_messages_were_bad(stream, patient):
 def test_the_guard_takes_any_stamps_and_lets_time_run_forward_only(stamps):
     guard, newest = StampGuard(), 0
     for stamp in stamps:
-        judgement = guard.judge(stamp, "camera")
-        assert judgement.words or judgement.verdict is Verdict.GOOD
-        if judgement.verdict is Verdict.GOOD:
+        check = guard.check(stamp, "camera")
+        assert check.words or check.verdict is Verdict.ACCEPTED
+        if check.verdict is Verdict.ACCEPTED:
             assert stamp > newest
-        if judgement.verdict is not Verdict.REFUSED:
+        if check.verdict is not Verdict.REFUSED:
             newest = stamp
 
 
@@ -74,7 +74,7 @@ def test_wrong_stamps_cost_their_own_images_and_no_keyframe(wrong):
     """At most one more each: a good stamp beside two wrong ones may be doubted too."""
     alone = {n: s for n, s in wrong.items() if not {n - 1, n + 1, n - 2, n + 2} & set(wrong)}
     guard = StampGuard()
-    verdicts = [guard.judge(alone.get(n, START_NS + n * PERIOD_NS), "c").verdict for n in range(40)]
+    verdicts = [guard.check(alone.get(n, START_NS + n * PERIOD_NS), "c").verdict for n in range(40)]
     refused = [n for n, verdict in enumerate(verdicts) if verdict is Verdict.REFUSED]
     near = [n for n, s in alone.items() if 0 < s - (START_NS + n * PERIOD_NS) <= 2_000_000_000]
     assert len(refused) <= len(alone) + 4 * len(near)

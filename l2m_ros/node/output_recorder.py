@@ -1,4 +1,4 @@
-"""Hears what a node says of a run: poses with the keyframe they refer to, pictures, diagnostics."""
+"""Records the topics of a running node: poses with their keyframes, pictures, diagnostics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DEPTH = 100  # poses wait here while a picture is being read
 
 
 @dataclass
-class Heard:
+class RecordedOutputs:
     """Everything by the stamp of its image."""
 
     relative: dict[int, tuple[str, FloatArray, FloatArray]] = field(default_factory=dict)
@@ -27,14 +27,14 @@ class Heard:
     diagnostics: dict[str, str] = field(default_factory=dict)  # newest value by name
 
 
-class Listener:
-    """Subscribes on a node that somebody else spins."""
+class OutputRecorder:
+    """Subscribes through `node`, which the caller spins; the messages end up in `recorded`."""
 
     def __init__(self, node: Node, source: str = "/l2m") -> None:
         self._node, self._source = node, source
         self._pictures_wanted = 0
         self._matches = None
-        self.heard = Heard()
+        self.recorded = RecordedOutputs()
         latched = QoSProfile(
             depth=1,
             reliability=ReliabilityPolicy.RELIABLE,
@@ -45,7 +45,7 @@ class Listener:
         node.create_subscription(Image, f"{source}/keyframe", self._on_keyframe, latched)
         node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, DEPTH)
 
-    def want_picture(self) -> None:
+    def request_picture(self) -> None:
         """Subscribe to the matches until the next one: drawing each would cost the node time."""
         if self._matches is None:
             topic = f"{self._source}/matches"
@@ -54,22 +54,22 @@ class Listener:
 
     def _on_relative(self, message: Odometry) -> None:
         T, covariance = read_pose(message.pose)
-        self.heard.relative[stamp_ns(message)] = (message.header.frame_id, T, covariance)
+        self.recorded.relative[stamp_ns(message)] = (message.header.frame_id, T, covariance)
 
     def _on_odometry(self, message: Odometry) -> None:
-        self.heard.odometry[stamp_ns(message)] = read_pose(message.pose)[0]
+        self.recorded.odometry[stamp_ns(message)] = read_pose(message.pose)[0]
 
     def _on_keyframe(self, message: Image) -> None:
-        self.heard.keyframes[message.header.frame_id] = stamp_ns(message)
+        self.recorded.keyframes[message.header.frame_id] = stamp_ns(message)
 
     def _on_matches(self, message: Image) -> None:
         if self._pictures_wanted > 0:
             self._pictures_wanted -= 1
-            self.heard.pictures.append(read_image(message).copy())
+            self.recorded.pictures.append(read_image(message).copy())
         if self._pictures_wanted <= 0 and self._matches is not None:
             self._node.destroy_subscription(self._matches)
             self._matches = None
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
-            self.heard.diagnostics |= {value.key: value.value for value in status.values}
+            self.recorded.diagnostics |= {value.key: value.value for value in status.values}

@@ -1,4 +1,4 @@
-"""What the parameters say about a session: topics, sources of scale, frames."""
+"""The node's parameters as values: topics, sources of scale, TF frames."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from l2m_ros.frames.inputs import (
     InputOptions,
 )
 from l2m_ros.frames.outputs import FrameNames
-from l2m_ros.node.subscriptions import LOSSLESS_DEPTH, Wish
+from l2m_ros.node.subscriptions import LOSSLESS_DEPTH, TopicRequest
 from l2m_ros.parameters.table import Values, base_from_camera
 from l2m_ros.types import FloatArray
 
@@ -24,8 +24,8 @@ OPTIONAL = (DEPTH, RIGHT, ODOM)
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What the parameters say about a session."""
+class NodeConfig:
+    """What `FramePipeline` needs of the parameters."""
 
     input_options: InputOptions
     use: dict[str, str]  # auto, use or ignore, by optional topic
@@ -38,7 +38,7 @@ class Plan:
     publish_tf: bool
 
     @classmethod
-    def of(cls, values: Values) -> Plan:
+    def from_parameters(cls, values: Values) -> NodeConfig:
         lossless = values["queue"] == "all"
         slop_ns = round(values["sync.slop_s"] * 1e9)
         return cls(
@@ -59,8 +59,8 @@ class Plan:
             publish_tf=values["publish_tf"],
         )
 
-    def wishes(self, resolve: Callable[[str], str]) -> list[Wish]:
-        """The topics to subscribe to; `resolve` gives a name's full one, remapped."""
+    def topic_requests(self, resolve: Callable[[str], str]) -> list[TopicRequest]:
+        """The topics to subscribe to; `resolve` gives the full, remapped topic of an input."""
         kind = "sensor_msgs/CompressedImage" if self.compressed else "sensor_msgs/Image"
         ending = "/compressed" if self.compressed else ""
         types = {
@@ -74,7 +74,7 @@ class Plan:
         ignored = {key for key, use in self.use.items() if use == "ignore"}
         ignored |= {RIGHT_INFO} if RIGHT in ignored else set()
         return [
-            Wish(key, kind, resolve(key) + end, LOSSLESS_DEPTH if self.lossless else depth)
+            TopicRequest(key, kind, resolve(key) + end, LOSSLESS_DEPTH if self.lossless else depth)
             for key, (kind, end, depth) in types.items()
             if key not in ignored
         ]
@@ -87,5 +87,5 @@ class Plan:
         return is_rectified(self.rectified, image_topic)
 
     def uses(self, key: str, *, published: bool) -> bool:
-        """Whether an optional input belongs to a frame."""
+        """Whether an optional input (depth, right/image, odom) is part of a frame."""
         return self.use[key] == "use" or (self.use[key] == "auto" and published)

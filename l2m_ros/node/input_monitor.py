@@ -1,29 +1,30 @@
-"""What comes in and what does not: publishers that come and go, topics missing, late, doubled or
-lossy. Each is told by its name, with the remedy."""
+"""Watches the inputs: publishers that come and go; topics that are missing, late, published twice
+or losing messages. Each problem is reported with the topic's name and the remedy."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import replace
+from typing import Any
 
 import rclpy.clock
 from rclpy.lifecycle import LifecycleNode
 
 from l2m_ros.frames.inputs import CAMERA_INFO, DEPTH, IMAGE, ODOM, RIGHT, TOPICS, Inputs
+from l2m_ros.node.config import OPTIONAL, NodeConfig
 from l2m_ros.node.diagnostics import ERROR, Health
-from l2m_ros.node.plan import OPTIONAL, Plan
 from l2m_ros.node.subscriptions import LOSS_REMEDY, Subscriptions
 from l2m_ros.node.worker import Worker
 
-REVIEW_S = 0.1  # while an input is missing, and while topics of one driver are being discovered
-REVIEWS_CALM = 10  # afterwards every so many of them
-REVIEWS_EAGER = 20  # after a publisher came or went: its other topics follow
-BACKLOG_TOLD = 100  # bundles waiting in a lossless queue before it is said
-LOSS_TOLD_S = 10.0  # so long after the last loss it is still told
+CHECK_PERIOD_S = 0.1  # while an input is missing, and while a driver's topics are being discovered
+CHECKS_SKIPPED = 10  # once all inputs are there, only every 10th check is made
+CHECKS_AFTER_CHANGE = 20  # after a publisher came or went its other topics follow: none skipped
+BACKLOG_WARNING = 100  # bundles waiting in a lossless queue before it is reported
+LOSS_WARNING_S = 10.0  # how long a loss stays in the diagnostics
 
 
-class InputWatch:
-    """A timer of its own, in the executor's thread."""
+class InputMonitor:
+    """Runs on a timer in the executor's thread."""
 
     def __init__(
         self,
@@ -32,41 +33,43 @@ class InputWatch:
         inputs: Inputs,
         worker: Worker,
         health: Health,
-        plan: Plan,
+        config: NodeConfig,
     ) -> None:
         self._node, self._subscriptions, self._inputs = node, subscriptions, inputs
-        self._worker, self._health, self.plan = worker, health, plan
+        self._worker, self._health, self.config = worker, health, config
         self.image_s = time.monotonic()  # when the last image came
         self._clock_ns = -1
-        self._reviews = self._changed = 0
-        self._known: list[list[str]] = []
+        self._checks = self._changed_at = 0
+        self._publishers: list[list[str]] = []
         self._lost_before = 0
         self._lost_s = float("-inf")
         steady = rclpy.clock.Clock(clock_type=rclpy.clock.ClockType.STEADY_TIME)
-        self._timer = node.create_timer(REVIEW_S, self._review, clock=steady)
+        self._timer: Any = node.create_timer(CHECK_PERIOD_S, self._check, clock=steady)
 
     def stop(self) -> None:
-        self._node.destroy_timer(self._timer)
+        if self._timer is not None:
+            self._node.destroy_timer(self._timer)
+            self._timer = None
 
-    def _review(self) -> None:
-        self._reviews += 1
+    def _check(self) -> None:
+        self._checks += 1
         complete = all(self._subscriptions.publishers(key) for key in (IMAGE, CAMERA_INFO))
-        settled = self._reviews - self._changed > REVIEWS_EAGER
-        if complete and settled and self._reviews % REVIEWS_CALM:
+        settled = self._checks - self._changed_at > CHECKS_AFTER_CHANGE
+        if complete and settled and self._checks % CHECKS_SKIPPED:
             return
-        self._subscriptions.review()
-        known = [self._subscriptions.publishers(key) for key in TOPICS]
-        if known != self._known:
-            self._known, self._changed = known, self._reviews
-        self._adapt()
-        self._tell_missing()
-        self._tell_sources()
-        self._tell_losses()
+        self._subscriptions.update()
+        publishers = [self._subscriptions.publishers(key) for key in TOPICS]
+        if publishers != self._publishers:
+            self._publishers, self._changed_at = publishers, self._checks
+        self._use_published_inputs()
+        self._report_missing()
+        self._report_duplicates()
+        self._report_losses()
 
-    def _adapt(self) -> None:
-        """Optional inputs that came or went."""
+    def _use_published_inputs(self) -> None:
+        """Take up optional inputs that somebody publishes now; leave out those that ended."""
         published = {key: bool(self._subscriptions.publishers(key)) for key in OPTIONAL}
-        used = [key for key in OPTIONAL if self.plan.uses(key, published=published[key])]
+        used = [key for key in OPTIONAL if self.config.uses(key, published=published[key])]
         options = replace(
             self._inputs.options,
             depth=DEPTH in used,
@@ -77,33 +80,33 @@ class InputWatch:
             self._inputs.reconfigure(options)
             self._health.set_facts(inputs=", ".join([IMAGE, *used]))
 
-    def _tell_missing(self) -> None:
-        note, subscriptions = self._health.note, self._subscriptions
+    def _report_missing(self) -> None:
+        report, subscriptions = self._health.report, self._subscriptions
         silent_s, paused = time.monotonic() - self.image_s, self._paused()
         topic = subscriptions.topic(IMAGE)
         if not subscriptions.publishers(IMAGE):
-            note(
-                "source",
-                f"nobody publishes {topic}{self._candidates()}: start the camera, or remap image",
-                ERROR,
+            hint = self._similar_topics()
+            words = f"nobody publishes {topic}{hint}: start the camera, or remap image"
+            report("source", words, ERROR)
+        elif silent_s > self.config.stale_after_s and not paused:
+            report(
+                "source", f"no image for {silent_s:.1f} s on {topic}: does the camera run?", ERROR
             )
-        elif silent_s > self.plan.stale_after_s and not paused:
-            note("source", f"no image for {silent_s:.1f} s on {topic}: does the camera run?", ERROR)
-        elif silent_s <= self.plan.stale_after_s:
-            note("source", None)
+        elif silent_s <= self.config.stale_after_s:
+            report("source", None)
         missing = self._inputs.missing()
         if CAMERA_INFO in missing and not subscriptions.publishers(CAMERA_INFO):
             missing[CAMERA_INFO] = (
                 f"nobody publishes {subscriptions.topic(CAMERA_INFO)}: remap camera_info; "
                 "without it there are no poses"
             )
-        note("sync", "; ".join(missing.values()) or None, ERROR)
+        report("sync", "; ".join(missing.values()) or None, ERROR)
 
-    def _candidates(self) -> str:
-        """Topics of the right type, for whoever forgot to remap."""
+    def _similar_topics(self) -> str:
+        """Published topics of the right type, as a hint for a missing remapping."""
         graph = self._node.get_topic_names_and_types()
         ours = self._node.get_fully_qualified_name()
-        kind = "CompressedImage" if self.plan.compressed else "Image"
+        kind = "CompressedImage" if self.config.compressed else "Image"
         found = [
             name
             for name, types in graph
@@ -113,24 +116,24 @@ class InputWatch:
         return f" (there is {', '.join(found[:3])})" if found else ""
 
     def _paused(self) -> bool:
-        """Simulated time that stands still: a paused bag, nothing to complain about."""
+        """Whether simulated time stands still (a paused bag): then silence is no problem."""
         if not self._node.get_parameter("use_sim_time").value:
             return False
         now_ns = self._node.get_clock().now().nanoseconds
-        stands, self._clock_ns = now_ns == self._clock_ns, now_ns
-        self._health.set_facts(clock="paused" if stands else "running")
-        return stands
+        paused, self._clock_ns = now_ns == self._clock_ns, now_ns
+        self._health.set_facts(clock="paused" if paused else "running")
+        return paused
 
-    def _tell_sources(self) -> None:
+    def _report_duplicates(self) -> None:
         words = [
             f"{len(who)} publishers on {self._subscriptions.topic(key)} ({', '.join(who)}): two "
             "cameras on one topic give nonsense; remap one (after a crash this ends by itself)"
             for key in (IMAGE, CAMERA_INFO, DEPTH)
             if len(who := self._subscriptions.publishers(key)) > 1
         ]
-        self._health.note("publishers", "; ".join(words) or None)
+        self._health.report("publishers", "; ".join(words) or None)
 
-    def _tell_losses(self) -> None:
+    def _report_losses(self) -> None:
         health, now_s = self._health, time.monotonic()
         images = (IMAGE, DEPTH, RIGHT)
         lost = sum(self._subscriptions.lost(k) for k in images)
@@ -142,9 +145,9 @@ class InputWatch:
         health.counts["refused_stamps"] = self._inputs.refused
         if lost > self._lost_before and avoidable:
             self._lost_before, self._lost_s = lost, now_s
-            health.note("loss", f"{lost} images lost on the way: {LOSS_REMEDY}")
-        elif now_s - self._lost_s > LOSS_TOLD_S:
-            health.note("loss", None)
+            health.report("loss", f"{lost} images lost on the way: {LOSS_REMEDY}")
+        elif now_s - self._lost_s > LOSS_WARNING_S:
+            health.report("loss", None)
         behind = self._worker.backlog
         words = f"{behind} frames wait (queue: all): play the bag slower (--rate)"
-        health.note("queue", words if behind > BACKLOG_TOLD else None)
+        health.report("queue", words if behind > BACKLOG_WARNING else None)

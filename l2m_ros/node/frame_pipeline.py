@@ -1,0 +1,157 @@
+"""The path of one image, from the subscription's callback to the publishers.
+
+executor's thread   on_message -> Inputs.add -> Worker.submit
+worker's thread     process -> FrameBuilder.build -> Tracker.process -> Publishers.publish
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from rclpy.lifecycle import LifecycleNode
+
+from l2m_ros.errors import InvalidInput
+from l2m_ros.frames.builder import FrameBuilder
+from l2m_ros.frames.inputs import IMAGE, ODOM, Bundle, Inputs
+from l2m_ros.frames.outputs import FrameResult
+from l2m_ros.node.config import NodeConfig
+from l2m_ros.node.diagnostics import ERROR, Health
+from l2m_ros.node.input_monitor import InputMonitor
+from l2m_ros.node.publishers import Publishers
+from l2m_ros.node.subscriptions import Subscriptions
+from l2m_ros.node.tracking_status import report_tracking
+from l2m_ros.node.transforms import Transforms
+from l2m_ros.node.worker import Worker
+from l2m_ros.timing import StageTimes
+from l2m_ros.tracking.tracker import Tracker, TrackerOptions
+from l2m_ros.types import FloatArray
+
+
+class FramePipeline:
+    """Everything that runs while the node is active: made in activate, stopped in deactivate."""
+
+    def __init__(
+        self,
+        node: LifecycleNode,
+        tracker: Tracker,
+        publishers: Publishers,
+        health: Health,
+        config: NodeConfig,
+    ) -> None:
+        self._node, self._health, self._config = node, health, config
+        self._tracker, self._publishers = tracker, publishers
+        self._pending_actions: deque[Callable[[], object]] = deque()
+        self._base_from_camera = None if config.base_from_tf else config.base_from_camera
+        self._inputs = Inputs(config.input_options, health.report)
+        rectified = config.is_rectified(node.resolve_topic_name(IMAGE))
+        self._builder = FrameBuilder(rectified=rectified, report=health.report)
+        self._transforms = Transforms(node, publish=config.publish_tf, lookup=config.base_from_tf)
+        requests = config.topic_requests(node.resolve_topic_name)
+        self._subscriptions = Subscriptions(node, requests, self.on_message, health.report)
+        self._worker = Worker(self.process, self._on_error, lossless=config.lossless)
+        self._monitor = InputMonitor(
+            node, self._subscriptions, self._inputs, self._worker, health, config
+        )
+
+    # ---- executor's thread: callbacks only store --------------------------------------------
+
+    def on_message(self, key: str, message: Any) -> None:
+        """The callback of every subscription; key is one of `inputs.TOPICS`."""
+        received_s = time.monotonic()
+        if key == IMAGE:
+            self._monitor.image_s = received_s
+            self._health.count("images")
+        try:
+            bundles = self._inputs.add(key, message, received_s)
+        except InvalidInput as error:  # odom of NaN; images are checked by the worker
+            self._health.report(key, str(error))
+            return
+        if key == ODOM:
+            self._health.report(key, None)
+        for bundle in bundles:
+            self._worker.submit(bundle)
+
+    def before_next_frame(self, action: Callable[[], object]) -> None:
+        """The worker calls this (a reset, new options) before it takes the next frame."""
+        self._pending_actions.append(action)
+
+    def reconfigure(self, config: NodeConfig, options: TrackerOptions) -> None:
+        """Dynamic parameters: they hold from the next frame on."""
+        if self._base_from_camera is not None:
+            options = replace(options, base_from_camera=self._base_from_camera)
+        self._config = self._monitor.config = config
+        slop_ns = config.input_options.slop_ns
+        if slop_ns != self._inputs.options.slop_ns:
+            self._inputs.reconfigure(replace(self._inputs.options, slop_ns=slop_ns))
+        self.before_next_frame(lambda: self._tracker.reconfigure(options))
+
+    def stop(self, timeout_s: float) -> bool:
+        """False where the worker is still at a frame after the timeout; may be called again."""
+        self._monitor.stop()
+        self._subscriptions.destroy()
+        self._transforms.destroy()
+        return self._worker.stop(timeout_s)
+
+    # ---- worker's thread --------------------------------------------------------------------
+
+    def process(self, bundle: Bundle) -> None:
+        """One image: messages -> Frame -> TrackResult -> topics and /tf."""
+        times = StageTimes()
+        times.ms["wait"] = _milliseconds_since(bundle.received_s)
+        self._run_pending_actions(reset=bundle.reset)
+        try:
+            with times.stage("frame"):
+                frame = self._builder.build(bundle)
+        except InvalidInput:  # the builder has reported why
+            self._health.count("refused")
+            return
+        base = self._find_base(frame.frame_id)
+        result = self._tracker.process(frame, self._inputs.odometry_at(frame.stamp_ns))
+        tracked = FrameResult(result, self._config.frames, base, self._health.rate_hz)
+        with times.stage("publish"):
+            self._publishers.publish(tracked)
+            self._transforms.publish(tracked)
+        times.ms |= result.stages_ms | {"latency": _milliseconds_since(bundle.received_s)}
+        self._report(tracked, times)
+
+    def _run_pending_actions(self, *, reset: bool) -> None:
+        while self._pending_actions:
+            self._pending_actions.popleft()()
+        if reset:
+            self._tracker.reset()
+
+    def _find_base(self, camera_frame: str) -> FloatArray | None:
+        """base_from_camera: the parameter's, or TF's once it is known there."""
+        if self._base_from_camera is None:
+            base = self._transforms.base_from_camera(self._config.frames.base, camera_frame)
+            if base is not None:
+                self._tracker.reconfigure(replace(self._tracker.options, base_from_camera=base))
+            self._base_from_camera = base
+        return self._base_from_camera
+
+    def _report(self, tracked: FrameResult, times: StageTimes) -> None:
+        health = self._health
+        health.frame_done(times.ms)
+        health.report("worker", None)
+        health.report("tf", self._transforms.problem)
+        health.report("outputs", self._publishers.unsupported_outputs(tracked))
+        report_tracking(health, tracked.result)
+
+    def _on_error(self, error: Exception) -> None:
+        """A frame that fails is logged and counted; the next one is taken all the same."""
+        if not self._node.context.ok():
+            return  # publishers end with the context; the process is about to
+        self._health.count("failed")
+        words = f"a frame failed: {type(error).__name__}: {' '.join(str(error).split())}"
+        self._health.report("worker", words, ERROR)
+        trace = "".join(traceback.format_exception(error))
+        self._node.get_logger().error(trace, throttle_duration_sec=10.0)
+
+
+def _milliseconds_since(started_s: float) -> float:
+    return (time.monotonic() - started_s) * 1e3
