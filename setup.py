@@ -18,11 +18,15 @@ ONNX = ["onnxruntime>=1.17", "pyyaml"]
 TORCH = ["torch>=2.4", "safetensors", "pyyaml"]
 # Worlds to render (embreex), bags to read and write (rosbags), pictures and viewers.
 VIEW = ["matplotlib", "rerun-sdk", "rosbags>=0.11", "embreex", "pyyaml"]
+# The map: nearest descriptors (faiss: exact search fast enough, no other dependency), the pose
+# graph (gtsam: robust, with marginals), PostgreSQL for fleets (its binary brings libpq along).
+MAP = ["faiss-cpu>=1.8", "gtsam>=4.2", "psycopg[binary]>=3.2"]
 TRAIN = [*TORCH, "onnx", "onnxruntime>=1.17", "onnxscript", "matplotlib", "tensorboard"]
 TEST = [
     *ROS,
     *VIEW,
     *TRAIN,
+    *MAP,
     "pytest<9",
     "pytest-timeout",
     "hypothesis",
@@ -76,6 +80,7 @@ setup(
         "torch": TORCH,
         "train": TRAIN,
         "view": VIEW,
+        "map": MAP,
         "test": TEST,
     },
     zip_safe=False,

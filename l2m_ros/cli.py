@@ -112,6 +112,9 @@ EXTRAS = {
     "embreex": "view",
     "rosbags": "view",
     "yaml": "onnx",
+    "faiss": "map",
+    "gtsam": "map",
+    "psycopg": "map",
     "onnxscript": "train",
     "tensorboard": "train",
 }

@@ -20,3 +20,7 @@ class ModelError(L2MError):
 
 class BackendUnavailable(L2MError):
     """An inference engine that is not installed or has no device; names what to install."""
+
+
+class MapError(L2MError):
+    """A map that cannot be opened, read or written; the message says what to do."""

@@ -1,0 +1,117 @@
+"""Pictures, depth, arrays and matrices as bytes, and back. Nothing here is ever unpickled."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+
+import cv2
+import numpy as np
+
+from l2m_ros.errors import InvalidInput
+from l2m_ros.types import ByteArray, Camera, FloatArray
+
+JPEG_QUALITY = 90  # matches of a keyframe at 90 and at 100 differ by less than their noise
+LARGEST = 65535  # of 16 bit
+MATRIX = "<f8"
+
+
+def encode_image(rgb: ByteArray, quality: int = JPEG_QUALITY) -> bytes:
+    bgr = np.ascontiguousarray(rgb[:, :, ::-1])
+    _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return encoded.tobytes()
+
+
+def decode_image(content: bytes) -> ByteArray:
+    """(H, W, 3) uint8 RGB."""
+    image = _decoded(content, cv2.IMREAD_COLOR)
+    return np.ascontiguousarray(image[:, :, ::-1])
+
+
+def encode_depth(depth_m: FloatArray, scale_m: float) -> bytes:
+    """PNG of 16 bit; unknown (NaN) and what 16 bit cannot hold become 0."""
+    units = np.rint(np.nan_to_num(depth_m, nan=0.0, posinf=0.0, neginf=0.0) / scale_m)
+    units[(units < 0) | (units > LARGEST)] = 0
+    _, encoded = cv2.imencode(".png", units.astype(np.uint16))
+    return encoded.tobytes()
+
+
+def decode_depth(content: bytes, scale_m: float) -> FloatArray:
+    """(H, W) float32 metres, NaN = unknown."""
+    raw = _decoded(content, cv2.IMREAD_UNCHANGED)
+    if raw.dtype != np.uint16 or raw.ndim != 2:
+        raise InvalidInput(f"a keyframe's depth is {raw.dtype} with {raw.ndim} dimensions")
+    metres = raw.astype(np.float32) * np.float32(scale_m)
+    return np.where(raw > 0, metres, np.float32(np.nan))
+
+
+def _decoded(content: bytes, flags: int) -> ByteArray:
+    image = None
+    if content:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    if image is None:
+        raise InvalidInput("a keyframe's picture cannot be decoded")
+    return np.asarray(image)
+
+
+def encode_matrix(matrix: FloatArray | None) -> bytes | None:
+    return None if matrix is None else np.ascontiguousarray(matrix, MATRIX).tobytes()
+
+
+def decode_matrix(content: bytes | None, side: int) -> FloatArray | None:
+    """(side, side) float64, or None where nothing was stored."""
+    if content is None:
+        return None
+    if len(content) != 8 * side * side:
+        raise InvalidInput(
+            f"a {side}x{side} matrix has {8 * side * side} bytes, not {len(content)}"
+        )
+    return np.frombuffer(content, MATRIX).reshape(side, side).astype(np.float64)
+
+
+def encode_camera(camera: Camera) -> str:
+    return json.dumps(
+        {
+            "width": camera.width,
+            "height": camera.height,
+            "K": camera.K.tolist(),
+            "distortion": camera.distortion,
+            "D": camera.D.tolist(),
+        }
+    )
+
+
+def decode_camera(text: str) -> Camera:
+    raw = json.loads(text)
+    return Camera(
+        raw["width"], raw["height"], np.array(raw["K"]), raw["distortion"], np.array(raw["D"])
+    )
+
+
+def encode_arrays(arrays: dict[str, FloatArray]) -> bytes:
+    """Floats as fp16, other types as they are."""
+    out = io.BytesIO()
+    np.savez(out, **{name: _half(a) for name, a in arrays.items()})
+    return out.getvalue()
+
+
+def decode_arrays(content: bytes) -> dict[str, FloatArray]:
+    """fp16 becomes float32 again."""
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            return {name: _single(file[name]) for name in file.files}
+    except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
+        raise InvalidInput(f"stored arrays cannot be read: {error}") from error
+
+
+def _half(array: FloatArray) -> FloatArray:
+    array = np.asarray(array)
+    if array.dtype.kind != "f":
+        return array
+    finite = np.finfo(np.float16)
+    return np.clip(array, finite.min, finite.max).astype(np.float16)
+
+
+def _single(array: FloatArray) -> FloatArray:
+    return array.astype(np.float32) if array.dtype == np.float16 else array
