@@ -21,7 +21,8 @@ VIEW = ["matplotlib", "rerun-sdk", "rosbags>=0.11", "embreex", "pyyaml"]
 # The map: nearest descriptors (faiss: exact search fast enough, no other dependency), the pose
 # graph (gtsam: robust, with marginals), PostgreSQL for fleets (its binary brings libpq along).
 MAP = ["faiss-cpu>=1.8", "gtsam>=4.2", "psycopg[binary]>=3.2"]
-TRAIN = [*TORCH, "onnx", "onnxruntime>=1.17", "onnxscript", "matplotlib", "tensorboard"]
+# numba compiles the CPU rasterizer of Gaussians.
+TRAIN = [*TORCH, "onnx", "onnxruntime>=1.17", "onnxscript", "matplotlib", "tensorboard", "numba"]
 TEST = [
     *ROS,
     *VIEW,

@@ -117,6 +117,7 @@ EXTRAS = {
     "psycopg": "map",
     "onnxscript": "train",
     "tensorboard": "train",
+    "numba": "train",
 }
 
 
