@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from l2m_ros.types import Camera
+from l2m_ros.workshop.gaussians.choice import load_rasterizer
 from l2m_ros.workshop.gaussians.model import Gaussians, PosedCamera
-from l2m_ros.workshop.gaussians.rasterizer import load_rasterizer, render
+from l2m_ros.workshop.gaussians.rendering import render
 
 WANTED = {"forward": 5.0, "forward + backward": 2.0}
 

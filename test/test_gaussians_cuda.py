@@ -4,7 +4,8 @@ import pytest
 import torch
 from test_gaussians_rasterizer import camera, cloud
 
-from l2m_ros.workshop.gaussians.rasterizer import load_rasterizer, render
+from l2m_ros.workshop.gaussians.choice import load_rasterizer
+from l2m_ros.workshop.gaussians.rendering import render
 from l2m_ros.workshop.gaussians.twin import TwinRasterizer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -8,12 +8,13 @@ import torch
 
 from l2m_ros.errors import InvalidInput
 from l2m_ros.types import Camera
+from l2m_ros.workshop.gaussians.choice import load_rasterizer
 from l2m_ros.workshop.gaussians.cpu import CpuRasterizer
 from l2m_ros.workshop.gaussians.gsplat import disc_axes_first
 from l2m_ros.workshop.gaussians.model import Gaussians, PosedCamera
 from l2m_ros.workshop.gaussians.ply import read_ply, write_ply
 from l2m_ros.workshop.gaussians.projection import planes
-from l2m_ros.workshop.gaussians.rasterizer import load_rasterizer, pixel_rays, render
+from l2m_ros.workshop.gaussians.rendering import pixel_rays, render
 from l2m_ros.workshop.gaussians.twin import TwinRasterizer
 
 PARTS = ("colour", "alpha", "expected_depth", "plane_depth", "normal", "features")
