@@ -77,9 +77,7 @@ def main() -> None:
     if args.json:
         print(json.dumps(figures))
         return
-    print(
-        f"{args.rasterizer}, {args.gaussians} Gaussians, 320x240, {torch.get_num_threads()} threads"
-    )
+    print(f"{args.rasterizer}, {args.gaussians} Gaussians, 320x240, {args.threads} threads")
     for name, figure in figures.items():
         print(
             f"{name:>20}: {figure['per_s']:.1f} a second ({figure['ratio']:.1f} x the wanted "
