@@ -1,16 +1,79 @@
-"""Where files of this package lie, and how they are written: whole, or not at all."""
+"""What a file from outside may be, where this package's own files lie, and how they are written.
+
+Read: regular files of a bounded size, inside the folder that they are named in.
+Written: whole or not at all, and never over the input.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import shutil
+import stat
 import tempfile
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+
+from l2m_ros.errors import InvalidInput
+
+MAX_TEXT_BYTES = 64 << 20  # of YAML, JSON and trajectories
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def cache_folder() -> Path:
     """What this user's machine made or fetched: $XDG_CACHE_HOME/l2m_ros."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "l2m_ros"
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base).expanduser() if base else home_folder() / ".cache") / "l2m_ros"
+
+
+def home_folder() -> Path:
+    """The user's own, or the temporary folder where the system knows none (containers)."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path(tempfile.gettempdir())
+
+
+# --- reading --------------------------------------------------------------------------------
+
+
+def read_file(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
+    """The content of a regular file; a pipe would hang, a device never ends."""
+    with _opened(path) as file:
+        mode = os.fstat(file.fileno())
+        if not stat.S_ISREG(mode.st_mode):
+            raise InvalidInput(f"{path} is not a regular file: name a file, no pipe or device")
+        if mode.st_size > max_bytes:
+            raise InvalidInput(f"{path} has {mode.st_size} bytes, more than {max_bytes} are read")
+        return file.read(max_bytes)
+
+
+def read_text(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> str:
+    """The same as text."""
+    try:
+        return read_file(path, max_bytes).decode()
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{path} is not text (byte {error.start} is no UTF-8)") from error
+
+
+def _opened(path: Path):  # type: ignore[no-untyped-def]
+    """Opened without waiting for a pipe's other end."""
+    if path.is_dir():
+        raise InvalidInput(f"{path} is a folder: name a file")
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+    return os.fdopen(os.open(path, flags), "rb")
+
+
+def inside(folder: Path, name: str) -> Path:
+    """`folder / name`, refused where the name leads out of the folder."""
+    parts = PurePosixPath(name)
+    if not name or parts.is_absolute() or ".." in parts.parts or "\0" in name:
+        raise InvalidInput(f"{name!r} is no name of a file inside {folder or '.'}")
+    return folder / parts
+
+
+# --- writing --------------------------------------------------------------------------------
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -20,7 +83,54 @@ def write_whole(path: Path, content: bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
+        os.chmod(partial, 0o666 & ~_umask())
         os.replace(partial, path)
     except BaseException:
         Path(partial).unlink(missing_ok=True)
         raise
+
+
+def _umask() -> int:
+    """Read without a way to read it: set and put back."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def refuse_overwriting(outputs: Iterable[Path | None], inputs: Iterable[Path | None]) -> None:
+    """No output may be an input, lie inside one, or hold one: it would be destroyed."""
+    read = [path.resolve() for path in inputs if path is not None]
+    for output in outputs:
+        if output is None:
+            continue
+        written = output.resolve()
+        for path in read:
+            inner = written.parents if path.is_dir() else ()
+            if written == path or written in path.parents or path in inner:
+                raise InvalidInput(f"{output} would overwrite the input {path}: name another one")
+
+
+def check_writable(output: Path | None) -> None:
+    """Before hours of work: the folder can be made and written."""
+    if output is None:
+        return
+    folder = output.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise InvalidInput(f"{output} cannot be written: {folder} is not a folder to write into")
+
+
+@contextlib.contextmanager
+def full_disk_in_words(what: Path) -> Iterator[None]:
+    """Turns an error about space, in whatever library it occurs, into one line."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        free = shutil.disk_usage(what.absolute().parent if what.exists() else Path.cwd()).free
+        raise InvalidInput(
+            f"{what}: the disk is full ({free // 1_000_000} MB free); nothing was kept. Free some "
+            "space or name another place"
+        ) from error

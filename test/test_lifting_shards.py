@@ -13,10 +13,11 @@ from test_lifting_views import photograph
 
 from l2m_ros import cli
 from l2m_ros.errors import BackendUnavailable, InvalidInput, ModelError
+from l2m_ros.image_header import header_size
 from l2m_ros.workshop.lifting import depth, holes, shards
 from l2m_ros.workshop.lifting.lift import LiftOptions, lift_folder
 from l2m_ros.workshop.lifting.motion import centred
-from l2m_ros.workshop.lifting.photographs import header_size, read_photograph
+from l2m_ros.workshop.lifting.photographs import read_photograph
 
 RNG = np.random.default_rng(0)
 SMALL = LiftOptions(width=96, height=64, photographs_per_shard=2, workers=1, homographies=0.0)

@@ -86,7 +86,7 @@ def bad_files(tmp_path):
     cv2.imwrite(str(tmp_path / "deep.png"), good.astype(np.uint16) * 200)
     return {
         "empty.png": "is empty",
-        "text.png": "not a picture",
+        "text.png": "not a PNG",
         "deep.png": "8 bit",
         "missing.png": "No such file",
     }

@@ -10,7 +10,8 @@ import numpy as np
 from l2m_ros.errors import InvalidInput
 from l2m_ros.frames.inputs import CAMERA_INFO, DEPTH, IMAGE, RIGHT, RIGHT_INFO, Bundle, Report
 from l2m_ros.frames.messages import read_camera, read_depth, read_image, read_right_from_camera
-from l2m_ros.types import Camera, FloatArray, Frame
+from l2m_ros.image_header import USUAL, SizeLimits, check_sides
+from l2m_ros.types import ByteArray, Camera, FloatArray, Frame
 
 
 def is_rectified(setting: str, image_topic: str) -> bool:
@@ -24,21 +25,28 @@ class FrameBuilder:
     """Messages -> Frame.
 
     A bad image or camera_info refuses the whole frame. Bad depth or a bad right image is left out.
-    Either is reported under the topic's name.
+    Either is reported under the topic's name. `limits` bounds what is decoded.
     """
 
-    def __init__(self, *, rectified: bool, report: Report = lambda key, words: None) -> None:
+    def __init__(
+        self,
+        *,
+        rectified: bool,
+        report: Report = lambda key, words: None,
+        limits: SizeLimits = USUAL,
+    ) -> None:
         self._rectified = rectified
         self._report = report
+        self._limits = limits
         self._cameras: dict[str, tuple[Any, Camera]] = {}
 
     def build(self, bundle: Bundle) -> Frame:
         """Raises InvalidInput where the messages make no frame; the reason is reported too."""
         messages = bundle.messages
         image = messages[IMAGE]
-        rgb = self._checked(IMAGE, lambda: read_image(image))
+        rgb = self._checked(IMAGE, lambda: self._image(image))
         camera = self._checked(CAMERA_INFO, lambda: self._camera(CAMERA_INFO, messages, rgb.shape))
-        depth = self._optional(DEPTH, messages, lambda: _depth(messages[DEPTH], camera))
+        depth = self._optional(DEPTH, messages, lambda: self._depth(messages, camera))
         right = self._optional(RIGHT, messages, lambda: self._right(messages))
         return Frame(
             rgb,
@@ -82,25 +90,29 @@ class FrameBuilder:
         return camera
 
     def _right(self, messages: dict[str, Any]) -> dict[str, Any]:
-        rgb = read_image(messages[RIGHT])
+        rgb = self._image(messages[RIGHT])
         return {
             "right_rgb": rgb,
             "right_camera": self._camera(RIGHT_INFO, messages, rgb.shape),
             "right_from_camera": read_right_from_camera(messages[RIGHT_INFO]),
         }
 
+    def _image(self, message: Any) -> ByteArray:
+        rgb = read_image(message, self._limits)
+        check_sides(rgb.shape[1], rgb.shape[0], "the image", self._limits)
+        return rgb
 
-def _depth(message: Any, camera: Camera) -> FloatArray:
-    depth = read_depth(message)
-    if depth.shape != (camera.height, camera.width):
-        raise InvalidInput(
-            f"depth is {depth.shape[1]}x{depth.shape[0]} but the image is "
-            f"{camera.width}x{camera.height}: publish depth registered to the image "
-            "(depth_image_proc's register node, or the driver's aligned depth)"
-        )
-    if not np.isfinite(depth).any():
-        raise InvalidInput(
-            "depth holds no known pixel (all NaN or 0): is the sensor covered, too near, or its "
-            "projector off?"
-        )
-    return depth
+    def _depth(self, messages: dict[str, Any], camera: Camera) -> FloatArray:
+        depth = read_depth(messages[DEPTH], self._limits)
+        if depth.shape != (camera.height, camera.width):
+            raise InvalidInput(
+                f"depth is {depth.shape[1]}x{depth.shape[0]} but the image is "
+                f"{camera.width}x{camera.height}: publish depth registered to the image "
+                "(depth_image_proc's register node, or the driver's aligned depth)"
+            )
+        if not np.isfinite(depth).any():
+            raise InvalidInput(
+                "depth holds no known pixel (all NaN or 0): is the sensor covered, too near, or "
+                "its projector off?"
+            )
+        return depth

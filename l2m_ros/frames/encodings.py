@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from l2m_ros.errors import InvalidInput
+from l2m_ros.image_header import USUAL, SizeLimits
+from l2m_ros.images import decoded
 from l2m_ros.types import ByteArray, FloatArray
 
 Pixels = npt.NDArray[Any]
@@ -152,13 +154,12 @@ def _view(
     return pixels[..., 0] if channels == 1 else pixels
 
 
-def decompress(data: Any) -> ByteArray:
+def decompress(data: Any, limits: SizeLimits = USUAL) -> ByteArray:
     """(H, W, 3) uint8 of a JPEG, PNG or whatever else OpenCV reads."""
-    packed = np.frombuffer(memoryview(data).cast("B"), np.uint8)
-    bgr = cv2.imdecode(packed, cv2.IMREAD_COLOR) if packed.size else None
-    if bgr is None:
+    try:
+        bgr = decoded(bytes(memoryview(data).cast("B")), "compressed", cv2.IMREAD_COLOR, limits)
+    except InvalidInput as error:
         raise InvalidInput(
-            f"the compressed image ({packed.size} bytes) cannot be decoded: "
-            "it is damaged or no JPEG or PNG; check the link to the camera"
-        )
+            f"{error}; check the compressed image's publisher and the link"
+        ) from error
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)

@@ -15,14 +15,17 @@ import numpy as np
 import numpy.typing as npt
 
 from l2m_ros.errors import InvalidInput
+from l2m_ros.frames.compressed_depth import decompress_depth
 from l2m_ros.frames.encodings import ENCODINGS, decompress, to_depth, to_rgb
 from l2m_ros.geometry.camera import camera_from_info
+from l2m_ros.image_header import USUAL, SizeLimits
 from l2m_ros.tracking.keyframes import OdometrySample
 from l2m_ros.types import ByteArray, Camera, FloatArray
 
 NS_PER_S = 1_000_000_000
 CLOUD_FIELDS = ("x", "y", "z", "u", "v", "ku", "kv", "confidence")  # float32 each
 FLOAT32 = 7  # sensor_msgs/PointField.FLOAT32
+BASELINES_M = (1e-4, 1e3)  # of a stereo pair that somebody can have built
 # Consumers invert covariances; this is the floor that robot_localization puts under them itself.
 MIN_VARIANCE = 1e-9
 UNKNOWN_VARIANCE = 1e6  # of a twist that nobody measured
@@ -53,17 +56,20 @@ def header(stamp: int, frame_id: str) -> Any:
 # ---- images ------------------------------------------------------------------------------------
 
 
-def read_image(message: Any) -> ByteArray:
+def read_image(message: Any, limits: SizeLimits = USUAL) -> ByteArray:
     """(H, W, 3) uint8 RGB of a sensor_msgs/Image or CompressedImage."""
     if hasattr(message, "format"):
-        return decompress(message.data)
+        return decompress(message.data, limits)
     if message.encoding not in ENCODINGS and (bridge := _cv_bridge()) is not None:
         return _by_bridge(bridge, message)
     return to_rgb(message.data, **_layout(message))
 
 
-def read_depth(message: Any) -> FloatArray:
-    """(H, W) float32 metres, NaN = unknown, of a sensor_msgs/Image 16UC1 or 32FC1."""
+def read_depth(message: Any, limits: SizeLimits = USUAL) -> FloatArray:
+    """(H, W) float32 metres, NaN = unknown, of a sensor_msgs/Image 16UC1 or 32FC1, or of a
+    CompressedImage by compressedDepth."""
+    if hasattr(message, "format"):
+        return decompress_depth(message.data, str(message.format), limits)
     return to_depth(message.data, **_layout(message))
 
 
@@ -155,8 +161,14 @@ def read_right_from_camera(right_info: Any) -> FloatArray:
             "right/camera_info holds no baseline (P[3] = 0): publish the rectified pair with its "
             "stereo calibration, or leave right/image unconnected"
         )
+    baseline_m = -P[0, 3] / P[0, 0]
+    if not (np.isfinite(P).all() and BASELINES_M[0] < abs(baseline_m) < BASELINES_M[1]):
+        raise InvalidInput(
+            f"right/camera_info says that the baseline is {baseline_m:g} m (P[3] = {P[0, 3]:g}, "
+            f"P[0] = {P[0, 0]:g}): calibrate the pair, or leave right/image unconnected"
+        )
     right_from_camera = np.eye(4)
-    right_from_camera[0, 3] = P[0, 3] / P[0, 0]
+    right_from_camera[0, 3] = -baseline_m
     return right_from_camera
 
 

@@ -19,7 +19,9 @@ from typing import Any
 import cv2
 import numpy as np
 
+from l2m_ros import images
 from l2m_ros.errors import InvalidInput
+from l2m_ros.files import read_file
 from l2m_ros.types import ByteArray, Camera, FloatArray, Frame
 
 Size = tuple[int, int]  # (width, height)
@@ -123,9 +125,9 @@ class Scene:
         path = self.folder / "depth" / f"{Path(name).stem}.png"
         if not path.is_file():
             return None
-        raw = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        if raw is None or raw.dtype != np.uint16 or raw.shape != size[::-1]:
-            found = "unreadable" if raw is None else f"{raw.shape} of {raw.dtype}"
+        raw = images.read_grey16(path)
+        if raw.shape != size[::-1]:
+            found = f"{raw.shape} of {raw.dtype}"
             raise InvalidInput(f"{path}: expected uint16 of {size[1]}x{size[0]} rows, is {found}")
         scale = self.meta.get("depth_scale")
         if not isinstance(scale, int | float) or not scale > 0:
@@ -139,9 +141,8 @@ def read_rgb(path: Path) -> ByteArray:
     """(H, W, 3), pixels as stored: a turn noted in the file would not turn the camera."""
     if not path.is_file():
         raise InvalidInput(f"{path}: no such image")
-    bgr = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if bgr is None:
-        raise InvalidInput(f"{path}: not an image that can be read")
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    bgr = images.decoded(read_file(path, images.MAX_BYTES), str(path), flags)
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
 
 

@@ -12,8 +12,12 @@ from typing import Any, Protocol
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
+from l2m_ros import images
 from l2m_ros.errors import BackendUnavailable, InvalidInput, ModelError
+from l2m_ros.files import read_file
+from l2m_ros.image_header import ANY_SIDES
 from l2m_ros.types import ByteArray, FloatArray
 from l2m_ros.workshop.lifting.procedural import FARTHEST, NEAREST, procedural_inverse_depth
 from l2m_ros.workshop.lifting.views import BoolArray
@@ -191,21 +195,24 @@ def _beside(folder: Path, name: str) -> Path:
 def read_map(path: Path) -> FloatArray:
     """(h, w) float32 from a file of one channel."""
     try:
-        if path.suffix in (".npy", ".npz"):
-            loaded = np.load(path, allow_pickle=False)
-            values = loaded[loaded.files[0]] if path.suffix == ".npz" else loaded
-        else:
-            values = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    except (OSError, ValueError, IndexError, cv2.error) as error:
+        values = np.squeeze(_map_values(path))
+    except (OSError, ValueError) as error:
         raise InvalidInput(f"{path}: is damaged: {' '.join(str(error).split())}") from error
-    if values is None:
-        raise InvalidInput(f"{path}: is damaged or of an unknown format")
-    values = np.squeeze(values)
     if values.ndim != 2 or values.dtype.kind not in "fiu":
         raise InvalidInput(
             f"{path}: must hold one number per pixel, got {values.shape} of {values.dtype}"
         )
     return values.astype(np.float32)
+
+
+def _map_values(path: Path) -> npt.NDArray[Any]:
+    if path.suffix == ".npy":
+        return images.read_array(path)
+    if path.suffix == ".npz":
+        arrays = images.read_arrays(read_file(path, images.MAX_BYTES))
+        return next(iter(arrays.values()), np.empty(0))
+    content = read_file(path, images.MAX_BYTES)
+    return images.decoded(content, str(path), cv2.IMREAD_UNCHANGED, ANY_SIDES)
 
 
 def _of_size(values: FloatArray, width: int, height: int, where: str) -> FloatArray:

@@ -27,6 +27,7 @@ from l2m_ros.workshop.lifting.relighting import PRESETS, random_lighting, religh
 from l2m_ros.workshop.lifting.shards import (
     MAX_SIDE_PX,
     Sample,
+    is_whole,
     pack,
     quantised,
     remove_leftovers,
@@ -102,7 +103,7 @@ def lift_folder(
         for number, first in enumerate(range(0, len(paths), step)):
             target = out / f"shard-{number:06d}.tar"
             indices = range(first, min(first + step, len(paths)))
-            if target.is_file():
+            if target.is_file() and is_whole(target):
                 report.shards_kept += 1
                 bar.update(len(indices), "kept")
                 continue

@@ -23,7 +23,12 @@ from l2m_ros.types import ByteArray, FloatArray
 from l2m_ros.workshop.lifting.camera_effects import EffectOptions, camera_effects
 from l2m_ros.workshop.lifting.homographies import mapped, planar_warp, random_homographies, within
 from l2m_ros.workshop.lifting.motion import Cameras, MotionRange, centred, sample_cameras
-from l2m_ros.workshop.lifting.photographs import check_size, decode_photograph, find_photographs
+from l2m_ros.workshop.lifting.photographs import (
+    check_size,
+    decode_photograph,
+    find_photographs,
+    photograph_bytes,
+)
 from l2m_ros.workshop.lifting.procedural import procedural_inverse_depth
 from l2m_ros.workshop.lifting.relighting import PRESETS, random_lighting, relight_quickly
 from l2m_ros.workshop.lifting.sky import sky_by_rule
@@ -363,10 +368,7 @@ def _loaded(item: ByteArray | str | Path) -> bytes | ByteArray:
                 f"a photograph must be (H, W, 3) uint8, got {item.shape} {item.dtype}"
             )
         return item
-    try:
-        data = Path(item).read_bytes()
-    except OSError as error:
-        raise InvalidInput(f"{item}: cannot be read: {error.strerror}") from error
+    data = photograph_bytes(item)
     check_size(data, str(item))
     return data
 

@@ -32,9 +32,12 @@ import numpy as np
 import numpy.typing as npt
 
 from l2m_ros.errors import InvalidInput
+from l2m_ros.image_header import SizeLimits
+from l2m_ros.images import decoded, read_arrays
 from l2m_ros.types import ByteArray, FloatArray
 
 STEPS_PER_PX, ORIGIN_PX = 64, -64.0
+LIMITS = SizeLimits(smallest_side=1)
 MAX_SIDE_PX = 65535 // STEPS_PER_PX + int(ORIGIN_PX)  # 959: what uint16 reaches
 
 
@@ -119,7 +122,7 @@ def read_shard(path: str | Path) -> Iterator[Sample]:
                 if file is not None:
                     key, _, name = member.name.partition(".")
                     parts.setdefault(key, {})[name] = file.read()
-    except tarfile.TarError as error:
+    except (tarfile.TarError, EOFError, ValueError) as error:
         raise InvalidInput(f"{path}: is not a whole shard: {error}") from error
     for key, members in parts.items():
         yield _sample(key, members, str(path))
@@ -129,13 +132,24 @@ def _sample(key: str, members: dict[str, bytes], where: str) -> Sample:
     missing = {"json", "npz"} - set(members)
     if missing:
         raise InvalidInput(f"{where}: {key} lacks {', '.join(sorted(missing))}")
-    images = {
-        name.removesuffix(".jpg"): cv2.cvtColor(
-            cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB
-        )
-        for name, data in members.items()
-        if name.endswith(".jpg")
-    }
-    with np.load(io.BytesIO(members["npz"]), allow_pickle=False) as loaded:
-        arrays = dict(loaded)
-    return Sample(key, json.loads(members["json"]), images, arrays)
+    try:
+        images = {
+            name.removesuffix(".jpg"): np.asarray(
+                cv2.cvtColor(decoded(data, name, cv2.IMREAD_COLOR, LIMITS), cv2.COLOR_BGR2RGB)
+            )
+            for name, data in members.items()
+            if name.endswith(".jpg")
+        }
+        return Sample(key, json.loads(members["json"]), images, read_arrays(members["npz"]))
+    except ValueError as error:  # InvalidInput, or json's
+        raise InvalidInput(f"{where}: {key} is damaged: {error}") from error
+
+
+def is_whole(path: Path) -> bool:
+    """A tar reaches its end: two empty blocks, filled up to a record."""
+    size = path.stat().st_size
+    if size == 0 or size % tarfile.RECORDSIZE:
+        return False
+    with path.open("rb") as file:
+        file.seek(-2 * tarfile.BLOCKSIZE, os.SEEK_END)
+        return not any(file.read())
