@@ -35,10 +35,17 @@ def _lite(**config: Any) -> nn.Module:
     return build_lite(**config)
 
 
+def _mickey(**config: Any) -> nn.Module:
+    from l2m_ros.networks.mickey.network import build_mickey
+
+    return build_mickey(**config)
+
+
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "l2m": _l2m,
     "tinyroma": _tinyroma,
     "lite": _lite,
+    "mickey": _mickey,
 }
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from l2m_ros.networks.registry import build
 from l2m_ros.networks.shared import named_weights
-from l2m_ros.workshop.parity import l2m, lite, tinyroma
+from l2m_ros.workshop.parity import l2m, lite, mickey, tinyroma
 from l2m_ros.workshop.parity.golden import Report, Resize, read_cases
 
-RUNS = {"l2m": l2m.run, "tinyroma": tinyroma.run, "lite": lite.run}
+RUNS = {"l2m": l2m.run, "tinyroma": tinyroma.run, "lite": lite.run, "mickey": mickey.run}
 
 
 def run_parity(folder: Path, model: str, resize: Resize) -> Report:
