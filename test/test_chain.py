@@ -42,21 +42,6 @@ def test_compose_against_numeric_derivatives():
     assert pytest.approx(J_A @ P_A @ J_A.T + J_B @ P_B @ J_B.T, rel=1e-4, abs=1e-9) == P
 
 
-def test_between_undoes_compose():
-    A, B, P_A, P_B = pose(5), pose(6), covariance(7), covariance(8)
-    C, P_C = chain.compose(A, P_A, B, P_B)
-    back, P_back = chain.between(A, P_A, C, P_C)
-    assert back == pytest.approx(B)
-    assert P_back == pytest.approx(P_B, abs=1e-12)
-
-
-def test_between_is_never_negative():
-    """Odometry that reports the same covariance at every stamp."""
-    A, C, P = pose(9), pose(10), covariance(11)
-    _, added = chain.between(A, P, C, P)
-    assert np.linalg.eigvalsh(added).min() > -1e-15
-
-
 def test_widened_adds_isotropic_variance():
     P = covariance(12)
     wider = chain.inflated(P, sigma_m=2.0, sigma_rad=0.5)

@@ -293,7 +293,7 @@ def test_covariances_that_consumers_accept(rank):
 
 
 def test_cloud_round_trip():
-    columns = RNG.normal(size=(17, 8)).astype(np.float32)
+    columns = RNG.normal(size=(17, len(m.CLOUD_FIELDS))).astype(np.float32)
     columns[3, :3] = np.nan
     message = m.cloud_message(columns, HEAD)
     assert len(message.data) == message.row_step == 17 * message.point_step

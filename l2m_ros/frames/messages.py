@@ -19,16 +19,17 @@ from l2m_ros.frames.compressed_depth import decompress_depth
 from l2m_ros.frames.encodings import ENCODINGS, decompress, to_depth, to_rgb
 from l2m_ros.geometry.camera import camera_from_info
 from l2m_ros.image_header import USUAL, SizeLimits
-from l2m_ros.tracking.keyframes import OdometrySample
+from l2m_ros.tracking.odometry import OdometrySample
+from l2m_ros.tracking.velocity import Twist
 from l2m_ros.types import ByteArray, Camera, FloatArray
 
 NS_PER_S = 1_000_000_000
-CLOUD_FIELDS = ("x", "y", "z", "u", "v", "ku", "kv", "confidence")  # float32 each
+CLOUD_FIELDS = ("x", "y", "z", "u", "v", "ku", "kv", "confidence", "inlier")  # float32 each
 FLOAT32 = 7  # sensor_msgs/PointField.FLOAT32
 BASELINES_M = (1e-4, 1e3)  # of a stereo pair that somebody can have built
 # Consumers invert covariances; this is the floor that robot_localization puts under them itself.
 MIN_VARIANCE = 1e-9
-UNKNOWN_VARIANCE = 1e6  # of a twist that nobody measured
+UNKNOWN_VARIANCE = 1e6  # of a twist that nobody measured, and of an edge that is missing
 
 
 def message_class(name: str) -> Any:
@@ -272,13 +273,36 @@ def pose_message(T: FloatArray, covariance: FloatArray, head: Any) -> Any:
     return PoseWithCovarianceStamped(header=head, pose=pose_with_covariance(T, covariance))
 
 
-def odometry_message(T: FloatArray, covariance: FloatArray, head: Any, child: str) -> Any:
-    """nav_msgs/Odometry; the twist is unknown and says so by its covariance."""
-    TwistWithCovariance = message_class("geometry_msgs/TwistWithCovariance")
+def odometry_message(
+    T: FloatArray, covariance: FloatArray, head: Any, child: str, twist: Twist | None = None
+) -> Any:
+    """nav_msgs/Odometry; an unknown twist says so by its covariance."""
     Odometry = message_class("nav_msgs/Odometry")
-    twist = TwistWithCovariance(covariance=(UNKNOWN_VARIANCE * np.eye(6)).ravel())
     pose = pose_with_covariance(T, covariance)
-    return Odometry(header=head, child_frame_id=child, pose=pose, twist=twist)
+    return Odometry(header=head, child_frame_id=child, pose=pose, twist=twist_message(twist))
+
+
+def twist_message(twist: Twist | None) -> Any:
+    """geometry_msgs/TwistWithCovariance."""
+    TwistWithCovariance = message_class("geometry_msgs/TwistWithCovariance")
+    if twist is None:
+        return TwistWithCovariance(covariance=(UNKNOWN_VARIANCE * np.eye(6)).ravel())
+    Vector3 = message_class("geometry_msgs/Vector3")
+    linear, angular = (
+        Vector3(x=float(x), y=float(y), z=float(z)) for x, y, z in twist.velocity.reshape(2, 3)
+    )
+    return TwistWithCovariance(
+        twist=message_class("geometry_msgs/Twist")(linear=linear, angular=angular),
+        covariance=positive(twist.covariance).ravel(),
+    )
+
+
+def status_message(level: int, name: str, words: str, values: dict[str, str]) -> Any:
+    """diagnostic_msgs/DiagnosticStatus."""
+    DiagnosticStatus = message_class("diagnostic_msgs/DiagnosticStatus")
+    KeyValue = message_class("diagnostic_msgs/KeyValue")
+    pairs = [KeyValue(key=key, value=value) for key, value in values.items()]
+    return DiagnosticStatus(level=bytes([level]), name=name, message=words, values=pairs)
 
 
 def transform_message(T: FloatArray, head: Any, child: str) -> Any:
@@ -308,7 +332,7 @@ def read_transform(message: Any) -> FloatArray:
 
 
 def cloud_message(columns: FloatArray, head: Any) -> Any:
-    """sensor_msgs/PointCloud2 of (N, 8) float32 in the order of CLOUD_FIELDS."""
+    """sensor_msgs/PointCloud2 of (N, 9) float32 in the order of CLOUD_FIELDS."""
     PointCloud2 = message_class("sensor_msgs/PointCloud2")
     PointField = message_class("sensor_msgs/PointField")
     fields = [

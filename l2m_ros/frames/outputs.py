@@ -14,19 +14,26 @@ import numpy as np
 
 from l2m_ros.frames.messages import (
     CLOUD_FIELDS,
+    UNKNOWN_VARIANCE,
     cloud_message,
     header,
     image_message,
     odometry_message,
     pose_message,
+    status_message,
 )
 from l2m_ros.frames.picture import Caption, tracking_picture
+from l2m_ros.geometry import se3
 from l2m_ros.geometry.camera import unproject
 from l2m_ros.tracking import chain
+from l2m_ros.tracking.chain import ChainEvent
 from l2m_ros.tracking.keyframes import Keyframe
 from l2m_ros.tracking.scale_evidence import triangulate
 from l2m_ros.tracking.tracker import TrackResult
+from l2m_ros.tracking.velocity import Twist
 from l2m_ros.types import ByteArray, Correspondences, DenseMatch, FloatArray, MetricPose
+
+OK, WARN = 0, 1  # diagnostic_msgs/DiagnosticStatus
 
 
 @dataclass(frozen=True)
@@ -64,13 +71,26 @@ class FrameResult:
             return None
         return chain.compose(base, np.zeros((6, 6)), pose, covariance)
 
+    @cached_property
+    def base_in_odom(self) -> tuple[FloatArray, FloatArray] | None:
+        """(odom_from_base, covariance)."""
+        base = self.base_from_camera
+        if self.camera_in_odom is None or base is None:
+            return None
+        return chain.compose(*self.camera_in_odom, se3.inverse(base), np.zeros((6, 6)))
+
+    @property
+    def base_twist(self) -> Twist | None:
+        twist, base = self.result.twist, self.base_from_camera
+        return None if twist is None or base is None else twist.seen_from(base)
+
     def transforms(self) -> list[tuple[FloatArray, str, str]]:
         """(parent_from_child, parent, child) for /tf: the base and the keyframe in odom."""
-        camera, base = self.camera_in_odom, self.base_from_camera
+        moved, base = self.base_in_odom, self.base_from_camera
         kept, names = self.result.keyframe, self.names
-        if camera is None or base is None or kept is None:
+        if moved is None or base is None or kept is None:
             return []
-        odom_from_base = camera[0] @ np.linalg.inv(base)
+        odom_from_base = moved[0]
         odom_from_keyframe = base @ kept.odom_from_keyframe
         return [
             (odom_from_base, names.odom, names.base),
@@ -96,16 +116,62 @@ def relative(tracked: FrameResult) -> Any:
     return odometry_message(found.keyframe_from_camera, found.covariance, head, tracked.frame_id)
 
 
+def edges(tracked: FrameResult) -> tuple[Any, ...]:
+    """The edge that this frame gives a graph of poses, after the one that is missing before it."""
+    return missing_edge(tracked), relative(tracked)
+
+
+def missing_edge(tracked: FrameResult) -> Any:
+    """nav_msgs/Odometry: two keyframes that no pose connects, of a variance that says so."""
+    event = tracked.result.chain_event
+    if event is None or event.before is None:
+        return None
+    head = header(tracked.stamp_ns, f"{tracked.names.keyframe}/{event.before}")
+    unknown = UNKNOWN_VARIANCE * np.eye(6)
+    return odometry_message(np.eye(4), unknown, head, f"{tracked.names.keyframe}/{event.keyframe}")
+
+
 def keyframe_name(tracked: FrameResult, keyframe: Keyframe) -> str:
     return f"{tracked.names.keyframe}/{keyframe.id}"
 
 
 def odometry(tracked: FrameResult) -> Any:
-    """nav_msgs/Odometry: keyframes chained, the camera in odom."""
-    if tracked.camera_in_odom is None:
+    """nav_msgs/Odometry: keyframes chained, the base in odom."""
+    if tracked.base_in_odom is None:
         return None
     head = header(tracked.stamp_ns, tracked.names.odom)
-    return odometry_message(*tracked.camera_in_odom, head, tracked.frame_id)
+    return odometry_message(*tracked.base_in_odom, head, tracked.names.base, tracked.base_twist)
+
+
+def chain_status(tracked: FrameResult) -> Any:
+    """diagnostic_msgs/DiagnosticStatus: which chain odom goes along, and what broke before it."""
+    event = tracked.result.chain_event
+    if event is None:
+        return None
+    level, words, values = chain_words(event, tracked.names.keyframe)
+    return status_message(level, "l2m: chain", words, values)
+
+
+def chain_words(event: ChainEvent, keyframe: str) -> tuple[int, str, dict[str, str]]:
+    """(level, words, values) of a chain's beginning, its end or its being found again."""
+    values = {
+        "chain": str(event.chain),
+        "keyframe": f"{keyframe}/{event.keyframe}",
+        "stamp_ns": str(event.stamp_ns),
+    }
+    words = f"chain {event.chain} at {values['keyframe']}: {event.why}"
+    if event.before is None:
+        return (WARN if event.anew else OK), words, values
+    values["missing_edge"] = f"{keyframe}/{event.before} -> {values['keyframe']}"
+    values["before_chain"] = str(event.before_chain)
+    values["bridged_by"] = event.bridged_by
+    values["bridge_sigma_m"] = f"{event.sigma_m:.3f}"
+    values["bridge_sigma_rad"] = f"{event.sigma_rad:.3f}"
+    words += (
+        f"; no pose connects it with {keyframe}/{event.before} of chain {event.before_chain}: "
+        f"odom goes on by {event.bridged_by}, +-{event.sigma_m:.2f} m"
+    )
+    return WARN, words, values
 
 
 def correspondences(tracked: FrameResult) -> Any:
@@ -117,6 +183,8 @@ def correspondences(tracked: FrameResult) -> Any:
     columns[:, :3] = points_m(pairs, keyframe, tracked)
     columns[:, 3:5], columns[:, 5:7] = pairs.query_px, pairs.keyframe_px
     columns[:, 7] = pairs.confidence
+    inliers = getattr(tracked.result.outcome, "inliers", None)
+    columns[:, 8] = 0.0 if inliers is None else inliers
     return cloud_message(columns, header(tracked.stamp_ns, tracked.names.keyframe))
 
 
@@ -203,19 +271,21 @@ class Output:
     """A topic below ~: its type, what makes its message, and how it is offered."""
 
     type: str
-    make: Callable[[FrameResult], Any]
+    make: Callable[[FrameResult], Any]  # a message, None, or a tuple of those
     depth: int = 10
-    latched: bool = False  # transient local; once per keyframe
+    latched: bool = False  # transient local; once per keyframe, or whenever `make` has something
+    per_keyframe: bool = False
     dense: bool = False  # there is nothing to publish with a sparse matcher
 
 
 OUTPUTS: dict[str, Output] = {
     "pose": Output("geometry_msgs/PoseWithCovarianceStamped", pose),
-    "relative": Output("nav_msgs/Odometry", relative),
+    "relative": Output("nav_msgs/Odometry", edges),
     "odometry": Output("nav_msgs/Odometry", odometry),
+    "chain": Output("diagnostic_msgs/DiagnosticStatus", chain_status, depth=1, latched=True),
     "correspondences": Output("sensor_msgs/PointCloud2", correspondences, depth=5),
     "warp": Output("sensor_msgs/Image", warp, depth=2, dense=True),
     "certainty": Output("sensor_msgs/Image", certainty, depth=2, dense=True),
     "matches": Output("sensor_msgs/Image", matches, depth=2),
-    "keyframe": Output("sensor_msgs/Image", keyframe, depth=1, latched=True),
+    "keyframe": Output("sensor_msgs/Image", keyframe, depth=1, latched=True, per_keyframe=True),
 }

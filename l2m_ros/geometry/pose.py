@@ -8,7 +8,7 @@ Every expected failure is a `Lost` with its reason.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -202,8 +202,10 @@ def _pose(problem: _Problem) -> MetricPose | RelativePose | Lost:
     if isinstance(metric, MetricPose) or (metric is not None and _final(metric)):
         return metric
     relative = _relative(problem)
-    if isinstance(relative, RelativePose) or metric is None:
+    if metric is None:
         return relative
+    if isinstance(relative, RelativePose):
+        return replace(relative, why_not_metric=metric.detail)
     return metric  # where neither works, the reason why there are no metres says more
 
 
@@ -270,7 +272,11 @@ def _from_prior(problem: _Problem, prior: TranslationPrior, source: str) -> Metr
     if isinstance(view, Lost):
         return view
     if view.kind == "rotation":
-        return _pose_without_parallax(problem, view, prior, source)
+        # The translation would be the prior's alone; whoever fuses both would count it twice.
+        return Lost(
+            LostReason.NO_SCALE,
+            f"no parallax: {source}'s translation cannot be seen; it takes motion across the view",
+        )
     W = np.linalg.inv(prior.covariance)
     poses = [view.fit.pose] if view.other is None else [view.fit.pose, view.other]
     T, length, misfit = min((_scaled_direction(T, prior, W) for T in poses), key=lambda x: x[2])
@@ -303,22 +309,6 @@ def _scaled_direction(
     length = float(d @ W @ prior.translation_m) / float(d @ W @ d)
     off = prior.translation_m - length * d
     return T, length, float(off @ W @ off)
-
-
-def _pose_without_parallax(
-    problem: _Problem, view: TwoView, prior: TranslationPrior, source: str
-) -> MetricPose:
-    """No parallax: the rotation from the matches, the translation from the prior alone."""
-    P = np.zeros((6, 6))
-    P[:3, :3] = prior.covariance
-    P[3:, 3:] = rotation_covariance(
-        view.fit,
-        problem.pairs.query,
-        _undetectable_parallax(problem, view),
-        problem.options.common_share,
-    )
-    pose = se3.transform(view.fit.pose[:3, :3], prior.translation_m)
-    return MetricPose(pose, P, problem.inliers(view.fit), source)
 
 
 def _undetectable_parallax(problem: _Problem, view: TwoView) -> float:

@@ -25,7 +25,7 @@ LATENCIES = 300  # frames that median and 95th percentile are taken over
 # Which status a problem's key belongs to; the rest is the node's.
 INPUT_KEYS = ("image", "camera_info", "depth", "right", "odom", "sync", "stamps", "qos", "loss",
               "queue", "source")  # fmt: skip
-TRACKING_KEYS = ("tracking",)
+TRACKING_KEYS = ("tracking", "odometry", "odometry covariance")
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class Health:
             "inputs": {name: str(number) for name, number in sorted(counts.items())},
             "tracking": {"rate_hz": f"{rate_hz:.1f}", **_latency_values(latencies)},
         }
-        for name in ("state", "scale_source", "keyframe", "inliers", "frames_since_pose"):
+        for name in ("state", "scale_source", "chain", "keyframe", "inliers", "frames_since_pose"):
             if name in facts:
                 values["tracking"][name] = values["node"].pop(name)
         calm = {"node": facts.get("lifecycle", ""), "inputs": "good", "tracking": ""}

@@ -14,8 +14,11 @@ from sensor_msgs.msg import Image, PointCloud2
 
 from l2m_ros.bags.rerun_view import Viewer
 from l2m_ros.frames.messages import read_cloud, read_image, read_pose, stamp_ns
+from l2m_ros.parameters.table import LOOKS_FORWARD, base_from_camera
 
 QUEUE = 5
+# The base is drawn as a camera that looks along its x axis: where it is mounted is not published.
+BASE_FROM_CAMERA = base_from_camera({"base_from_camera": LOOKS_FORWARD})
 
 
 class LiveView(Node):
@@ -35,7 +38,7 @@ class LiveView(Node):
             self.create_subscription(kind, f"{source}/{name}", callback, QUEUE)
 
     def _on_odometry(self, message: Odometry) -> None:
-        T, _ = read_pose(message.pose)
+        T = read_pose(message.pose)[0] @ BASE_FROM_CAMERA
         self._viewer.at(stamp_ns(message))
         self._viewer.camera(T, None, None)
         self._odom_from_camera = {stamp_ns(message): T}

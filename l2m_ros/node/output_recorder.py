@@ -54,6 +54,8 @@ class OutputRecorder:
 
     def _on_relative(self, message: Odometry) -> None:
         T, covariance = read_pose(message.pose)
+        if message.child_frame_id.startswith(message.header.frame_id.rpartition("/")[0] + "/"):
+            return  # between two keyframes: an edge that is missing
         self.recorded.relative[stamp_ns(message)] = (message.header.frame_id, T, covariance)
 
     def _on_odometry(self, message: Odometry) -> None:

@@ -35,17 +35,21 @@ class Publishers:
         """Compute and publish each output that has a subscriber."""
         for name, output in OUTPUTS.items():
             if not self.has_subscribers(name) or (
-                output.latched and not self._keyframe_is_new(tracked)
+                output.per_keyframe and not self._keyframe_is_new(tracked)
             ):
                 continue
-            message = output.make(tracked)
-            if message is not None:
-                self._publishers[name].publish(message)
-                if output.latched:
-                    self._keyframe = self._id(tracked)
+            made = output.make(tracked)
+            for message in made if isinstance(made, tuple) else (made,):
+                if message is not None:
+                    self._publishers[name].publish(message)
+                    if output.per_keyframe:
+                        self._keyframe = self._id(tracked)
 
     def has_subscribers(self, name: str) -> bool:
-        return bool(self._publishers[name].get_subscription_count())
+        """Whether to compute an output; latched events are for subscribers still to come, too."""
+        output = OUTPUTS[name]
+        kept_for_later = output.latched and not output.per_keyframe
+        return kept_for_later or bool(self._publishers[name].get_subscription_count())
 
     def unsupported_outputs(self, tracked: FrameResult) -> str | None:
         """A problem for the diagnostics: subscribed topics that a sparse matcher cannot fill."""

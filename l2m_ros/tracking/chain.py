@@ -1,11 +1,136 @@
-"""Poses one after another, with what is known of each; errors as `geometry.se3` has them."""
+"""Places one after another in odom, which never jumps, and where the chain of poses broke.
+
+Keyframes of one chain are connected by metric poses. Where no pose connects two of them, a break:
+odom goes on from the newest place by a motion that nobody saw, which odometry may guess, and whose
+covariance admits every plausible motion. A chain that is found again after a break is moved to
+where odom says the camera is; its keyframes move together.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from l2m_ros.geometry import se3
-from l2m_ros.types import FloatArray
+from l2m_ros.tracking.keyframes import Keyframe
+from l2m_ros.tracking.odometry import OdometryNoise, OdometrySample, step
+from l2m_ros.types import FloatArray, MetricPose
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """The camera at one stamp."""
+
+    stamp_ns: int
+    odom_from_camera: FloatArray  # 4x4
+    covariance: FloatArray  # 6x6
+    chain: int
+    keyframe: int  # id of the keyframe that the next two are relative to
+    keyframe_from_camera: FloatArray  # 4x4
+    keyframe_covariance: FloatArray  # 6x6
+    odometry: OdometrySample | None = None
+
+
+@dataclass(frozen=True)
+class ChainEvent:
+    """A chain began, ended or was found again: what ~/chain says."""
+
+    chain: int
+    keyframe: int
+    stamp_ns: int
+    why: str
+    before: int | None = None  # the keyframe that no metric pose connects with this one
+    before_chain: int | None = None
+    bridged_by: str = ""  # odometry, or nothing: odom goes on where it was
+    sigma_m: float = 0.0  # of the motion that nobody saw
+    sigma_rad: float = 0.0
+    anew: bool = False  # after a reset: odom itself begins again
+
+    @property
+    def is_break(self) -> bool:
+        return self.before is not None or self.anew
+
+
+@dataclass(frozen=True)
+class UnseenMotion:
+    """Bounds of how a camera moves while nobody looks: one standard deviation."""
+
+    speed_m_s: float
+    turn_rad_s: float
+
+    def sigmas(self, seconds: float) -> tuple[float, float]:
+        """Metres, radians."""
+        seconds = max(seconds, 0.0)
+        return self.speed_m_s * seconds, min(self.turn_rad_s * seconds, float(np.pi))
+
+
+@dataclass(frozen=True, eq=False)
+class Bridge:
+    """Where the camera may be after a motion that no pose tells."""
+
+    odom_from_camera: FloatArray
+    covariance: FloatArray
+    by: str
+    sigma_m: float
+    sigma_rad: float
+
+
+def bridge(
+    last: Place | None,
+    stamp_ns: int,
+    odometry: OdometrySample | None,
+    base_from_camera: FloatArray | None,
+    unseen: UnseenMotion,
+) -> Bridge:
+    """From the newest place to a stamp. Odometry guesses the motion; the covariance does not
+    shrink by it, so that whoever fuses both does not count the wheels twice."""
+    if last is None:
+        return Bridge(np.eye(4), np.zeros((6, 6)), "", 0.0, 0.0)
+    sigma_m, sigma_rad = unseen.sigmas((stamp_ns - last.stamp_ns) * 1e-9)
+    place, by = last.odom_from_camera, "nothing"
+    P = last.covariance
+    if odometry is not None and last.odometry is not None:
+        guess = step(last.odometry, odometry, OdometryNoise(), base_from_camera).a_from_b
+        P = se3.compose_covariance(place, P, guess, np.zeros((6, 6)))
+        place, by = se3.compose(place, guess), "odometry"
+    return Bridge(place, inflated(P, sigma_m=sigma_m, sigma_rad=sigma_rad), by, sigma_m, sigma_rad)
+
+
+def locate(keyframe: Keyframe, pose: MetricPose) -> tuple[FloatArray, FloatArray]:
+    """The camera in odom, with the chain's covariance."""
+    return compose(
+        keyframe.odom_from_keyframe,
+        keyframe.odom_covariance,
+        pose.keyframe_from_camera,
+        pose.covariance,
+    )
+
+
+def anchored(keyframe: Keyframe, pose: MetricPose, place: Bridge) -> Keyframe:
+    """The keyframe moved to where the pose puts it if the camera is at the bridge's end."""
+    T, P = pose.keyframe_from_camera, pose.covariance
+    camera_from_keyframe = se3.inverse(T)
+    odom_from_keyframe, covariance = compose(
+        place.odom_from_camera,
+        place.covariance,
+        camera_from_keyframe,
+        se3.inverse_covariance(T, P),
+    )
+    return replace(
+        keyframe,
+        odom_from_keyframe=se3.compose(odom_from_keyframe),
+        odom_covariance=covariance,
+    )
+
+
+def moved_along(keyframe: Keyframe, before: Keyframe, after: Keyframe) -> Keyframe:
+    """A keyframe of the chain that was moved with `before`, which is now `after`."""
+    after_from_keyframe = se3.inverse(before.odom_from_keyframe) @ keyframe.odom_from_keyframe
+    odom_from_keyframe, covariance = compose(
+        after.odom_from_keyframe, after.odom_covariance, after_from_keyframe, np.zeros((6, 6))
+    )
+    return replace(keyframe, odom_from_keyframe=odom_from_keyframe, odom_covariance=covariance)
 
 
 def compose(
@@ -13,23 +138,6 @@ def compose(
 ) -> tuple[FloatArray, FloatArray]:
     """(a_from_c, its covariance) from two independent poses."""
     return a_from_b @ b_from_c, se3.compose_covariance(a_from_b, P_ab, b_from_c, P_bc)
-
-
-def between(
-    odom_from_a: FloatArray, P_a: FloatArray, odom_from_b: FloatArray, P_b: FloatArray
-) -> tuple[FloatArray, FloatArray]:
-    """(a_from_b, its covariance) where P_b grew out of P_a, as dead reckoning's does.
-
-    b's error is a's carried along plus what was added between, so what was added is
-    P_b - J P_a J^T, in odom's axes; never below zero in any direction.
-    """
-    R_a = odom_from_a[:3, :3]
-    J = np.eye(6)
-    J[:3, 3:] = -se3.skew(odom_from_b[:3, 3] - odom_from_a[:3, 3])
-    values, vectors = np.linalg.eigh(P_b - J @ P_a @ J.T)
-    added = (vectors * np.maximum(values, 0.0)) @ vectors.T
-    turn = np.kron(np.eye(2), R_a.T)
-    return np.linalg.inv(odom_from_a) @ odom_from_b, turn @ added @ turn.T
 
 
 def inflated(P: FloatArray, *, sigma_m: float, sigma_rad: float) -> FloatArray:

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from l2m_ros.errors import InvalidInput
+from l2m_ros.tracking.odometry import OdometrySample
 from l2m_ros.types import ByteArray, Correspondences, DenseMatch, FloatArray, Frame, Reference
 
 COVERAGE_CELLS = (8, 6)  # of the image, across and down
@@ -28,15 +29,6 @@ class Keyframe:
     odom_covariance: FloatArray  # 6x6, of odom_from_keyframe
     stereo_depth: FloatArray | None = None  # (H, W) metres, NaN = unknown
     odometry: OdometrySample | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class OdometrySample:
-    """What wheels or an IMU say of the robot's base at one stamp."""
-
-    stamp_ns: int
-    odom_from_base: FloatArray  # 4x4
-    covariance: FloatArray  # 6x6
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import numpy as np
 from l2m_ros.geometry.camera import project, unproject
 from l2m_ros.geometry.scale import ScaleEvidence
 from l2m_ros.matching.matcher import Match, Matcher
-from l2m_ros.tracking import chain
-from l2m_ros.tracking.keyframes import Keyframe, OdometrySample
+from l2m_ros.tracking.keyframes import Keyframe
+from l2m_ros.tracking.odometry import OdometryStep
 from l2m_ros.types import Camera, DenseMatch, Features, FloatArray, Frame
 
 MIN_CERTAINTY = 0.5
@@ -22,28 +22,14 @@ MAX_DEPTH_STEP = 1.1  # ratio between neighbouring cells beyond which an edge li
 SPLAT_PX = 5  # a sparse match tells the depth of this many pixels across
 
 
-def scale_evidence(
-    keyframe: Keyframe, odometry: OdometrySample | None, base_from_camera: FloatArray | None
-) -> ScaleEvidence:
-    """All that is known of the scale between a frame and its keyframe."""
-    if odometry is None or keyframe.odometry is None:
+def scale_evidence(keyframe: Keyframe, step: OdometryStep | None) -> ScaleEvidence:
+    """All that is known of the scale between a frame and its keyframe; step: the camera's."""
+    if step is None:
         return ScaleEvidence(stereo_depth=keyframe.stereo_depth)
-    pose, covariance = chain.between(
-        *_camera_in_odom(keyframe.odometry, base_from_camera),
-        *_camera_in_odom(odometry, base_from_camera),
-    )
     return ScaleEvidence(
-        stereo_depth=keyframe.stereo_depth, odometry=pose, odometry_covariance=covariance
-    )
-
-
-def _camera_in_odom(
-    sample: OdometrySample, base_from_camera: FloatArray | None
-) -> tuple[FloatArray, FloatArray]:
-    if base_from_camera is None:
-        return sample.odom_from_base, sample.covariance
-    return chain.compose(
-        sample.odom_from_base, sample.covariance, base_from_camera, np.zeros((6, 6))
+        stereo_depth=keyframe.stereo_depth,
+        odometry=step.a_from_b,
+        odometry_covariance=step.covariance,
     )
 
 

@@ -12,26 +12,28 @@ import enum
 from collections import deque
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
 from l2m_ros.geometry.camera import unproject
 from l2m_ros.geometry.pose import PoseOptions, estimate_pose
 from l2m_ros.matching.matcher import Match, Matcher
 from l2m_ros.matching.sampling import correspondences
 from l2m_ros.timing import StageTimes
-from l2m_ros.tracking import chain
+from l2m_ros.tracking import odometry as wheels
+from l2m_ros.tracking import parallax
+from l2m_ros.tracking.chain import ChainEvent, UnseenMotion, locate
 from l2m_ros.tracking.gates import GateOptions, StampedPose, gate, implausible_motion
 from l2m_ros.tracking.keyframes import (
     Keyframe,
     KeyframeOptions,
     KeyframePolicy,
-    OdometrySample,
     Quality,
     certain_fraction,
     coverage,
     parallax_rad,
 )
+from l2m_ros.tracking.odom_frame import OdomFrame, Sighting, moved_chain
+from l2m_ros.tracking.odometry import OdometryNoise, OdometrySample, OdometryStep
 from l2m_ros.tracking.scale_evidence import scale_evidence, stereo_depth
+from l2m_ros.tracking.velocity import Twist, twist_between
 from l2m_ros.types import (
     Correspondences,
     Features,
@@ -62,6 +64,7 @@ class TrackerOptions:
     kept_keyframes: int = 5  # tried after a loss
     restart_after: int = 15  # frames lost before a new chain begins
     base_from_camera: FloatArray | None = field(default=None, compare=False)  # lever arm of odom
+    odometry: OdometryNoise = field(default_factory=OdometryNoise)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +80,10 @@ class TrackResult:
     correspondences: Correspondences | None = None
     odom_from_camera: FloatArray | None = None
     odom_covariance: FloatArray | None = None
+    twist: Twist | None = None  # of the camera
     new_keyframe: bool = False
+    chain_event: ChainEvent | None = None
+    remarks: dict[str, str | None] = field(default_factory=dict)  # by what they are about
     stages_ms: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -112,6 +118,7 @@ class _Attempt:
     match: Match
     correspondences: Correspondences
     outcome: Outcome
+    remarks: dict[str, str | None]
 
 
 class Tracker:
@@ -122,15 +129,15 @@ class Tracker:
         self.options = options
         self._policy = KeyframePolicy(options.keyframes)
         self._next_id = 0
-        self._chain = 0
+        self._odom = OdomFrame()
         self.reset()
 
     def reset(self) -> None:
         """Forget everything: the next frame begins a new chain at the origin."""
         self._keyframe: Keyframe | None = None
         self._kept: deque[Keyframe] = deque(maxlen=self.options.kept_keyframes)
-        self._motion: StampedPose | None = None
-        self._motion_covariance: FloatArray = np.zeros((6, 6))
+        self._scenes: dict[int, parallax.SceneDepth] = {}  # by keyframe, as odometry measured them
+        self._odom.reset()
         self._lost = 0
         self._requested = False
         self._policy.forget()
@@ -167,15 +174,50 @@ class Tracker:
             match = self._matcher.match(now.features, keyframe.reference)
             pairs = correspondences(match, limit=self.options.max_matches)
         with now.times.stage("pose"):
-            evidence = scale_evidence(keyframe, now.odometry, self.options.base_from_camera)
-            outcome = gate(
-                estimate_pose(pairs, now.frame, keyframe.frame, self.options.pose, evidence),
-                self.options.gates,
-            )
-            if isinstance(outcome, MetricPose):
-                motion = StampedPose(now.frame.stamp_ns, _odom(keyframe, outcome)[0])
-                outcome = implausible_motion(self._motion, motion, self.options.gates) or outcome
-        return _Attempt(keyframe, match, pairs, outcome)
+            step = self._odometry_step(keyframe, now)
+            outcome = self._pose(pairs, now, keyframe, step)
+            outcome, slip = self._against_parallax(pairs, now, keyframe, step, outcome)
+            outcome = gate(outcome, self.options.gates)
+            before = self._odom.newest(keyframe.chain)
+            if isinstance(outcome, MetricPose) and before is not None:
+                last = StampedPose(before.stamp_ns, before.odom_from_camera)
+                motion = StampedPose(now.frame.stamp_ns, locate(keyframe, outcome)[0])
+                outcome = implausible_motion(last, motion, self.options.gates) or outcome
+        remarks = {"odometry": slip, "odometry covariance": step and step.modelled}
+        return _Attempt(keyframe, match, pairs, outcome, remarks)
+
+    def _odometry_step(self, keyframe: Keyframe, now: _EncodedFrame) -> OdometryStep | None:
+        if keyframe.odometry is None or now.odometry is None:
+            return None
+        o = self.options
+        return wheels.step(keyframe.odometry, now.odometry, o.odometry, o.base_from_camera)
+
+    def _pose(
+        self,
+        pairs: Correspondences,
+        now: _EncodedFrame,
+        keyframe: Keyframe,
+        step: OdometryStep | None,
+    ) -> Outcome:
+        evidence = scale_evidence(keyframe, step)
+        return estimate_pose(pairs, now.frame, keyframe.frame, self.options.pose, evidence)
+
+    def _against_parallax(
+        self,
+        pairs: Correspondences,
+        now: _EncodedFrame,
+        keyframe: Keyframe,
+        step: OdometryStep | None,
+        outcome: Outcome,
+    ) -> tuple[Outcome, str | None]:
+        """The outcome after odometry was held against what is seen, and what contradicts."""
+        if isinstance(outcome, Lost) or step is None:
+            return outcome, None
+        scene, moved_m = self._scenes.get(keyframe.id), step.a_from_b[:3, 3]
+        judged = parallax.check(keyframe, now.frame, pairs, outcome, scene, moved_m)
+        if judged.outcome is None:
+            return self._pose(pairs, now, keyframe, None), judged.contradiction
+        return judged.outcome, judged.contradiction
 
     def _recover(self, now: _EncodedFrame, failed: _Attempt) -> _Attempt:
         """Try one of the earlier keyframes, another one each frame, the newest first."""
@@ -198,19 +240,55 @@ class Tracker:
         if found:
             self._policy.restart()
         reason = f"found again at keyframe {attempt.keyframe.id}" if found else "tracking"
-        result = _result(TrackState.TRACKING, reason, now, attempt)
         if isinstance(attempt.outcome, MetricPose):
-            pose, covariance = _odom(attempt.keyframe, attempt.outcome)
-            self._motion, self._motion_covariance = (
-                StampedPose(now.frame.stamp_ns, pose),
-                covariance,
-            )
-            result = replace(result, odom_from_camera=pose, odom_covariance=covariance)
+            result = self._place(now, attempt, attempt.outcome, reason)
+        else:
+            result = _result(TrackState.TRACKING, reason, now, attempt)
         wanted = self._policy.wants_keyframe(_quality(now.frame, attempt)) or self._requested
-        if wanted and now.rejection is None:
-            self._make_keyframe(now, connected=isinstance(attempt.outcome, MetricPose))
-            result = replace(result, new_keyframe=True)
-        return result
+        if not wanted or now.rejection is not None:
+            return result
+        if isinstance(attempt.outcome, MetricPose):
+            self._make_connected_keyframe(now, attempt, attempt.outcome)
+            return replace(result, new_keyframe=True)
+        assert isinstance(attempt.outcome, RelativePose)
+        taken = self._make_unconnected_keyframe(now, (attempt.keyframe, attempt.outcome))
+        event = self._odom.event(taken, self._sighting(now), "no pose in metres connects it")
+        return replace(result, new_keyframe=True, chain_event=event)
+
+    def _place(
+        self, now: _EncodedFrame, attempt: _Attempt, pose: MetricPose, reason: str
+    ) -> TrackResult:
+        """The result of a posed frame, with its place in odom and its velocity."""
+        sighting, keyframe = self._sighting(now), attempt.keyframe
+        before = self._odom.newest(keyframe.chain)
+        moved = self._odom.rejoin(keyframe, pose, sighting)
+        event = self._odom.event(moved, sighting, reason)
+        if moved is not keyframe:
+            self._kept = deque(moved_chain(self._kept, keyframe, moved), self._kept.maxlen)
+            self._keyframe = moved
+        place = self._odom.publish(moved, pose, sighting)
+        self._learn_scene(now, attempt, pose)
+        return replace(
+            _result(TrackState.TRACKING, reason, now, replace(attempt, keyframe=moved)),
+            odom_from_camera=place.odom_from_camera,
+            odom_covariance=place.covariance,
+            twist=twist_between(before, place),
+            chain_event=event,
+        )
+
+    def _learn_scene(self, now: _EncodedFrame, attempt: _Attempt, pose: MetricPose) -> None:
+        """The depth of a keyframe's scene, once a motion that odometry measured shows it."""
+        keyframe = attempt.keyframe
+        if pose.scale_source != parallax.SOURCE or keyframe.id in self._scenes:
+            return
+        seen = parallax.seen_depth(keyframe, now.frame, attempt.correspondences, pose)
+        if seen is not None:
+            self._scenes[keyframe.id] = seen
+
+    def _sighting(self, now: _EncodedFrame) -> Sighting:
+        o = self.options
+        unseen = UnseenMotion(o.gates.max_speed_m_s, o.gates.max_turn_rad_s)
+        return Sighting(now.frame.stamp_ns, now.odometry, o.base_from_camera, unseen)
 
     def _start_chain(self, now: _EncodedFrame, why: str) -> TrackResult:
         """Start a new chain at this frame, where the last one is thought to have ended."""
@@ -218,52 +296,65 @@ class Tracker:
             state = TrackState.WAITING if self._keyframe is None else TrackState.LOST
             reason = f"no keyframe yet: {now.rejection}"
             return TrackResult(state, reason, now.frame, self._keyframe, stages_ms=now.times.ms)
-        self._motion_covariance = self._covariance_after_gap(now.frame.stamp_ns)
-        taken = self._make_keyframe(now, connected=False)
+        taken = self._make_unconnected_keyframe(now, None)
+        reason = f"new chain {taken.chain} at keyframe {taken.id}: {why}"
         return TrackResult(
             TrackState.TRACKING,
-            f"new chain {self._chain} at keyframe {taken.id}: {why}",
+            reason,
             now.frame,
             taken,
             new_keyframe=True,
+            chain_event=self._odom.event(taken, self._sighting(now), why),
             stages_ms=now.times.ms,
         )
 
-    def _covariance_after_gap(self, stamp_ns: int) -> FloatArray:
-        """The last place's covariance after moving unseen at up to the plausible speed."""
-        if self._motion is None:
-            return self._motion_covariance
-        seconds = max(0.0, (stamp_ns - self._motion.stamp_ns) * 1e-9)
-        gates = self.options.gates
-        return chain.inflated(
-            self._motion_covariance,
-            sigma_m=gates.max_speed_m_s * seconds,
-            sigma_rad=min(gates.max_turn_rad_s * seconds, np.pi),
+    def _make_connected_keyframe(
+        self, now: _EncodedFrame, attempt: _Attempt, pose: MetricPose
+    ) -> None:
+        """This frame becomes the next keyframe of its chain."""
+        before = self._keyframe
+        assert before is not None  # the one that the pose is relative to
+        scene = parallax.depth_in_query(
+            before, now.frame, attempt.correspondences, pose, self._scenes.get(before.id)
         )
+        place, covariance = locate(before, pose)
+        taken = self._make_keyframe(now, before.chain, place, covariance)
+        if scene is not None and pose.scale_source == parallax.SOURCE:
+            self._scenes[taken.id] = scene
 
-    def _make_keyframe(self, now: _EncodedFrame, *, connected: bool) -> Keyframe:
-        """This frame becomes the keyframe."""
+    def _make_unconnected_keyframe(
+        self, now: _EncodedFrame, seen: tuple[Keyframe, RelativePose] | None
+    ) -> Keyframe:
+        """This frame begins a new chain."""
+        chain, start = self._odom.begin(self._sighting(now), seen)
+        return self._make_keyframe(now, chain, start.odom_from_camera, start.covariance)
+
+    def _make_keyframe(
+        self, now: _EncodedFrame, chain: int, place: FloatArray, covariance: FloatArray
+    ) -> Keyframe:
         with now.times.stage("reference"):
             reference = self._matcher.reference(now.features)
         depth = None
         if now.frame.right_rgb is not None and now.frame.depth is None:
             with now.times.stage("stereo"):
                 depth = stereo_depth(self._matcher, now.features, now.frame)
-        self._chain += 0 if connected else 1
-        place = np.eye(4) if self._motion is None else self._motion.odom_from_camera
         taken = Keyframe(
             id=self._next_id,
-            chain=self._chain,
+            chain=chain,
             frame=now.frame,
             reference=reference,
             odom_from_keyframe=place,
-            odom_covariance=self._motion_covariance,
+            odom_covariance=covariance,
             stereo_depth=depth,
             odometry=now.odometry,
         )
         self._next_id += 1
-        self._keyframe, self._motion = taken, StampedPose(now.frame.stamp_ns, place)
+        self._keyframe = taken
         self._kept.append(taken)
+        self._odom.keep(taken, now.odometry)
+        self._odom.forget_all_but(kept.chain for kept in self._kept)
+        ids = {kept.id for kept in self._kept}
+        self._scenes = {id: scene for id, scene in self._scenes.items() if id in ids}
         self._lost, self._requested = 0, False
         self._policy.restart()
         return taken
@@ -284,17 +375,8 @@ def _result(state: TrackState, reason: str, now: _EncodedFrame, attempt: _Attemp
         attempt.outcome,
         attempt.match,
         attempt.correspondences,
+        remarks=attempt.remarks,
         stages_ms=now.times.ms,
-    )
-
-
-def _odom(keyframe: Keyframe, pose: MetricPose) -> tuple[FloatArray, FloatArray]:
-    """The camera in odom, with the chain's covariance."""
-    return chain.compose(
-        keyframe.odom_from_keyframe,
-        keyframe.odom_covariance,
-        pose.keyframe_from_camera,
-        pose.covariance,
     )
 
 

@@ -1,0 +1,177 @@
+"""The odom frame as it is published: chains come and go, odom goes on (REP-105)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from l2m_ros.geometry import se3
+from l2m_ros.tracking.chain import (
+    Bridge,
+    ChainEvent,
+    Place,
+    UnseenMotion,
+    anchored,
+    bridge,
+    locate,
+    moved_along,
+)
+from l2m_ros.tracking.keyframes import Keyframe
+from l2m_ros.tracking.odometry import OdometrySample
+from l2m_ros.types import FloatArray, MetricPose, RelativePose
+
+
+@dataclass(frozen=True, eq=False)
+class Sighting:
+    """When a frame was taken, and what odometry says of that moment."""
+
+    stamp_ns: int
+    odometry: OdometrySample | None
+    base_from_camera: FloatArray | None
+    unseen: UnseenMotion
+
+
+class OdomFrame:
+    """Remembers the newest place of each chain, and which chains agree with what was published."""
+
+    def __init__(self) -> None:
+        self._chains = 0  # begun so far; numbers are never used twice
+        self.reset()
+
+    def reset(self) -> None:
+        """The next chain begins at the origin, in a new odom."""
+        self._places: dict[int, Place] = {}
+        self._published: Place | None = None
+        self._agree: set[int] = set()
+        self._said: tuple[int, int] | None = None  # chain and keyframe that were last told of
+
+    def newest(self, chain: int) -> Place | None:
+        """The newest place of a chain: its last pose, or where it began."""
+        return self._places.get(chain)
+
+    def begin(
+        self, now: Sighting, seen: tuple[Keyframe, RelativePose] | None
+    ) -> tuple[int, Bridge]:
+        """A new chain's number and where it begins; `seen`: the turn since a keyframe, if known."""
+        self._chains += 1
+        start = bridge(
+            self._published, now.stamp_ns, now.odometry, now.base_from_camera, now.unseen
+        )
+        if seen is not None:
+            start = _turned(start, *seen)
+        if self._published is None:  # odom is defined by this moment
+            self._published = self._place(self._chains, now, start)
+        self._agree.add(self._chains)
+        return self._chains, start
+
+    def rejoin(self, keyframe: Keyframe, pose: MetricPose, now: Sighting) -> Keyframe:
+        """The keyframe where odom goes on, if its chain ended before what was published since."""
+        if keyframe.chain in self._agree:
+            return keyframe
+        start = bridge(
+            self._published, now.stamp_ns, now.odometry, now.base_from_camera, now.unseen
+        )
+        return anchored(keyframe, pose, start)
+
+    def publish(self, keyframe: Keyframe, pose: MetricPose, now: Sighting) -> Place:
+        """The place of a posed frame, which is published."""
+        odom_from_camera, covariance = locate(keyframe, pose)
+        place = Place(
+            now.stamp_ns,
+            odom_from_camera,
+            covariance,
+            keyframe.chain,
+            keyframe.id,
+            pose.keyframe_from_camera,
+            pose.covariance,
+            now.odometry,
+        )
+        self._places[keyframe.chain] = self._published = place
+        self._agree = {keyframe.chain}
+        return place
+
+    def keep(self, keyframe: Keyframe, odometry: OdometrySample | None) -> None:
+        """A new keyframe: what follows is relative to it."""
+        if self._said is not None and self._said[0] == keyframe.chain:
+            self._said = (keyframe.chain, keyframe.id)
+        self._places[keyframe.chain] = Place(
+            keyframe.frame.stamp_ns,
+            keyframe.odom_from_keyframe,
+            keyframe.odom_covariance,
+            keyframe.chain,
+            keyframe.id,
+            np.eye(4),
+            np.zeros((6, 6)),
+            odometry,
+        )
+
+    def forget_all_but(self, chains: Iterable[int]) -> None:
+        """Chains without a keyframe that could be found again."""
+        kept = set(chains)
+        self._places = {chain: place for chain, place in self._places.items() if chain in kept}
+
+    def event(self, keyframe: Keyframe, now: Sighting, why: str) -> ChainEvent | None:
+        """What there is to say, once, if the keyframe's chain is not the one last told of."""
+        before = self._said
+        if before is not None and before[0] == keyframe.chain:
+            self._said = (keyframe.chain, keyframe.id)
+            return None
+        self._said = (keyframe.chain, keyframe.id)
+        last = self._published
+        if before is None and keyframe.chain > 1:
+            why = f"{why}; odom begins anew at the origin"
+        if before is None or last is None or last.chain == keyframe.chain:
+            anew = before is None and keyframe.chain > 1
+            return ChainEvent(keyframe.chain, keyframe.id, now.stamp_ns, why, anew=anew)
+        seconds = (now.stamp_ns - last.stamp_ns) * 1e-9
+        sigma_m, sigma_rad = now.unseen.sigmas(seconds)
+        known = now.odometry is not None and last.odometry is not None
+        return ChainEvent(
+            keyframe.chain,
+            keyframe.id,
+            now.stamp_ns,
+            why,
+            *before[::-1],
+            "odometry" if known else "nothing",
+            sigma_m,
+            sigma_rad,
+        )
+
+    def _place(self, chain: int, now: Sighting, start: Bridge) -> Place:
+        return Place(
+            now.stamp_ns,
+            start.odom_from_camera,
+            start.covariance,
+            chain,
+            -1,
+            np.eye(4),
+            np.zeros((6, 6)),
+            now.odometry,
+        )
+
+
+def moved_chain(keyframes: Iterable[Keyframe], before: Keyframe, after: Keyframe) -> list[Keyframe]:
+    """The keyframes, those of the moved one's chain moved with it."""
+    return [
+        after
+        if kept is before
+        else moved_along(kept, before, after)
+        if kept.chain == before.chain
+        else kept
+        for kept in keyframes
+    ]
+
+
+def _turned(start: Bridge, keyframe: Keyframe, pose: RelativePose) -> Bridge:
+    """The turn as the images show it; what a direction without a length says is left unused."""
+    R_odom = keyframe.odom_from_keyframe[:3, :3]
+    P = start.covariance.copy()
+    P[3:, 3:] = keyframe.odom_covariance[3:, 3:]
+    if pose.covariance is not None:
+        P[3:, 3:] += R_odom @ pose.covariance[3:, 3:] @ R_odom.T
+    P[:3, 3:] = P[3:, :3] = 0.0
+    R = R_odom @ pose.keyframe_from_camera[:3, :3]
+    T = se3.compose(se3.transform(R, start.odom_from_camera[:3, 3]))
+    return replace(start, odom_from_camera=T, covariance=P)
