@@ -218,6 +218,36 @@ class DenseMatch:
 
 
 @dataclass(frozen=True, eq=False)
+class MatchDepths:
+    """Depth z at both ends of each match, as a network reads it from the single images.
+
+    Where `per_focal`, values are metres per pixel of the image's focal length: such a network
+    does not know its camera, and z = value * focal length.
+    """
+
+    query: FloatArray  # (N,) may be NaN or not positive: no depth
+    keyframe: FloatArray  # (N,)
+    scale_sigma: float  # relative, common to all depths of all images of a place
+    image_sigma: float  # relative, common to the depths of one image
+    per_focal: bool = False
+
+    def __post_init__(self) -> None:
+        query, keyframe = _frozen(self.query), _frozen(self.keyframe)
+        _require(
+            query.ndim == 1 and query.shape == keyframe.shape,
+            f"depths of matches must be (N,), got {query.shape} and {keyframe.shape}",
+        )
+        _require(
+            self.scale_sigma > 0 and self.image_sigma > 0,
+            f"sigmas of depths must be positive, got {self.scale_sigma}, {self.image_sigma}",
+        )
+        _set(self, query=query, keyframe=keyframe)
+
+    def select(self, index: npt.NDArray[Any]) -> MatchDepths:
+        return replace(self, query=self.query[index], keyframe=self.keyframe[index])
+
+
+@dataclass(frozen=True, eq=False)
 class Correspondences:
     """Pairs of pixels with a confidence each."""
 
@@ -225,6 +255,7 @@ class Correspondences:
     keyframe_px: FloatArray  # (N, 2)
     confidence: FloatArray  # (N,) in [0, 1]
     precision: FloatArray | None = None  # (N, 2, 2) of keyframe_px, 1 / px^2
+    depths: MatchDepths | None = None
 
     def __post_init__(self) -> None:
         query, keyframe = _frozen(self.query_px), _frozen(self.keyframe_px)
@@ -246,6 +277,11 @@ class Correspondences:
                 precision.shape == (n, 2, 2), f"precision must be (N, 2, 2), got {precision.shape}"
             )
             _set(self, precision=precision)
+        if self.depths is not None:
+            _require(
+                len(self.depths.query) == n,
+                f"there are {len(self.depths.query)} depths of {n} matches",
+            )
 
     @classmethod
     def empty(cls) -> Correspondences:
@@ -257,13 +293,17 @@ class Correspondences:
     def select(self, index: npt.NDArray[Any]) -> Correspondences:
         """The subset that a boolean mask or an index array names."""
         precision = None if self.precision is None else self.precision[index]
+        depths = None if self.depths is None else self.depths.select(index)
         return Correspondences(
-            self.query_px[index], self.keyframe_px[index], self.confidence[index], precision
+            self.query_px[index], self.keyframe_px[index], self.confidence[index], precision, depths
         )
 
     def reversed(self) -> Correspondences:
         """Query and keyframe exchanged; the precision was the old keyframe's and is dropped."""
-        return Correspondences(self.keyframe_px, self.query_px, self.confidence)
+        depths = self.depths
+        if depths is not None:
+            depths = replace(depths, query=depths.keyframe, keyframe=depths.query)
+        return Correspondences(self.keyframe_px, self.query_px, self.confidence, None, depths)
 
 
 @dataclass(frozen=True, eq=False)

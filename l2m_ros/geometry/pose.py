@@ -239,12 +239,13 @@ def _from_depths(problem: _Problem, depths: Depths, source: str) -> MetricPose |
     pairs = problem.pairs.with_depths(depths, problem.keyframe)
     side = problem.query if np.isfinite(depths.keyframe_m).any() else problem.keyframe
     f = focal_px(side)
+    initial = _scaled(problem, pairs) if depths.shift_sigma_m > 0 else None
     fit = absolute_pose(
         pairs,
         problem.search(side),
         image_area=side.width * side.height / f**2,
         shift_sigma_m=depths.shift_sigma_m,
-        initial=_scaled(problem, pairs) if depths.shift_sigma_m > 0 else None,
+        initial=depths.initial if initial is None else initial,
     )
     return fit if isinstance(fit, Lost) else problem.metric(fit, source, depths.scale_sigma)
 

@@ -12,13 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from l2m_ros.errors import InvalidInput
-from l2m_ros.types import Correspondences, FloatArray, Frame
+from l2m_ros.geometry.camera import unproject
+from l2m_ros.geometry.lifted import lifted_motion
+from l2m_ros.types import Camera, Correspondences, FloatArray, Frame, Lost
 
 EDGE_RATIO = 0.03  # neighbours that differ by more than this and the noise lie on two surfaces
 EDGE_SIGMAS = 4.0
 SLOPE_PX = 4  # baseline of a slope: noise divides by it, a surface's bend does not show yet
 SLOPE_SIGMAS = 4.0  # the difference of two pixels has 1.4
 DISPARITY_SIGMA_PX = 0.25  # of a matcher between rectified images
+MIN_LIFTED_SIGMA = 0.01  # relative, of one depth that a network reads from a single image
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ class Depths:
     keyframe_slope: FloatArray | None = None  # (2, N) metres per pixel to the right, and down
     scale_sigma: float = 0.0  # common to all, as a fraction
     shift_sigma_m: float = 0.0  # common to all; > 0: estimated with the pose
+    initial: FloatArray | None = None  # 4x4 keyframe_from_camera to begin with where parallax fails
 
     @property
     def known(self) -> int:
@@ -167,10 +171,51 @@ def mono_depth(request: ScaleRequest) -> Depths | None:
     )
 
 
+def mickey(request: ScaleRequest) -> Depths | None:
+    """Depths that the matcher read from both images themselves.
+
+    They err as a whole: by a factor common to a place, which the matcher states, and by one of each
+    image, of which the two clouds' sizes are a sample. The two are made to agree half way, and half
+    the variance of one image's factor is left.
+    """
+    depths, matches = request.matches.depths, request.matches
+    if depths is None:
+        return None
+    query, keyframe = request.query.camera, request.keyframe.camera
+    z_query = _positive_m(depths.query, query if depths.per_focal else None)
+    z_keyframe = _positive_m(depths.keyframe, keyframe if depths.per_focal else None)
+    x = unproject(query, matches.query_px) * z_query[:, None]
+    y = unproject(keyframe, matches.keyframe_px) * z_keyframe[:, None]
+    motion = lifted_motion(x, y, matches.confidence)
+    if isinstance(motion, Lost):
+        return None
+    half = 0.5 * motion.log_size
+    image_variance = 0.5 * (depths.image_sigma**2 + 2.0 * half**2)
+    middle_m = float(np.median(y[motion.inliers, 2]))
+    n = len(z_query)
+    return Depths(
+        z_keyframe * np.exp(-half),
+        np.ones(n),
+        z_query * np.exp(half),
+        np.ones(n),
+        DepthNoise(0.0, 0.0, max(motion.spread, MIN_LIFTED_SIGMA)),
+        scale_sigma=float(np.hypot(depths.scale_sigma, np.sqrt(0.5 * image_variance))),
+        shift_sigma_m=0.5 * depths.image_sigma * middle_m,
+        initial=motion.pose,
+    )
+
+
+def _positive_m(depth: FloatArray, camera: Camera | None) -> FloatArray:
+    """(N,) metres, NaN where the network gave none; `camera`: whose focal length they lack."""
+    z = depth if camera is None else depth * np.sqrt(camera.K[0, 0] * camera.K[1, 1])
+    return np.where(np.isfinite(z) & (z > 0), z, np.nan)
+
+
 SCALE_SOURCES: dict[str, ScaleSource] = {
     "depth": frame_depth,
     "stereo": stereo_depth,
     "odometry": odometry,
+    "mickey": mickey,
     "mono_depth": mono_depth,
 }
 
