@@ -7,9 +7,12 @@ pytest.importorskip("rclpy")
 
 from sensor_msgs.msg import CameraInfo, Image
 
+from l2m_ros.frames import builder
 from l2m_ros.frames import messages as m
-from l2m_ros.frames.inputs import MISSING_AFTER_IMAGES, InputOptions, Inputs, OdometryBuffer
+from l2m_ros.frames.inputs import MISSING_AFTER_IMAGES, Bundle, InputOptions, Inputs
 from l2m_ros.frames.messages import header, stamp_ns
+from l2m_ros.frames.odometry_buffer import OdometryBuffer
+from l2m_ros.frames.rectified import is_rectified
 from l2m_ros.frames.stamps import CAMERA_CHANGE, STRAGGLERS, StampGuard, Verdict
 from l2m_ros.frames.synchroniser import Synchroniser
 from l2m_ros.tracking.keyframes import OdometrySample
@@ -240,17 +243,40 @@ def odometry(seconds, x_m):
     return OdometrySample(round(seconds * S), T, np.eye(6) * x_m)
 
 
-def test_odometry_is_interpolated():
+def test_odometry_is_interpolated_and_admits_what_the_base_did_meanwhile():
     buffer = OdometryBuffer()
-    for second in range(5):
-        buffer.add(odometry(second, 2.0 * second))
-    sample = buffer.at(round(2.25 * S))
-    assert sample.stamp_ns == round(2.25 * S)
-    assert abs(sample.odom_from_base[0, 3] - 4.5) < 1e-12
-    assert abs(sample.covariance[0, 0] - 4.5) < 1e-12
-    assert buffer.at(4 * S + 40 * MS).odom_from_base[0, 3] == 8.0  # near enough
-    assert buffer.at(5 * S) is None
+    for tenth in range(0, 50, 2):
+        buffer.add(odometry(0.1 * tenth, 0.2 * tenth))
+    assert buffer.at(2 * S).odom_from_base[0, 3] == pytest.approx(4.0)
+    assert not buffer.at(2 * S).timing.any()
+    sample = buffer.at(round(2.1 * S))
+    assert sample.stamp_ns == round(2.1 * S)
+    assert sample.odom_from_base[0, 3] == pytest.approx(4.2)
+    assert sample.covariance[0, 0] == pytest.approx(4.2)
+    assert np.sqrt(sample.timing[0, 0]) == pytest.approx(0.1 * 0.1 / 2)  # 1 m/s^2 over 0.2 s
     assert OdometryBuffer().at(S) is None
+
+
+def test_odometry_that_is_late_is_extrapolated_with_what_that_costs():
+    buffer = OdometryBuffer()
+    for tenth in range(10):
+        buffer.add(odometry(0.1 * tenth, 0.2 * tenth))
+    late = buffer.at(round(0.94 * S))
+    assert late.odom_from_base[0, 3] == pytest.approx(1.88)  # at the speed of the last messages
+    assert np.sqrt(late.timing[0, 0]) == pytest.approx(0.04 * 0.14 / 2, rel=1e-4)
+    assert buffer.at(S) is None
+    assert "0.100 s away from the image" in buffer.problem
+
+
+def test_odometry_is_not_interpolated_over_a_long_gap():
+    """60 s apart, the straight line once gave a way of 6 m with a sigma of 1 cm."""
+    buffer = OdometryBuffer()
+    for second in (0, 60):
+        buffer.add(odometry(second, 0.1 * second))
+    assert buffer.at(30 * S) is None
+    assert "pauses for 60.00 s" in buffer.problem and "sync.odom_gap_s" in buffer.problem
+    buffer.max_gap_ns = 100 * S
+    assert np.sqrt(buffer.at(30 * S).timing[0, 0]) == pytest.approx(450)
 
 
 def test_odometry_that_jumps_back_starts_anew():
@@ -273,3 +299,103 @@ def test_lossless_waits_for_odometry_around_the_image():
         len(inputs.add("odom", m.odometry_message(*pose, header(9 * S, "o"), "b"), 0.0))
         == MISSING_AFTER_IMAGES
     )
+
+
+def test_lossless_gives_up_odometry_that_has_ended_and_flushes_at_the_end():
+    inputs = Inputs(InputOptions(odom=True, lossless=True))
+    inputs.add("camera_info", stamped(S, CameraInfo), 0.0)
+    inputs.add("odom", m.odometry_message(np.eye(4), np.eye(6), header(S, "o"), "b"), 0.0)
+    given = [inputs.add("image", stamped(second * S), 0.0) for second in range(1, 10)]
+    assert [bundle.stamp_ns // S for some in given for bundle in some] == [1, 2, 3]
+    assert [bundle.stamp_ns // S for bundle in inputs.flush()] == [4, 5, 6, 7, 8, 9]
+
+
+def test_a_gap_of_odometry_is_reported_and_ends():
+    said = {}
+    inputs = Inputs(InputOptions(odom=True), lambda key, words: said.update({key: words}))
+    for second in (1, 9):
+        message = m.odometry_message(np.eye(4), np.eye(6), header(second * S, "o"), "b")
+        inputs.add("odom", message, 0.0)
+    assert inputs.odometry_at(5 * S) is None and "pauses" in said["odom gap"]
+    assert inputs.odometry_at(9 * S) is not None and said["odom gap"] is None
+
+
+# ---- camera_info ---------------------------------------------------------------------------------
+
+
+def info(second, width=640, focal=500.0, **changes):
+    K = [focal, 0.0, 320.0, 0.0, focal, 240.0, 0.0, 0.0, 1.0]
+    P = [*K[:3], 0.0, *K[3:6], 0.0, *K[6:], 0.0]
+    fields = {"k": K, "p": P, "r": np.eye(3).ravel(), "d": [0.0] * 5} | changes
+    message = CameraInfo(header=header(round(second * S), "cam"), width=width, height=480)
+    message.distortion_model = "plumb_bob"
+    for name, value in fields.items():
+        setattr(message, name, np.asarray(value, float))
+    return message
+
+
+@pytest.mark.parametrize("lossless", [False, True])
+def test_the_camera_info_of_the_image_s_stamp_counts(lossless):
+    """A zoom: each image has the camera of its own moment, though depth comes late."""
+    inputs = Inputs(InputOptions(depth=True, lossless=lossless))
+    for second in (1, 2, 3):
+        inputs.add("camera_info", info(second, focal=100.0 * second), 0.0)
+        inputs.add("image", stamped(second * S), 0.0)
+    bundles = [b for second in (1, 2, 3) for b in inputs.add("depth", stamped(second * S), 0.0)]
+    assert [b.messages["camera_info"].k[0] for b in bundles] == [100.0, 200.0, 300.0]
+
+
+def test_lossless_waits_for_the_camera_info_of_the_image_s_stamp():
+    inputs = Inputs(InputOptions(lossless=True))
+    inputs.add("camera_info", info(1, focal=100.0), 0.0)
+    inputs.add("camera_info", info(2, focal=200.0), 0.0)
+    assert len(inputs.add("image", stamped(2 * S), 0.0)) == 1
+    assert inputs.add("image", stamped(3 * S), 0.0) == []
+    (bundle,) = inputs.add("camera_info", info(3, focal=300.0), 0.0)
+    assert bundle.messages["camera_info"].k[0] == 300.0
+
+
+def test_a_latched_camera_info_serves_for_ever():
+    for lossless in (False, True):
+        inputs = Inputs(InputOptions(lossless=lossless))
+        inputs.add("camera_info", info(0.5), 0.0)
+        given = [len(inputs.add("image", stamped(second * S), 0.0)) for second in range(1, 30)]
+        assert given == [1] * 29
+
+
+BENT = {"d": [0.1, -0.2, 0.0, 0.0, 0.0]}
+OTHER_P = {"p": [400.0, 0, 320, 0, 0, 400, 240, 0, 0, 0, 1, 0]}
+TURNED = {"r": [0, -1, 0, 1, 0, 0, 0, 0, 1]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "topic", "expected"),
+    [
+        ({}, "/camera/direct", True),  # nothing to rectify
+        (BENT, "/camera/direct", False),
+        (BENT, "/camera/image_rect_color", True),  # image_proc
+        (BENT, "/camera/color/rect/image", True),
+        (BENT, "/camera/image_correct", False),
+        (OTHER_P, "/camera/image_raw", False),
+        (TURNED, "/camera/image_raw", False),
+        ({"p": [0.0] * 12}, "/camera/image_raw", False),  # not told
+    ],
+)
+def test_rectified_is_decided_by_the_camera(changes, topic, expected):
+    message = info(1, **changes)
+    assert is_rectified("auto", message, topic) is expected
+    assert is_rectified("use", message, topic) is True
+    assert is_rectified("ignore", message, topic) is False
+
+
+def test_the_camera_is_made_once_though_each_message_is_another_object(monkeypatch):
+    made = []
+    read = builder.read_camera
+    monkeypatch.setattr(builder, "read_camera", lambda *a, **k: made.append(1) or read(*a, **k))
+    frames = builder.FrameBuilder()
+    image = m.image_message(np.zeros((480, 640, 3), np.uint8), "rgb8", header(S, "cam"))
+    for second, focal in ((1, 500.0), (2, 500.0), (3, 500.0), (4, 510.0)):
+        messages = {"image": image, "camera_info": info(second, focal=focal)}
+        frame = frames.build(Bundle(S, messages, 0.0))
+    assert len(made) == 2
+    assert frame.camera.K[0, 0] == 510.0

@@ -56,7 +56,7 @@ def test_each_state_holds_what_it_should():
         assert empty["threads"] == 0
         bench.node.trigger_configure()
         inactive = entities(bench)
-        assert inactive["publishers"] == empty["publishers"] + 8
+        assert inactive["publishers"] == empty["publishers"] + 9
         assert inactive["subscriptions"] == empty["subscriptions"]
         bench.node.trigger_activate()
         bench.connect()

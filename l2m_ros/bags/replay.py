@@ -18,7 +18,7 @@ from rosbags.highlevel import AnyReader, AnyReaderError
 from rosbags.typesys import Stores, get_typestore
 
 from l2m_ros.errors import InvalidInput
-from l2m_ros.frames.builder import FrameBuilder, is_rectified
+from l2m_ros.frames.builder import FrameBuilder
 from l2m_ros.frames.inputs import (
     CAMERA_INFO,
     DEPTH,
@@ -26,6 +26,7 @@ from l2m_ros.frames.inputs import (
     ODOM,
     RIGHT,
     RIGHT_INFO,
+    Bundle,
     InputOptions,
     Inputs,
 )
@@ -173,23 +174,28 @@ def _listing(bag: Bag) -> str:
 def replay(bag: Bag, topics: BagTopics, values: Values) -> Iterator[FrameResult]:
     """Every frame of the bag, tracked; frames whose messages make no frame are left out."""
     inputs = Inputs(_input_options(topics, values))
-    builder = FrameBuilder(rectified=is_rectified(values["rectified"], topics.image))
+    builder = FrameBuilder(rectified=values["rectified"], image_topic=topics.image)
     matcher = load_matcher(values["model"], **matcher_options(values))
     tracker = Tracker(matcher, tracker_options(values))
     base = base_from_camera(values)
     names = FrameNames(values["frames.odom"], values["frames.base"], values["frames.keyframe"])
+    for bundle in _bundles(bag, topics, inputs):
+        if bundle.reset:
+            tracker.reset()
+        try:
+            frame = builder.build(bundle)
+        except InvalidInput as error:
+            print(f"frame at {bundle.stamp_ns} left out: {error}", file=sys.stderr)
+            continue
+        result = tracker.process(frame, inputs.odometry_at(frame.stamp_ns))
+        yield FrameResult(result, names, base)
+
+
+def _bundles(bag: Bag, topics: BagTopics, inputs: Inputs) -> Iterator[Bundle]:
     input_of_topic = topics.inputs()
     for topic, message in bag.messages(list(input_of_topic)):
-        for bundle in inputs.add(input_of_topic[topic], message, received_s=0.0):
-            if bundle.reset:
-                tracker.reset()
-            try:
-                frame = builder.build(bundle)
-            except InvalidInput as error:
-                print(f"frame at {bundle.stamp_ns} left out: {error}", file=sys.stderr)
-                continue
-            result = tracker.process(frame, inputs.odometry_at(frame.stamp_ns))
-            yield FrameResult(result, names, base)
+        yield from inputs.add(input_of_topic[topic], message, received_s=0.0)
+    yield from inputs.flush()
 
 
 def _input_options(topics: BagTopics, values: Values) -> InputOptions:
@@ -198,6 +204,7 @@ def _input_options(topics: BagTopics, values: Values) -> InputOptions:
         right=topics.right_image is not None and values["right"] != "ignore",
         odom=topics.odom is not None and values["odom"] != "ignore",
         slop_ns=round(values["sync.slop_s"] * 1e9),
+        odom_gap_ns=round(values["sync.odom_gap_s"] * 1e9),
         lossless=True,
     )
 

@@ -10,35 +10,32 @@ import numpy as np
 from l2m_ros.errors import InvalidInput
 from l2m_ros.frames.inputs import CAMERA_INFO, DEPTH, IMAGE, RIGHT, RIGHT_INFO, Bundle, Report
 from l2m_ros.frames.messages import read_camera, read_depth, read_image, read_right_from_camera
+from l2m_ros.frames.rectified import camera_info_bytes, is_rectified
 from l2m_ros.image_header import USUAL, SizeLimits, check_sides
 from l2m_ros.types import ByteArray, Camera, FloatArray, Frame
-
-
-def is_rectified(setting: str, image_topic: str) -> bool:
-    """Whether images of a topic are rectified, by the parameter `rectified` (auto, use, ignore)."""
-    if setting != "auto":
-        return setting == "use"
-    return "rect" in image_topic.rsplit("/", 1)[-1]
 
 
 class FrameBuilder:
     """Messages -> Frame.
 
     A bad image or camera_info refuses the whole frame. Bad depth or a bad right image is left out.
-    Either is reported under the topic's name. `limits` bounds what is decoded.
+    Either is reported under the topic's name. `limits` bounds what is decoded, `rectified` is the
+    parameter, `image_topic` the full name of the topic that the images come on.
     """
 
     def __init__(
         self,
         *,
-        rectified: bool,
+        rectified: str = "auto",
+        image_topic: str = "",
         report: Report = lambda key, words: None,
         limits: SizeLimits = USUAL,
     ) -> None:
         self._rectified = rectified
+        self._image_topic = image_topic
         self._report = report
         self._limits = limits
-        self._cameras: dict[str, tuple[Any, Camera]] = {}
+        self._cameras: dict[str, tuple[bytes, Camera]] = {}
 
     def build(self, bundle: Bundle) -> Frame:
         """Raises InvalidInput where the messages make no frame; the reason is reported too."""
@@ -77,9 +74,11 @@ class FrameBuilder:
 
     def _camera(self, topic: str, messages: dict[str, Any], shape: tuple[int, ...]) -> Camera:
         info = messages[topic]
+        says = camera_info_bytes(info)
         known = self._cameras.get(topic)
-        if known is None or known[0] is not info:
-            known = (info, read_camera(info, rectified=self._rectified))
+        if known is None or known[0] != says:
+            rectified = is_rectified(self._rectified, info, self._image_topic)
+            known = (says, read_camera(info, rectified=rectified))
             self._cameras[topic] = known
         camera = known[1]
         if camera.size != (shape[1], shape[0]):

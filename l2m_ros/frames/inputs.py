@@ -9,24 +9,23 @@ Missing and late topics are reported by name.
 
 from __future__ import annotations
 
-import bisect
-import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from l2m_ros.frames.camera_infos import CameraInfos
 from l2m_ros.frames.messages import read_odometry, stamp_ns
+from l2m_ros.frames.odometry_buffer import MAX_GAP_NS, OdometryBuffer
 from l2m_ros.frames.stamps import StampGuard, Verdict
 from l2m_ros.frames.synchroniser import MessageSet, make_synchroniser
-from l2m_ros.geometry import se3
-from l2m_ros.tracking.keyframes import OdometrySample
+from l2m_ros.tracking.odometry import OdometrySample
 
 IMAGE, CAMERA_INFO, DEPTH = "image", "camera_info", "depth"
 RIGHT, RIGHT_INFO, ODOM = "right/image", "right/camera_info", "odom"
 TOPICS = (IMAGE, CAMERA_INFO, DEPTH, RIGHT, RIGHT_INFO, ODOM)
-NEAREST_ODOM_NS = 50_000_000  # an odometry this close stands in where none brackets the image
-ODOM_KEPT = 2000  # 10 s at 200 Hz
+# queue: all waits for odometry no longer than this, by the stamps: it may have ended.
+ODOM_ENDED_NS = 5_000_000_000
 # Images without a complete set, and nanoseconds by their stamps, before the missing topic is
 # reported: on a busy machine messages of one stamp arrive up to 0.4 s apart.
 MISSING_AFTER_IMAGES = 3
@@ -43,6 +42,7 @@ class InputOptions:
     right: bool = False
     odom: bool = False
     slop_ns: int = 20_000_000
+    odom_gap_ns: int = MAX_GAP_NS  # odometry is interpolated over no longer gap
     lossless: bool = False  # drop nothing, and never depend on the order of arrival
 
     @property
@@ -65,12 +65,12 @@ class Inputs:
 
     def __init__(self, options: InputOptions, report: Report = lambda key, words: None) -> None:
         self.options = options
-        self.odometry = OdometryBuffer()
+        self.odometry = OdometryBuffer(options.odom_gap_ns)
         self.refused = 0
         self._given_up = 0  # images that waited and were let go
         self._report = report
         self._guard = StampGuard()
-        self._infos: MessageSet = {}
+        self._infos = {CAMERA_INFO: CameraInfos(), RIGHT_INFO: CameraInfos()}
         self._received_s: dict[int, float] = {}
         self._pending: deque[MessageSet] = deque()
         self._resets: set[int] = set()
@@ -92,14 +92,17 @@ class Inputs:
 
     def reconfigure(self, options: InputOptions) -> None:
         """Other topics or another slop; half-made sets are given up."""
+        joined_alike = options == replace(self.options, odom_gap_ns=options.odom_gap_ns)
         self.options = options
-        self._given_up += self._synchroniser.unpaired
-        self._make_synchroniser()
+        self.odometry.max_gap_ns = options.odom_gap_ns
+        if not joined_alike:
+            self._given_up += self._synchroniser.unpaired
+            self._make_synchroniser()
 
     def add(self, topic: str, message: Any, received_s: float) -> list[Bundle]:
         """The bundles that this message completed."""
-        if topic in (CAMERA_INFO, RIGHT_INFO):
-            self._infos[topic] = message
+        if topic in self._infos:
+            self._infos[topic].add(message)
             return self._release()
         if topic == ODOM:
             self.odometry.add(read_odometry(message))
@@ -125,6 +128,8 @@ class Inputs:
         if check.verdict is Verdict.RESET:
             self._synchroniser.forget(stamp)
             self.odometry.forget(stamp)
+            for infos in self._infos.values():
+                infos.forget()
             self._pending.clear()
             self._received_s.clear()
             self._matched_ns = stamp
@@ -134,34 +139,47 @@ class Inputs:
             del self._received_s[next(iter(self._received_s))]
         return True
 
-    def _release(self) -> list[Bundle]:
+    def flush(self) -> list[Bundle]:
+        """At the end of a bag: the sets that wait for odometry or a camera_info, without it."""
+        return self._release(ended=True)
+
+    def _release(self, *, ended: bool = False) -> list[Bundle]:
         """Pending sets in order, as far as everything that they wait for is there."""
         bundles = []
-        while self._pending and self._complete(stamp_ns(self._pending[0][IMAGE])):
+        while self._pending and self._complete(stamp_ns(self._pending[0][IMAGE]), ended):
             messages = self._pending.popleft()
             stamp = stamp_ns(messages[IMAGE])
             reset = bool(self._resets)
             self._resets.clear()
             received_s = self._received_s.pop(stamp, 0.0)
             self._unmatched, self._matched_ns = 0, stamp
-            bundles.append(Bundle(stamp, messages | self._infos, received_s, reset))
+            infos = {topic: info for topic, kept in self._infos.items() if (info := kept.at(stamp))}
+            bundles.append(Bundle(stamp, messages | infos, received_s, reset))
         if not self.options.lossless:
             while len(self._pending) > 1:  # only the newest is of use once camera_info comes
                 self._pending.popleft()
                 self._given_up += 1
         return bundles
 
-    def _complete(self, stamp: int) -> bool:
-        if CAMERA_INFO not in self._infos:
+    def _complete(self, stamp: int, ended: bool = False) -> bool:
+        needed = [CAMERA_INFO, *([RIGHT_INFO] if self.options.right else [])]
+        if not all(self._infos[topic] for topic in needed):
             return False
-        if self.options.right and RIGHT_INFO not in self._infos:
-            return False
-        waits_for_odom = self.options.odom and self.options.lossless
-        return not waits_for_odom or self.odometry.newest_ns >= stamp
+        if ended or not self.options.lossless:
+            return True
+        waited_ns = self._newest_ns.get(IMAGE, stamp) - stamp
+        if waited_ns > ODOM_ENDED_NS:
+            return True
+        infos_come = all(self._infos[topic].has_passed(stamp) for topic in needed)
+        return infos_come and (not self.options.odom or self.odometry.newest_ns >= stamp)
 
     def odometry_at(self, stamp: int) -> OdometrySample | None:
         """Odometry at an image's stamp; None where it is unknown or not to be used."""
-        return self.odometry.at(stamp) if self.options.odom else None
+        if not self.options.odom:
+            return None
+        sample = self.odometry.at(stamp)
+        self._report("odom gap", self.odometry.problem)
+        return sample
 
     def missing(self) -> dict[str, str]:
         """The topics that frames wait for, each with a message for the diagnostics."""
@@ -169,9 +187,9 @@ class Inputs:
         if self._unmatched < MISSING_AFTER_IMAGES or waited_ns < MISSING_AFTER_NS:
             return {}
         o, words = self.options, {}
-        if CAMERA_INFO not in self._infos:
+        if not self._infos[CAMERA_INFO]:
             words[CAMERA_INFO] = "no camera_info received: without it there are no poses"
-        if o.right and RIGHT_INFO not in self._infos:
+        if o.right and not self._infos[RIGHT_INFO]:
             words[RIGHT_INFO] = "no right/camera_info received: stereo needs its baseline"
         for topic in o.synchronised[1:]:
             gap_ns = self._newest_ns[IMAGE] - self._newest_ns.get(topic, 0)
@@ -190,45 +208,3 @@ class Inputs:
         if o.odom and o.lossless and self._pending and not self._complete(self._newest_ns[IMAGE]):
             words[ODOM] = "odom is older than the image; queue: all waits for it"
         return words
-
-
-class OdometryBuffer:
-    """Odometry by stamp, interpolated to an image's; one thread adds, another one asks."""
-
-    def __init__(self) -> None:
-        self._samples: list[OdometrySample] = []
-        self._lock = threading.Lock()
-
-    @property
-    def newest_ns(self) -> int:
-        with self._lock:
-            return self._samples[-1].stamp_ns if self._samples else -1
-
-    def add(self, sample: OdometrySample) -> None:
-        with self._lock:
-            if self._samples and sample.stamp_ns <= self._samples[-1].stamp_ns:
-                if self._samples[-1].stamp_ns - sample.stamp_ns < 1_000_000_000:
-                    return  # a straggler or a repeated stamp
-                self._samples.clear()  # time jumped back
-            self._samples.append(sample)
-            del self._samples[:-ODOM_KEPT]
-
-    def forget(self, after_ns: int) -> None:
-        with self._lock:
-            self._samples = [s for s in self._samples if s.stamp_ns <= after_ns]
-
-    def at(self, stamp: int) -> OdometrySample | None:
-        """Between the two samples that bracket the stamp, or the nearest one if it is near."""
-        with self._lock:
-            samples = self._samples
-            after = bisect.bisect_left([s.stamp_ns for s in samples], stamp)
-            if 0 < after < len(samples):
-                return interpolated(samples[after - 1], samples[after], stamp)
-            near = samples[max(0, min(after, len(samples) - 1)) :][:1]
-        return near[0] if near and abs(near[0].stamp_ns - stamp) <= NEAREST_ODOM_NS else None
-
-
-def interpolated(a: OdometrySample, b: OdometrySample, stamp: int) -> OdometrySample:
-    weight = (stamp - a.stamp_ns) / (b.stamp_ns - a.stamp_ns)
-    pose = se3.interpolate(a.odom_from_base, b.odom_from_base, weight)
-    return OdometrySample(stamp, pose, (1 - weight) * a.covariance + weight * b.covariance)

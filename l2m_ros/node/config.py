@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from l2m_ros.frames.builder import is_rectified
 from l2m_ros.frames.inputs import (
     CAMERA_INFO,
     DEPTH,
@@ -42,7 +41,11 @@ class NodeConfig:
         lossless = values["queue"] == "all"
         slop_ns = round(values["sync.slop_s"] * 1e9)
         return cls(
-            input_options=InputOptions(slop_ns=slop_ns, lossless=lossless),
+            input_options=InputOptions(
+                slop_ns=slop_ns,
+                odom_gap_ns=round(values["sync.odom_gap_s"] * 1e9),
+                lossless=lossless,
+            ),
             use={
                 DEPTH: values["depth"],
                 RIGHT: values["right"],
@@ -82,9 +85,6 @@ class NodeConfig:
     @property
     def lossless(self) -> bool:
         return self.input_options.lossless
-
-    def is_rectified(self, image_topic: str) -> bool:
-        return is_rectified(self.rectified, image_topic)
 
     def uses(self, key: str, *, published: bool) -> bool:
         """Whether an optional input (depth, right/image, odom) is part of a frame."""

@@ -23,8 +23,8 @@ RATE_WINDOW_S = 5.0
 LATENCIES = 300  # frames that median and 95th percentile are taken over
 
 # Which status a problem's key belongs to; the rest is the node's.
-INPUT_KEYS = ("image", "camera_info", "depth", "right", "odom", "sync", "stamps", "qos", "loss",
-              "queue", "source")  # fmt: skip
+INPUT_KEYS = ("image", "camera_info", "depth", "right", "odom", "odom gap", "sync", "stamps",
+              "qos", "loss", "queue", "source")  # fmt: skip
 TRACKING_KEYS = ("tracking", "odometry", "odometry covariance")
 
 

@@ -48,8 +48,11 @@ class FramePipeline:
         self._pending_actions: deque[Callable[[], object]] = deque()
         self._base_from_camera = None if config.base_from_tf else config.base_from_camera
         self._inputs = Inputs(config.input_options, health.report)
-        rectified = config.is_rectified(node.resolve_topic_name(IMAGE))
-        self._builder = FrameBuilder(rectified=rectified, report=health.report)
+        self._builder = FrameBuilder(
+            rectified=config.rectified,
+            image_topic=node.resolve_topic_name(IMAGE),
+            report=health.report,
+        )
         self._transforms = Transforms(node, publish=config.publish_tf, lookup=config.base_from_tf)
         requests = config.topic_requests(node.resolve_topic_name)
         self._subscriptions = Subscriptions(node, requests, self.on_message, health.report)
@@ -85,9 +88,12 @@ class FramePipeline:
         if self._base_from_camera is not None:
             options = replace(options, base_from_camera=self._base_from_camera)
         self._config = self._monitor.config = config
-        slop_ns = config.input_options.slop_ns
-        if slop_ns != self._inputs.options.slop_ns:
-            self._inputs.reconfigure(replace(self._inputs.options, slop_ns=slop_ns))
+        new = config.input_options
+        options_now = replace(
+            self._inputs.options, slop_ns=new.slop_ns, odom_gap_ns=new.odom_gap_ns
+        )
+        if options_now != self._inputs.options:
+            self._inputs.reconfigure(options_now)
         self.before_next_frame(lambda: self._tracker.reconfigure(options))
 
     def stop(self, timeout_s: float) -> bool:

@@ -22,6 +22,7 @@ from l2m_ros.errors import InvalidInput
 from l2m_ros.frames.inputs import InputOptions
 from l2m_ros.frames.messages import rotation
 from l2m_ros.matching.catalogue import CLASSICAL
+from l2m_ros.tracking.odometry import OdometryNoise
 from l2m_ros.tracking.tracker import TrackerOptions
 from l2m_ros.types import FloatArray
 
@@ -102,7 +103,8 @@ _INPUTS = [
     Parameter("image_transport", "raw", "raw, or compressed: subscribe to <image>/compressed",
               choices=("raw", "compressed")),
     Parameter("rectified", "auto", "is the image rectified (camera_info's P holds instead of K and "
-              "D)? auto: yes if its topic's name holds `rect`", choices=("auto", "use", "ignore")),
+              "D)? use: yes, ignore: no, auto: where D = 0, R = I and P = K, or the topic has a "
+              "word `rect` (image_proc)", choices=("auto", "use", "ignore")),
     Parameter("depth", "auto", "depth images: auto uses them while somebody publishes them",
               choices=USE),
     Parameter("right", "auto", "right image of a stereo pair: auto uses it while somebody "
@@ -111,6 +113,13 @@ _INPUTS = [
               choices=USE),
     Parameter("sync.slop_s", INPUTS.slop_ns / 1e9, "largest difference of stamps within one frame, "
               "seconds; 0 = exactly equal", "frame", low=0.0, high=1.0),
+    Parameter("sync.odom_gap_s", INPUTS.odom_gap_ns / 1e9, "odometry is interpolated over no "
+              "longer gap between two messages, seconds", "frame", low=0.0, high=60.0),
+    Parameter("odometry.sigma_m_per_m", TRACKER.odometry.sigma_m_per_m, "noise of odometry's way "
+              "per metre, where its messages' covariance is constant, zero or 1e6", "frame",
+              low=1e-4, high=1.0),
+    Parameter("odometry.sigma_rad_per_rad", TRACKER.odometry.sigma_rad_per_rad, "noise of "
+              "odometry's turn per radian, likewise", "frame", low=1e-4, high=1.0),
     Parameter("stale_after_s", 2.0, "an input that is silent for longer is reported, seconds",
               "frame", low=0.1, high=3600.0),
 ]  # fmt: skip
@@ -212,6 +221,9 @@ def tracker_options(values: Values) -> TrackerOptions:
         gates=replace(_GATES, **_fields(values, "tracking", gates)),
         keyframes=replace(_KEYFRAMES, **_fields(values, "keyframes", (*bands, *looks))),
         base_from_camera=base_from_camera(values),
+        odometry=OdometryNoise(
+            **_fields(values, "odometry", ("sigma_m_per_m", "sigma_rad_per_rad"))
+        ),
     )
 
 

@@ -1,0 +1,101 @@
+"""Odometry by stamp, at an image's stamp: interpolated over a bounded gap, extrapolated a little.
+
+What the base may have done between two messages is admitted: a base that accelerates by a leaves
+the straight line between stamps t0 and t1 by a |t - t0| |t - t1| / 2 at t.
+"""
+
+from __future__ import annotations
+
+import bisect
+import threading
+from dataclasses import replace
+
+import numpy as np
+
+from l2m_ros.geometry import se3
+from l2m_ros.tracking.odometry import OdometrySample
+from l2m_ros.types import FloatArray
+
+MAX_GAP_NS = 500_000_000
+EXTRAPOLATED_NS = 50_000_000  # beyond the newest message: one that is on its way
+KEPT = 2000  # 10 s at 200 Hz
+JUMP_BACK_NS = 1_000_000_000  # a looping bag; less is a straggler
+# One standard deviation of what a base does between two messages: wheels, or a hand.
+ACCELERATION_M_S2 = 1.0
+ACCELERATION_RAD_S2 = 2.0
+
+
+class OdometryBuffer:
+    """One thread adds, another one asks. `problem`: why the last question had no answer."""
+
+    def __init__(self, max_gap_ns: int = MAX_GAP_NS) -> None:
+        self.max_gap_ns = max_gap_ns
+        self.problem: str | None = None
+        self._samples: list[OdometrySample] = []
+        self._lock = threading.Lock()
+
+    @property
+    def newest_ns(self) -> int:
+        """-1 where there is none."""
+        with self._lock:
+            return self._samples[-1].stamp_ns if self._samples else -1
+
+    def add(self, sample: OdometrySample) -> None:
+        with self._lock:
+            if self._samples and sample.stamp_ns <= self._samples[-1].stamp_ns:
+                if self._samples[-1].stamp_ns - sample.stamp_ns < JUMP_BACK_NS:
+                    return  # a straggler or a repeated stamp
+                self._samples.clear()  # time jumped back
+            self._samples.append(sample)
+            del self._samples[:-KEPT]
+
+    def forget(self, after_ns: int) -> None:
+        with self._lock:
+            self._samples = [s for s in self._samples if s.stamp_ns <= after_ns]
+
+    def at(self, stamp_ns: int) -> OdometrySample | None:
+        """The base at a stamp, from the two messages next to it; None where they are too far."""
+        with self._lock:
+            samples = self._samples
+            after = bisect.bisect_left([s.stamp_ns for s in samples], stamp_ns)
+            near = samples[after : after + 1]
+            pair = samples[max(after - 1, 0) :][:2] if after < len(samples) else samples[-2:]
+        self.problem = None
+        if near and near[0].stamp_ns == stamp_ns:
+            return near[0]
+        self.problem = self._objection(pair, stamp_ns)
+        return None if self.problem else between(*pair, stamp_ns)
+
+    def _objection(self, pair: list[OdometrySample], stamp_ns: int) -> str | None:
+        if len(pair) < 2:
+            return "no two messages of odom yet"
+        a, b = pair
+        gap_s, bound_s = (b.stamp_ns - a.stamp_ns) / 1e9, self.max_gap_ns / 1e9
+        if gap_s > bound_s:
+            return (
+                f"odom pauses for {gap_s:.2f} s: images in between are without it; publish it "
+                f"faster, or raise sync.odom_gap_s ({bound_s:g})"
+            )
+        beyond_ns = max(stamp_ns - b.stamp_ns, a.stamp_ns - stamp_ns)
+        if beyond_ns > EXTRAPOLATED_NS:
+            return (
+                f"odom is {beyond_ns / 1e9:.3f} s away from the image: does it still come, and "
+                "with the camera's clock?"
+            )
+        return None
+
+
+def between(a: OdometrySample, b: OdometrySample, stamp_ns: int) -> OdometrySample:
+    """On the straight way from a to b at constant speed, or a little beyond it."""
+    weight = (stamp_ns - a.stamp_ns) / (b.stamp_ns - a.stamp_ns)
+    pose = se3.interpolate(a.odom_from_base, b.odom_from_base, weight)
+    inside = min(max(weight, 0.0), 1.0)
+    covariance = (1 - inside) * a.covariance + inside * b.covariance
+    timing = _timing(abs(stamp_ns - a.stamp_ns) * 1e-9, abs(stamp_ns - b.stamp_ns) * 1e-9)
+    return replace(a, stamp_ns=stamp_ns, odom_from_base=pose, covariance=covariance, timing=timing)
+
+
+def _timing(before_s: float, after_s: float) -> FloatArray:
+    """6x6 of what the base may have done beside the straight way."""
+    acceleration = np.array([ACCELERATION_M_S2] * 3 + [ACCELERATION_RAD_S2] * 3)
+    return np.diag((acceleration * before_s * after_s / 2) ** 2)
