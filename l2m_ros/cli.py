@@ -11,7 +11,6 @@ It is imported only when its verb is called, so `l2m --help` needs numpy at most
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib
 import os
 import sys
@@ -19,6 +18,7 @@ from typing import NoReturn
 
 from l2m_ros import __version__
 from l2m_ros.errors import L2MError
+from l2m_ros.spelling import nearest
 
 VERBS: dict[str, str] = {
     "run": "start the ROS 2 node (what ros2 run l2m_ros matcher does)",
@@ -63,9 +63,7 @@ def _top_parser() -> _Parser:
 
 
 def _unknown_verb(verb: str) -> str:
-    near = difflib.get_close_matches(verb, VERBS, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return f"unknown verb {verb!r}{hint}"
+    return f"unknown verb {verb!r}{nearest(verb, VERBS)}"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -80,9 +78,9 @@ def main(argv: list[str] | None = None) -> int:
         top.error(_unknown_verb(verb))
     module = importlib.import_module(f"l2m_ros.commands.{verb.replace('-', '_')}")
     parser = _Parser(prog=f"l2m {verb}", description=module.__doc__)
-    module.add_arguments(parser)
-    args = parser.parse_args(argv[1:])
     try:
+        module.add_arguments(parser)
+        args = parser.parse_args(argv[1:])
         return int(module.run(args) or 0)
     except (L2MError, OSError) as error:
         print(f"l2m {verb}: {_one_line(error)}", file=sys.stderr)

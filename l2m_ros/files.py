@@ -1,24 +1,29 @@
 """What a file from outside may be, where this package's own files lie, and how they are written.
 
 Read: regular files of a bounded size, inside the folder that they are named in.
-Written: whole or not at all, and never over the input.
+Written: beside the target and renamed, so that nobody reads a half and a killed process leaves
+the old file as it was; never over the input.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import shutil
+import signal
 import stat
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from l2m_ros.errors import InvalidInput
 
 MAX_TEXT_BYTES = 64 << 20  # of YAML, JSON and trajectories
 FULL = (errno.ENOSPC, errno.EDQUOT)
+BAG_SUFFIXES = (".mcap", ".db3")  # a bag's folder is named so; the storage follows from it
+PARTIAL = ".part"  # ends the name of a file that is being written
 
 
 def cache_folder() -> Path:
@@ -76,25 +81,69 @@ def inside(folder: Path, name: str) -> Path:
 # --- writing --------------------------------------------------------------------------------
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Written beside and renamed: two processes may build at once, nobody reads a half."""
+def write_whole(path: Path, content: bytes | str) -> None:
+    """The file with this content (text as UTF-8); its folder is made."""
+    data = content.encode() if isinstance(content, str) else content
+    with whole_file(path) as partial:
+        partial.write_bytes(data)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A path to write to; the file becomes `path` if the block ends well, and goes if it does not.
+
+    It is flushed to the disk first: after a power cut there is the old file or the new one.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(partial, 0o666 & ~_umask())
+        yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
         os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+    finally:
+        partial.unlink(missing_ok=True)
 
 
-def _umask() -> int:
-    """Read without a way to read it: set and put back."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
+@contextmanager
+def whole_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
+    """A path to make a folder (or file) at; it becomes `target` if the block ends well.
+
+    Ctrl-C and SIGTERM remove what was begun. An existing target is refused, or replaced by force.
+    """
+    target = Path(target)
+    refuse_existing(target, force=force)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
+    try:
+        with _termination_as_interrupt():
+            made = beside / (target.stem or target.name)
+            yield made
+            refuse_existing(target, force=force)
+            if target.exists():
+                os.replace(target, beside / "replaced")
+            os.replace(made, target)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def refuse_existing(target: Path, *, force: bool) -> None:
+    if Path(target).exists() and not force:
+        raise InvalidInput(f"{target} exists already: name another output or add --force")
+
+
+@contextmanager
+def _termination_as_interrupt() -> Iterator[None]:
+    """SIGTERM (timeout, docker stop) raises KeyboardInterrupt, unless somebody handles it."""
+    unhandled = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if not unhandled or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def refuse_overwriting(outputs: Iterable[Path | None], inputs: Iterable[Path | None]) -> None:
@@ -121,7 +170,7 @@ def check_writable(output: Path | None) -> None:
         raise InvalidInput(f"{output} cannot be written: {folder} is not a folder to write into")
 
 
-@contextlib.contextmanager
+@contextmanager
 def full_disk_in_words(what: Path) -> Iterator[None]:
     """Turns an error about space, in whatever library it occurs, into one line."""
     try:

@@ -25,6 +25,7 @@ from l2m_ros.files import read_file, write_whole
 from l2m_ros.image_header import ANY_SIDES, USUAL, SizeLimits, check_sides, checked_size
 from l2m_ros.types import ByteArray, FloatArray
 
+DEPTH_SCALE_M = 0.001  # metres per unit of a 16-bit PNG, as ROS's 16UC1 has it
 MAX_BYTES = 1 << 30  # of a file; more is no picture
 # What libjpeg prints where pixels are missing; it fills them with grey.
 MISSING_PIXELS = (b"Premature end", b"premature end")
@@ -36,7 +37,10 @@ DAMAGED = (
 
 
 def read_rgb(path: Path, limits: SizeLimits = USUAL) -> ByteArray:
-    """(H, W, 3) uint8. Grey becomes RGB, an alpha channel is dropped, 16 bit is refused."""
+    """(H, W, 3) uint8, pixels as stored: EXIF's orientation would not turn the camera with them.
+
+    Grey becomes RGB, an alpha channel is dropped, 16 bit is refused.
+    """
     image = decoded(read_file(path, MAX_BYTES), str(path), cv2.IMREAD_UNCHANGED, limits)
     if image.dtype != np.uint8:
         raise InvalidInput(

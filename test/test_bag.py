@@ -13,13 +13,24 @@ import pytest
 
 from l2m_ros.cli import main
 from l2m_ros.errors import InvalidInput
-from l2m_ros.workshop.simulation.bag import TYPES, write_bag
+from l2m_ros.workshop.simulation.bag import write_bag
 from l2m_ros.workshop.simulation.faults import Faults
 from l2m_ros.workshop.simulation.folder import DEPTH_SCALE, write_folder
 from l2m_ros.workshop.simulation.sequence import SimulationOptions, simulate
 from l2m_ros.workshop.simulation.truth import true_points
 
 rosbag2 = pytest.importorskip("rosbags.rosbag2")
+
+TYPES = {
+    "/tf_static": "tf2_msgs/msg/TFMessage",
+    "/odom": "nav_msgs/msg/Odometry",
+    "/ground_truth/pose": "geometry_msgs/msg/PoseStamped",
+    "/camera/camera_info": "sensor_msgs/msg/CameraInfo",
+    "/camera/image_raw": "sensor_msgs/msg/Image",
+    "/camera/depth": "sensor_msgs/msg/Image",
+    "/camera/right/camera_info": "sensor_msgs/msg/CameraInfo",
+    "/camera/right/image_raw": "sensor_msgs/msg/Image",
+}
 OPTIONS = SimulationOptions(width=160, height=120, frames=4, rate_hz=5.0, seed=4)
 
 
@@ -301,7 +312,6 @@ def test_a_bent_lens_does_not_fit_the_evaluation_layout(tmp_path, capsys):
         (["--scene", "rooom"], "did you mean room"),
         (["--path", "drve"], "did you mean drive"),
         (["--faults", "blurr"], "did you mean blur"),
-        (["--size", "640"], "WIDTHxHEIGHT"),
         (["--frames", "0"], "positive"),
         (["--depth-encoding", "mono8"], "16UC1"),
     ],
@@ -311,6 +321,12 @@ def test_wrong_options_get_one_line_and_leave_nothing(wrong, words, tmp_path, ca
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert words in said
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_size_says_how_to_write_it(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["simulate", "--out", str(tmp_path / "x.mcap"), "--size", "640"])
+    assert "not a size: write WxH" in capsys.readouterr().err
 
 
 def test_the_command_reports_what_it_wrote(tmp_path, capsys):

@@ -215,7 +215,6 @@ def test_words_on_the_command_line(photographs, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     for arguments, words in (
         ([str(tmp_path / "empty")], "holds no photographs"),
-        ([str(photographs), "--size", "large"], "WIDTHxHEIGHT"),
         ([str(photographs), "--views", "1"], "at least 2 views"),
         ([str(photographs), "--size", "4000x3000"], "can be stored"),
         ([str(photographs), "--depth-model", "none.onnx"], "no such model"),

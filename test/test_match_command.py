@@ -202,8 +202,8 @@ def test_like_reference_is_the_published_schedule(capsys, pair, tmp_path):
     from l2m_ros.matching.preprocess import bicubic_like_pil
     from l2m_ros.networks.l2m import network as architecture
     from l2m_ros.networks.registry import build
-    from l2m_ros.networks.shared.balanced_sampling import sample_matches
     from l2m_ros.networks.shared.named_weights import fill
+    from l2m_ros.workshop.parity.published_sampling import sample_matches
     from l2m_ros.workshop.parity.published_schedule import MatchOptions, match_images
 
     network = fill(build("l2m", **architecture.TINY))

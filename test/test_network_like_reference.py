@@ -7,16 +7,16 @@ import torch
 from l2m_ros.errors import InvalidInput
 from l2m_ros.networks.l2m.network import TINY
 from l2m_ros.networks.registry import build
-from l2m_ros.networks.shared.balanced_sampling import (
+from l2m_ros.networks.shared.grid import centre_grid
+from l2m_ros.networks.shared.named_weights import fill
+from l2m_ros.networks.shared.warp import forward_backward, match_keypoints, to_edge_pixels
+from l2m_ros.workshop.parity import published_schedule as like_reference
+from l2m_ros.workshop.parity.published_sampling import (
     SamplingOptions,
     balance_weights,
     density,
     sample_matches,
 )
-from l2m_ros.networks.shared.grid import centre_grid
-from l2m_ros.networks.shared.named_weights import fill
-from l2m_ros.networks.shared.warp import forward_backward, match_keypoints, to_edge_pixels
-from l2m_ros.workshop.parity import published_schedule as like_reference
 from l2m_ros.workshop.parity.published_schedule import MatchOptions
 
 SIZES = {"coarse": (42, 56), "fine": (64, 80)}

@@ -117,3 +117,14 @@ def test_refusals_in_words():
         correspondences(dense(), method="grid")
     with pytest.raises(InvalidInput, match="limit must be positive"):
         correspondences(dense(), 0)
+
+
+def test_density_is_that_of_the_published_sampler():
+    """The NumPy density and its torch twin, at full precision."""
+    torch = pytest.importorskip("torch")
+    from l2m_ros.workshop.parity import published_sampling as published
+
+    points = np.random.default_rng(3).uniform(-1, 1, (500, 4)).astype(np.float32)
+    options = published.SamplingOptions(half=False)
+    twin = published.density(torch.from_numpy(points), options).numpy()
+    np.testing.assert_allclose(density(points), twin, rtol=1e-4)

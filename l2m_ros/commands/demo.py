@@ -189,7 +189,7 @@ def _run_of(options: DemoOptions, bag: Path, recorded: RecordedOutputs) -> Track
     import numpy as np
 
     from l2m_ros.bags.replay import GROUND_TRUTH, open_bag, read_truth
-    from l2m_ros.parameters.table import LOOKS_FORWARD, base_from_camera
+    from l2m_ros.parameters.table import FORWARD_LOOKING, base_from_camera
     from l2m_ros.workshop.evaluation.tracking import PosedFrame
     from l2m_ros.workshop.evaluation.tracking_report import TrackedRun
     from l2m_ros.workshop.evaluation.trajectory import Trajectory
@@ -204,7 +204,7 @@ def _run_of(options: DemoOptions, bag: Path, recorded: RecordedOutputs) -> Track
     for stamp, (name, T, covariance) in sorted(recorded.relative.items()):
         if name in recorded.keyframes:
             tracked.posed.append(PosedFrame(stamp, recorded.keyframes[name], T, covariance))
-    camera = base_from_camera({"base_from_camera": LOOKS_FORWARD})  # the node's default
+    camera = base_from_camera({"base_from_camera": FORWARD_LOOKING})  # the node's default
     tracked.chained = [(ns, base @ camera) for ns, base in sorted(recorded.odometry.items())]
     tracked.keyframes = len(recorded.keyframes)
     tracked.pictures = [(rgb, "~/matches as the node draws it") for rgb in recorded.pictures]

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from l2m_ros.files import write_whole
 
 STDOUT = Path("-")
 
@@ -145,9 +146,5 @@ def _size(text: str | None) -> tuple[int, int] | None:
 
 
 def _write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, text)
     print(f"written: {path}", file=sys.stderr)

@@ -7,6 +7,8 @@ import json
 import sys
 from pathlib import Path
 
+from l2m_ros.commands.options import defaults_shown, size_of
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("photographs", type=Path, help="a folder of photographs, or one")
@@ -31,14 +33,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="holes: 'inpaint' (default), 'photograph' (another one's content), or the folder "
         "of a diffusers inpainting pipeline",
     )  # fmt: skip
-    parser.add_argument("--views", type=int, default=2, help="per photograph (default 2)")
-    parser.add_argument("--size", default="320x240", help="of the views (default 320x240)")
-    parser.add_argument("--difficulty", type=float, default=1.0, help="0 to 1 (default 1)")
-    parser.add_argument("--homographies", type=float, default=0.15, help="share (default 0.15)")
-    parser.add_argument("--relight", type=float, default=0.5, help="share of views (default 0.5)")
-    parser.add_argument("--per-shard", type=int, default=64, help="photographs (default 64)")
-    parser.add_argument("--workers", type=int, default=2, help="threads (default 2)")
-    parser.add_argument("--seed", type=int, default=0)
+    from l2m_ros.workshop.lifting.lift import LiftOptions
+
+    d = LiftOptions()
+    add = defaults_shown(parser)
+    add("--views", type=int, default=d.views, help="per photograph")
+    add("--size", type=size_of("WxH"), default=(d.width, d.height), metavar="WxH", help="of views")
+    add("--difficulty", type=float, default=d.difficulty, help="0 to 1")
+    add("--homographies", type=float, default=d.homographies, help="fraction of photographs")
+    add("--relight", type=float, default=d.relight, help="fraction of views")
+    add("--per-shard", type=int, default=d.photographs_per_shard, help="photographs")
+    add("--workers", type=int, default=d.workers, help="threads")
+    add("--seed", type=int, default=d.seed, help="of every choice")
     parser.add_argument(
         "--picture", type=Path, metavar="FILE", help="draw the first 12 pairs with their matches"
     )
@@ -48,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from l2m_ros.workshop.lifting.lift import LiftOptions, lift_folder
 
-    width, height = _size(args.size)
+    width, height = args.size
     options = LiftOptions(
         views=args.views,
         width=width,
@@ -106,15 +112,3 @@ def _workshop(args: argparse.Namespace):  # type: ignore[no-untyped-def]
     mask = sky.SkyModel(args.sky_model) if args.sky_model else sky.sky_by_rule
     fill = holes.FILLERS.get(args.fill) or holes.load_diffusion(args.fill)
     return Workshop(source, sky.no_sky if args.no_sky else mask, fill)
-
-
-def _size(text: str) -> tuple[int, int]:
-    from l2m_ros.errors import InvalidInput
-
-    try:
-        width, height = (int(side) for side in text.lower().split("x"))
-    except ValueError as error:
-        raise InvalidInput(f"--size {text}: write it as WIDTHxHEIGHT, for example 320x240") from (
-            error
-        )
-    return width, height

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from l2m_ros.commands.options import BACKENDS, numbers, show_log, size_of
+from l2m_ros.commands.options import BACKENDS, defaults_shown, numbers, show_log, size_of
 from l2m_ros.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -26,9 +26,14 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from l2m_ros.images import DEPTH_SCALE_M
+    from l2m_ros.matching.catalogue import DEFAULT_MODEL
+    from l2m_ros.matching.sampling import LIMIT
+
     parser.add_argument("a", type=Path, metavar="A", help="query picture")
     parser.add_argument("b", type=Path, metavar="B", help="keyframe picture")
-    parser.add_argument("--model", default="lite", help="matcher by name or folder, default lite")
+    add = defaults_shown(parser)
+    add("--model", default=DEFAULT_MODEL, help="matcher by name or folder")
     parser.add_argument("--backend", default="auto", choices=BACKENDS)
     parser.add_argument("--size", type=size_of("WxH"), metavar="WxH", help="network's input")
     parser.add_argument("--weights", metavar="FILE", help="a checkpoint instead of the card's")
@@ -36,8 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--camera-b", type=numbers(4), metavar="fx,fy,cx,cy", help="B's, if other")
     parser.add_argument("--depth-a", type=Path, metavar="FILE", help="16-bit PNG or .npy")
     parser.add_argument("--depth-b", type=Path, metavar="FILE", help="the same of B")
-    parser.add_argument("--depth-scale", type=float, default=0.001, help="metres per unit of a PNG")
-    parser.add_argument("--limit", type=int, default=2000, help="most matches, default 2000")
+    add("--depth-scale", type=float, default=DEPTH_SCALE_M, help="metres per unit of a PNG")
+    add("--limit", type=int, default=LIMIT, help="most matches")
     parser.add_argument("--out", type=Path, default=Path("match"), metavar="DIR")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of words")
     reference = parser.add_argument_group("the published schedule")
@@ -92,7 +97,7 @@ def _like_reference(
     from l2m_ros.engines.torch import load_network
     from l2m_ros.matching.catalogue import find_card
     from l2m_ros.matching.preprocess import resize
-    from l2m_ros.networks.shared.balanced_sampling import SamplingOptions, sample_matches
+    from l2m_ros.workshop.parity.published_sampling import SamplingOptions, sample_matches
     from l2m_ros.workshop.parity.published_schedule import match_images, match_tiny, scaled
 
     card = find_card(args.model)
@@ -179,8 +184,7 @@ def _frames(args: argparse.Namespace, a: ByteArray, b: ByteArray) -> tuple[Frame
 
 
 def _pose(pairs: Correspondences, query: Frame, keyframe: Frame) -> dict[str, Any]:
-    from scipy.spatial.transform import Rotation
-
+    from l2m_ros.geometry import se3
     from l2m_ros.geometry.pose import estimate_pose
     from l2m_ros.types import Lost, MetricPose
 
@@ -188,11 +192,10 @@ def _pose(pairs: Correspondences, query: Frame, keyframe: Frame) -> dict[str, An
     if isinstance(pose, Lost):
         return {"lost": pose.reason.value, "detail": pose.detail}
     T = pose.keyframe_from_camera
-    rotation = Rotation.from_matrix(T[:3, :3])
     report: dict[str, Any] = {
         "metric": isinstance(pose, MetricPose),
         "b_from_a": T.tolist(),
-        "rotation_deg": round(float(np.degrees(rotation.magnitude())), 4),
+        "rotation_deg": round(float(np.degrees(se3.angle_rad(T[:3, :3]))), 4),
         "translation": T[:3, 3].tolist(),
         "inliers": int(pose.inliers.sum()),
     }

@@ -7,6 +7,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable
+from typing import Any
 
 BACKENDS = ("auto", "torch", "onnxruntime", "tensorrt")
 
@@ -37,6 +38,19 @@ def numbers(count: int) -> Callable[[str], list[float]]:
         return values
 
     return parse
+
+
+def defaults_shown(parser: argparse.ArgumentParser) -> Callable[..., None]:
+    """`parser.add_argument` that adds the default to the help, so that no text repeats it."""
+
+    def add(*names: str, **options: Any) -> None:
+        default = options.get("default")
+        if default is not None and "help" in options:
+            shown = f"{default[0]}x{default[1]}" if isinstance(default, tuple) else default
+            options["help"] = f"{options['help']} (default: {shown})"
+        parser.add_argument(*names, **options)
+
+    return add
 
 
 def show_log(level: int = logging.INFO) -> None:

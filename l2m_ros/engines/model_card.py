@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from l2m_ros.errors import ModelError
+from l2m_ros.files import write_whole
 from l2m_ros.spelling import nearest
 
 RESIZE_RULES = ("stretch", "letterbox")
@@ -192,13 +193,9 @@ def card_from_dict(
 
 
 def write_card(card: ModelCard, path: Path) -> None:
-    """Written whole and renamed, so that nobody reads half a card."""
     import yaml
 
-    plain = _plain(card)
-    partial = path.with_suffix(".partial")
-    partial.write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
-    partial.replace(path)
+    write_whole(path, yaml.safe_dump(_plain(card), sort_keys=False, allow_unicode=True))
 
 
 def _plain(value: Any) -> Any:

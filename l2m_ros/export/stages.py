@@ -11,7 +11,6 @@ GridSample's mode, and TensorRT 10.13 then computes it wrongly without a word.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -43,6 +42,7 @@ from l2m_ros.export import onnx_graph
 from l2m_ros.export.half_precision import to_half
 from l2m_ros.export.parser_check import OPSETS, Table, problems_of
 from l2m_ros.export.tidy import tidy
+from l2m_ros.files import write_whole
 from l2m_ros.progress import progress
 
 CARD = "card.yaml"
@@ -285,7 +285,7 @@ def write_shipped_card(written: ModelCard, path: Path) -> ModelCard:
 
 
 def _write(models: Mapping[str, onnx.ModelProto], card: ModelCard, out: Path) -> ModelCard:
-    """Each file whole and renamed, the card last: who finds a card finds its graphs."""
+    """The card last: who finds a card finds its graphs."""
     out.mkdir(parents=True, exist_ok=True)
     (out / CARD).unlink(missing_ok=True)
     files = {}
@@ -295,12 +295,7 @@ def _write(models: Mapping[str, onnx.ModelProto], card: ModelCard, out: Path) ->
         if model.ByteSize() > PROTOBUF_LIMIT_BYTES:
             raise ModelError(f"the {GRAPHS[stage]} graph exceeds 2 GB: export it as fp16")
         path = out / f"{GRAPHS[stage]}.onnx"
-        partial = path.with_suffix(".partial")
-        try:
-            partial.write_bytes(model.SerializeToString())
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_whole(path, model.SerializeToString())
         files[GRAPHS[stage]] = ModelFile(path.name, sha256_of(path))
     weights = {role: file for role, file in card.files.items() if role == "weights"}
     written = replace(card, files={**files, **weights}, folder=out, speed={})

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from l2m_ros.errors import InvalidInput
 from l2m_ros.frames.compressed_depth import decompress_depth
 from l2m_ros.frames.encodings import ENCODINGS, decompress, to_depth, to_rgb
+from l2m_ros.geometry import se3
 from l2m_ros.geometry.camera import camera_from_info
 from l2m_ros.image_header import USUAL, SizeLimits
 from l2m_ros.tracking.odometry import OdometrySample
@@ -206,7 +207,7 @@ def read_pose(message: Any) -> tuple[FloatArray, FloatArray]:
     """(4x4, 6x6) of a geometry_msgs/PoseWithCovariance."""
     p, q = message.pose.position, message.pose.orientation
     T = np.eye(4)
-    T[:3, :3] = rotation(np.array([q.x, q.y, q.z, q.w], float), "odom")
+    T[:3, :3] = checked_rotation(np.array([q.x, q.y, q.z, q.w], float), "odom")
     T[:3, 3] = p.x, p.y, p.z
     covariance = np.asarray(message.covariance, float).reshape(6, 6)
     if not (np.isfinite(T).all() and np.isfinite(covariance).all()):
@@ -214,34 +215,12 @@ def read_pose(message: Any) -> tuple[FloatArray, FloatArray]:
     return T, covariance
 
 
-def rotation(q: FloatArray, what: str) -> FloatArray:
+def checked_rotation(q: FloatArray, what: str) -> FloatArray:
     """3x3 of a quaternion (x, y, z, w) of nearly length 1; `what` names it in a refusal."""
     length = float(np.linalg.norm(q))
     if not np.isfinite(length) or abs(length - 1) > 0.01:
         raise InvalidInput(f"{what} holds a quaternion of length {length:g}: it must be 1")
-    x, y, z, w = q / length
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-        ]
-    )
-
-
-def quaternion(R: FloatArray) -> FloatArray:
-    """(x, y, z, w), w >= 0, of a rotation: the largest row of 4 q q^T, made of length 1.
-
-    The largest diagonal entry is never below 1, so nothing is divided by a small number.
-    """
-    trace = float(np.trace(R))
-    outer = np.empty((4, 4))  # 4 q q^T
-    outer[:3, :3] = R + R.T + (1 - trace) * np.eye(3)
-    outer[3, :3] = outer[:3, 3] = R[2, 1] - R[1, 2], R[0, 2] - R[2, 0], R[1, 0] - R[0, 1]
-    outer[3, 3] = 1 + trace
-    row = outer[int(np.argmax(np.diag(outer)))]
-    q: FloatArray = row / np.linalg.norm(row)
-    return q if q[3] >= 0 else -q
+    return se3.rotation_from_quaternion(q / length)
 
 
 def positive(covariance: FloatArray) -> FloatArray:
@@ -260,7 +239,7 @@ def pose_with_covariance(T: FloatArray, covariance: FloatArray) -> Any:
     PoseWithCovariance = message_class("geometry_msgs/PoseWithCovariance")
     Quaternion = message_class("geometry_msgs/Quaternion")
     x, y, z = (float(value) for value in T[:3, 3])
-    qx, qy, qz, qw = (float(value) for value in quaternion(T[:3, :3]))
+    qx, qy, qz, qw = (float(value) for value in se3.quaternion(T[:3, :3]))
     return PoseWithCovariance(
         pose=Pose(position=Point(x=x, y=y, z=z), orientation=Quaternion(x=qx, y=qy, z=qz, w=qw)),
         covariance=positive(covariance).ravel(),
@@ -312,7 +291,7 @@ def transform_message(T: FloatArray, head: Any, child: str) -> Any:
     TransformStamped = message_class("geometry_msgs/TransformStamped")
     Vector3 = message_class("geometry_msgs/Vector3")
     x, y, z = (float(value) for value in T[:3, 3])
-    qx, qy, qz, qw = (float(value) for value in quaternion(T[:3, :3]))
+    qx, qy, qz, qw = (float(value) for value in se3.quaternion(T[:3, :3]))
     transform = Transform(
         translation=Vector3(x=x, y=y, z=z), rotation=Quaternion(x=qx, y=qy, z=qz, w=qw)
     )
@@ -323,7 +302,7 @@ def read_transform(message: Any) -> FloatArray:
     """4x4 of a geometry_msgs/Transform."""
     t, q = message.translation, message.rotation
     T = np.eye(4)
-    T[:3, :3] = rotation(np.array([q.x, q.y, q.z, q.w], float), "the transform")
+    T[:3, :3] = checked_rotation(np.array([q.x, q.y, q.z, q.w], float), "the transform")
     T[:3, 3] = t.x, t.y, t.z
     return T
 

@@ -197,7 +197,7 @@ def points_m(pairs: Correspondences, keyframe: Keyframe, tracked: FrameResult) -
         u, v = np.rint(finite).astype(int).T
         z = depth[v.clip(0, camera.height - 1), u.clip(0, camera.width - 1)]
     elif isinstance(tracked.result.outcome, MetricPose):
-        camera_from_keyframe = np.linalg.inv(tracked.result.outcome.keyframe_from_camera)
+        camera_from_keyframe = se3.inverse(tracked.result.outcome.keyframe_from_camera)
         z = triangulate(
             pairs.keyframe_px,
             pairs.query_px,

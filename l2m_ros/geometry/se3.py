@@ -41,9 +41,41 @@ def rotation(phi: FloatArray) -> FloatArray:
     return np.asarray(np.eye(3) + a * K + b * K @ K)
 
 
+def rotation_from_quaternion(q: FloatArray) -> FloatArray:
+    """3x3 of a unit quaternion (x, y, z, w)."""
+    x, y, z, w = q
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ]
+    )
+
+
+def quaternion(R: FloatArray) -> FloatArray:
+    """(x, y, z, w), w >= 0: the largest of the four squares is the pivot, so nothing cancels."""
+    trace = float(np.trace(R))
+    if not np.isfinite(trace):
+        raise InvalidInput("rotation holds NaN or infinity")
+    outer = np.empty((4, 4))  # 4 q q^T
+    outer[:3, :3] = R + R.T + (1 - trace) * np.eye(3)
+    outer[3, :3] = outer[:3, 3] = R[2, 1] - R[1, 2], R[0, 2] - R[2, 0], R[1, 0] - R[0, 1]
+    outer[3, 3] = 1 + trace
+    row = outer[int(np.argmax(np.diag(outer)))]
+    q: FloatArray = row / np.linalg.norm(row)
+    return q if q[3] >= 0 else -q
+
+
+def angle_rad(R: FloatArray) -> float:
+    """The angle of a rotation, in [0, pi]."""
+    return float(np.linalg.norm(rotation_log(R)))
+
+
 def rotation_log(R: FloatArray) -> FloatArray:
     """The rotation vector of R, of length in [0, pi]."""
-    w, xyz = _quaternion(R)
+    q = quaternion(R)
+    xyz, w = q[:3], q[3]
     sine = float(np.linalg.norm(xyz))
     if sine < 0.5 * SMALL_ANGLE_RAD:
         return 2.0 * xyz * (1.0 + sine**2 / 6.0)
@@ -63,9 +95,13 @@ def log(T: FloatArray) -> FloatArray:
 
 
 def inverse(b_from_a: FloatArray) -> FloatArray:
-    """a_from_b, exactly orthogonal where b_from_a is."""
-    R, t = b_from_a[:3, :3], b_from_a[:3, 3]
-    return transform(R.T, -R.T @ t)
+    """a_from_b, exactly orthogonal where b_from_a is; (..., 4, 4)."""
+    T = np.zeros(b_from_a.shape)
+    R_inverse = np.swapaxes(b_from_a[..., :3, :3], -1, -2)
+    T[..., :3, :3] = R_inverse
+    T[..., :3, 3] = -(R_inverse @ b_from_a[..., :3, 3:])[..., 0]
+    T[..., 3, 3] = 1.0
+    return T
 
 
 def compose(*transforms: FloatArray) -> FloatArray:
@@ -154,21 +190,3 @@ def _coefficients(angle: float) -> tuple[float, float, float]:
         float(2.0 * half * half / angle**2),
         float((angle - sine) / angle**3),
     )
-
-
-def _quaternion(R: FloatArray) -> tuple[float, FloatArray]:
-    """(w >= 0, xyz): the largest of the four squares is the pivot, so nothing cancels."""
-    trace = float(np.trace(R))
-    if not np.isfinite(trace):
-        raise InvalidInput("rotation holds NaN or infinity")
-    squares = np.array([1.0 + trace, *(1.0 - trace + 2.0 * np.diag(R))])  # 4 w^2, 4 x^2, ...
-    antisymmetric = np.array([R[2, 1] - R[1, 2], R[0, 2] - R[2, 0], R[1, 0] - R[0, 1]])
-    pivot = int(np.argmax(squares))
-    if pivot == 0:
-        q = np.array([squares[0], *antisymmetric])
-    else:
-        symmetric = (R + R.T)[pivot - 1]
-        symmetric[pivot - 1] = squares[pivot]
-        q = np.array([antisymmetric[pivot - 1], *symmetric])
-    q /= np.linalg.norm(q)
-    return (float(q[0]), q[1:]) if q[0] >= 0 else (float(-q[0]), -q[1:])

@@ -10,7 +10,6 @@ and so may be TinyRoMa's XFeat.
 
 from __future__ import annotations
 
-import difflib
 import pickle
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from l2m_ros.errors import ModelError
+from l2m_ros.spelling import nearest_name
 
 WRAPPERS = ("state_dict", "model", "network", "ema")
 DROPPED_PARTS = ("module", "model")  # of dotted names, wherever they stand
@@ -185,5 +185,5 @@ def _listed(what: str, names: Sequence[str]) -> list[str]:
 
 
 def _with_nearest(name: str, others: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(others)[:2000], n=1)
-    return f"{name} (nearest: {near[0]})" if near else name
+    near = nearest_name(name, list(others)[:2000])
+    return f"{name} (nearest: {near})" if near else name

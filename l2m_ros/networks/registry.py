@@ -8,13 +8,13 @@ Each has encode(image), reference(features), match(features, reference) on NCHW 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
 from l2m_ros.errors import ModelError
+from l2m_ros.spelling import nearest
 
 
 def _l2m(**config: Any) -> nn.Module:
@@ -52,10 +52,9 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
 def build(architecture: str, **config: Any) -> nn.Module:
     """An untrained network; unknown names and settings fail with the nearest right spelling."""
     if architecture not in ARCHITECTURES:
-        near = difflib.get_close_matches(architecture, ARCHITECTURES, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
         raise ModelError(
-            f"unknown architecture {architecture!r} (known: {', '.join(ARCHITECTURES)}){hint}"
+            f"unknown architecture {architecture!r} (known: {', '.join(ARCHITECTURES)})"
+            f"{nearest(architecture, ARCHITECTURES)}"
         )
     try:
         return ARCHITECTURES[architecture](**config)

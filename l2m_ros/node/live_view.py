@@ -14,11 +14,12 @@ from sensor_msgs.msg import Image, PointCloud2
 
 from l2m_ros.bags.rerun_view import Viewer
 from l2m_ros.frames.messages import read_cloud, read_image, read_pose, stamp_ns
-from l2m_ros.parameters.table import LOOKS_FORWARD, base_from_camera
+from l2m_ros.geometry import se3
+from l2m_ros.parameters.table import FORWARD_LOOKING, base_from_camera
 
 QUEUE = 5
 # The base is drawn as a camera that looks along its x axis: where it is mounted is not published.
-BASE_FROM_CAMERA = base_from_camera({"base_from_camera": LOOKS_FORWARD})
+BASE_FROM_CAMERA = base_from_camera({"base_from_camera": FORWARD_LOOKING})
 
 
 class LiveView(Node):
@@ -47,7 +48,7 @@ class LiveView(Node):
         """Pose and odometry of one image, together, say where the keyframe is."""
         T, _ = read_pose(message.pose)
         if (odom := self._odom_from_camera.get(stamp_ns(message))) is not None:
-            self._odom_from_keyframe = odom @ np.linalg.inv(T)
+            self._odom_from_keyframe = odom @ se3.inverse(T)
 
     def _on_points(self, message: PointCloud2) -> None:
         cloud = read_cloud(message)

@@ -10,7 +10,6 @@ A default has one home: where an options dataclass exists, the table reads it fr
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -20,8 +19,9 @@ import numpy as np
 
 from l2m_ros.errors import InvalidInput
 from l2m_ros.frames.inputs import InputOptions
-from l2m_ros.frames.messages import rotation
+from l2m_ros.frames.messages import checked_rotation
 from l2m_ros.matching.catalogue import CLASSICAL
+from l2m_ros.spelling import nearest, nearest_name
 from l2m_ros.tracking.odometry import OdometryNoise
 from l2m_ros.tracking.tracker import TrackerOptions
 from l2m_ros.types import FloatArray
@@ -52,7 +52,7 @@ class Parameter:
         if type(value) is not type(self.default) and not _is_list(value, self.default):
             return f"{self.name} takes {_kind(self.default)}, got {value!r}"
         if self.choices and value not in self.choices:
-            return f"{self.name} is {value!r}{_nearest(str(value), self.choices)}; known: " + (
+            return f"{self.name} is {value!r}{nearest(str(value), self.choices)}; known: " + (
                 ", ".join(self.choices)
             )
         if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -201,7 +201,7 @@ def base_from_camera(values: Values) -> FloatArray:
     if numbers.shape != (7,) or not np.isfinite(numbers).all():
         raise InvalidInput("base_from_camera takes 7 numbers: x y z qx qy qz qw")
     T = np.eye(4)
-    T[:3, :3] = rotation(numbers[3:], "base_from_camera")
+    T[:3, :3] = checked_rotation(numbers[3:], "base_from_camera")
     T[:3, 3] = numbers[:3]
     return T
 
@@ -228,7 +228,7 @@ def tracker_options(values: Values) -> TrackerOptions:
 
 
 def matcher_options(values: Values) -> dict[str, Any]:
-    """Keywords of `load_matcher`; what is said of engines is nothing to a classical matcher."""
+    """Keywords of `load_matcher`. Engine parameters do not apply to classical matchers."""
     if values["model"] in CLASSICAL:
         return {}
     options: dict[str, Any] = {"backend": values["backend"]}
@@ -240,19 +240,12 @@ def matcher_options(values: Values) -> dict[str, Any]:
     return options
 
 
-# Names that are not ours but belong to every node.
-FOREIGN = ("use_sim_time", "start_type_description_service", "qos_overrides.")
+# Parameters that every node has.
+EVERY_NODE = ("use_sim_time", "start_type_description_service", "qos_overrides.")
 
 
 def unknown_names(given: Iterable[str]) -> list[str]:
-    """What the user's YAML or command line sets in vain, each with the nearest right spelling."""
-    return [
-        f"{name}{_nearest(name, PARAMETERS)}"
-        for name in given
-        if name not in PARAMETERS and not name.startswith(FOREIGN)
-    ]
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
+    """Names of no parameter, each with the nearest right spelling."""
+    unknown = [n for n in given if n not in PARAMETERS and not n.startswith(EVERY_NODE)]
+    guesses = {name: nearest_name(name, PARAMETERS) for name in unknown}
+    return [f"{n} (did you mean {guess}?)" if guess else n for n, guess in guesses.items()]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from l2m_ros.geometry import se3
 from l2m_ros.types import FloatArray, Lost, LostReason, MetricPose, RelativePose
 
 
@@ -61,7 +62,7 @@ def implausible_motion(
     if before is None or now.stamp_ns <= before.stamp_ns:
         return None
     seconds = (now.stamp_ns - before.stamp_ns) * 1e-9
-    step = np.linalg.inv(before.odom_from_camera) @ now.odom_from_camera
+    step = se3.inverse(before.odom_from_camera) @ now.odom_from_camera
     speed_m_s = float(np.linalg.norm(step[:3, 3])) / seconds
     cosine = np.clip((np.trace(step[:3, :3]) - 1) / 2, -1, 1)
     turn_rad_s = float(np.arccos(cosine)) / seconds

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from l2m_ros.geometry import se3
 from l2m_ros.geometry.camera import unproject
 from l2m_ros.geometry.rays import focal_px
 from l2m_ros.tracking.keyframes import Keyframe, parallax_rad
@@ -147,7 +148,7 @@ def _triangulated(
         pairs.query_px,
         keyframe.frame.camera,
         query.camera,
-        np.linalg.inv(keyframe_from_camera),
+        se3.inverse(keyframe_from_camera),
     )
 
 

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial.transform import Rotation
 from scipy.stats import chi2
 
+from l2m_ros.geometry import se3
 from l2m_ros.geometry.camera import project, unproject
 from l2m_ros.types import FloatArray
 from l2m_ros.workshop.evaluation.scenes import Pair, Size, View
@@ -38,7 +38,7 @@ def auc_percent(errors: Sequence[float] | FloatArray, thresholds: Sequence[float
 
 def rotation_error_deg(estimate: FloatArray, truth: FloatArray) -> float:
     """Angle of the turn between two 4x4."""
-    return float(np.degrees(Rotation.from_matrix(turn_between(estimate, truth)).magnitude()))
+    return float(np.degrees(se3.angle_rad(turn_between(estimate, truth))))
 
 
 def turn_between(estimate: FloatArray, truth: FloatArray) -> FloatArray:
@@ -61,7 +61,7 @@ def direction_error_deg(estimate: FloatArray, truth: FloatArray) -> float:
 
 def nees(estimate: FloatArray, covariance: FloatArray, truth: FloatArray) -> float:
     """e^T P^-1 e over x, y, z and rotation about the fixed axes: 6 on average where P is honest."""
-    turn = Rotation.from_matrix(turn_between(estimate, truth)).as_rotvec()
+    turn = se3.rotation_log(turn_between(estimate, truth))
     error = np.concatenate([estimate[:3, 3] - truth[:3, 3], turn])
     return float(error @ np.linalg.pinv(covariance, hermitian=True) @ error)
 

@@ -11,11 +11,12 @@ import numpy as np
 
 from l2m_ros import drawing
 from l2m_ros.errors import InvalidInput
+from l2m_ros.images import read_rgb
 from l2m_ros.matching.matcher import Matcher
 from l2m_ros.matching.sampling import correspondences
 from l2m_ros.types import ByteArray, DenseMatch, FloatArray
 from l2m_ros.workshop.evaluation import metrics
-from l2m_ros.workshop.evaluation.scenes import Pair, Scene, View, read_rgb, shrunk_pair
+from l2m_ros.workshop.evaluation.scenes import Pair, Scene, View, shrunk_pair
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from l2m_ros.files import write_whole
 from l2m_ros.types import ByteArray
 
 STYLE = """
@@ -82,10 +82,7 @@ class Report:
             f'<meta name=viewport content="width=device-width, initial-scale=1">'
             f"<style>{STYLE}</style>{''.join(self._parts)}</html>\n"
         )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(page)
-        os.replace(partial, path)
+        write_whole(path, page)
         return path
 
 

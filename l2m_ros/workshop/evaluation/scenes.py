@@ -21,7 +21,7 @@ import numpy as np
 
 from l2m_ros import images
 from l2m_ros.errors import InvalidInput
-from l2m_ros.files import read_file
+from l2m_ros.images import read_rgb
 from l2m_ros.types import ByteArray, Camera, FloatArray, Frame
 
 Size = tuple[int, int]  # (width, height)
@@ -135,15 +135,6 @@ class Scene:
         depth = raw.astype(np.float32) * np.float32(scale)
         unknown = (raw == 0) | (depth > self.meta.get("max_depth", np.inf))
         return np.asarray(np.where(unknown, np.float32(np.nan), depth))
-
-
-def read_rgb(path: Path) -> ByteArray:
-    """(H, W, 3), pixels as stored: a turn noted in the file would not turn the camera."""
-    if not path.is_file():
-        raise InvalidInput(f"{path}: no such image")
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    bgr = images.decoded(read_file(path, images.MAX_BYTES), str(path), flags)
-    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def shrunk_pair(pair: Pair, full_a: Size, small_a: Size, full_b: Size, small_b: Size) -> Pair:

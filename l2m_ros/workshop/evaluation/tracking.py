@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 from scipy.stats import chi2, norm
 
 from l2m_ros.errors import InvalidInput
+from l2m_ros.geometry import se3
 from l2m_ros.types import FloatArray
 from l2m_ros.workshop.evaluation.trajectory import MAX_STAMP_DIFFERENCE_S, Trajectory
 
@@ -101,12 +101,12 @@ def pose_errors(
     """
     rows, own = [], sigma.covariance()
     for record in posed:
-        expected = np.linalg.inv(_at(truth, record.keyframe_stamp_ns)) @ _at(truth, record.stamp_ns)
+        expected = se3.inverse(_at(truth, record.keyframe_stamp_ns)) @ _at(truth, record.stamp_ns)
         turn = record.keyframe_from_camera[:3, :3] @ expected[:3, :3].T
         error = np.concatenate(
             [
                 record.keyframe_from_camera[:3, 3] - expected[:3, 3],
-                Rotation.from_matrix(turn).as_rotvec(),
+                se3.rotation_log(turn),
             ]
         )
         rows.append(

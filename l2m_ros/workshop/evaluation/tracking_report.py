@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from l2m_ros.geometry import se3
 from l2m_ros.types import ByteArray
 from l2m_ros.workshop.evaluation.report import Report
 from l2m_ros.workshop.evaluation.tracking import (
@@ -137,7 +138,7 @@ class TrackedRun:
 def aligned(estimate: Trajectory, truth: Trajectory) -> Trajectory:
     """The estimate moved so that its first pose lies on the truth: drift is left to be seen."""
     nearest = int(np.abs(truth.stamps_ns - estimate.stamps_ns[0]).argmin())
-    move = truth.poses[nearest] @ np.linalg.inv(estimate.poses[0])
+    move = truth.poses[nearest] @ se3.inverse(estimate.poses[0])
     return Trajectory(estimate.stamps_ns, move @ estimate.poses)
 
 

@@ -9,7 +9,6 @@ the rotation in degrees:
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,8 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from l2m_ros.errors import InvalidInput
+from l2m_ros.files import write_whole
+from l2m_ros.geometry import se3
 from l2m_ros.types import FloatArray
 
 MAX_STAMP_DIFFERENCE_S = 0.01  # evo's default
@@ -47,19 +48,20 @@ class Trajectory:
 
 def write_tum(path: Path, trajectory: Trajectory) -> None:
     """`stamp x y z qx qy qz qw`, stamps in seconds with all nine decimals."""
-    quaternions = Rotation.from_matrix(trajectory.poses[:, :3, :3]).as_quat()
+    quaternions = [se3.quaternion(T[:3, :3]) for T in trajectory.poses]
     lines = [
         f"{stamp // 10**9}.{stamp % 10**9:09d} " + " ".join(f"{v:.9f}" for v in (*t, *q))
         for stamp, t, q in zip(
             trajectory.stamps_ns, trajectory.poses[:, :3, 3], quaternions, strict=True
         )
     ]
-    _write(path, lines)
+    write_whole(path, "".join(f"{line}\n" for line in lines))
 
 
 def write_kitti(path: Path, trajectory: Trajectory) -> None:
     """The first three rows of each pose, twelve numbers a line."""
-    _write(path, [" ".join(f"{v:.9e}" for v in T[:3].ravel()) for T in trajectory.poses])
+    rows = (" ".join(f"{v:.9e}" for v in T[:3].ravel()) for T in trajectory.poses)
+    write_whole(path, "".join(f"{row}\n" for row in rows))
 
 
 def read_tum(path: Path) -> Trajectory:
@@ -148,8 +150,8 @@ def trajectory_error(
     """Errors of an estimate; `delta` poses apart for the relative one."""
     estimate, truth = associate(estimate, truth, max_difference_s)
     T = alignment(estimate, truth) if align else np.eye(4)
-    absolute = np.linalg.inv(truth.poses) @ (T @ estimate.poses)
-    relative = np.linalg.inv(_steps(truth.poses, delta)) @ _steps(estimate.poses, delta)
+    absolute = se3.inverse(truth.poses) @ (T @ estimate.poses)
+    relative = se3.inverse(_steps(truth.poses, delta)) @ _steps(estimate.poses, delta)
     distance = np.linalg.norm(absolute[:, :3, 3], axis=1)
     return TrajectoryError(
         poses=len(estimate),
@@ -164,13 +166,13 @@ def trajectory_error(
 
 
 def _steps(poses: FloatArray, delta: int) -> FloatArray:
-    return np.linalg.inv(poses[:-delta]) @ poses[delta:]
+    return se3.inverse(poses[:-delta]) @ poses[delta:]
 
 
 def _angles_deg(transforms: FloatArray) -> FloatArray:
     if not len(transforms):
         return np.zeros(0)
-    return np.degrees(Rotation.from_matrix(transforms[:, :3, :3]).magnitude())
+    return np.degrees([se3.angle_rad(T[:3, :3]) for T in transforms])
 
 
 def _rms(values: FloatArray) -> float:
@@ -183,10 +185,3 @@ def _stamp_ns(text: str) -> int:
         return round(float(text) * 1e9)
     whole, _, fraction = text.partition(".")
     return int(whole) * 10**9 + int(fraction[:9].ljust(9, "0") or 0)
-
-
-def _write(path: Path, lines: list[str]) -> None:
-    """Whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text("".join(f"{line}\n" for line in lines))
-    os.replace(partial, path)

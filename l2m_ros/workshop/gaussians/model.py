@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from l2m_ros.errors import InvalidInput
+from l2m_ros.geometry import se3
 from l2m_ros.types import Camera, FloatArray
 
 SH_0 = 0.28209479177387814  # Y_0
@@ -37,7 +37,7 @@ class PosedCamera:
 
     @property
     def world_from_camera(self) -> FloatArray:
-        return np.asarray(np.linalg.inv(self.camera_from_world))
+        return se3.inverse(self.camera_from_world)
 
     def resized(self, width: int, height: int) -> PosedCamera:
         return replace(self, camera=self.camera.resized(width, height))

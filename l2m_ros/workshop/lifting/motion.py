@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from l2m_ros.geometry import se3
 from l2m_ros.types import FloatArray
 from l2m_ros.workshop.lifting.views import Relief, project
 
@@ -58,7 +59,7 @@ class Cameras:
 
     @property
     def b_from_a(self) -> FloatArray:
-        return self.b_from_grid @ np.linalg.inv(self.a_from_grid)
+        return self.b_from_grid @ se3.inverse(self.a_from_grid)
 
 
 def rotation(axis_angle: FloatArray) -> FloatArray:

@@ -32,6 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from l2m_ros.errors import InvalidInput
+from l2m_ros.files import write_whole
 from l2m_ros.image_header import SizeLimits
 from l2m_ros.images import decoded, read_arrays
 from l2m_ros.types import ByteArray, FloatArray
@@ -63,14 +64,9 @@ def pixels(steps: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """The whole file or nothing: written beside, flushed to disk, renamed."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    """The whole file or nothing; a full disk is a refusal that says what to do."""
     try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        write_whole(path, data)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise InvalidInput(
@@ -78,8 +74,6 @@ def write_atomically(path: Path, data: bytes) -> None:
                 f"{len(data) / 1e6:.0f} MB and run the same command again: it continues here"
             ) from error
         raise
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder: Path) -> None:

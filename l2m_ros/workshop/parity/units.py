@@ -12,12 +12,12 @@ from torch import Tensor
 
 from l2m_ros.networks.l2m.anchors import Anchors
 from l2m_ros.networks.l2m.gp import MatchEncoder, cells_of, kernel, solve
-from l2m_ros.networks.shared.balanced_sampling import SamplingOptions, balance_weights, density
 from l2m_ros.networks.shared.correlation import local_correlation, local_correlation_plain
 from l2m_ros.networks.shared.grid import centre_grid
 from l2m_ros.networks.shared.vit import resized_position
 from l2m_ros.networks.shared.warp import forward_backward, match_keypoints, to_edge_pixels
 from l2m_ros.workshop.parity.golden import EXACT, Answer, Resize
+from l2m_ros.workshop.parity.published_sampling import SamplingOptions, balance_weights, density
 from l2m_ros.workshop.parity.published_schedule import scaled
 
 FEATURES, FLOW = 3e-4, 5e-5

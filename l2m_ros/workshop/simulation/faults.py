@@ -11,7 +11,6 @@ movers     objects that move through the scene
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -21,7 +20,9 @@ import cv2
 import numpy as np
 
 from l2m_ros.errors import InvalidInput
+from l2m_ros.geometry import se3
 from l2m_ros.geometry.camera import project
+from l2m_ros.spelling import nearest
 from l2m_ros.types import ByteArray, Camera, FloatArray
 from l2m_ros.workshop.simulation.canvas import GAMMA
 from l2m_ros.workshop.simulation.optics import pixel_rays
@@ -75,9 +76,9 @@ class Faults:
             if name == "all":
                 return cls.named(USUAL)
             if name not in USUAL:
-                near = difflib.get_close_matches(name, USUAL, n=1)
-                hint = f"; did you mean {near[0]}?" if near else ""
-                raise InvalidInput(f"unknown fault {name!r}; there are {', '.join(USUAL)}{hint}")
+                raise InvalidInput(
+                    f"unknown fault {name!r}; there are {', '.join(USUAL)}{nearest(name, USUAL)}"
+                )
             faults = replace(faults, **USUAL[name])
         return faults
 
@@ -173,7 +174,7 @@ def _image_motion(clean: Rendering, camera: Camera, around: FloatArray) -> Float
     points = (pixel_rays(camera).rays[::2, ::2] * depth[..., None]).reshape(-1, 3)
     ends = []
     for world_from_camera in around:
-        T = np.linalg.inv(world_from_camera) @ middle
+        T = se3.inverse(world_from_camera) @ middle
         ends.append(project(camera, points @ T[:3, :3].T + T[:3, 3]))
     motion = np.nan_to_num(ends[1] - ends[0]).reshape(*depth.shape, 2)
     motion = np.clip(motion, -MAX_BLUR_PX, MAX_BLUR_PX).astype(np.float32)

@@ -16,8 +16,9 @@ import cv2
 import numpy as np
 
 from l2m_ros.errors import InvalidInput
+from l2m_ros.files import whole_folder
+from l2m_ros.geometry import se3
 from l2m_ros.types import FloatArray
-from l2m_ros.workshop.simulation.output import written_whole
 from l2m_ros.workshop.simulation.sequence import SimulatedFrame, Viewpoint
 from l2m_ros.workshop.simulation.truth import true_match
 
@@ -38,7 +39,7 @@ def write_folder(
 ) -> None:
     """Writes the folder whole or not at all; `pairs` are chosen by their true overlap."""
     kept: dict[str, Viewpoint] = {}
-    with written_whole(Path(path), force=force) as made:
+    with whole_folder(Path(path), force=force) as made:
         (made / "images").mkdir(parents=True)
         (made / "depth").mkdir()
         for shot in shots:
@@ -104,7 +105,7 @@ def _pairs(
 
 
 def _pair(a: str, b: str, view_a: Viewpoint, view_b: Viewpoint) -> dict[str, Any]:
-    b_from_a: FloatArray = np.linalg.inv(view_b.world_from_camera) @ view_a.world_from_camera
+    b_from_a: FloatArray = se3.inverse(view_b.world_from_camera) @ view_a.world_from_camera
     cosine = np.clip((np.trace(b_from_a[:3, :3]) - 1) / 2, -1, 1)
     both = (view_a, view_b), (view_b, view_a)
     seen = [true_match(*pair, stride=OVERLAP_STRIDE).certainty.mean() for pair in both]

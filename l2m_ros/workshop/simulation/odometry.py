@@ -18,8 +18,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
+from l2m_ros.geometry import se3
 from l2m_ros.types import FloatArray
 
 PLANAR = np.array([1.0, 1.0, 0.0, 0.0, 0.0, 1.0])
@@ -54,18 +54,18 @@ class Odometer:
     def update(self, world_from_base: FloatArray) -> None:
         """The odom frame is where the base was at the first update."""
         if self._world_from_base is not None:
-            self._advance(np.linalg.inv(self._world_from_base) @ world_from_base)
+            self._advance(se3.inverse(self._world_from_base) @ world_from_base)
         self._world_from_base = world_from_base
 
     def _advance(self, step: FloatArray) -> None:
-        phi = Rotation.from_matrix(step[:3, :3]).as_rotvec()
+        phi = se3.rotation_log(step[:3, :3])
         sigma = self._sigma(float(np.linalg.norm(step[:3, 3])), float(np.linalg.norm(phi)))
         noise = sigma * self._rng.standard_normal(6)
         rho = self._scale * step[:3, 3] + noise[:3]
         R = self.odom_from_base[:3, :3]
         self._propagate(R, rho, sigma)
         measured = np.eye(4)
-        measured[:3, :3] = Rotation.from_rotvec(phi + noise[3:]).as_matrix()
+        measured[:3, :3] = se3.rotation(phi + noise[3:])
         measured[:3, 3] = rho
         self.odom_from_base = self.odom_from_base @ measured
 

@@ -11,7 +11,6 @@ it is the camera's body. No speed exceeds 1 m/s nor 60 degrees/s.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -22,6 +21,7 @@ import numpy.typing as npt
 from scipy.spatial.transform import Rotation
 
 from l2m_ros.errors import InvalidInput
+from l2m_ros.spelling import nearest
 from l2m_ros.types import FloatArray
 from l2m_ros.workshop.simulation.world import World
 
@@ -77,9 +77,9 @@ def make_path(
     kind: str, *, world: World, frames: int, seed: int = 0, rate_hz: float = 15.0, start_ns: int = 0
 ) -> Path:
     if kind not in PATHS:
-        near = difflib.get_close_matches(kind, PATHS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise InvalidInput(f"unknown path {kind!r}; there are {', '.join(PATHS)}{hint}")
+        raise InvalidInput(
+            f"unknown path {kind!r}; there are {', '.join(PATHS)}{nearest(kind, PATHS)}"
+        )
     if frames < 1 or rate_hz <= 0:
         raise InvalidInput(f"a path needs frames >= 1 and rate_hz > 0, got {frames}, {rate_hz:g}")
     wheeled = kind in ("drive", "turn")

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from l2m_ros.errors import InvalidInput
+from l2m_ros.geometry import se3
 from l2m_ros.types import Camera, FloatArray, Frame
 from l2m_ros.workshop.simulation.faults import Faults, Imperfections
 from l2m_ros.workshop.simulation.odometry import Odometer, OdometryNoise
@@ -92,7 +93,7 @@ class SimulatedFrame:
 
     @property
     def world_from_base(self) -> FloatArray:
-        return self.world_from_camera @ np.linalg.inv(self.base_from_camera)
+        return self.world_from_camera @ se3.inverse(self.base_from_camera)
 
     @property
     def odom_from_camera(self) -> FloatArray:
@@ -110,7 +111,7 @@ class SimulatedFrame:
         frame = self.frame
         if frame.right_camera is None or frame.right_from_camera is None:
             return None
-        pose = self.world_from_camera @ np.linalg.inv(frame.right_from_camera)
+        pose = self.world_from_camera @ se3.inverse(frame.right_from_camera)
         return Viewpoint(self.world, frame.right_camera, pose, self.time_s, self.moving)
 
 
@@ -157,7 +158,7 @@ def _shot(
         stereo = {
             "right_rgb": faults.image(right, camera, around @ camera_from_right, index),
             "right_camera": camera,
-            "right_from_camera": np.linalg.inv(camera_from_right),
+            "right_from_camera": se3.inverse(camera_from_right),
         }
     frame = Frame(
         faults.image(left, camera, around, index),

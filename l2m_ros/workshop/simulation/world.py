@@ -10,7 +10,6 @@ Static surfaces make one rigid group, each moving object another, which only tra
 
 from __future__ import annotations
 
-import difflib
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from l2m_ros.errors import InvalidInput
+from l2m_ros.spelling import nearest
 from l2m_ros.types import ByteArray, FloatArray
 from l2m_ros.workshop.simulation import corridor, room, yard
 from l2m_ros.workshop.simulation.atlas import Atlas, pack
@@ -134,9 +134,9 @@ class View:
 def make_world(scene: str = "room", seed: int = 0) -> World:
     """Builds (1 to 3 seconds) or remembers the world of this name and seed."""
     if scene not in SCENES:
-        near = difflib.get_close_matches(scene, SCENES, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise InvalidInput(f"unknown scene {scene!r}; there are {', '.join(SCENES)}{hint}")
+        raise InvalidInput(
+            f"unknown scene {scene!r}; there are {', '.join(SCENES)}{nearest(scene, SCENES)}"
+        )
     return _remembered(scene, int(seed))
 
 

@@ -6,7 +6,6 @@ is drawn from (seed, step), so that a resumed run is the run that was never inte
 
 from __future__ import annotations
 
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -15,22 +14,17 @@ import torch
 from torch import nn
 
 from l2m_ros.errors import InvalidInput, ModelError
+from l2m_ros.files import whole_file
 
 NAME = "checkpoint.pt"
 
 
 def save(folder: Path, state: dict[str, Any], name: str = NAME) -> None:
-    """Write beside, flush to the disk, rename: never half a checkpoint."""
     path = folder / name
-    partial = path.with_suffix(f".{os.getpid()}.partial")
     try:
-        with open(partial, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        with whole_file(path) as partial:
+            torch.save(state, partial)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        partial.unlink(missing_ok=True)
         raise InvalidInput(
             f"{path}: the checkpoint could not be written ({error}); free some space and start "
             "the same command again: it resumes from the last whole checkpoint"

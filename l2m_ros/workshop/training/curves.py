@@ -9,6 +9,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from l2m_ros.files import whole_file
+
 MEAN_OVER = 20  # steps; a line of log.csv and of the progress is their mean
 
 
@@ -88,12 +90,10 @@ def _append(path: Path, row: dict[str, float]) -> None:
 
 def _write_table(path: Path, rows: list[dict[str, float]]) -> None:
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    partial = path.with_suffix(".partial")
-    with open(partial, "w", newline="") as file:
+    with whole_file(path) as partial, open(partial, "w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
-    partial.replace(path)
 
 
 def _drop_after(path: Path, step: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from l2m_ros.errors import InvalidInput
+from l2m_ros.spelling import nearest
 from l2m_ros.workshop.training import checkpoint
 from l2m_ros.workshop.training.data import Batch, Batches, PairMaker, Schedule, SizeShare
 from l2m_ros.workshop.training.loop import LoopOptions, LossOf, Run, Validate, train
@@ -62,8 +62,7 @@ def _check_names(kind: type, values: Any, where: str) -> None:
         raise InvalidInput(f"{where}: expected names and values, got {values!r}")
     for name in values:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(sorted(known))}"
+            hint = nearest(str(name), known) or f"; known: {', '.join(sorted(known))}"
             raise InvalidInput(f"{where}: unknown option {name!r}{hint}")
 
 

@@ -1,7 +1,8 @@
-"""Balanced sampling of matches out of a dense warp: threshold, draw, thin by density.
+"""Balanced sampling exactly as the published matchers do it, in torch and in half precision.
 
-The published matchers draw so: four times as many as wanted by certainty, then the wanted
-number by the inverse of how many others lie near in both images.
+Threshold, draw four times as many as wanted by certainty, then draw the wanted number by the
+inverse of how many others lie near in both images. `matching.sampling` (method `density`) does the
+same in NumPy for everybody else, and holds the constants.
 """
 
 from __future__ import annotations
@@ -12,11 +13,15 @@ import torch
 from torch import Tensor
 
 from l2m_ros.errors import InvalidInput
+from l2m_ros.matching.sampling import (
+    BANDWIDTH,
+    EXPANSION,
+    LONELY,
+    LONELY_WEIGHT,
+    THRESHOLD,
+)
 
 MAX_CATEGORIES = 2**24  # of torch.multinomial
-EXPANSION = 4
-LONELY = 10.0  # a match with fewer neighbours than this is nearly never drawn
-LONELY_WEIGHT = 1e-7
 
 
 @dataclass(frozen=True)
@@ -24,9 +29,9 @@ class SamplingOptions:
     """Defaults: L2M's. TinyRoMa: half=False, every=8 on the CPU."""
 
     number: int = 10000
-    threshold: float = 0.05  # certainties above it count as 1
+    threshold: float = THRESHOLD  # certainties above it count as 1
     balanced: bool = True
-    bandwidth: float = 0.1  # of the density, in normalised coordinates
+    bandwidth: float = BANDWIDTH  # of the density, in normalised coordinates
     half: bool = True  # the density in half precision, as published
     every: int = 1  # the density over every n-th match only
     chunk: int = 4096  # rows of the distance matrix at a time: 0.3 GB rather than 3.2
