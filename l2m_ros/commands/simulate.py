@@ -17,6 +17,7 @@ from l2m_ros.files import BAG_SUFFIXES, refuse_existing
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from l2m_ros.workshop.simulation.path import PATHS
+    from l2m_ros.workshop.simulation.sensor_faults import SENSOR_FAULTS
     from l2m_ros.workshop.simulation.sequence import SimulationOptions
     from l2m_ros.workshop.simulation.world import SCENES
 
@@ -34,6 +35,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="none",
         help="comma-separated: exposure, blur, noise, lens, depth, drops, movers; or all, none",
     )
+    parser.add_argument(
+        "--fault",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a sensor that misbehaves; may be repeated. "
+        + "; ".join(
+            f"{name}: {fault.words}".replace("%", "%%") for name, fault in SENSOR_FAULTS.items()
+        ),
+    )
     add("--baseline", type=float, default=d.baseline_m, help="stereo, metres")
     parser.add_argument("--no-right", action="store_true", help="no right image: twice as fast")
     add("--depth-encoding", default="16UC1", help="16UC1 (mm) or 32FC1 (m)")
@@ -47,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from l2m_ros.progress import track
     from l2m_ros.workshop.simulation.folder import write_folder
+    from l2m_ros.workshop.simulation.sensor_faults import spoil
     from l2m_ros.workshop.simulation.sequence import simulate
 
     options = _options(args)
@@ -54,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
     bag = args.out.suffix in BAG_SUFFIXES
     stereo = options.stereo and bag
     said = f"{options.scene}, {options.path}, seed {options.seed}"
-    shots = _Counted(track(simulate(options), "rendering", total=options.frames))
+    rendered = track(simulate(options), "rendering", total=options.frames)
+    shots = _Counted(spoil(rendered, args.fault, seed=options.seed))
     if bag:
         from l2m_ros.workshop.simulation.bag import write_bag
 

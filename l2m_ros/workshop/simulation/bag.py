@@ -66,7 +66,7 @@ def _messages(
     frame = shot.frame
     head = make.header(frame.stamp_ns, frame.frame_id)
     messages = {
-        "/odom": _odometry(make, shot, last),
+        **({"/odom": _odometry(make, shot, last)} if shot.odom_published else {}),
         "/ground_truth/pose": _ground_truth(make, shot),
         "/camera/camera_info": make.camera_info(head, frame.camera),
         "/camera/image_raw": make.image(head, frame.rgb),

@@ -90,6 +90,9 @@ class SimulatedFrame:
     odom_covariance: FloatArray  # 6x6 of odom_from_base
     true_depth_m: FloatArray  # (H, W) float32, NaN = sky; frame.depth with its faults aside
     moving: bool  # whether moving objects are shown
+    odom_published: bool = True
+    # 4x4: where the images were taken, if the world repeats itself between there and the truth
+    seen_from_camera: FloatArray | None = None
 
     @property
     def world_from_base(self) -> FloatArray:
@@ -101,9 +104,8 @@ class SimulatedFrame:
 
     @property
     def viewpoint(self) -> Viewpoint:
-        return Viewpoint(
-            self.world, self.frame.camera, self.world_from_camera, self.time_s, self.moving
-        )
+        pose = self.world_from_camera if self.seen_from_camera is None else self.seen_from_camera
+        return Viewpoint(self.world, self.frame.camera, pose, self.time_s, self.moving)
 
     @property
     def right_viewpoint(self) -> Viewpoint | None:
@@ -111,7 +113,7 @@ class SimulatedFrame:
         frame = self.frame
         if frame.right_camera is None or frame.right_from_camera is None:
             return None
-        pose = self.world_from_camera @ se3.inverse(frame.right_from_camera)
+        pose = self.viewpoint.world_from_camera @ se3.inverse(frame.right_from_camera)
         return Viewpoint(self.world, frame.right_camera, pose, self.time_s, self.moving)
 
 
