@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import json
 import threading
+import zipfile
 from types import SimpleNamespace
 
 import pytest
@@ -245,3 +246,50 @@ def test_unknown_names_and_checksums(capsys, cache):
         weights.stated_checksums(["tiny.pth=12"], entry)
     pair = f"{entry.sources[0].file}={SHA256}"
     assert weights.stated_checksums([pair], entry) == {entry.sources[0].file: SHA256}
+
+
+def test_a_checkpoint_within_an_archive_is_unpacked(server, tmp_path, cache, monkeypatch, capsys):
+    """MicKey's release: a zip of several checkpoints without the ViT, and DINOv2 beside it."""
+    torch = pytest.importorskip("torch")
+    from l2m_ros.networks import registry
+    from l2m_ros.networks.checkpoint import load_files
+    from l2m_ros.networks.mickey.network import TINY, build_mickey
+    from l2m_ros.networks.shared.named_weights import fill
+
+    monkeypatch.setitem(registry.ARCHITECTURES, "mickey", lambda: build_mickey(**TINY))
+    state = fill(build_mickey(**TINY), "zipped: ").state_dict()
+    heads = {k: v for k, v in state.items() if "dinov2" not in k}
+    start = "compute_matches.extractor.dinov2_vitl14."
+    vit = {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
+    torch.save({"state_dict": heads, "epoch": 3}, tmp_path / "made.ckpt")
+    folder = cache / "downloads"
+    folder.mkdir(parents=True)
+    torch.save(vit, folder / "vit.pth")
+    with zipfile.ZipFile(tmp_path / "made.zip", "w") as file:
+        file.write(tmp_path / "made.ckpt", "weights/made.ckpt")
+        file.writestr("weights/other.ckpt", b"not this one")
+    server.content = (tmp_path / "made.zip").read_bytes()
+    sources = (
+        weights.Source("made.zip", server.url, member="made.ckpt"),
+        weights.Source("vit.pth", "https://nowhere.invalid/vit.pth"),
+    )
+    entry = weights.Weights("mickey", sources, "NON-COMMERCIAL", "somebody", "a test")
+    monkeypatch.setitem(weights.WEIGHTS, "mickey", entry)
+    assert main(["weights", "get", "mickey"]) == 0
+    assert "licence: NON-COMMERCIAL" in capsys.readouterr().out
+    assert not list(folder.iterdir())
+    network = build_mickey(**TINY)
+    load_files(network, [cache / "models" / "mickey.safetensors"])
+    assert all(torch.equal(v, state[k]) for k, v in network.state_dict().items())
+
+
+def test_archives_that_hold_something_else(tmp_path):
+    archive = tmp_path / "a.zip"
+    archive.write_bytes(b"PK no")
+    with pytest.raises(ModelError, match="no whole zip"):
+        weights.unpacked(archive, "mickey.ckpt")
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("readme.txt", b"")
+    with pytest.raises(ModelError, match=r"holds no mickey.ckpt \(it holds readme.txt\)"):
+        weights.unpacked(archive, "mickey.ckpt")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.zip"]

@@ -86,6 +86,18 @@ def _get(args: argparse.Namespace) -> int:
 
 
 def _fetched(source: store.Source, folder: Path, wanted: dict[str, str]) -> Path:
+    if source.member and (folder / source.member).is_file():
+        print(f"{folder / source.member} is here already")
+        return folder / source.member
+    archive = _downloaded(source, folder, wanted)
+    if source.member is None:
+        return archive
+    member = store.unpacked(archive, source.member)
+    archive.unlink()
+    return member
+
+
+def _downloaded(source: store.Source, folder: Path, wanted: dict[str, str]) -> Path:
     to = folder / source.file
     expected = wanted.get(source.file, source.sha256)
     if to.is_file() and store.is_intact(to, expected):

@@ -17,7 +17,7 @@ from l2m_ros.errors import BackendUnavailable
 
 UNTRAINED_SEED = 0
 # Where weights can be drawn by name such that activations stay near 1 through all layers.
-NAMED = ("l2m", "tinyroma")
+NAMED = ("l2m", "tinyroma", "mickey")
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,8 @@
 
     encoder.onnx     image (1, 3, H, W) -> features
     reference.onnx   features -> keyframe tensors; absent where the keyframe keeps features only
-    decoder.onnx     query_* features, keyframe_* tensors -> warp, certainty (logits), precision
+    decoder.onnx     query_* features, keyframe_* tensors -> warp, certainty (logits), precision;
+                     of MicKey: partner, back, probability
     card.yaml        names, sizes, sha256
 
 Shapes are fixed. Opset 18: the lowest that torch's exporter writes itself; 20 renames
@@ -48,7 +49,9 @@ from l2m_ros.progress import progress
 CARD = "card.yaml"
 DEFAULT_OPSET = 18
 SOLVE = Solve(matrix="matrix", right="right", solution="solution")
-RESULTS = ("warp", "certainty", "precision")
+METRIC_RESULTS = ("partner", "back", "probability")  # of MicKey: pairs of cells, no warp
+RESULTS = ("warp", "certainty", "precision", *METRIC_RESULTS)
+MEASURED = ("keypoints", "depth", "score")  # features that a host reads: never half precision
 PROTOBUF_LIMIT_BYTES = 2**31 - 1
 
 
@@ -230,7 +233,7 @@ def _in_precision(traced: list[Traced], card: ModelCard) -> dict[str, onnx.Model
     if card.precision == "fp32":
         return {part.stage: part.model for part in traced}
     solve = card.solve
-    outputs = set(RESULTS) | ({solve.matrix, solve.right} if solve else set())
+    outputs = {*RESULTS, *MEASURED} | ({solve.matrix, solve.right} if solve else set())
     keep = outputs | ({f"keyframe_{solve.solution}"} if solve else set())
     models: dict[str, onnx.ModelProto] = {}
     half_features: set[str] = set()
@@ -330,6 +333,8 @@ def agreement(
 
     images = images or smooth_pair(*card.input.size)
     truth, got = (_outputs(runner, images) for runner in (TorchBackend(network), backend))
+    if METRIC_RESULTS[0] in truth:
+        return _metric_agreement(truth, got)
     size = np.array([card.input.width, card.input.height]).reshape(1, 2, 1, 1)
     error = np.linalg.norm((got["warp"] - truth["warp"]) * size / 2, axis=1, keepdims=True)
     probability = [1 / (1 + np.exp(-np.clip(o["certainty"], -50, 50))) for o in (truth, got)]
@@ -340,6 +345,22 @@ def agreement(
         float(np.percentile(error, 99)),
         float(np.abs(probability[0] - probability[1]).max()),
         int(error.size),
+    )
+
+
+def _metric_agreement(truth: Mapping[str, Any], got: Mapping[str, Any]) -> Agreement:
+    """By the keyframe's keypoint that each mutual pair of torch's names, in pixels."""
+    partner, back = (truth[name][0].astype(int) for name in METRIC_RESULTS[:2])
+    sure = back[partner] == np.arange(len(partner))
+    sure &= truth["query_score"][0, 0] > 0
+    there = [
+        outputs["keyframe_keypoints"][0][:, outputs["partner"][0].astype(int)[sure]]
+        for outputs in (truth, got)
+    ]
+    error = np.linalg.norm(there[0] - there[1], axis=0)
+    apart = np.abs(truth["probability"] - got["probability"])[0][sure]
+    return Agreement(
+        float(np.median(error)), float(np.percentile(error, 99)), float(apart.max()), error.size
     )
 
 
@@ -357,5 +378,8 @@ def smooth_pair(width: int, height: int, seed: int = 0) -> list[Any]:
 def _outputs(backend: Any, images: list[Any]) -> dict[str, Any]:
     query, keyframe = (backend.run("encode", {"image": image}) for image in images)
     reference = backend.run("reference", keyframe)
-    outputs = backend.run("match", match_inputs(query, reference))
+    inputs = match_inputs(query, reference)
+    measured = [f"{side}_{name}" for side in ("query", "keyframe") for name in MEASURED]
+    outputs = dict(backend.run("match", inputs))
+    outputs |= {name: inputs[name] for name in measured if name in inputs}
     return {name: np.asarray(a, np.float32) for name, a in backend.to_host(outputs).items()}

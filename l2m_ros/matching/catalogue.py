@@ -20,10 +20,12 @@ from l2m_ros.engines.model_card import ModelCard, load_card
 from l2m_ros.errors import InvalidInput, ModelError
 from l2m_ros.files import cache_folder
 from l2m_ros.matching.matcher import Matcher
+from l2m_ros.matching.metric_matcher import MetricMatcher
 from l2m_ros.matching.network_matcher import NetworkMatcher
 from l2m_ros.spelling import nearest
 
 DEFAULT_MODEL = "lite"
+KINDS = {"mickey": MetricMatcher}  # architectures whose matches are no dense warp
 CARD = "card.yaml"  # in a model's own folder
 Size = tuple[int, int]  # (width, height)
 
@@ -88,7 +90,8 @@ def _network(name: str, backend: str, size: Size | None, options: dict[str, Any]
     card = find_card(name)
     if size is not None:
         card = card.resized(*size)
-    return NetworkMatcher(card, load_backend(backend, card, backend_options(**options)))
+    kind = KINDS.get(card.architecture, NetworkMatcher)
+    return kind(card, load_backend(backend, card, backend_options(**options)))
 
 
 def _classical(kind: str) -> Callable[..., Matcher]:
@@ -118,4 +121,5 @@ MATCHERS: dict[str, Loader] = {
     "roma_outdoor": _network,
     "roma_indoor": _network,
     "tinyroma": _network,
+    "mickey": _network,
 }

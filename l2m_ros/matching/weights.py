@@ -14,14 +14,15 @@ import shutil
 import time
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from l2m_ros.engines.model_card import sha256_of
 from l2m_ros.errors import InvalidInput, ModelError
-from l2m_ros.files import cache_folder
+from l2m_ros.files import cache_folder, full_disk_in_words
 from l2m_ros.spelling import nearest
 
 BLOCK_BYTES = 1 << 20
@@ -39,6 +40,7 @@ class Source:
     file: str
     url: str
     sha256: str | None = None
+    member: str | None = None  # `file` is an archive (zip), of which this one is wanted
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,9 @@ _DINOV2 = Source(
     "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth",
 )
 _ROMA_LICENCE = "MIT (RoMa) and Apache-2.0 (DINOv2); trained on research data sets"
+
+_MICKEY = "https://storage.googleapis.com/niantic-lon-static/research/mickey/assets"
+_MICKEY_LICENCE = "Niantic: NON-COMMERCIAL use only, patent pending (MicKey); Apache-2.0 (DINOv2)"
 
 WEIGHTS: dict[str, Weights] = {
     "l2m": Weights(
@@ -91,6 +96,16 @@ WEIGHTS: dict[str, Weights] = {
         "MIT (RoMa) and Apache-2.0 (XFeat); trained on research data sets",
         "Parskatt/RoMa, verlab/accelerated_features",
         "TinyRoMa v1: RoMa's small sibling on XFeat's backbone",
+    ),
+    "mickey": Weights(
+        "mickey",
+        (
+            Source("mickey_weights.zip", f"{_MICKEY}/mickey_weights.zip", member="mickey.ckpt"),
+            _DINOV2,
+        ),
+        _MICKEY_LICENCE,
+        "nianticlabs/mickey (CVPR 2024), facebookresearch/dinov2",
+        "MicKey: keypoints with metres, trained from relative poses (Map-free)",
     ),
 }
 
@@ -262,6 +277,26 @@ def _total_bytes(response: Any, have: int) -> int | None:
         return int(span[2])
     length = response.headers.get("Content-Length")
     return int(length) if length else None
+
+
+def unpacked(archive: Path, member: str) -> Path:
+    """One file of a zip, beside it; found by its name in whatever folder of the archive."""
+    to = archive.with_name(member)
+    partial = archive.with_name(f".{member}.part")
+    try:
+        with zipfile.ZipFile(archive) as file:
+            names = [name for name in file.namelist() if PurePosixPath(name).name == member]
+            if not names:
+                listed = ", ".join(file.namelist()[:8])
+                raise ModelError(f"{archive} holds no {member} (it holds {listed}): fetch it again")
+            with full_disk_in_words(to), file.open(names[0]) as source, partial.open("wb") as out:
+                shutil.copyfileobj(source, out, BLOCK_BYTES)
+        partial.replace(to)
+    except zipfile.BadZipFile as error:
+        raise ModelError(f"{archive} is no whole zip file ({error}): fetch it again") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return to
 
 
 # --- what is here already -------------------------------------------------------------------

@@ -4,8 +4,8 @@
     convert([matcher.pth, vit.pth], Path("l2m.safetensors"), "l2m")
 
 Files may wrap their tensors ({"model": ...}, {"state_dict": ...}) and prefix their names
-("module.", "model."). Several files make one network: L2M's and RoMa's ViT is a file of its own,
-and so may be TinyRoMa's XFeat.
+("module.", "model."). Several files make one network: L2M's, RoMa's and MicKey's ViT is a file of
+its own, and so may be TinyRoMa's XFeat.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from l2m_ros.spelling import nearest_name
 WRAPPERS = ("state_dict", "model", "network", "ema")
 DROPPED_PARTS = ("module", "model")  # of dotted names, wherever they stand
 XFEAT_HEADS = ("heatmap_head.", "keypoint_head.", "fine_matcher.")  # TinyRoMa has none of them
+MICKEY = "compute_matches."
+MICKEY_VIT = "compute_matches.extractor.dinov2_vitl14."
 LISTED = 5  # wrong names that a message lists
 
 State = dict[str, Tensor]
@@ -138,17 +140,19 @@ def _without_prefixes(state: State, path: Path) -> State:
 def merged(parts: Iterable[State]) -> State:
     """All parts under the names that this package's networks have."""
     out: State = {}
+    parts = list(parts)
+    mickey = any(name.startswith(MICKEY) for part in parts for name in part)
     for part in parts:
-        for name, value in _placed(part).items():
+        for name, value in _placed(part, MICKEY_VIT if mickey else "dinov2.").items():
             if name in out:
                 raise ModelError(f"{name} is in more than one of the files given")
             out[name] = value
     return out
 
 
-def _placed(part: State) -> State:
+def _placed(part: State, vit: str) -> State:
     if "cls_token" in part:  # a ViT's own file
-        return {f"dinov2.{name}": value for name, value in part.items()}
+        return {f"{vit}{name}": value for name, value in part.items()}
     bare = {name.removeprefix("net."): value for name, value in part.items()}
     if "block_fusion.2.weight" in bare:  # XFeat's own file
         return {
