@@ -8,6 +8,7 @@ the old file as it was; never over the input.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -17,13 +18,16 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from l2m_ros.errors import InvalidInput
 
 MAX_TEXT_BYTES = 64 << 20  # of YAML, JSON and trajectories
-FULL = (errno.ENOSPC, errno.EDQUOT)
 BAG_SUFFIXES = (".mcap", ".db3")  # a bag's folder is named so; the storage follows from it
 PARTIAL = ".part"  # ends the name of a file that is being written
+MAX_YAML_BYTES, MAX_YAML_VALUES = 4 << 20, 100_000
+FULL_WORDS = ("no space left", "disk is full", "file too large", "disk i/o error")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def cache_folder() -> Path:
@@ -60,6 +64,46 @@ def read_text(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> str:
         return read_file(path, max_bytes).decode()
     except UnicodeDecodeError as error:
         raise InvalidInput(f"{path} is not text (byte {error.start} is no UTF-8)") from error
+
+
+def read_yaml(path: Path) -> Any:
+    """A YAML document of plain values; one that repeats itself without end is refused."""
+    return parse_yaml(read_text(path, MAX_YAML_BYTES), str(path))
+
+
+def parse_yaml(text: str, name: str) -> Any:
+    """The same from text; `name` is for the message of a refusal."""
+    import yaml
+
+    try:
+        document = yaml.safe_load(text)
+        if _values_in(document, {}) > MAX_YAML_VALUES:
+            raise ValueError(f"it unfolds to more than {MAX_YAML_VALUES} values")
+    except (yaml.YAMLError, ValueError, RecursionError, AttributeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InvalidInput(f"{name} is not YAML that can be read: {reason}") from error
+    return document
+
+
+def _values_in(node: Any, known: dict[int, int]) -> int:
+    """Values of a document with its aliases unfolded; each is looked at once."""
+    if not isinstance(node, (dict, list)):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = MAX_YAML_VALUES + 1  # a list that holds itself
+        children = node.values() if isinstance(node, dict) else node
+        known[id(node)] = 1 + sum(_values_in(child, known) for child in children)
+    return known[id(node)]
+
+
+def read_json(path: Path) -> Any:
+    """A JSON document."""
+    try:
+        return json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, InvalidInput):
+            raise
+        raise InvalidInput(f"{path} is not JSON: {' '.join(str(error).split())[:200]}") from error
 
 
 def _opened(path: Path):  # type: ignore[no-untyped-def]
@@ -116,7 +160,7 @@ def whole_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
     try:
-        with _termination_as_interrupt():
+        with _termination_as_interrupt(), full_disk_in_words(target):
             made = beside / (target.stem or target.name)
             yield made
             refuse_existing(target, force=force)
@@ -130,6 +174,7 @@ def whole_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
 def refuse_existing(target: Path, *, force: bool) -> None:
     if Path(target).exists() and not force:
         raise InvalidInput(f"{target} exists already: name another output or add --force")
+    check_writable(Path(target))
 
 
 @contextmanager
@@ -172,14 +217,34 @@ def check_writable(output: Path | None) -> None:
 
 @contextmanager
 def full_disk_in_words(what: Path) -> Iterator[None]:
-    """Turns an error about space, in whatever library it occurs, into one line."""
+    """Turns an error about space, of whatever library it is, into one line."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in FULL:
+    except InvalidInput:
+        raise
+    except Exception as error:
+        if not is_full_disk(error):
             raise
-        free = shutil.disk_usage(what.absolute().parent if what.exists() else Path.cwd()).free
         raise InvalidInput(
-            f"{what}: the disk is full ({free // 1_000_000} MB free); nothing was kept. Free some "
+            f"{what}: the disk is full ({_free_mb(what)} MB free); nothing was kept. Free some "
             "space or name another place"
         ) from error
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """OSError says it by number, SQLite by the class, torch and safetensors in words."""
+    if isinstance(error, OSError) and error.errno in FULL:
+        return True
+    if type(error).__name__ == "FullError":
+        return True
+    words = str(error).lower()
+    return any(
+        one in words for one in ("no space left", "disk is full", "file too large", "disk i/o")
+    )
+
+
+def _free_mb(path: Path) -> int:
+    folder = path.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free // 1_000_000

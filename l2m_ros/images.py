@@ -186,8 +186,13 @@ class _DecoderLines:
 
 def write_rgb(path: Path, rgb: ByteArray) -> None:
     """A picture as its suffix says; the folder is made."""
+    write_pixels(path, rgb[:, :, ::-1])
+
+
+def write_pixels(path: Path, pixels: npt.NDArray[Any]) -> None:
+    """The same in OpenCV's order of channels. cv2.imwrite would say nothing of a full disk."""
     try:
-        done, encoded = cv2.imencode(path.suffix, rgb[:, :, ::-1])
+        done, encoded = cv2.imencode(path.suffix, pixels)
     except cv2.error:  # an unknown suffix
         done = False
     if not done:

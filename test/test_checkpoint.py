@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from l2m_ros.errors import ModelError
+from l2m_ros.errors import InvalidInput, ModelError
 from l2m_ros.networks import checkpoint
 from l2m_ros.networks.l2m.network import TINY
 from l2m_ros.networks.registry import build
@@ -178,6 +178,6 @@ def test_convert_to_a_full_disk_leaves_nothing(tmp_path, state, monkeypatch):
 
     torch.save(dict(state), tmp_path / "all.pth")
     monkeypatch.setattr("safetensors.torch.save_file", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(InvalidInput, match="the disk is full"):
         checkpoint.convert([tmp_path / "all.pth"], tmp_path / "o" / "x.safetensors", "l2m", TINY)
     assert list((tmp_path / "o").iterdir()) == []

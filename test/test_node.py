@@ -330,7 +330,7 @@ def test_compressed_images():
         )
         bench.publishers["depth"].publish(bench.depth_of(bench.number))
         bench.number += 1
-        bench.says("inputs", "cannot be decoded", level=1)
+        bench.says("inputs", "is damaged", level=1)
         bench.wait(lambda: send() and bench.status("inputs")[0] == 0, every_s=0.03)
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from l2m_ros import cli
-from l2m_ros.bags.replay import find_topics, open_bag, read_truth
+from l2m_ros.bags.reader import open_bag
+from l2m_ros.bags.replay import find_topics, read_truth
 from l2m_ros.errors import InvalidInput
 from l2m_ros.parameters.file import parameter_values
 from l2m_ros.parameters.table import PARAMETERS

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
-from rosbags.highlevel import AnyReader, AnyReaderError
-from rosbags.typesys import Stores, get_typestore
+import numpy as np
 
+from l2m_ros.bags.reader import Bag
+from l2m_ros.bags.recovery import RecoveredBag
 from l2m_ros.errors import InvalidInput
 from l2m_ros.frames.builder import FrameBuilder
 from l2m_ros.frames.inputs import (
@@ -37,10 +36,14 @@ from l2m_ros.parameters.table import Values, base_from_camera, matcher_options, 
 from l2m_ros.tracking.tracker import Tracker
 from l2m_ros.types import FloatArray
 
+FARTHEST_M = 1e9  # from its origin; a truth beyond is a mistake of units or a broken file
 GROUND_TRUTH = "/ground_truth/pose"  # where `l2m simulate` writes it
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 DEPTH_WORDS = ("depth", "disparity")
 OTHER_WORDS = ("right", "cam1", "mask", "infra")
+
+
+AnyBag = Bag | RecoveredBag
 
 
 @dataclass(frozen=True)
@@ -67,55 +70,12 @@ class BagTopics:
         return {topic: name for name, topic in topics.items() if topic}
 
 
-class Bag:
-    """mcap or sqlite3 of ROS 2, or a ROS 1 bag, open for reading."""
-
-    def __init__(self, reader: AnyReader, path: Path) -> None:
-        self._reader = reader
-        self.path = path
-        self.types = {c.topic: c.msgtype for c in reader.connections}
-
-    def messages(self, topics: list[str]) -> Iterator[tuple[str, Any]]:
-        for connection, _, raw in self._reader.messages(connections=self._connections(topics)):
-            yield connection.topic, self._reader.deserialize(raw, connection.msgtype)
-
-    def raw_messages(self, topics: list[str]) -> Iterator[tuple[str, int, bytes]]:
-        """(topic, nanoseconds when it was recorded, CDR)."""
-        for connection, time_ns, raw in self._reader.messages(
-            connections=self._connections(topics)
-        ):
-            yield connection.topic, time_ns, raw
-
-    def _connections(self, topics: list[str]) -> list[Any]:
-        return [c for c in self._reader.connections if c.topic in topics]
-
-    def span_ns(self) -> tuple[int, int]:
-        """When the first and the last message were recorded."""
-        return self._reader.start_time, self._reader.end_time - 1
-
-    def count(self, topic: str) -> int:
-        return sum(c.msgcount for c in self._reader.connections if c.topic == topic)
-
-
-@contextmanager
-def open_bag(path: Path) -> Iterator[Bag]:
-    if not path.exists():
-        raise InvalidInput(f"{path}: there is no such bag")
-    try:
-        with AnyReader([path], default_typestore=get_typestore(Stores.ROS2_JAZZY)) as reader:
-            yield Bag(reader, path)
-    except AnyReaderError as error:
-        raise InvalidInput(
-            f"{path}: not a bag that can be read ({error}); give the folder that `ros2 bag "
-            "record` wrote, a .mcap or .db3 in such a folder, or a ROS 1 .bag"
-        ) from error
-
-
-def find_topics(bag: Bag, given: dict[str, str | None]) -> BagTopics:
+def find_topics(bag: AnyBag, given: dict[str, str | None]) -> BagTopics:
     """The topics given, and for the others what their types and names suggest."""
     for topic in filter(None, given.values()):
         if topic not in bag.types:
             raise InvalidInput(f"{bag.path}: no topic {topic}; it holds {_listing(bag)}")
+    _check_types(bag, given)
     image = given.get("image") or _single(
         bag, "an image", IMAGES, without=DEPTH_WORDS + OTHER_WORDS
     )
@@ -123,7 +83,7 @@ def find_topics(bag: Bag, given: dict[str, str | None]) -> BagTopics:
     chosen = {
         "image": image,
         "camera_info": given.get("camera_info") or _info_of(bag, image),
-        "depth": given.get("depth") or _first(bag, IMAGES[:1], ("depth",)),
+        "depth": given.get("depth") or _depth_of(bag),
         "right_image": right,
         "right_camera_info": given.get("right_camera_info") or (right and _info_of(bag, right)),
         "odom": given.get("odom") or _first(bag, ("nav_msgs/msg/Odometry",), ("odom",)),
@@ -131,14 +91,39 @@ def find_topics(bag: Bag, given: dict[str, str | None]) -> BagTopics:
     return BagTopics(**{field.name: chosen[field.name] for field in fields(BagTopics)})
 
 
+TYPES_OF = {
+    "image": IMAGES,
+    "camera_info": ("sensor_msgs/msg/CameraInfo",),
+    "depth": IMAGES,
+    "right_image": IMAGES,
+    "right_camera_info": ("sensor_msgs/msg/CameraInfo",),
+    "odom": ("nav_msgs/msg/Odometry",),
+}
+
+
+def _check_types(bag: AnyBag, given: dict[str, str | None]) -> None:
+    for name, topic in given.items():
+        if topic and name in TYPES_OF and bag.types[topic] not in TYPES_OF[name]:
+            raise InvalidInput(
+                f"{bag.path}: {topic} is of {bag.types[topic]}; --{name.replace('_', '-')} takes "
+                f"{' or '.join(TYPES_OF[name])}"
+            )
+
+
+def _depth_of(bag: AnyBag) -> str | None:
+    """Raw depth, else image_transport's compressedDepth (a JPEG of depth is of no use)."""
+    packed = [t for t in _of_type(bag, IMAGES[1:], ()) if t.endswith("/compressedDepth")]
+    return _first(bag, IMAGES[:1], ("depth",)) or next(iter(packed), None)
+
+
 def _first(
-    bag: Bag, types: tuple[str, ...], words: tuple[str, ...], without: tuple[str, ...] = ()
+    bag: AnyBag, types: tuple[str, ...], words: tuple[str, ...], without: tuple[str, ...] = ()
 ) -> str | None:
     """The first topic of these types whose name holds one of the words."""
     return next((t for t in _of_type(bag, types, without) if any(w in t for w in words)), None)
 
 
-def _single(bag: Bag, what: str, types: tuple[str, ...], without: tuple[str, ...]) -> str:
+def _single(bag: AnyBag, what: str, types: tuple[str, ...], without: tuple[str, ...]) -> str:
     found = _of_type(bag, types, without)
     if len(found) != 1:
         these = ", ".join(found) or "none"
@@ -149,7 +134,7 @@ def _single(bag: Bag, what: str, types: tuple[str, ...], without: tuple[str, ...
     return found[0]
 
 
-def _of_type(bag: Bag, types: tuple[str, ...], without: tuple[str, ...]) -> list[str]:
+def _of_type(bag: AnyBag, types: tuple[str, ...], without: tuple[str, ...]) -> list[str]:
     return sorted(
         topic
         for topic, kind in bag.types.items()
@@ -157,7 +142,7 @@ def _of_type(bag: Bag, types: tuple[str, ...], without: tuple[str, ...]) -> list
     )
 
 
-def _info_of(bag: Bag, image: str) -> str:
+def _info_of(bag: AnyBag, image: str) -> str:
     """The CameraInfo beside an image: the one that shares most of its path."""
     infos = _of_type(bag, ("sensor_msgs/msg/CameraInfo",), ())
     if not infos:
@@ -167,11 +152,11 @@ def _info_of(bag: Bag, image: str) -> str:
     return infos[shared.index(max(shared))]
 
 
-def _listing(bag: Bag) -> str:
+def _listing(bag: AnyBag) -> str:
     return ", ".join(f"{topic} ({kind})" for topic, kind in sorted(bag.types.items()))
 
 
-def replay(bag: Bag, topics: BagTopics, values: Values) -> Iterator[FrameResult]:
+def replay(bag: AnyBag, topics: BagTopics, values: Values) -> Iterator[FrameResult]:
     """Every frame of the bag, tracked; frames whose messages make no frame are left out."""
     inputs = Inputs(_input_options(topics, values))
     builder = FrameBuilder(rectified=values["rectified"], image_topic=topics.image)
@@ -194,7 +179,12 @@ def replay(bag: Bag, topics: BagTopics, values: Values) -> Iterator[FrameResult]
 def _bundles(bag: Bag, topics: BagTopics, inputs: Inputs) -> Iterator[Bundle]:
     input_of_topic = topics.inputs()
     for topic, message in bag.messages(list(input_of_topic)):
-        yield from inputs.add(input_of_topic[topic], message, received_s=0.0)
+        try:
+            bundles = inputs.add(input_of_topic[topic], message, received_s=0.0)
+        except InvalidInput as error:  # odometry of NaN: without it, as the node goes on
+            print(f"a message on {topic} left out: {error}", file=sys.stderr)
+            continue
+        yield from bundles
     yield from inputs.flush()
 
 
@@ -209,15 +199,24 @@ def _input_options(topics: BagTopics, values: Values) -> InputOptions:
     )
 
 
-def read_truth(bag: Bag, topic: str) -> tuple[list[int], list[FloatArray]]:
+def read_truth(bag: AnyBag, topic: str) -> tuple[list[int], list[FloatArray]]:
     """Stamps and 4x4 of a PoseStamped, PoseWithCovarianceStamped or Odometry topic."""
     if topic not in bag.types:
         raise InvalidInput(f"{bag.path}: no topic {topic}; it holds {_listing(bag)}")
     stamps, poses = [], []
     for _, message in bag.messages([topic]):
-        pose = message.pose.pose if hasattr(message.pose, "pose") else message.pose
+        pose = getattr(message, "pose", None)
+        pose = getattr(pose, "pose", pose)
+        if pose is None:
+            raise InvalidInput(
+                f"{bag.path}: {topic} is of {bag.types[topic]} and holds no poses; a PoseStamped, "
+                "PoseWithCovarianceStamped or Odometry topic is wanted"
+            )
+        T = read_transform(_Transform(pose.position, pose.orientation))
+        if not np.isfinite(T).all() or np.abs(T[:3, 3]).max() > FARTHEST_M:
+            raise InvalidInput(f"{bag.path}: {topic} holds a pose that cannot be: {T[:3, 3]}")
         stamps.append(stamp_ns(message))
-        poses.append(read_transform(_Transform(pose.position, pose.orientation)))
+        poses.append(T)
     if not stamps:
         raise InvalidInput(f"{bag.path}: topic {topic} holds no poses")
     return stamps, poses

@@ -15,7 +15,7 @@ import subprocess
 import sys
 from typing import Any
 
-from l2m_ros.commands.options import BACKENDS, show_log, size_of
+from l2m_ros.commands.options import BACKENDS, as_json, show_log, size_of
 
 COLUMNS = (
     "model", "backend", "width", "height", "encode", "reference", "match", "frames_per_s",
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         results = [_in_own_process(args, *job) for job in jobs]
     if args.json:
-        print(json.dumps(results[0] if len(jobs) == 1 else {"results": results}, indent=1))
+        print(as_json(results[0] if len(jobs) == 1 else {"results": results}))
     else:
         print(_table(results))
     return 1 if any("error" in result for result in results) else 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from l2m_ros.commands.options import as_json
 from l2m_ros.errors import L2MError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     bag = _simulated(options)
     tracked = _over_dds(options, bag)
     page = tracked.report().write(options.out / "report.html")
-    print(json.dumps(tracked.figures(), indent=1) if args.json else tracked.text())
+    print(as_json(tracked.figures()) if args.json else tracked.text())
     print(f"report: {page}", file=sys.stderr)
     return 0 if tracked.posed else 1
 
@@ -163,7 +163,7 @@ def _wait_until_ready(
 
 
 def _play(player: Any, recorder: Any, bag: Path) -> None:
-    from l2m_ros.bags.replay import open_bag
+    from l2m_ros.bags.reader import open_bag
     from l2m_ros.progress import progress
 
     with open_bag(bag) as opened:
@@ -188,7 +188,8 @@ def _run_of(options: DemoOptions, bag: Path, recorded: RecordedOutputs) -> Track
     """What was recorded, beside the bag's truth."""
     import numpy as np
 
-    from l2m_ros.bags.replay import GROUND_TRUTH, open_bag, read_truth
+    from l2m_ros.bags.reader import open_bag
+    from l2m_ros.bags.replay import GROUND_TRUTH, read_truth
     from l2m_ros.parameters.table import FORWARD_LOOKING, base_from_camera
     from l2m_ros.workshop.evaluation.tracking import PosedFrame
     from l2m_ros.workshop.evaluation.tracking_report import TrackedRun

@@ -8,11 +8,10 @@ With --check, MODEL (a folder that this verb wrote) is checked again and nothing
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
-from l2m_ros.commands.options import show_log, size_of
+from l2m_ros.commands.options import as_json, show_log, size_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     show_log()
     report = _checked(args) if args.check else _exported(args)
-    print(json.dumps(report, indent=1) if args.json else _words(report))
+    print(as_json(report) if args.json else _words(report))
     return 1 if report["problems"] else 0
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
-from l2m_ros.commands.options import defaults_shown, size_of
+from l2m_ros.commands.options import as_json, defaults_shown, size_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     if args.picture and report.photographs + report.shards_kept:
         _draw(args.out, args.picture)
     if args.json:
-        print(json.dumps(vars(report)))
+        print(as_json(vars(report), indent=None))
     else:
         print(
             f"{args.out}: {report.photographs} photographs in {report.shards_written} new shards, "

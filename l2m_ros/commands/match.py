@@ -11,14 +11,13 @@ pass at a higher resolution, attenuated certainty, balanced sampling of 10000 ma
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from l2m_ros.commands.options import BACKENDS, defaults_shown, numbers, show_log, size_of
+from l2m_ros.commands.options import BACKENDS, as_json, defaults_shown, numbers, show_log, size_of
 from l2m_ros.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     if frames is not None:
         report["pose"] = _pose(pairs, *frames)
     report["pictures"] = _pictures(args.out, a, b, dense, pairs)
-    print(json.dumps(report, indent=1) if args.json else _words(report))
+    print(as_json(report) if args.json else _words(report))
     return 0 if len(pairs) else 1
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
+import math
 import re
 import sys
 from collections.abc import Callable
@@ -33,6 +35,8 @@ def numbers(count: int) -> Callable[[str], list[float]]:
             values = [float(part) for part in text.split(",")]
         except ValueError as error:
             raise argparse.ArgumentTypeError(f"{text!r}: {error}") from error
+        if not all(map(math.isfinite, values)):
+            raise argparse.ArgumentTypeError(f"{text!r} holds what is no number")
         if len(values) != count:
             raise argparse.ArgumentTypeError(f"{text!r} holds {len(values)} numbers, not {count}")
         return values
@@ -51,6 +55,19 @@ def defaults_shown(parser: argparse.ArgumentParser) -> Callable[..., None]:
         parser.add_argument(*names, **options)
 
     return add
+
+
+def as_json(figures: Any, indent: int | None = 1) -> str:
+    """Valid JSON: what is no number (an average over nothing) becomes null."""
+    return json.dumps(_finite(figures), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def show_log(level: int = logging.INFO) -> None:

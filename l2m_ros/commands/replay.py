@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from l2m_ros.commands.options import as_json
 from l2m_ros.errors import InvalidInput
+from l2m_ros.files import check_writable, refuse_overwriting
 
 if TYPE_CHECKING:
     from l2m_ros.frames.outputs import FrameResult
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         _write(args.out, tracked.trajectory())
     if args.report is not None:
         tracked.report().write(args.report)
-    print(json.dumps(tracked.figures(), indent=1) if args.json else tracked.text())
+    print(as_json(tracked.figures()) if args.json else tracked.text())
     return 0 if tracked.posed else 1
 
 
@@ -72,16 +73,24 @@ def _check_outputs(args: argparse.Namespace) -> None:
     for path in (args.out, args.out_bag, args.report):
         if path is not None and path.exists() and not args.force:
             raise InvalidInput(f"{path} exists; name another one, or add --force")
+    outputs = [args.out, args.out_bag, args.report]
+    truth = None if args.truth is None else Path(args.truth)
+    refuse_overwriting(outputs, [args.bag, args.params_file, truth])
+    for path in outputs:
+        check_writable(path)
+    if args.out_bag is not None and args.out_bag.suffix not in (".mcap", ".db3"):
+        raise InvalidInput(f"--out-bag {args.out_bag}: the name ends in .mcap or .db3")
 
 
 def tracked_frames(args: argparse.Namespace) -> Iterator[FrameResult]:
     """Every frame of the bag, tracked, with progress shown."""
     from l2m_ros.bags import replay as bags
+    from l2m_ros.bags.reader import open_bag
     from l2m_ros.parameters.file import parameter_values
     from l2m_ros.progress import track
 
     values = parameter_values(args.params_file, _overrides(args))
-    with bags.open_bag(args.bag) as bag:
+    with open_bag(args.bag) as bag:
         topics = bags.find_topics(bag, {name: getattr(args, name) for name in TOPICS})
         replayed = bags.replay(bag, topics, values)
         yield from track(replayed, "tracking", total=bag.count(topics.image))
@@ -133,7 +142,8 @@ def _truth(args: argparse.Namespace) -> Trajectory | None:
     """Of a TUM file, of a topic, or of the topic that a simulated bag brings along."""
     import numpy as np
 
-    from l2m_ros.bags.replay import GROUND_TRUTH, open_bag, read_truth
+    from l2m_ros.bags.reader import open_bag
+    from l2m_ros.bags.replay import GROUND_TRUTH, read_truth
     from l2m_ros.workshop.evaluation.trajectory import Trajectory, read_tum
 
     if args.truth is not None and Path(args.truth).suffix == ".tum":

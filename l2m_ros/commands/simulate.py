@@ -7,11 +7,10 @@ of the evaluation scenes. Nothing is left behind if the run is interrupted.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
-from l2m_ros.commands.options import defaults_shown, size_of
+from l2m_ros.commands.options import as_json, defaults_shown, size_of
 from l2m_ros.files import BAG_SUFFIXES, refuse_existing
 
 
@@ -137,6 +136,6 @@ def _report(args: argparse.Namespace, options: Any, frames: int, stereo: bool) -
         "stereo": stereo,
     }
     if args.json:
-        print(json.dumps(figures))
+        print(as_json(figures, indent=None))
     else:
         print(f"{args.out}: {figures['kind']}, {frames} frames of {options.scene}/{options.path}")

@@ -8,9 +8,10 @@ l2m view-pair SCENE --pair 3 --matcher sift        a pair of an evaluation scene
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
+
+from l2m_ros.commands.options import as_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         shown = picture_of_files(*args.images, matcher, size_px=size_px, lines=args.lines)
     write_picture(args.out, shown.picture)
     figures: dict[str, Any] = {"matcher": args.matcher, "picture": str(args.out), **shown.figures}
-    print(json.dumps(figures) if args.json else _words(figures))
+    print(as_json(figures, indent=None) if args.json else _words(figures))
     return 0
 
 

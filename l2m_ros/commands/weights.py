@@ -15,6 +15,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from l2m_ros.files import check_writable, refuse_overwriting
 from l2m_ros.matching import weights as store
 from l2m_ros.progress import progress
 
@@ -122,6 +123,8 @@ def _convert(args: argparse.Namespace) -> int:
     from l2m_ros.networks.checkpoint import convert
 
     out = args.out or args.files[0].with_suffix(".safetensors")
+    refuse_overwriting([out], args.files)
+    check_writable(out)
     parameters = convert(args.files, out, args.architecture)
     print(f"{out}: {parameters:,} numbers, checked against {args.architecture}")
     return 0

@@ -156,10 +156,9 @@ def _view(
 
 def decompress(data: Any, limits: SizeLimits = USUAL) -> ByteArray:
     """(H, W, 3) uint8 of a JPEG, PNG or whatever else OpenCV reads."""
+    packed = bytes(memoryview(data).cast("B"))
     try:
-        bgr = decoded(bytes(memoryview(data).cast("B")), "compressed", cv2.IMREAD_COLOR, limits)
+        bgr = decoded(packed, "the compressed image", cv2.IMREAD_COLOR, limits)
     except InvalidInput as error:
-        raise InvalidInput(
-            f"{error}; check the compressed image's publisher and the link"
-        ) from error
+        raise InvalidInput(f"{error}; check its publisher and the link") from error
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)

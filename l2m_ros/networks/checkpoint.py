@@ -11,6 +11,7 @@ its own, and so may be TinyRoMa's XFeat.
 from __future__ import annotations
 
 import pickle
+import struct
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from l2m_ros.errors import ModelError
+from l2m_ros.files import full_disk_in_words
 from l2m_ros.spelling import nearest_name
 
 WRAPPERS = ("state_dict", "model", "network", "ema")
@@ -28,6 +30,12 @@ XFEAT_HEADS = ("heatmap_head.", "keypoint_head.", "fine_matcher.")  # TinyRoMa h
 MICKEY = "compute_matches."
 MICKEY_VIT = "compute_matches.extractor.dinov2_vitl14."
 LISTED = 5  # wrong names that a message lists
+
+# What torch.load and the zip under it raise over damaged bytes.
+DAMAGED = (
+    RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, ImportError,
+    OverflowError, MemoryError, struct.error, zipfile.BadZipFile,
+)  # fmt: skip
 
 State = dict[str, Tensor]
 
@@ -61,8 +69,9 @@ def convert(
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(out.name + ".part")
     try:
-        save_file(ordered, partial, metadata={"architecture": architecture})
-        partial.replace(out)
+        with full_disk_in_words(out):
+            save_file(ordered, partial, metadata={"architecture": architecture})
+            partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)
     return sum(value.numel() for value in ordered.values())
@@ -74,7 +83,7 @@ def read_state(path: Path) -> State:
         raise ModelError(f"{path} is not there")
     if path.stat().st_size == 0:
         raise ModelError(f"{path} is empty: fetch it again")
-    raw = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    raw = _read_safetensors(path) if path.suffix == ".safetensors" else torch_tensors(path)
     return _without_prefixes(_unwrapped(raw, path), path)
 
 
@@ -84,24 +93,28 @@ def _read_safetensors(path: Path) -> Any:
 
     try:
         return load_file(path)
-    except SafetensorError as error:
+    except (SafetensorError, *DAMAGED) as error:
         raise ModelError(
             f"{path} is not a safetensors file or is truncated ({error}): fetch it again"
         ) from error
 
 
-def _read_torch(path: Path) -> Any:
-    """weights_only: a file that wants to run code is refused."""
+def torch_tensors(path: Path) -> Any:
+    """What a torch file holds. weights_only: a file that wants to run code is refused."""
+    if path.stat().st_size == 0:
+        raise ModelError(f"{path} is empty: fetch it again")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
+    except pickle.UnpicklingError:
+        # torch's own words advise to set weights_only=False, that is to run the file.
         raise ModelError(
-            f"{path} holds more than tensors or is no checkpoint, and is not opened ({reason}): "
-            "save its state_dict alone, or as safetensors"
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            f"{path} holds more than tensors, or is no checkpoint, and is not opened: such a file "
+            "can run code. Save its state_dict alone, or as safetensors"
+        ) from None
+    except DAMAGED as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "weights_only" in str(error):
+            reason = type(error).__name__
         raise ModelError(
             f"{path} is not a whole torch checkpoint ({reason}): fetch it again"
         ) from error

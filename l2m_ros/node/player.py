@@ -10,7 +10,7 @@ from pathlib import Path
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 
-from l2m_ros.bags.replay import open_bag
+from l2m_ros.bags.reader import open_bag
 from l2m_ros.frames.messages import message_class
 
 

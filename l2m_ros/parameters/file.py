@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from l2m_ros.errors import InvalidInput
+from l2m_ros.files import parse_yaml, read_yaml
 from l2m_ros.parameters.table import PARAMETERS, unknown_names, validation_error
 
 NODE_KEYS = ("/**", "l2m", "/l2m", "/**/l2m")
@@ -19,7 +18,8 @@ def parameter_values(
 ) -> dict[str, Any]:
     """Every parameter's value: the default, else the file's, else the override's."""
     given = {} if path is None else _read(path)
-    given |= {name: yaml.safe_load(text) for name, text in (overrides or {}).items()}
+    for name, text in (overrides or {}).items():
+        given[name] = parse_yaml(text, f"the value of {name}")
     if unknown := unknown_names(given):
         raise InvalidInput(f"unknown parameter {', '.join(unknown)}; docs/parameters.md lists them")
     values = {name: parameter.default for name, parameter in PARAMETERS.items()}
@@ -30,16 +30,17 @@ def parameter_values(
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        document = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise InvalidInput(f"{path} is not YAML: {error}") from error
-    blocks = [document[key] for key in NODE_KEYS if isinstance(document, dict) and key in document]
+    document = read_yaml(path)
+    if not isinstance(document, dict):
+        document = {}
+    blocks = [document[key] for key in NODE_KEYS if key in document]
     if not blocks or not all(isinstance(b, dict) and "ros__parameters" in b for b in blocks):
         raise InvalidInput(f"{path}: parameters of the node lie under `l2m: ros__parameters:`")
     out: dict[str, Any] = {}
     for block in blocks:
-        out |= _flat(block["ros__parameters"] or {})
+        if not isinstance(tree := block["ros__parameters"] or {}, dict):
+            raise InvalidInput(f"{path}: `ros__parameters:` holds no `name: value` lines")
+        out |= _flat(tree)
     return out
 
 

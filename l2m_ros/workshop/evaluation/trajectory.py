@@ -16,10 +16,11 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from l2m_ros.errors import InvalidInput
-from l2m_ros.files import write_whole
+from l2m_ros.files import read_text, write_whole
 from l2m_ros.geometry import se3
 from l2m_ros.types import FloatArray
 
+FARTHEST_M = 1e9  # a position beyond is a mistake of units or a broken file
 MAX_STAMP_DIFFERENCE_S = 0.01  # evo's default
 
 
@@ -66,17 +67,21 @@ def write_kitti(path: Path, trajectory: Trajectory) -> None:
 
 def read_tum(path: Path) -> Trajectory:
     stamps, poses = [], []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         fields = line.replace(",", " ").split()
         if not fields or fields[0].startswith("#"):
             continue
         try:
             _, *values = map(float, fields)
             stamps.append(_stamp_ns(fields[0]))
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise InvalidInput(f"{path}:{number}: not numbers: {line[:60]!r}") from error
-        if len(values) != 7 or np.linalg.norm(values[3:]) == 0:
+        if len(values) != 7 or not 0.5 < np.linalg.norm(values[3:]) < 2:
             raise InvalidInput(f"{path}:{number}: a TUM line is `stamp x y z qx qy qz qw`")
+        if not 0 < stamps[-1] < 2**62 or not max(map(abs, values[:3])) < FARTHEST_M:
+            raise InvalidInput(
+                f"{path}:{number}: a stamp or position that cannot be: {line[:80]!r}"
+            )
         T = np.eye(4)
         T[:3, :3] = Rotation.from_quat(values[3:]).as_matrix()
         T[:3, 3] = values[:3]

@@ -12,12 +12,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from l2m_ros.errors import InvalidInput
 from l2m_ros.files import whole_folder
 from l2m_ros.geometry import se3
+from l2m_ros.images import write_pixels
 from l2m_ros.types import FloatArray
 from l2m_ros.workshop.simulation.sequence import SimulatedFrame, Viewpoint
 from l2m_ros.workshop.simulation.truth import true_match
@@ -56,11 +56,11 @@ def _write_images(made: Path, name: str, shot: SimulatedFrame) -> None:
             "the evaluation layout holds undistorted images: leave out the fault 'lens', "
             "or write a bag"
         )
-    cv2.imwrite(str(made / "images" / name), shot.frame.rgb[..., ::-1])
+    write_pixels(made / "images" / name, shot.frame.rgb[..., ::-1])
     if shot.frame.depth is not None:
         value = np.nan_to_num(shot.frame.depth / DEPTH_SCALE, nan=0.0).round()
         value = np.where(value < 65536, value, 0).astype(np.uint16)
-        cv2.imwrite(str(made / "depth" / name), value)
+        write_pixels(made / "depth" / name, value)
 
 
 def _meta(kept: dict[str, Viewpoint], source: str) -> dict[str, Any]:

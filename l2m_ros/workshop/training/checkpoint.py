@@ -6,7 +6,6 @@ is drawn from (seed, step), so that a resumed run is the run that was never inte
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,10 @@ from torch import nn
 
 from l2m_ros.errors import InvalidInput, ModelError
 from l2m_ros.files import whole_file
+from l2m_ros.networks.checkpoint import torch_tensors
 
 NAME = "checkpoint.pt"
+PARTS = ("model", "ema", "optimizer", "step", "elapsed_s")
 
 
 def save(folder: Path, state: dict[str, Any], name: str = NAME) -> None:
@@ -37,20 +38,28 @@ def load(folder: Path, name: str = NAME) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ModelError(
-            f"{path}: is damaged or no checkpoint ({str(error).splitlines()[0]}); remove it to "
-            "start again"
-        ) from error
+        state = torch_tensors(path)
+    except ModelError as error:
+        raise ModelError(f"{error}; remove it to start again") from error
+    if not isinstance(state, dict):
+        raise ModelError(f"{path}: is no checkpoint; remove it to start again")
     return state
+
+
+def require_parts(state: dict[str, Any], source: str) -> None:
+    """Refuse a file of weights, or another program's checkpoint, where a run is wanted."""
+    if lacking := [part for part in PARTS if part not in state]:
+        raise ModelError(
+            f"{source}: is no checkpoint of a training here (it lacks {', '.join(lacking)}); name "
+            "another --out, or begin with its weights by --start"
+        )
 
 
 def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], source: str) -> None:
     """Strictly: every parameter named, of the right shape, and nothing else."""
     try:
         module.load_state_dict(weights, strict=True)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, AttributeError) as error:
         raise ModelError(
             f"{source}: the weights do not fit this architecture: "
             f"{' '.join(str(error).split())[:300]}"

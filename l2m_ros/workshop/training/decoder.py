@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from l2m_ros.errors import InvalidInput
+from l2m_ros.networks.checkpoint import load_state, read_state, torch_tensors
 from l2m_ros.spelling import nearest
 from l2m_ros.workshop.training import checkpoint
 from l2m_ros.workshop.training.data import Batch, Batches, PairMaker, Schedule, SizeShare
@@ -71,7 +72,9 @@ def _dataclass_from(kind: type, values: Mapping[str, Any], where: str) -> Any:
     values = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
     try:
         return kind(**values)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
+        if isinstance(error, InvalidInput):
+            raise
         raise InvalidInput(f"{where}: {error}") from error
 
 
@@ -127,7 +130,7 @@ def train_decoder(
     processes = Processes.join(options.loop.device)
     try:
         if options.start is not None:
-            _begin_with(network, options.start)
+            begin_with(network, options.start)
         batches = pairs
         if not isinstance(batches, Schedule):
             batches = Batches(batches, options.sizes, options.loop.seed, options.both_ways)
@@ -155,14 +158,18 @@ def _loss_of(options: DecoderOptions) -> LossOf:
     return loss_of
 
 
-def _begin_with(network: nn.Module, path: Path) -> None:
-    """The mean weights of another run's checkpoint."""
-    state = checkpoint.load(path.parent, path.name)
-    if state is None:
+def begin_with(network: nn.Module, path: Path) -> None:
+    """The mean weights of another run's checkpoint, or any file of weights: .safetensors, a bare
+    state_dict."""
+    if not path.is_file():
         raise InvalidInput(f"{path}: no such checkpoint to start from")
-    weights = {**state["model"], **state["ema"]}
-    weights.pop("steps", None)
-    checkpoint.load_weights(network, weights, str(path))
+    state = None if path.suffix == ".safetensors" else torch_tensors(path)
+    if isinstance(state, dict) and {*checkpoint.PARTS} <= set(state):
+        weights = {**state["model"], **state["ema"]}
+        weights.pop("steps", None)
+        checkpoint.load_weights(network, weights, str(path))
+    else:
+        load_state(network, read_state(path), str(path))
 
 
 def mean_weights(folder: Path) -> dict[str, Tensor]:
@@ -170,6 +177,7 @@ def mean_weights(folder: Path) -> dict[str, Tensor]:
     state = checkpoint.load(folder)
     if state is None:
         raise InvalidInput(f"{folder}: holds no {checkpoint.NAME}: train first")
+    checkpoint.require_parts(state, str(folder / checkpoint.NAME))
     return {name: value for name, value in state["ema"].items() if name != "steps"}
 
 

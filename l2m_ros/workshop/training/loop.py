@@ -9,6 +9,7 @@ log.csv and validation.csv as it goes.
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -18,13 +19,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from l2m_ros.errors import InvalidInput
+from l2m_ros.errors import InvalidInput, ModelError
 from l2m_ros.progress import progress
 from l2m_ros.workshop.training import checkpoint
 from l2m_ros.workshop.training.curves import Log
 from l2m_ros.workshop.training.data import Ahead, Batch, Schedule
 from l2m_ros.workshop.training.ema import Ema
 from l2m_ros.workshop.training.processes import Processes
+from l2m_ros.workshop.training.stop import StopRequest
 
 LossOf = Callable[[nn.Module, Batch], tuple[Tensor, dict[str, float]]]
 Validate = Callable[[nn.Module], dict[str, float]]
@@ -55,8 +57,13 @@ class LoopOptions:
     def __post_init__(self) -> None:
         if (self.minutes is None) == (self.steps is None):
             raise InvalidInput("say how long to train: either --minutes or --steps")
-        if (self.minutes or self.steps or 0) <= 0:
-            raise InvalidInput("training needs a positive number of minutes or steps")
+        amount = self.minutes or self.steps or 0
+        if not (amount > 0 and math.isfinite(amount)):
+            raise InvalidInput(
+                f"training needs a positive number of minutes or steps, got {amount}"
+            )
+        if not 0 <= self.seed < 2**31:
+            raise InvalidInput(f"seed {self.seed}: it lies from 0 to {2**31 - 1}")
 
     def rate_at(self, step: int, share: float) -> float:
         """Linear warm-up, then half a cosine down to final_rate."""
@@ -134,10 +141,17 @@ class Run:
         }
 
     def restore(self, state: dict[str, object], source: str) -> None:
+        checkpoint.require_parts(state, source)
         checkpoint.load_weights(self.model, state["model"], source)  # type: ignore[arg-type]
-        self.ema.restore(state["ema"])  # type: ignore[arg-type]
-        self.optimizer.load_state_dict(state["optimizer"])  # type: ignore[arg-type]
-        self.step, self.elapsed_s = int(state["step"]), float(state["elapsed_s"])  # type: ignore
+        try:
+            self.ema.restore(state["ema"])  # type: ignore[arg-type]
+            self.optimizer.load_state_dict(state["optimizer"])  # type: ignore[arg-type]
+            self.step, self.elapsed_s = int(state["step"]), float(state["elapsed_s"])  # type: ignore
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(
+                f"{source}: is of another run ({' '.join(str(error).split())[:200]}); name another "
+                "--out, or begin with its weights by --start"
+            ) from error
 
 
 def _groups(model: nn.Module, options: LoopOptions) -> list[dict[str, object]]:
@@ -166,9 +180,10 @@ def train(run: Run, folder: Path, validate: Validate | None = None) -> None:
     saved_s = checked_s = time.monotonic()
     done = run.step if options.steps else run.elapsed_s
     total = (options.steps or 60.0 * (options.minutes or 0.0)) - done
-    with progress(max(total, 1.0), "training") if leads else nullcontext() as bar:
+    shown = progress(max(total, 1.0), "training") if leads else nullcontext()
+    with StopRequest() as stop, shown as bar:
         share = run.share()
-        while share < 1.0:
+        while share < 1.0 and not run.processes.agreed(stop.asked):
             before = time.monotonic()
             terms = run.advance(share)
             took_s = time.monotonic() - before
@@ -189,6 +204,12 @@ def train(run: Run, folder: Path, validate: Validate | None = None) -> None:
                 checked_s = time.monotonic()
     if log is not None:
         checkpoint.save(folder, run.state())
+        if share < 1.0:
+            log.close()
+    if share < 1.0:
+        print(f"l2m train: saved at step {run.step}; the same command goes on", file=sys.stderr)
+        raise KeyboardInterrupt
+    if log is not None:
         if validate is not None:
             _validate(run, log, validate)
         log.close()

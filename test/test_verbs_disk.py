@@ -1,0 +1,167 @@
+"""The verbs of `l2m` and the disk: inputs are never overwritten, a full disk is one line."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from l2m_ros import cli
+from l2m_ros.commands.options import as_json
+from l2m_ros.files import parse_yaml, read_yaml
+from l2m_ros.workshop.simulation.bag import write_bag
+from l2m_ros.workshop.simulation.sequence import SimulationOptions, simulate
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def bag(tmp_path_factory):
+    path = tmp_path_factory.mktemp("bags") / "room.mcap"
+    options = SimulationOptions(frames=2, width=96, height=64, stereo=False)
+    write_bag(path, simulate(options))
+    return path
+
+
+def l2m(capsys, *argv):
+    try:
+        code = cli.main(list(map(str, argv)))
+    except SystemExit as stop:
+        code = stop.code
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def listing(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_size for path in folder.rglob("*")}
+
+
+def test_replay_never_destroys_its_input(bag, capsys, tmp_path):
+    before = listing(bag.parent)
+    link = tmp_path / "same.mcap"
+    link.symlink_to(bag)
+    for out in (bag, link, bag / "poses.mcap"):
+        argv = ["replay", bag, "--model", "sift", "--out-bag", out, "--force"]
+        code, _, err = l2m(capsys, *argv)
+        assert code == 2 and "would overwrite the input" in err and err.count("\n") == 1
+    assert listing(bag.parent) == before
+
+
+def test_convert_never_destroys_its_input(capsys, tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_file({"a": np.zeros(3, np.float32)}, path)
+    content = path.read_bytes()
+    code, _, err = l2m(capsys, "weights", "convert", path)
+    assert code == 2 and "would overwrite the input" in err
+    assert path.read_bytes() == content
+
+
+def test_outputs_are_checked_before_the_work_begins(bag, capsys, tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    for argv in (
+        ["replay", bag, "--model", "sift", "--out", blocked / "x" / "poses.tum"],
+        ["replay", bag, "--model", "sift", "--out-bag", tmp_path / "poses.bag"],
+        ["simulate", "--out", blocked / "run.mcap", "--frames", "3"],
+        ["simulate", "--out", blocked / "scene", "--frames", "3"],
+    ):
+        code, _, err = l2m(capsys, *argv)
+        assert code == 2 and err.count("\n") == 1, err
+        assert "rendering" not in err and "tracking" not in err
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["run.db3", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("run.mcap", "scene"))],
+)
+def test_a_full_disk_is_one_line_and_leaves_nothing(kind, tmp_path):
+    """The kernel refuses to write files beyond a size, as a full disk does."""
+
+    def small():
+        bytes_allowed = 6_000 if kind == "scene" else 60_000
+        resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_allowed, bytes_allowed))
+
+    argv = ["simulate", "--out", str(tmp_path / kind), "--frames", "4", "--size", "160x120"]
+    done = subprocess.run(
+        [sys.executable, "-m", "l2m_ros.cli", *argv], preexec_fn=small, capture_output=True,
+        text=True, timeout=120, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert "Traceback" not in done.stderr and "disk is full" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_is_valid_whatever_was_measured():
+    figures = {"a": float("nan"), "b": [1.0, float("inf")], "c": {"d": (1, None, "x")}}
+    assert json.loads(as_json(figures)) == {"a": None, "b": [1.0, None], "c": {"d": [1, None, "x"]}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff\xfe\x00\x01",
+        b"l2m: [1, 2",
+        b"l2m: {ros__parameters: 3}",
+        b"l2m: {ros__parameters: [1]}",
+        b"/**: 2021-99-99",
+        b"- 1",
+        b"",
+        b"a: &a [x, x]\nb: &b [*a, *a]\n" + b"".join(
+            b"%c: &%c [*%c, *%c, *%c, *%c]\n" % (98 + i, 98 + i, *(4 * [97 + i]))
+            for i in range(1, 20)
+        ),
+        b"a: &a\n  b: *a\n",
+        b"[" * 5000,
+        b"l2m: {ros__parameters: {model: {a: {b: 1}}}}",
+        b"l2m: {ros__parameters: {model: 5}}",
+    ],
+)  # fmt: skip
+def test_parameter_files_that_are_none(content, bag, capsys, tmp_path):
+    path = tmp_path / "p.yaml"
+    path.write_bytes(content)
+    code, _, err = l2m(capsys, "replay", bag, "--params-file", path)
+    assert code == 2 and err.count("\n") == 1 and len(err) < 1000, err
+
+
+@pytest.mark.parametrize("text", ["model:=[1", "model:={}", "tracking.max_sigma_m:=x", "a:=*b"])
+def test_broken_parameters_on_the_command_line(text, bag, capsys):
+    code, _, err = l2m(capsys, "replay", bag, "-p", text)
+    assert code == 2 and err.count("\n") == 1, err
+
+
+def test_whole_numbers_serve_as_fractions(tmp_path):
+    (tmp_path / "a.yaml").write_text("x: 1\n")
+    assert read_yaml(tmp_path / "a.yaml") == {"x": 1}
+    assert parse_yaml("2", "x") == 2
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "1.0 nan 0 0 0 0 0 1",
+        "1.0 1e308 0 0 0 0 0 1",
+        "1.0 0 0 0 0 0 0 0",
+        "1.0 0 0 0 0 0 0 1e300",
+        "nan 0 0 0 0 0 0 1",
+        "1e300 0 0 0 0 0 0 1",
+        "1.0 0 0",
+    ],
+)
+def test_truth_files_that_are_none(line, bag, capsys, tmp_path):
+    path = tmp_path / "truth.tum"
+    path.write_text(line + "\n")
+    code, _, err = l2m(capsys, "replay", bag, "--model", "sift", "--truth", path)
+    assert code == 2 and "truth.tum" in err and err.count("\n") == 1, err
+
+
+def test_truth_of_a_topic_that_holds_no_poses(bag, capsys):
+    argv = ["replay", bag, "--model", "sift", "--truth", "/camera/image_raw"]
+    code, _, err = l2m(capsys, *argv)
+    assert code == 2 and "holds no poses" in err and err.count("\n") == 1
+    code, _, err = l2m(capsys, "replay", bag, "--model", "sift", "--image", "/odom")
+    assert code == 2 and "--image takes" in err and err.count("\n") == 1
