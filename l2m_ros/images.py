@@ -36,12 +36,13 @@ DAMAGED = (
 )  # fmt: skip
 
 
-def read_rgb(path: Path, limits: SizeLimits = USUAL) -> ByteArray:
+def read_rgb(path: str | Path, limits: SizeLimits = USUAL) -> ByteArray:
     """(H, W, 3) uint8, pixels as stored: EXIF's orientation would not turn the camera with them.
 
     Grey becomes RGB, an alpha channel is dropped, 16 bit is refused.
     """
-    image = decoded(read_file(path, MAX_BYTES), str(path), cv2.IMREAD_UNCHANGED, limits)
+    content = read_file(Path(path), MAX_BYTES)
+    image = decoded(content, str(path), cv2.IMREAD_UNCHANGED, limits)
     if image.dtype != np.uint8:
         raise InvalidInput(
             f"{path} holds {image.dtype} pixels: bring them to 8 bit first, for example by "
@@ -54,8 +55,9 @@ def read_rgb(path: Path, limits: SizeLimits = USUAL) -> ByteArray:
     return np.ascontiguousarray(image[:, :, 2::-1])  # BGR(A) -> RGB
 
 
-def read_depth(path: Path, scale_m: float) -> FloatArray:
+def read_depth(path: str | Path, scale_m: float = DEPTH_SCALE_M) -> FloatArray:
     """(H, W) float32 metres, NaN = unknown. PNG: value x scale_m, 0 unknown; .npy: metres."""
+    path = Path(path)
     if not (scale_m > 0 and np.isfinite(scale_m)):
         raise InvalidInput(f"the depth scale must be positive, got {scale_m:g}")
     if path.suffix == ".npy":

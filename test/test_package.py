@@ -27,15 +27,31 @@ def test_the_package_is_ament_python():
 
 @pytest.fixture(scope="module")
 def prefix(tmp_path_factory):
-    """The wheel of this checkout, installed without its dependencies into an empty prefix."""
+    """The wheel of this checkout, installed without its dependencies into an empty prefix.
+
+    `--ignore-installed`, because `pip install --prefix` alone first uninstalls the package from
+    the environment that runs the tests.
+    """
     folder = tmp_path_factory.mktemp("install")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     build = [*pip, "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(folder)]
     subprocess.run([*build, str(ROOT)], check=True)
     (wheel,) = folder.glob("l2m_ros-*.whl")
-    install = [*pip, "install", "-q", "--no-deps", "--no-index", "--prefix", str(folder / "root")]
-    subprocess.run([*install, str(wheel)], check=True)
+    install = [*pip, "install", "-q", "--no-deps", "--no-index", "--ignore-installed"]
+    before = installed()
+    subprocess.run([*install, "--prefix", str(folder / "root"), str(wheel)], check=True)
+    assert installed() == before, "installing elsewhere changed the environment of the tests"
     return folder / "root"
+
+
+def installed():
+    """Where the environment of the tests has the package from."""
+    code = "import importlib.metadata as m; print(m.distribution('l2m_ros').locate_file(''))"
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(
+        command, cwd="/", env=env, capture_output=True, text=True, check=False
+    ).stdout
 
 
 def run(prefix, *argv):
