@@ -30,6 +30,7 @@ VERBS: dict[str, str] = {
     "evaluate": "measure matchers on scenes with ground truth",
     "view-pair": "draw the matches between two images",
     "train": "train a matcher from a folder of photographs",
+    "splat": "scenes of Gaussians: build from posed images, check, make pairs",
     "lift": "photographs to 3D to training views with exact correspondences",
     "features": "PCA pictures of encoders' features, side by side",
     "replay": "track a recorded bag without a ROS graph, compare with the truth",

@@ -1,0 +1,144 @@
+"""Scenes of Gaussians: build one from posed images, check its labels, make training pairs.
+
+  l2m splat build FOLDER --out scene.ply [--minutes 10]     fit Gaussians to posed images
+  l2m splat check scene.ply [--json]                        how exact its labels are
+  l2m splat pairs scene.ply --views 200 --out DIR           shards as `l2m lift` writes them
+
+FOLDER holds meta.json (a scene, a sequence, or what l2m simulate wrote), nerfstudio's
+transforms.json, or COLMAP's text files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    actions = parser.add_subparsers(dest="action", required=True, metavar="build|check|pairs")
+    _build_arguments(actions.add_parser("build", help="fit Gaussians to posed images"))
+    _check_arguments(actions.add_parser("check", help="measure the labels of a scene"))
+
+
+def run(args: argparse.Namespace) -> int:
+    actions: dict[str, Callable[[argparse.Namespace], int]] = {"build": _build, "check": _check}
+    return actions[args.action](args)
+
+
+def _build_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", type=Path, metavar="FOLDER", help="posed images")
+    parser.add_argument("--out", type=Path, required=True, metavar="SCENE.ply")
+    parser.add_argument("--minutes", type=float, help="time for the fit (default: by --steps)")
+    parser.add_argument("--steps", type=int, default=2000, help="of the fit (default 2000)")
+    parser.add_argument("--gaussians", type=int, default=30_000, help="at most (default 30000)")
+    parser.add_argument("--size", type=int, default=320, help="longest side, px (default 320)")
+    parser.add_argument("--views", type=int, default=200, help="images at most (default 200)")
+    parser.add_argument("--sh-degree", type=int, default=1, help="of the colours, 0 to 3")
+    parser.add_argument("--matcher", default="lite", help="where depth is not known (lite)")
+    parser.add_argument("--no-depth", action="store_true", help="leave known depth aside")
+    parser.add_argument(
+        "--no-plain", action="store_true",
+        help="skip the scene without regularisers, which check compares with: 40 %% faster",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--picture", type=Path, metavar="FILE", help="held-out views: real, drawn, depth, normals"
+    )
+    _shared(parser)
+
+
+def _check_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("scene", type=Path, metavar="SCENE.ply")
+    parser.add_argument("--source", type=Path, metavar="FOLDER", help="the images, if they moved")
+    _shared(parser)
+
+
+def _shared(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--rasterizer", default="auto", help="auto (default), cpu, gsplat, gsplat2d"
+    )
+    parser.add_argument("--json", action="store_true", help="the figures as JSON on stdout")
+
+
+def _build(args: argparse.Namespace) -> int:
+    from l2m_ros.workshop.gaussians.build import BuildOptions, build_scene
+    from l2m_ros.workshop.gaussians.fit import FitOptions
+
+    options = BuildOptions(
+        longest_px=args.size,
+        views=args.views,
+        minutes=args.minutes,
+        use_depth=not args.no_depth,
+        matcher=args.matcher,
+        sh_degree=args.sh_degree,
+        plain=not args.no_plain,
+        rasterizer=args.rasterizer,
+        fit=FitOptions(steps=args.steps, max_gaussians=args.gaussians, seed=args.seed),
+    )
+    report = build_scene(args.source, args.out, options)
+    if args.picture:
+        _draw(args)
+    if args.json:
+        print(json.dumps(vars(report)))
+        return 0
+    psnr = "no view held out" if report.psnr is None else f"PSNR {report.psnr:.2f} dB"
+    beside = "" if report.psnr_plain is None else f" ({report.psnr_plain:.2f} unregularised)"
+    print(
+        f"{args.out}: {report.gaussians} Gaussians from {report.started_from}, {report.steps} "
+        f"steps, {psnr}{beside} on {report.held_out} held-out views, {report.seconds:.0f} s"
+    )
+    return 0
+
+
+def _draw(args: argparse.Namespace) -> None:
+    from l2m_ros.images import write_rgb
+    from l2m_ros.workshop.gaussians.choice import load_rasterizer
+    from l2m_ros.workshop.gaussians.picture import scene_picture
+    from l2m_ros.workshop.gaussians.ply import read_ply
+    from l2m_ros.workshop.gaussians.record import read_record
+
+    captures = read_record(args.out).captures(args.source)
+    views = captures.held_out or captures.items
+    picture = scene_picture(read_ply(args.out), views, load_rasterizer(args.rasterizer))
+    write_rgb(args.picture, picture)
+
+
+def _check(args: argparse.Namespace) -> int:
+    from l2m_ros.workshop.gaussians.check import check_scene
+    from l2m_ros.workshop.gaussians.choice import load_rasterizer
+    from l2m_ros.workshop.gaussians.ply import read_ply
+    from l2m_ros.workshop.gaussians.record import plain_path, read_record
+
+    scene = read_ply(args.scene)
+    captures = read_record(args.scene).captures(args.source)
+    beside = plain_path(args.scene)
+    plain = read_ply(beside) if beside.is_file() else scene
+    report = check_scene(scene, plain, captures, load_rasterizer(args.rasterizer))
+    figures = report.as_json() | {"plain": beside.name if beside.is_file() else args.scene.name}
+    if args.json:
+        print(json.dumps(figures))
+        return 0
+    _print_check(args.scene, figures)
+    return 0
+
+
+def _print_check(scene: Path, figures: dict[str, Any]) -> None:
+    def written(value: float | None, form: str) -> str:
+        return "-" if value is None else format(value, form)
+
+    print(f"{scene}: {figures['gaussians']} Gaussians, {figures['held_out']} held-out views, "
+          f"depth compared with: {figures['truth']}")  # fmt: skip
+    print(f"{'depth from':<20}{'epipolar':>12}{'depth':>10}{'median':>10}{'labelled':>10}")
+    for way, epipolar in figures["epipolar"].items():
+        print(
+            f"{way:<20}{written(epipolar, '.2e'):>12}{written(figures['depth'][way], '.4f'):>10}"
+            f"{written(figures['depth_median'][way], '.4f'):>10}{figures['labelled'][way]:>10.0%}"
+        )
+    print(
+        f"PSNR {written(figures['psnr'], '.2f')} dB regularised, "
+        f"{written(figures['psnr_plain'], '.2f')} dB without ({figures['plain']})"
+    )

@@ -1,0 +1,212 @@
+"""Posed images to build a scene from: our own scenes, COLMAP text, nerfstudio's transforms.json.
+
+    FOLDER/meta.json            an evaluation scene, a sequence, or what `l2m simulate` wrote
+    FOLDER/transforms.json      nerfstudio (OpenGL axes: y up, z backward)
+    FOLDER[/sparse[/0]]/cameras.txt, images.txt   COLMAP, images in FOLDER/images
+
+Pixel centres lie at integers here and at one half in COLMAP and nerfstudio: principal points
+are moved by half a pixel. Images with a lens are undistorted to the same K.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from l2m_ros.errors import InvalidInput
+from l2m_ros.geometry.camera import undistort_maps
+from l2m_ros.progress import track
+from l2m_ros.types import ByteArray, Camera, FloatArray
+from l2m_ros.workshop.evaluation.scenes import Scene, View, read_rgb
+from l2m_ros.workshop.gaussians.model import PosedCamera
+
+HOLD_OUT_EVERY, HOLD_OUT_FIRST = 8, 4  # views 4, 12, 20, ... are never trained on
+Y_DOWN = np.diag([1.0, -1.0, -1.0, 1.0])  # OpenGL camera axes -> ours
+
+
+@dataclass(frozen=True, eq=False)
+class Capture:
+    """An image, where it was taken, and its depth where known."""
+
+    name: str
+    rgb: ByteArray  # (H, W, 3)
+    view: PosedCamera
+    depth: FloatArray | None  # (H, W) along the optical axis, NaN = unknown
+
+    def shrunk(self, longest_px: int) -> Capture:
+        small = View(self.rgb, self.view.camera, self.depth).shrunk(longest_px)
+        assert small.camera is not None
+        view = replace(self.view, camera=small.camera)
+        return Capture(self.name, small.rgb, view, small.depth)
+
+
+@dataclass(frozen=True, eq=False)
+class Captures:
+    """All images of a source, and which of them are held out."""
+
+    source: Path
+    items: list[Capture]
+    metric: bool
+
+    @property
+    def held_out(self) -> list[Capture]:
+        return [c for i, c in enumerate(self.items) if i % HOLD_OUT_EVERY == HOLD_OUT_FIRST]
+
+    @property
+    def training(self) -> list[Capture]:
+        return [c for i, c in enumerate(self.items) if i % HOLD_OUT_EVERY != HOLD_OUT_FIRST]
+
+
+def load_captures(source: Path, *, longest_px: int = 320, limit: int = 200) -> Captures:
+    """At most `limit` images, spread over the source, shrunk to `longest_px`."""
+    for marker, reader in READERS:
+        if (source / marker).is_file():
+            names, read, metric = reader(source)
+            break
+    else:
+        raise InvalidInput(
+            f"{source}: holds none of {', '.join(marker for marker, _ in READERS)}: give a scene "
+            "(meta.json), nerfstudio's transforms.json, or COLMAP's text files (run `colmap "
+            "model_converter --output_type TXT` on a binary model)"
+        )
+    if len(names) < 3:
+        raise InvalidInput(f"{source}: {len(names)} posed images are too few: give at least 3")
+    if len(names) > limit:
+        chosen = np.linspace(0, len(names) - 1, limit).round().astype(int)
+        names = [names[i] for i in chosen]
+    items = [read(name).shrunk(longest_px) for name in track(names, "reading images")]
+    return Captures(source, items, metric)
+
+
+def _scene(source: Path) -> Any:
+    meta = json.loads((source / "meta.json").read_text())
+    scene = Scene(source.name, source, [], meta)
+    names = [
+        name
+        for name, entry in meta.get("cameras", {}).items()
+        if "world_from_camera" in entry and (entry.get("K") or meta.get("K"))
+    ]
+
+    def read(name: str) -> Capture:
+        view, pose = scene.view(name), scene.world_from_camera(name)
+        assert view.camera is not None and pose is not None
+        return Capture(name, view.rgb, PosedCamera(view.camera, np.linalg.inv(pose)), view.depth)
+
+    return sorted(names), read, bool(meta.get("metric", False))
+
+
+def _nerfstudio(source: Path) -> Any:
+    meta = json.loads((source / "transforms.json").read_text())
+    frames = {frame["file_path"]: frame for frame in meta.get("frames", [])}
+
+    def read(name: str) -> Capture:
+        path = source / name
+        rgb = read_rgb(path if path.suffix else path.with_suffix(".png"))
+        entry = {**meta, **frames[name]}
+        camera = _nerfstudio_camera(entry, rgb, f"{source}/transforms.json: {name}")
+        pose = np.array(entry["transform_matrix"], float) @ Y_DOWN
+        return _undistorted(name, rgb, camera, np.linalg.inv(pose))
+
+    return sorted(frames), read, False
+
+
+def _nerfstudio_camera(entry: dict[str, Any], rgb: ByteArray, where: str) -> Camera:
+    height, width = rgb.shape[:2]
+    if "fl_x" in entry:
+        fx = float(entry["fl_x"])
+    elif "camera_angle_x" in entry:
+        fx = 0.5 * width / np.tan(0.5 * float(entry["camera_angle_x"]))
+    else:
+        raise InvalidInput(f"{where} has no focal length (fl_x or camera_angle_x)")
+    stated = float(entry.get("w", width))
+    scale = width / stated  # images may have been shrunk since
+    fy = float(entry.get("fl_y", fx)) * scale
+    cx = float(entry.get("cx", stated / 2)) * scale - 0.5
+    cy = float(entry.get("cy", float(entry.get("h", height / scale)) / 2)) * scale - 0.5
+    K = np.array([[fx * scale, 0, cx], [0, fy, cy], [0, 0, 1.0]])
+    D = [float(entry.get(name, 0.0)) for name in ("k1", "k2", "p1", "p2", "k3")]
+    lens = ("plumb_bob", np.array(D)) if any(D) else ("none", np.zeros(0))
+    return Camera(width, height, K, *lens)
+
+
+def _colmap_at(folder: str) -> Any:
+    def reader(source: Path) -> Any:
+        return _colmap(source, source / folder)
+
+    return reader
+
+
+def _colmap(source: Path, model: Path) -> Any:
+    cameras = {line[0]: line[1:] for line in _rows(model / "cameras.txt")}
+    # Every second line lists the image's points; it may be empty.
+    lines = (model / "images.txt").read_text().splitlines()
+    headers = [line.split() for line in lines if line and not line.startswith("#")][::2]
+    with_points = [line for line in lines if not line.startswith("#")]
+    if any(not line.strip() for line in with_points):
+        headers = [line.split() for line in with_points[::2] if line.strip()]
+    images = {" ".join(row[9:]): row for row in headers}
+
+    def read(name: str) -> Capture:
+        row = images[name]
+        rgb = read_rgb(source / "images" / name)
+        camera = _colmap_camera(cameras[row[8]], rgb, f"{model}/cameras.txt: {row[8]}")
+        w, x, y, z = (float(v) for v in row[1:5])
+        pose = np.eye(4)
+        pose[:3, :3] = Rotation.from_quat([x, y, z, w]).as_matrix()
+        pose[:3, 3] = [float(v) for v in row[5:8]]
+        return _undistorted(name, rgb, camera, pose)
+
+    return sorted(images), read, False
+
+
+def _rows(path: Path) -> Iterator[list[str]]:
+    for line in path.read_text().splitlines():
+        if line.strip() and not line.startswith("#"):
+            yield line.split()
+
+
+# COLMAP's model -> (which parameters are fx, fy, cx, cy; which are k1 k2 p1 p2)
+COLMAP_MODELS: dict[str, tuple[Sequence[int], Sequence[int]]] = {
+    "SIMPLE_PINHOLE": ((0, 0, 1, 2), ()),
+    "PINHOLE": ((0, 1, 2, 3), ()),
+    "SIMPLE_RADIAL": ((0, 0, 1, 2), (3,)),
+    "RADIAL": ((0, 0, 1, 2), (3, 4)),
+    "OPENCV": ((0, 1, 2, 3), (4, 5, 6, 7)),
+}
+
+
+def _colmap_camera(row: list[str], rgb: ByteArray, where: str) -> Camera:
+    model, stated, values = row[0], (int(row[1]), int(row[2])), [float(v) for v in row[3:]]
+    if model not in COLMAP_MODELS:
+        raise InvalidInput(
+            f"{where} is of model {model}: undistort first (`colmap image_undistorter`)"
+        )
+    intrinsic, lens = COLMAP_MODELS[model]
+    fx, fy, cx, cy = (values[i] for i in intrinsic)
+    K = np.array([[fx, 0, cx - 0.5], [0, fy, cy - 0.5], [0, 0, 1.0]])
+    D = np.zeros(5)
+    D[: len(lens)] = [values[i] for i in lens]
+    kind = ("plumb_bob", D) if D.any() else ("none", np.zeros(0))
+    return Camera(*stated, K, *kind).resized(rgb.shape[1], rgb.shape[0])
+
+
+def _undistorted(name: str, rgb: ByteArray, camera: Camera, pose: FloatArray) -> Capture:
+    if camera.distortion != "none":
+        rgb = cv2.remap(rgb, *undistort_maps(camera), cv2.INTER_LINEAR)
+    return Capture(name, rgb, PosedCamera(camera.pinhole(), pose), None)
+
+
+READERS = [
+    ("meta.json", _scene),
+    ("transforms.json", _nerfstudio),
+    ("sparse/0/cameras.txt", _colmap_at("sparse/0")),
+    ("sparse/cameras.txt", _colmap_at("sparse")),
+    ("cameras.txt", _colmap_at(".")),
+]

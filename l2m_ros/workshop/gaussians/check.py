@@ -1,0 +1,223 @@
+"""How good the labels of a scene are: by four ways to read depth off its Gaussians.
+
+    alpha               expected depth   (sum w z) / (sum w)
+    dominant            plane depth of the heaviest Gaussian
+    plane               plane depth
+    plane_regularised   plane depth, of the scene fitted with the geometric regularisers
+
+The first three are read off the scene fitted without regularisers (`NAME.plain.ply`, which
+`l2m splat build` writes beside), the last off the scene itself.
+
+A label from one depth map and two exact poses lies on its epipolar line whatever the depth, so
+the epipolar error is taken over a chain: a label of a points into b, b's own label from there
+into c. Where the depths of a and b disagree, c is missed. It is the symmetric squared distance
+in normalised coordinates, d^2 (1 / (l1^2 + l2^2) + 1 / (l1'^2 + l2'^2)), as matchers report it.
+b is a held-out view; a and c see the same place from about a quarter of its distance aside.
+
+The depth error is |d / d* - 1| over the labelled pixels of held-out views. d* is known depth, or
+else the depth of SIFT matches triangulated with the known poses; with neither it is None.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from l2m_ros.geometry import se3
+from l2m_ros.geometry.camera import project, unproject
+from l2m_ros.matching.catalogue import load_matcher
+from l2m_ros.matching.sampling import correspondences
+from l2m_ros.progress import progress
+from l2m_ros.types import FloatArray
+from l2m_ros.workshop.gaussians.captures import Capture, Captures
+from l2m_ros.workshop.gaussians.fit import psnr_on
+from l2m_ros.workshop.gaussians.initial import triangulate
+from l2m_ros.workshop.gaussians.labels import depth_at, label_between
+from l2m_ros.workshop.gaussians.model import Gaussians, PosedCamera
+from l2m_ros.workshop.gaussians.rasterizer import Rasterizer
+from l2m_ros.workshop.gaussians.rendering import render
+
+WAYS = ("alpha", "dominant", "plane", "plane_regularised")
+NEAR_VIEWS = 4  # around each held-out view; every ordered pair of them is a chain
+LEAST_ALPHA = 0.5
+STEREO_MATCHES = 4000
+
+
+@dataclass
+class CheckReport:
+    """Means over all labels; None where there is nothing to compare with."""
+
+    epipolar: dict[str, float | None] = field(default_factory=dict)
+    depth: dict[str, float | None] = field(default_factory=dict)
+    depth_median: dict[str, float | None] = field(default_factory=dict)
+    labelled: dict[str, float] = field(default_factory=dict)  # share of pixels
+    psnr: float | None = None
+    psnr_plain: float | None = None
+    truth: str = "none"  # of depth: "depth", "sift" or "none"
+    held_out: int = 0
+    gaussians: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        return vars(self)
+
+
+def check_scene(
+    regularised: Gaussians, plain: Gaussians, captures: Captures, rasterizer: Rasterizer
+) -> CheckReport:
+    """All figures; `plain` is the scene without regularisers (or the same one)."""
+    report = CheckReport(held_out=len(captures.held_out), gaussians=len(regularised))
+    distance = _usual_distance(regularised, captures.items)
+    truths, report.truth = true_depths(captures, distance)
+    tallies = {way: _Tally() for way in WAYS}
+    with progress(len(captures.held_out), "checking labels") as bar:
+        for index, capture in enumerate(captures.items):
+            if capture not in captures.held_out:
+                continue
+            around = views_around(captures.items, index, distance)
+            for way in WAYS:
+                scene = regularised if way == "plane_regularised" else plain
+                depths = [depth_of(way, scene, c.view, rasterizer) for c in (capture, *around)]
+                tallies[way].add(capture, around, depths, truths.get(capture.name))
+            bar.update(1, capture.name)
+    for way, tally in tallies.items():
+        report.epipolar[way] = _mean(tally.epipolar)
+        report.depth[way] = _mean(tally.depth)
+        report.depth_median[way] = _mean(tally.depth, np.median)
+        report.labelled[way] = float(np.mean(tally.share)) if tally.share else 0.0
+    if captures.held_out:
+        report.psnr = float(np.mean(psnr_on(regularised, captures.held_out, rasterizer)))
+        report.psnr_plain = float(np.mean(psnr_on(plain, captures.held_out, rasterizer)))
+    return report
+
+
+def _usual_distance(gaussians: Gaussians, items: list[Capture]) -> float:
+    """Median distance of what the cameras see."""
+    means, seen = gaussians.means.detach().cpu().numpy(), []
+    for capture in items:
+        pose = capture.view.camera_from_world
+        px = project(capture.view.camera, means @ pose[:3, :3].T + pose[:3, 3])
+        inside = np.nan_to_num((px >= 0) & (px < capture.view.size), nan=0).astype(bool).all(1)
+        if inside.any():
+            seen.append(np.median((means[inside] @ pose[:3, :3].T + pose[:3, 3])[:, 2]))
+    return float(np.median(seen)) if seen else 1.0
+
+
+def views_around(items: list[Capture], index: int, distance: float) -> list[Capture]:
+    """Views that see the same place from aside: by a quarter of the distance, turned little."""
+    poses = [c.view.world_from_camera for c in items]
+    own = poses[index]
+    gap = np.array([np.linalg.norm(p[:3, 3] - own[:3, 3]) for p in poses])
+    turn = np.degrees(np.arccos([np.clip(p[:3, 2] @ own[:3, 2], -1, 1) for p in poses]))
+    cost = np.abs(np.log(np.maximum(gap, 1e-9) / (0.25 * distance))) + turn / 30
+    cost[index] = np.inf
+    return [items[i] for i in np.argsort(cost)[:NEAR_VIEWS] if turn[i] < 60]
+
+
+def _mean(parts: list[FloatArray], of: Any = np.mean) -> float | None:
+    values = np.concatenate(parts) if parts else np.zeros(0)
+    return float(of(values)) if len(values) else None
+
+
+@torch.no_grad()
+def depth_of(
+    way: str, gaussians: Gaussians, view: PosedCamera, rasterizer: Rasterizer
+) -> FloatArray:
+    """(H, W) depth by one of the four ways, 0 where the scene shows too little."""
+    rendering = render(rasterizer, gaussians, view)
+    name = {"alpha": "expected_depth", "dominant": "dominant_depth"}.get(way, "plane_depth")
+    depth = getattr(rendering, name)
+    if depth is None:  # gsplat does not say which Gaussian dominates
+        depth = rendering.plane_depth
+    return np.asarray(torch.where(rendering.alpha > LEAST_ALPHA, depth, 0.0).cpu().numpy())
+
+
+class _Tally:
+    """Errors of one way, label by label."""
+
+    def __init__(self) -> None:
+        self.epipolar: list[FloatArray] = []
+        self.depth: list[FloatArray] = []
+        self.share: list[float] = []
+
+    def add(
+        self,
+        middle: Capture,
+        around: list[Capture],
+        depths: list[FloatArray],
+        truth: FloatArray | None,
+    ) -> None:
+        """`depths` are those of the middle and then of the views around it."""
+        labelled = np.zeros(depths[0].shape, bool)
+        for i, a in enumerate(around):
+            labelled |= label_between(depths[0], middle.view, depths[i + 1], a.view).visible
+            to_middle = label_between(depths[i + 1], a.view, depths[0], middle.view)
+            for j, c in enumerate(around):
+                if i != j:
+                    self.epipolar.append(_chained(to_middle, depths, i, a, middle, c))
+        self.share.append(float(labelled.mean()))
+        if truth is not None:
+            judged = labelled & (np.nan_to_num(truth) > 0)
+            self.depth.append(np.abs(depths[0][judged] / truth[judged] - 1))
+
+
+def _chained(
+    to_middle: Any, depths: list[FloatArray], i: int, a: Capture, middle: Capture, c: Capture
+) -> FloatArray:
+    """Epipolar errors between a and c of labels that go by way of the middle view."""
+    rows, columns = np.nonzero(to_middle.visible)
+    through = to_middle.warp_px[rows, columns].astype(np.float64)
+    depth = depth_at(depths[0], through)
+    known = depth > 0
+    start = np.stack([columns, rows], axis=1)[known].astype(np.float64)
+    points = unproject(middle.view.camera, through[known]) * depth[known][:, None]
+    c_from_middle = c.view.camera_from_world @ middle.view.world_from_camera
+    in_c = points @ c_from_middle[:3, :3].T + c_from_middle[:3, 3]
+    front = in_c[:, 2] > 1e-6
+    end = in_c[front, :2] / in_c[front, 2:]
+    inside = (np.abs(end) < 2.0).all(axis=1)  # within any usual field of view
+    ray = unproject(a.view.camera, start[front][inside])
+    return symmetric_epipolar(ray, np.c_[end[inside], np.ones(inside.sum())], a.view, c.view)
+
+
+def symmetric_epipolar(
+    ray_a: FloatArray, ray_c: FloatArray, a: PosedCamera, c: PosedCamera
+) -> FloatArray:
+    """(N,) squared distances of (N, 3) rays of a and c, normalised coordinates, both ways."""
+    c_from_a = c.camera_from_world @ a.world_from_camera
+    E = se3.skew(c_from_a[:3, 3]) @ c_from_a[:3, :3]
+    line_c, line_a = ray_a @ E.T, ray_c @ E
+    residual = (ray_c * line_c).sum(axis=1) ** 2
+    lengths = [(line[:, :2] ** 2).sum(axis=1) for line in (line_c, line_a)]
+    return np.asarray(residual * sum(1 / np.maximum(length, 1e-18) for length in lengths))
+
+
+def true_depths(captures: Captures, distance: float) -> tuple[dict[str, FloatArray], str]:
+    """Depth of the held-out views that is known otherwise, by name, and how."""
+    known = {c.name: c.depth for c in captures.held_out if c.depth is not None}
+    if known:
+        return known, "depth"
+    sparse = {}
+    matcher = load_matcher("sift", backend="auto")
+    encoded: dict[str, Any] = {}
+
+    def features(capture: Capture) -> Any:
+        if capture.name not in encoded:
+            encoded[capture.name] = matcher.encode(capture.rgb)
+        return encoded[capture.name]
+
+    for index, capture in enumerate(captures.items):
+        if capture not in captures.held_out:
+            continue
+        depth = np.full(capture.rgb.shape[:2], np.nan)
+        for other in views_around(captures.items, index, distance):
+            match = matcher.match(features(capture), matcher.reference(features(other)))
+            pairs = correspondences(match, limit=STEREO_MATCHES)
+            xyz, good = triangulate(capture, other, pairs.query_px, pairs.keyframe_px)
+            px = pairs.query_px[good].round().astype(int)
+            inside = (px >= 0).all(1) & (px < capture.view.size).all(1)
+            depth[px[inside, 1], px[inside, 0]] = xyz[good][inside, 2]
+        sparse[capture.name] = depth
+    return sparse, "sift" if sparse else "none"

@@ -1,0 +1,231 @@
+"""The first Gaussians: flat ones on the surface, from depth or from matches between views.
+
+Where depth is known, pixels are lifted and their normals read off the depth. Elsewhere views
+are matched densely, matches triangulated with the known poses, and normals fitted to the
+neighbouring points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+
+from l2m_ros.errors import InvalidInput
+from l2m_ros.geometry.camera import project, rays, unproject
+from l2m_ros.matching.matcher import Matcher
+from l2m_ros.matching.sampling import correspondences
+from l2m_ros.progress import track
+from l2m_ros.types import FloatArray
+from l2m_ros.workshop.gaussians.captures import Capture
+from l2m_ros.workshop.gaussians.model import SH_0, Gaussians
+from l2m_ros.workshop.lifting.sky import sky_by_rule
+
+OPACITY = 0.7  # of a first Gaussian: it lies on the surface already
+THICKNESS = 0.1  # of its extent
+EDGE_SHARE = 0.04  # neighbours in depth farther apart lie on two surfaces
+GRAZING = 0.1  # cosine below which a surface is seen too flat to be lifted
+PARTNERS = 4  # views that each view is matched with
+MATCHES = 6000  # of a pair of views
+REPROJECTION_PX, LEAST_ANGLE_DEG = 1.0, 1.5  # of a triangulated match
+SKY_DISTANCE = 30.0  # sky lies this many median depths away
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """A coloured, oriented cloud."""
+
+    xyz: FloatArray  # (N, 3)
+    rgb: FloatArray  # (N, 3) in [0, 1]
+    normal: FloatArray  # (N, 3) unit, towards a camera that saw the point
+
+    def __len__(self) -> int:
+        return len(self.xyz)
+
+    def select(self, chosen: FloatArray) -> Points:
+        return Points(self.xyz[chosen], self.rgb[chosen], self.normal[chosen])
+
+
+def joined(parts: list[Points]) -> Points:
+    columns = [[getattr(p, name) for p in parts] for name in ("xyz", "rgb", "normal")]
+    return Points(*(np.concatenate(column) for column in columns))
+
+
+def points_from_depth(captures: list[Capture], wanted: int, seed: int = 0) -> Points:
+    """About 4 x `wanted` points, as many from each view; sky as a far dome."""
+    rng = np.random.default_rng(seed)
+    each = max(64, 4 * wanted // len(captures))
+    parts = [_lifted(capture, each, rng) for capture in captures if capture.depth is not None]
+    if not parts or not sum(map(len, parts)):
+        raise InvalidInput("no view has known depth")
+    return joined(parts)
+
+
+def _lifted(capture: Capture, count: int, rng: np.random.Generator) -> Points:
+    assert capture.depth is not None
+    depth, directions = capture.depth.astype(np.float64), rays(capture.view.camera)
+    normal, sound = normals_of_depth(depth, directions)
+    sky = sky_by_rule(capture.rgb) & ~np.isfinite(depth)
+    if sky.any() and np.isfinite(depth).any():
+        depth = np.where(sky, SKY_DISTANCE * np.nanmedian(depth), depth)
+        normal = np.where(sky[..., None], -directions, normal)
+        sound = sound | sky
+    rows, columns = np.nonzero(sound)
+    chosen = rng.permutation(len(rows))[:count]
+    at = rows[chosen], columns[chosen]
+    pose = capture.view.world_from_camera
+    xyz = directions[at] * depth[at][:, None] @ pose[:3, :3].T + pose[:3, 3]
+    oriented = normal[at] / np.linalg.norm(normal[at], axis=1, keepdims=True)
+    return Points(xyz, capture.rgb[at] / 255.0, oriented @ pose[:3, :3].T)
+
+
+def normals_of_depth(depth: FloatArray, directions: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Unit normals (H, W, 3) towards the camera, and where they can be trusted (H, W)."""
+    points = directions * depth[..., None]
+    normal, sound = np.zeros_like(points), np.zeros(depth.shape, bool)
+    across = points[1:-1, 2:] - points[1:-1, :-2]
+    down = points[2:, 1:-1] - points[:-2, 1:-1]
+    raw = np.cross(down, across)
+    with np.errstate(invalid="ignore"):
+        raw /= np.maximum(np.linalg.norm(raw, axis=-1, keepdims=True), 1e-12)
+        middle = depth[1:-1, 1:-1]
+        jump = np.maximum(np.abs(across[..., 2]), np.abs(down[..., 2]))
+        ray = directions[1:-1, 1:-1]
+        facing = -(raw * ray).sum(-1) / np.linalg.norm(ray, axis=-1)
+        sound[1:-1, 1:-1] = (jump < EDGE_SHARE * middle) & (np.abs(facing) > GRAZING)
+    normal[1:-1, 1:-1] = raw * np.sign(facing)[..., None]
+    return np.nan_to_num(normal), sound
+
+
+def points_from_matches(captures: list[Capture], matcher: Matcher) -> Points:
+    """Matches between near views, triangulated; outliers are left out by reprojection."""
+    encoded = [matcher.encode(capture.rgb) for capture in track(captures, "encoding images")]
+    references = [matcher.reference(features) for features in encoded]
+    parts = []
+    for a, b in track(list(partners(captures)), "matching views"):
+        found = correspondences(matcher.match(encoded[a], references[b]), limit=MATCHES)
+        parts.append(_triangulated(captures[a], captures[b], found.query_px, found.keyframe_px))
+    points = joined(parts)
+    if len(points) < 100:
+        raise InvalidInput(
+            f"only {len(points)} matches could be triangulated: the views share too little, or "
+            "another --matcher is needed"
+        )
+    return _oriented(points, captures)
+
+
+def partners(captures: list[Capture]) -> Iterator[tuple[int, int]]:
+    """Pairs of views that look at the same place from moderately different ones."""
+    poses = np.stack([capture.view.world_from_camera for capture in captures])
+    ahead, centres = poses[:, :3, 2], poses[:, :3, 3]
+    gaps = np.linalg.norm(centres[:, None] - centres[None], axis=-1)
+    usual = np.median(np.sort(gaps, axis=1)[:, 1 : PARTNERS + 1])
+    angle = np.degrees(np.arccos(np.clip(ahead @ ahead.T, -1, 1)))
+    # Far apart or turned away costs; so does standing still, which gives no depth.
+    cost = angle / 30 + np.abs(np.log(np.maximum(gaps, 1e-9) / max(usual, 1e-9)))
+    cost[np.eye(len(captures), dtype=bool) | (angle > 70)] = np.inf
+    chosen = set()
+    for i, row in enumerate(cost):
+        for j in np.argsort(row)[:PARTNERS]:
+            if np.isfinite(row[j]):
+                chosen.add((min(i, int(j)), max(i, int(j))))
+    yield from sorted(chosen)
+
+
+def _triangulated(a: Capture, b: Capture, px_a: FloatArray, px_b: FloatArray) -> Points:
+    xyz, good = triangulate(a, b, px_a, px_b)
+    xyz, px = xyz[good], px_a[good]
+    columns = np.clip(px[:, 0].round().astype(int), 0, a.rgb.shape[1] - 1)
+    rows = np.clip(px[:, 1].round().astype(int), 0, a.rgb.shape[0] - 1)
+    pose = a.view.world_from_camera
+    to_camera = -xyz / np.linalg.norm(xyz, axis=1, keepdims=True)
+    world = xyz @ pose[:3, :3].T + pose[:3, 3]
+    return Points(world, a.rgb[rows, columns] / 255.0, to_camera @ pose[:3, :3].T)
+
+
+def triangulate(
+    a: Capture, b: Capture, px_a: FloatArray, px_b: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """(N, 3) points in a's camera where the rays pass nearest, (N,) which can be believed."""
+    b_from_a = b.view.camera_from_world @ a.view.world_from_camera
+    R, t = b_from_a[:3, :3], b_from_a[:3, 3]
+    u, v = unproject(a.view.camera, px_a), unproject(b.view.camera, px_b) @ R
+    centre = -R.T @ t  # of b in a
+    uu, vv, uv = (u * u).sum(1), (v * v).sum(1), (u * v).sum(1)
+    uc, vc = u @ centre, v @ centre
+    det = np.maximum(uu * vv - uv * uv, 1e-12)
+    depth_a, depth_b = (vv * uc - uv * vc) / det, (uv * uc - uu * vc) / det
+    xyz = 0.5 * (u * depth_a[:, None] + centre + v * depth_b[:, None])
+    angle = np.degrees(np.arccos(np.clip(uv / np.sqrt(uu * vv), -1, 1)))
+    off_a = np.linalg.norm(project(a.view.camera, xyz) - px_a, axis=1)
+    off_b = np.linalg.norm(project(b.view.camera, xyz @ R.T + t) - px_b, axis=1)
+    with np.errstate(invalid="ignore"):
+        good = (depth_a > 0) & (depth_b > 0) & (angle > LEAST_ANGLE_DEG)
+        good &= (off_a < REPROJECTION_PX) & (off_b < REPROJECTION_PX)
+    return xyz, good
+
+
+def _oriented(points: Points, captures: list[Capture], neighbours: int = 12) -> Points:
+    """Lonely points left out, normals fitted to the neighbours, on the side of the camera."""
+    tree = cKDTree(points.xyz)
+    distance, index = tree.query(points.xyz, min(neighbours, len(points)))
+    spread = distance[:, 1:].mean(axis=1)
+    kept = spread < 4 * np.median(spread)
+    local = points.xyz[index[kept]]
+    local = local - local.mean(axis=1, keepdims=True)
+    _, vectors = np.linalg.eigh(np.einsum("nki,nkj->nij", local, local))
+    normal = vectors[:, :, 0]
+    towards = points.normal[kept]
+    normal *= np.where((normal * towards).sum(1) < 0, -1.0, 1.0)[:, None]
+    return Points(points.xyz[kept], points.rgb[kept], normal)
+
+
+def thinned(points: Points, wanted: int, seed: int = 0) -> Points:
+    """At most `wanted`, spread evenly as seen: one point a voxel, the voxel found by bisection."""
+    if len(points) <= wanted:
+        return points
+    order = np.random.default_rng(seed).permutation(len(points))
+    points = points.select(order)
+    low, high = 1e-6, float(np.ptp(np.quantile(points.xyz, [0.02, 0.98], axis=0), axis=0).max())
+    for _ in range(18):
+        size = np.sqrt(low * high)
+        if len(_one_a_voxel(points.xyz, size)) > wanted:
+            low = size
+        else:
+            high = size
+    return points.select(_one_a_voxel(points.xyz, high)[:wanted])
+
+
+def _one_a_voxel(xyz: FloatArray, size: float) -> FloatArray:
+    cells = np.floor((xyz - xyz.min(axis=0)) / size).astype(np.int64)
+    _, first = np.unique(cells @ np.array([1, 2_097_143, 4_398_046_511_087]), return_index=True)
+    return np.sort(first)
+
+
+def gaussians_on(points: Points, sh_degree: int) -> Gaussians:
+    """Flat Gaussians at the points, as wide as the points' spacing."""
+    n = len(points)
+    tree = cKDTree(points.xyz)
+    spacing = tree.query(points.xyz, min(5, n))[0][:, 1:].mean(axis=1)
+    spacing = np.clip(spacing, 1e-9, 4 * np.median(spacing) + 0.02 * spacing)
+    scales = np.log(np.stack([0.7 * spacing, 0.7 * spacing, THICKNESS * 0.7 * spacing], axis=1))
+    sh = np.zeros((n, (sh_degree + 1) ** 2, 3))
+    sh[:, 0] = (points.rgb - 0.5) / SH_0
+    parts = (
+        points.xyz, scales, _third_axis_to(points.normal),
+        np.full(n, np.log(OPACITY / (1 - OPACITY))), sh,
+    )  # fmt: skip
+    return Gaussians(*(torch.tensor(part, dtype=torch.float32) for part in parts))
+
+
+def _third_axis_to(normal: FloatArray) -> FloatArray:
+    """(N, 4) w x y z of the shortest rotation from z to each unit normal."""
+    x, y, z = normal.T
+    w = 1 + z
+    flipped = w < 1e-6
+    quaternion = np.stack([w, -y, x, np.zeros_like(x)], axis=1)
+    quaternion[flipped] = (0, 1, 0, 0)
+    return quaternion / np.linalg.norm(quaternion, axis=1, keepdims=True)

@@ -1,0 +1,94 @@
+"""What is written beside a scene: NAME.ply, NAME.plain.ply and NAME.json.
+
+NAME.json says where the images came from, how they were shrunk, every camera, and how well the
+held-out views are drawn, so that a scene can be checked and rendered later.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from l2m_ros.errors import InvalidInput
+from l2m_ros.files import write_whole
+from l2m_ros.types import Camera
+from l2m_ros.workshop.gaussians.captures import Capture, Captures, load_captures
+from l2m_ros.workshop.gaussians.model import PosedCamera
+
+
+@dataclass(frozen=True)
+class Record:
+    """NAME.json as read."""
+
+    source: Path
+    longest_px: int
+    views: int
+    cameras: dict[str, PosedCamera]
+    held_out: list[str]
+    metric: bool
+    figures: dict[str, Any]
+
+    def captures(self, source: Path | None = None) -> Captures:
+        """The images again, from where they were or from `source`."""
+        at = source or self.source
+        if not at.is_dir():
+            raise InvalidInput(f"{at}: the images are not there any more: name them by --source")
+        return load_captures(at, longest_px=self.longest_px, limit=self.views)
+
+
+def plain_path(scene: Path) -> Path:
+    """Where the scene fitted without regularisers lies."""
+    return scene.with_suffix(".plain.ply")
+
+
+def write_record(
+    scene: Path, captures: Captures, *, longest_px: int, views: int, figures: dict[str, Any]
+) -> None:
+    record = {
+        "source": str(captures.source.resolve()),
+        "longest_px": longest_px,
+        "views": views,
+        "metric": captures.metric,
+        "held_out": [capture.name for capture in captures.held_out],
+        "cameras": {capture.name: _written(capture) for capture in captures.items},
+        **figures,
+    }
+    write_whole(scene.with_suffix(".json"), json.dumps(record, indent=1).encode())
+
+
+def _written(capture: Capture) -> dict[str, Any]:
+    camera = capture.view.camera
+    return {
+        "width": camera.width,
+        "height": camera.height,
+        "K": camera.K.tolist(),
+        "world_from_camera": capture.view.world_from_camera.tolist(),
+    }
+
+
+def read_record(scene: Path) -> Record:
+    path = scene.with_suffix(".json")
+    if not path.is_file():
+        raise InvalidInput(
+            f"{path} is missing: it says where the cameras are. Build the scene with "
+            "`l2m splat build`, or name its posed images by --source"
+        )
+    try:
+        raw = json.loads(path.read_text())
+        cameras = {
+            name: PosedCamera(
+                Camera(entry["width"], entry["height"], np.array(entry["K"])),
+                np.linalg.inv(np.array(entry["world_from_camera"])),
+            )
+            for name, entry in raw["cameras"].items()
+        }
+        return Record(
+            Path(raw["source"]), raw["longest_px"], raw["views"], cameras,
+            raw["held_out"], raw["metric"], raw,
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidInput(f"{path}: is not what `l2m splat build` writes: {error}") from error

@@ -1,0 +1,305 @@
+"""Building and checking scenes: a box of known Gaussians is photographed and built again."""
+
+import json
+import math
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from l2m_ros import cli
+from l2m_ros.errors import InvalidInput
+from l2m_ros.types import Camera
+from l2m_ros.workshop.gaussians import build as building
+from l2m_ros.workshop.gaussians.build import BuildOptions, build_scene
+from l2m_ros.workshop.gaussians.captures import load_captures
+from l2m_ros.workshop.gaussians.check import check_scene, symmetric_epipolar
+from l2m_ros.workshop.gaussians.cpu import CpuRasterizer
+from l2m_ros.workshop.gaussians.density import grown, pruned
+from l2m_ros.workshop.gaussians.fit import FitOptions
+from l2m_ros.workshop.gaussians.initial import (
+    gaussians_on,
+    normals_of_depth,
+    points_from_depth,
+    thinned,
+    triangulate,
+)
+from l2m_ros.workshop.gaussians.labels import at_jump, depth_at, label_between
+from l2m_ros.workshop.gaussians.model import PosedCamera
+from l2m_ros.workshop.gaussians.ply import read_ply
+from l2m_ros.workshop.gaussians.record import read_record
+from l2m_ros.workshop.gaussians.rendering import render
+
+WIDTH, HEIGHT, VIEWS = 64, 48, 12
+K = np.array([[50.0, 0, 31.5], [0, 50.0, 23.5], [0, 0, 1]])
+FAST = FitOptions(steps=120, max_gaussians=600, grow_every=10)
+
+
+def looking(index, views=VIEWS):
+    """world_from_camera: along a shallow arc before a wall at z = 3 with a box in front."""
+    pose = np.eye(4)
+    share = index / (views - 1) - 0.5
+    pose[:3, :3] = Rotation.from_euler("y", -20 * share, degrees=True).as_matrix()
+    pose[:3, 3] = 1.2 * share, 0.25 * math.sin(3 * index), 0.0
+    return pose
+
+
+def box_depth(pose):
+    """(H, W) exact depth of the wall z = 3 and the square |x|, |y| < 0.5 at z = 2."""
+    v, u = np.mgrid[:HEIGHT, :WIDTH]
+    rays = np.stack([u, v, np.ones_like(u)], -1) @ np.linalg.inv(K).T
+    world = rays @ pose[:3, :3].T
+    wall = (3.0 - pose[2, 3]) / world[..., 2]
+    front = (2.0 - pose[2, 3]) / world[..., 2]
+    at = pose[:3, 3] + world * front[..., None]
+    hit = (np.abs(at[..., :2]) < 0.5).all(-1)
+    depth = np.where(hit, front, wall)
+    return depth, pose[:3, 3] + world * depth[..., None]
+
+
+def painted(points):
+    """Smooth colours of the place, so that a few Gaussians can show them."""
+    waves = [np.sin(3 * points[..., 0] + 2 * k) * np.cos(2 * points[..., 1] - k) for k in range(3)]
+    return ((np.stack(waves, -1) * 0.4 + 0.5) * 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A scene in our own layout, with depth."""
+    root = tmp_path_factory.mktemp("box")
+    (root / "images").mkdir()
+    (root / "depth").mkdir()
+    cameras = {}
+    for i in range(VIEWS):
+        pose = looking(i)
+        depth, points = box_depth(pose)
+        cv2.imwrite(str(root / f"images/{i:03d}.png"), painted(points)[..., ::-1])
+        cv2.imwrite(str(root / f"depth/{i:03d}.png"), (depth * 2000).round().astype(np.uint16))
+        cameras[f"{i:03d}.png"] = {
+            "width": WIDTH, "height": HEIGHT, "K": K.tolist(), "world_from_camera": pose.tolist(),
+        }  # fmt: skip
+    meta = {"metric": True, "depth_scale": 0.0005, "cameras": cameras}
+    (root / "meta.json").write_text(json.dumps(meta))
+    return root
+
+
+def view(pose):
+    return PosedCamera(Camera(WIDTH, HEIGHT, K), np.linalg.inv(pose))
+
+
+@pytest.fixture(scope="module")
+def built(folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("scene") / "box.ply"
+    report = build_scene(folder, out, BuildOptions(fit=FAST))
+    return out, report
+
+
+def test_build_beats_its_start_on_views_never_seen(folder, built):
+    out, report = built
+    captures = load_captures(folder)
+    assert report.started_from == "depth"
+    assert report.held_out == 1 and report.views == VIEWS
+    points = thinned(points_from_depth(captures.training, 300), 300)
+    start = gaussians_on(points, 1)
+    capture = captures.held_out[0]
+    target = torch.from_numpy(capture.rgb) / 255.0
+
+    def error(gaussians):
+        colour = render(CpuRasterizer(1), gaussians, capture.view).colour.detach()
+        return float(((colour - target) ** 2).mean())
+
+    assert error(read_ply(out)) < 0.5 * error(start)
+    assert report.psnr == pytest.approx(-10 * math.log10(error(read_ply(out))), abs=0.05)
+    depth = render(CpuRasterizer(1), read_ply(out), capture.view).plane_depth.numpy()
+    assert np.median(np.abs(depth / capture.depth - 1)) < 0.01
+
+
+def test_check_has_its_keys_and_exact_depth_wins(folder, built, capsys):
+    out, _ = built
+    assert cli.main(["splat", "check", str(out), "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    ways = ["alpha", "dominant", "plane", "plane_regularised"]
+    for key in ("epipolar", "depth"):
+        assert list(figures[key]) == ways
+        assert all(value > 0 for value in figures[key].values())
+    assert figures["truth"] == "depth"
+    assert figures["depth"]["plane_regularised"] < figures["depth"]["alpha"]
+    assert figures["psnr"] > 20
+    assert cli.main(["splat", "check", str(out)]) == 0
+    assert "plane_regularised" in capsys.readouterr().out
+
+
+def test_worse_gaussians_are_called_worse(folder, built):
+    """Means moved by 2 % of their distance: both errors must rise."""
+    out, _ = built
+    good, captures = read_ply(out), load_captures(folder)
+    noise = torch.randn(good.means.shape, generator=torch.Generator().manual_seed(0))
+    bad = read_ply(out)
+    bad.means += 0.06 * noise
+    report = check_scene(good, bad, captures, CpuRasterizer(1))
+    assert report.depth["plane"] > 2 * report.depth["plane_regularised"]
+    assert report.epipolar["plane"] > 1.3 * report.epipolar["plane_regularised"]
+
+
+def test_a_killed_build_goes_on_to_the_same_scene(folder, tmp_path, monkeypatch):
+    options = BuildOptions(fit=FitOptions(steps=24, max_gaussians=300, grow_every=5))
+    build_scene(folder, tmp_path / "whole.ply", options)
+    monkeypatch.setattr(building, "STORE_EVERY_S", 0.0)
+    real, calls = building.Fit.advance, []
+
+    def dies(self, share):
+        calls.append(share)
+        if len(calls) in (4, 20, 33):  # in each of the three stages
+            raise KeyboardInterrupt
+        return real(self, share)
+
+    monkeypatch.setattr(building.Fit, "advance", dies)
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            build_scene(folder, tmp_path / "again.ply", options)
+    assert (tmp_path / "again.resume.pt").is_file()
+    with pytest.raises(InvalidInput, match="unfinished run of other"):
+        build_scene(folder, tmp_path / "again.ply", BuildOptions(sh_degree=0, fit=options.fit))
+    build_scene(folder, tmp_path / "again.ply", options)
+    assert not (tmp_path / "again.resume.pt").exists()
+    for name in ("", ".plain"):
+        whole = (tmp_path / f"whole{name}.ply").read_bytes()
+        assert whole == (tmp_path / f"again{name}.ply").read_bytes()
+
+
+def test_minutes_end_a_build(folder, tmp_path):
+    options = BuildOptions(
+        minutes=0.02, plain=False, fit=FitOptions(steps=10**6, max_gaussians=300)
+    )
+    report = build_scene(folder, tmp_path / "short.ply", options)
+    assert 0 < report.steps < 10**4
+    assert report.psnr_plain is None and not (tmp_path / "short.plain.ply").exists()
+
+
+def test_labels_of_exact_depth_are_exact(folder):
+    """Warp against the closed form; nothing hidden is called visible."""
+    pose_a, pose_b = looking(1), looking(9)
+    depth_a, points = box_depth(pose_a)
+    depth_b, _ = box_depth(pose_b)
+    labels = label_between(depth_a, view(pose_a), depth_b, view(pose_b))
+    in_b = (points - pose_b[:3, 3]) @ pose_b[:3, :3]
+    want = (in_b / in_b[..., 2:]) @ K.T
+    assert labels.visible.mean() > 0.3
+    off = np.abs(labels.warp_px - want[..., :2])[labels.visible]
+    assert off.max() < 1e-3
+    # Ray from b: visible points are the first thing on it.
+    centre, direction = pose_b[:3, 3], points - pose_b[:3, 3]
+    at_front = centre + direction * ((2.0 - centre[2]) / direction[..., 2])[..., None]
+    behind = (np.abs(at_front[..., :2]) < 0.49).all(-1) & (points[..., 2] > 2.5)
+    assert behind.any()
+    assert not (labels.visible & behind).any()
+    sure = behind & ~labels.unknown & ~labels.visible
+    assert sure.sum() > 0.3 * behind.sum()
+
+
+def test_depth_between_pixels_is_exact_on_planes_and_absent_at_jumps():
+    pose = looking(3)
+    depth, _ = box_depth(pose)
+    px = np.array([[3.3, 4.7], [60.2, 40.1]])
+    rays = np.c_[px, np.ones(2)] @ np.linalg.inv(K).T @ pose[:3, :3].T
+    assert np.allclose(depth_at(depth, px), (3.0 - pose[2, 3]) / rays[:, 2], rtol=1e-9)
+    edge = np.argwhere(np.abs(np.diff(depth, axis=1)) > 0.5)[0]
+    assert depth_at(depth, np.array([[edge[1] + 0.5, edge[0]]]))[0] == 0
+    assert at_jump(depth)[edge[0], edge[1]]
+    assert at_jump(depth).mean() < 0.3
+
+
+def test_epipolar_error_is_that_of_the_closed_form():
+    """One pixel off the line of a pure sideways motion: 2 (1/f)^2 both ways together."""
+    a, other = view(np.eye(4)), np.eye(4)
+    other[0, 3] = 1.0
+    ray = np.array([[0.1, 0.2, 1.0]])
+    on_line, off = ray - [[0.4, 0, 0]], ray - [[0.4, 0.02, 0]]
+    assert symmetric_epipolar(ray, on_line, a, view(other))[0] < 1e-20
+    assert symmetric_epipolar(ray, off, a, view(other))[0] == pytest.approx(2 * 0.02**2)
+
+
+def test_normals_of_depth_are_those_of_the_planes():
+    from l2m_ros.geometry.camera import rays
+
+    pose = looking(2)
+    depth, _ = box_depth(pose)
+    normal, sound = normals_of_depth(depth, rays(Camera(WIDTH, HEIGHT, K)))
+    want = pose[:3, :3].T @ np.array([0, 0, -1.0])
+    assert sound.mean() > 0.6
+    assert (normal[sound] @ want).min() > 0.999
+
+
+def test_triangulation_finds_points_and_leaves_out_mismatches(folder):
+    captures = load_captures(folder).items
+    a, b = captures[2], captures[8]
+    depth, _ = box_depth(looking(2))
+    labels = label_between(depth, a.view, box_depth(looking(8))[0], b.view)
+    rows, columns = np.nonzero(labels.visible)
+    px_a = np.stack([columns, rows], 1).astype(float)
+    px_b = labels.warp_px[rows, columns].astype(float)
+    px_b[::5, 1] += 6.0
+    xyz, good = triangulate(a, b, px_a, px_b)
+    assert not good[::5].any()
+    assert good[1::5].mean() > 0.9
+    assert np.allclose(xyz[good][:, 2], depth[rows, columns][good], rtol=1e-3)
+
+
+def test_growing_and_pruning_keep_what_they_should():
+    points = thinned(points_from_depth_of_box(), 100)
+    gaussians = gaussians_on(points, 0)
+    gaussians.opacity_logits[:7] = -10.0
+    gaussians.means[7] = torch.nan
+    keep = pruned(gaussians, extent=1.0)
+    assert not keep[:8].any() and keep[8:].all()
+    need = torch.arange(len(gaussians)).float()
+    stays, new = grown(gaussians.select(keep), need[keep], 10, torch.Generator().manual_seed(0))
+    splits = int((~stays).sum())
+    assert 0 < splits <= 10
+    assert len(new) == 2 * splits + (10 - splits)
+
+
+def points_from_depth_of_box():
+    from l2m_ros.workshop.gaussians.captures import Capture
+
+    pose = looking(4)
+    depth, points = box_depth(pose)
+    return points_from_depth([Capture("x", painted(points), view(pose), depth)], 200)
+
+
+def test_colmap_and_nerfstudio_mean_the_same_cameras(folder, tmp_path):
+    """Half a pixel, world-to-camera, OpenGL axes: every convention against our own layout."""
+    own = load_captures(folder)
+    lines, frames = [], []
+    for i, capture in enumerate(own.items):
+        pose = capture.view.camera_from_world
+        x, y, z, w = Rotation.from_matrix(pose[:3, :3]).as_quat()
+        t = " ".join(map(str, pose[:3, 3]))
+        lines += [f"{i + 1} {w} {x} {y} {z} {t} 1 {capture.name}", ""]
+        opengl = capture.view.world_from_camera @ np.diag([1.0, -1, -1, 1])
+        frames.append({"file_path": f"images/{capture.name}", "transform_matrix": opengl.tolist()})
+    colmap, nerf = tmp_path / "colmap", tmp_path / "nerf"
+    (colmap / "sparse/0").mkdir(parents=True)
+    nerf.mkdir()
+    for target in (colmap, nerf):
+        (target / "images").symlink_to(folder / "images")
+    (colmap / "sparse/0/images.txt").write_text("# images\n" + "\n".join(lines) + "\n")
+    (colmap / "sparse/0/cameras.txt").write_text("# cameras\n1 PINHOLE 64 48 50 50 32 24\n")
+    meta = {"fl_x": 50, "fl_y": 50, "cx": 32, "cy": 24, "w": 64, "h": 48, "frames": frames}
+    (nerf / "transforms.json").write_text(json.dumps(meta))
+    for other in (load_captures(colmap), load_captures(nerf)):
+        for a, b in zip(own.items, other.items, strict=True):
+            assert np.array_equal(a.rgb, b.rgb)
+            assert np.allclose(a.view.camera.K, b.view.camera.K)
+            assert np.allclose(a.view.camera_from_world, b.view.camera_from_world)
+
+
+def test_refusals_name_the_remedy(tmp_path, folder, capsys):
+    assert cli.main(["splat", "build", str(tmp_path), "--out", str(tmp_path / "a.ply")]) == 2
+    assert "transforms.json" in capsys.readouterr().err
+    assert cli.main(["splat", "build", str(folder), "--out", str(tmp_path / "a.txt")]) == 2
+    assert ".ply" in capsys.readouterr().err
+    with pytest.raises(InvalidInput, match="--source"):
+        read_record(tmp_path / "none.ply")
