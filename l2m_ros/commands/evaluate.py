@@ -49,6 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sampling", choices=list(METHODS), default=defaults.sampling,
         help="of dense matches (default %(default)s)",
     )  # fmt: skip
+    parser.add_argument(
+        "--subpixel", action="store_true",
+        help="refine the pairs of dense matches by their patches of pixels",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=defaults.seed)
     parser.add_argument("--backend", default="auto", help="engine of networks (default auto)")
     parser.add_argument(
@@ -84,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
         sampling=args.sampling,
         limit=args.limit,
         seed=args.seed,
+        subpixel=args.subpixel,
     )
     scenes = find_scenes(args.scenes)
     matchers = _matchers(args.matcher or [DEFAULT_MODEL], args.backend, args.input)

@@ -141,6 +141,8 @@ _GATES, _KEYFRAMES, _POSE = TRACKER.gates, TRACKER.keyframes, TRACKER.pose
 _TRACKING = [
     Parameter("tracking.max_matches", TRACKER.max_matches, "correspondences per frame that the "
               "pose is computed from and ~/correspondences holds", "frame", low=50, high=100000),
+    Parameter("tracking.subpixel", TRACKER.subpixel, "correspondences of a dense matcher are "
+              "refined by their own patches of pixels: finer poses for a few ms a frame"),
     Parameter("tracking.min_inliers", _GATES.min_inliers, "a pose with fewer inliers is not "
               "published", "frame", low=6, high=100000),
     Parameter("tracking.max_sigma_m", float(_GATES.max_sigma_m), "a pose whose position is less "
@@ -216,7 +218,9 @@ def tracker_options(values: Values) -> TrackerOptions:
     bands = ("coverage_min", "inliers_min", "certain_min", "parallax_max_rad", "hysteresis")
     looks = ("sharpness_min", "texture_min")
     return TrackerOptions(
-        **_fields(values, "tracking", ("max_matches", "kept_keyframes", "restart_after")),
+        **_fields(
+            values, "tracking", ("max_matches", "subpixel", "kept_keyframes", "restart_after")
+        ),
         pose=replace(_POSE, **_fields(values, "pose", ("threshold_px", "common_share"))),
         gates=replace(_GATES, **_fields(values, "tracking", gates)),
         keyframes=replace(_KEYFRAMES, **_fields(values, "keyframes", (*bands, *looks))),

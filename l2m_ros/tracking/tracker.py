@@ -16,6 +16,7 @@ from l2m_ros.geometry.camera import unproject
 from l2m_ros.geometry.pose import PoseOptions, estimate_pose
 from l2m_ros.matching.matcher import Match, Matcher
 from l2m_ros.matching.sampling import correspondences
+from l2m_ros.matching.subpixel import refined_pairs
 from l2m_ros.timing import StageTimes
 from l2m_ros.tracking import odometry as wheels
 from l2m_ros.tracking import parallax
@@ -58,6 +59,7 @@ class TrackerOptions:
     """Defaults live here; the node's parameters and the command line refer to them."""
 
     max_matches: int = 2000  # more do not make the pose better, only slower
+    subpixel: bool = False  # pairs of a dense match are refined by their patches of pixels
     pose: PoseOptions = field(default_factory=PoseOptions)
     gates: GateOptions = field(default_factory=GateOptions)
     keyframes: KeyframeOptions = field(default_factory=KeyframeOptions)
@@ -173,6 +175,9 @@ class Tracker:
         with now.times.stage("match"):
             match = self._matcher.match(now.features, keyframe.reference)
             pairs = correspondences(match, limit=self.options.max_matches)
+        if self.options.subpixel:
+            with now.times.stage("subpixel"):
+                pairs = refined_pairs(match, pairs, now.frame.rgb, keyframe.frame.rgb)
         with now.times.stage("pose"):
             step = self._odometry_step(keyframe, now)
             outcome = self._pose(pairs, now, keyframe, step)

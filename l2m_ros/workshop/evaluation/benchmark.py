@@ -17,6 +17,7 @@ import numpy as np
 from l2m_ros.errors import InvalidInput
 from l2m_ros.matching.matcher import Match, Matcher
 from l2m_ros.matching.sampling import METHODS, correspondences
+from l2m_ros.matching.subpixel import refined_pairs
 from l2m_ros.types import (
     Correspondences,
     DenseMatch,
@@ -47,6 +48,7 @@ class BenchmarkOptions:
     sampling: str = "cells"  # of dense matches
     limit: int | None = None  # pairs per scene, spread over the list
     seed: int = 0
+    subpixel: bool = False  # refine the chosen pairs of a dense match at full resolution
 
     def __post_init__(self) -> None:
         if self.solver not in SOLVERS:
@@ -120,6 +122,9 @@ class Bench:
                 match, self._options.max_matches, seed=self._options.seed,
                 method=self._options.sampling,
             )  # fmt: skip
+        if self._options.subpixel:
+            with self._timed("subpixel"):
+                pairs = refined_pairs(match, pairs, a.rgb, b.rgb)
         pair = self._shrunk(pair, a, b)
         result = replace(
             self._solved(pair, pairs, a, b, self._options.seed + index),

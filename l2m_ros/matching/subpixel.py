@@ -1,0 +1,247 @@
+"""The few matches that a pose uses, refined at full resolution.
+
+A dense warp ends at a quarter of the input. Here every chosen pair is aligned once more by its
+own patch of pixels (Lucas and Kanade, Gauss-Newton):
+
+    keyframe(p + A o) = gain query(q + o) + offset        for all o of a small patch about q
+
+A is the warp's own Jacobian, so that scale, rotation and shear are in it; gain and offset take
+the light out of it. Only the point p moves. What the normal equations know of its error becomes
+the pair's precision. A pair is left as it was where the patch has no texture, does not resemble
+its counterpart afterwards, or asks for a long way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from l2m_ros.matching.matcher import Match
+from l2m_ros.types import ByteArray, Correspondences, DenseMatch, FloatArray
+
+F32 = npt.NDArray[np.float32]
+FLAT = 1e-6  # gradients smaller than this (squared, grey levels) are no texture at all
+
+
+@dataclass(frozen=True)
+class SubpixelOptions:
+    """How far, how alike, how often. Calibrated on half of the scenes (docs/benchmarks.md)."""
+
+    radius: int = 4  # patch of (2 radius + 1)^2 px of the query
+    iterations: int = 3
+    move_px: float = 3.0  # a longer way is refused
+    alike: float = 0.7  # correlation of the patches at the end, at least
+    texture: float = 0.5  # grey levels: root of the weaker eigenvalue of the mean squared gradient
+    levels: int = 1  # pyramid levels at most, where the scales of the two images differ
+    floor_px: float = 0.1  # no pair is known better than this
+    shared: float = 2.5  # bilinear samples share pixels: the residual tells too little noise
+    noise_grey: float = 2.0  # of a camera's pixel, grey levels
+
+
+def refined(
+    pairs: Correspondences,
+    jacobian: FloatArray,
+    query_rgb: ByteArray,
+    keyframe_rgb: ByteArray,
+    options: SubpixelOptions = SubpixelOptions(),
+) -> Correspondences:
+    """The pairs with keyframe_px and precision refined where the pixels allow.
+
+    jacobian (N, 2, 2): keyframe px by query px, from `jacobian_at`.
+    """
+    if not len(pairs):
+        return pairs
+    query, keyframe = _pyramid(query_rgb, options), _pyramid(keyframe_rgb, options)
+    at, jacobian = pairs.query_px.astype(np.float32), jacobian.astype(np.float32)
+    scale = np.sqrt(np.abs(np.linalg.det(jacobian)).clip(1e-4, 1e4))
+    level = np.round(np.log2(scale)).clip(-options.levels, options.levels).astype(int)
+    point = np.array(pairs.keyframe_px, np.float32)
+    precision = _precision_or_nan(pairs)
+    for each in np.unique(level):
+        chosen = np.flatnonzero(level == each)
+        looser, finer = max(0, -int(each)), max(0, int(each))
+        aligned = _align(
+            query[looser], keyframe[finer], looser, finer,
+            at[chosen], point[chosen], jacobian[chosen], options,
+        )  # fmt: skip
+        kept = chosen[aligned.good]
+        point[kept] = aligned.point[aligned.good]
+        precision[kept] = aligned.precision[aligned.good]
+    known = None if np.isnan(precision).any() else precision
+    return replace(pairs, keyframe_px=point, precision=known)
+
+
+def refined_pairs(
+    match: Match,
+    pairs: Correspondences,
+    query_rgb: ByteArray,
+    keyframe_rgb: ByteArray,
+    options: SubpixelOptions = SubpixelOptions(),
+) -> Correspondences:
+    """Pairs of a dense match, refined; sparse ones come from detectors that do so themselves."""
+    if not isinstance(match, DenseMatch):
+        return pairs
+    jacobian = jacobian_at(match, pairs.query_px)
+    return refined(pairs, jacobian, query_rgb, keyframe_rgb, options)
+
+
+def jacobian_at(match: DenseMatch, query_px: FloatArray) -> FloatArray:
+    """(N, 2, 2) of the warp about pixels of the query: slopes over three cells each way."""
+    rows, columns = match.certainty.shape
+    step = np.array([match.query_size[0] / columns, match.query_size[1] / rows], np.float32)
+    cell = np.floor((query_px + 0.5) / step).astype(int)
+    u, v = cell[:, 0].clip(0, columns - 1), cell[:, 1].clip(0, rows - 1)
+    out = np.empty((len(query_px), 2, 2), np.float32)
+    for axis, (dx, dy) in enumerate(((1, 0), (0, 1))):
+        # Sobel's weights 1 2 1 across, a difference of two cells along: eight times the slope.
+        slope = cv2.Sobel(match.warp_px, cv2.CV_32F, dx, dy, ksize=3, scale=1 / 8)
+        out[:, :, axis] = slope[v, u] / step[axis]
+    return np.where(_sane(out)[:, None, None], out, np.eye(2, dtype=np.float32))
+
+
+def _sane(jacobian: FloatArray) -> npt.NDArray[np.bool_]:
+    """Finite, not mirrored, and neither a fold nor an edge between two surfaces."""
+    size = (jacobian**2).sum(axis=(1, 2))
+    determinant = jacobian[:, 0, 0] * jacobian[:, 1, 1] - jacobian[:, 0, 1] * jacobian[:, 1, 0]
+    with np.errstate(invalid="ignore"):
+        good: npt.NDArray[np.bool_] = (size < 50.0) & (determinant > 0.1 * size / 2)
+    return good & np.isfinite(jacobian).all(axis=(1, 2))
+
+
+def _precision_or_nan(pairs: Correspondences) -> F32:
+    if pairs.precision is None:
+        return np.full((len(pairs), 2, 2), np.nan, np.float32)
+    return np.array(pairs.precision, np.float32)
+
+
+def _pyramid(rgb: ByteArray, options: SubpixelOptions) -> list[F32]:
+    """Grey images, each half of the one before."""
+    levels = [cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).astype(np.float32)]
+    for _ in range(options.levels):
+        height, width = levels[-1].shape
+        levels.append(
+            cv2.resize(
+                levels[-1], (max(1, width // 2), max(1, height // 2)), None, 0, 0, cv2.INTER_AREA
+            )
+        )
+    return levels
+
+
+@dataclass(frozen=True)
+class _Aligned:
+    point: F32  # (N, 2) px of the keyframe
+    precision: F32  # (N, 2, 2) 1 / px^2
+    good: npt.NDArray[np.bool_]
+
+
+def _align(
+    query: F32,
+    keyframe: F32,
+    query_level: int,
+    keyframe_level: int,
+    query_px: FloatArray,
+    keyframe_px: FloatArray,
+    jacobian: FloatArray,
+    options: SubpixelOptions,
+) -> _Aligned:
+    """Gauss-Newton over the shift of every patch; images of their own pyramid levels."""
+    coarser = np.float32(2.0**query_level)
+    offsets = _offsets(options.radius) * coarser  # (P, 2) px of the query
+    template, slope_x, slope_y = _template(query, query_level, query_px, options.radius)
+    reach = offsets @ jacobian.transpose(0, 2, 1)  # (N, P, 2) px of the keyframe
+    xx, xy, yy = _dot(slope_x, slope_x), _dot(slope_x, slope_y), _dot(slope_y, slope_y)
+    determinant = np.maximum(xx * yy - xy * xy, FLAT)
+    weakest = 0.5 * (xx + yy - np.sqrt((xx - yy) ** 2 + 4 * xy * xy))
+    strength = _dot(template, template)
+    shift = np.zeros((len(query_px), 2), np.float32)  # px of the query's level
+    for _ in range(options.iterations):
+        moved = keyframe_px + _moved(jacobian, shift * coarser)
+        seen = _sampled(keyframe, keyframe_level, moved[:, None] + reach)
+        gain, rest = _rest(seen, template, strength)
+        bx, by = _dot(slope_x, rest) / gain, _dot(slope_y, rest) / gain
+        step = np.stack([yy * bx - xy * by, xx * by - xy * bx], axis=1) / determinant[:, None]
+        shift -= step.clip(-1.0, 1.0)
+    way = _moved(jacobian, shift * coarser)
+    point = keyframe_px + way
+    seen = _sampled(keyframe, keyframe_level, point[:, None] + reach)
+    gain, rest = _rest(seen, template, strength)
+    left, power = _dot(rest, rest), _dot(seen, seen)
+    alike = np.sqrt(np.maximum(0.0, 1.0 - left / np.maximum(power, FLAT)))
+    # Slopes are zero-mean and free of the template: what remains of them is what a shift explains.
+    count = template.shape[1]
+    good = (alike > options.alike) & (gain > 0.2) & (gain < 5.0)
+    good &= weakest / count > options.texture**2
+    good &= np.hypot(way[:, 0], way[:, 1]) <= options.move_px
+    variance = np.maximum(left / (count - 4), options.noise_grey**2) / np.maximum(gain, 0.2) ** 2
+    variance *= options.shared * 4.0**query_level
+    covariance = _covariance(xx, xy, yy, determinant, variance, jacobian)
+    covariance += np.eye(2, dtype=np.float32) * options.floor_px**2
+    return _Aligned(point, np.linalg.inv(covariance).astype(np.float32), good)
+
+
+def _offsets(radius: int) -> F32:
+    """((2 r + 1)^2, 2) x and y, row by row."""
+    span = np.arange(-radius, radius + 1, dtype=np.float32)
+    x, y = np.meshgrid(span, span)
+    return np.stack([x.ravel(), y.ravel()], axis=1)
+
+
+def _template(query: F32, level: int, query_px: FloatArray, radius: int) -> tuple[F32, F32, F32]:
+    """(N, P) each: zero-mean patches and their slopes, the slopes free of the patch itself."""
+    side = 2 * radius + 3
+    around = _offsets(radius + 1) * 2.0**level
+    wide = _samples(query, level, query_px[:, None] + around).reshape(-1, side, side)
+    count = (2 * radius + 1) ** 2
+    patch = _zero_mean(wide[:, 1:-1, 1:-1].reshape(-1, count))
+    slope_x = _zero_mean(0.5 * (wide[:, 1:-1, 2:] - wide[:, 1:-1, :-2]).reshape(-1, count))
+    slope_y = _zero_mean(0.5 * (wide[:, 2:, 1:-1] - wide[:, :-2, 1:-1]).reshape(-1, count))
+    strength = np.maximum(_dot(patch, patch), FLAT)
+    for slope in (slope_x, slope_y):
+        slope -= patch * (_dot(slope, patch) / strength)[:, None]
+    return patch, slope_x, slope_y
+
+
+def _rest(seen: F32, template: F32, strength: F32) -> tuple[F32, F32]:
+    """The gain between patches, and what it does not explain."""
+    gain = _dot(seen, template) / np.maximum(strength, FLAT)
+    gain = np.where(np.abs(gain) < 1e-3, np.float32(1e-3), gain)
+    return gain, seen - gain[:, None] * template
+
+
+def _sampled(image: F32, level: int, pixels: FloatArray) -> F32:
+    return _zero_mean(_samples(image, level, pixels))
+
+
+def _samples(image: F32, level: int, pixels: FloatArray) -> F32:
+    """Bilinear at (N, P, 2) pixels of the full size; beyond the border its last pixel."""
+    if level:
+        factor = np.float32(0.5**level)
+        pixels = (pixels + np.float32(0.5)) * factor - np.float32(0.5)
+    out: F32 = cv2.remap(image, pixels, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return out
+
+
+def _zero_mean(values: F32) -> F32:
+    out: F32 = values - values.mean(axis=1, keepdims=True)
+    return out
+
+
+def _dot(a: F32, b: F32) -> F32:
+    out: F32 = np.einsum("np,np->n", a, b)
+    return out
+
+
+def _moved(jacobian: FloatArray, shift: FloatArray) -> FloatArray:
+    return np.einsum("nij,nj->ni", jacobian, shift)
+
+
+def _covariance(
+    xx: F32, xy: F32, yy: F32, determinant: F32, variance: FloatArray, jacobian: FloatArray
+) -> FloatArray:
+    """(N, 2, 2) px^2 of the keyframe: A (variance H^-1) A^T."""
+    inverse = np.stack([yy, -xy, -xy, xx], axis=1) / determinant[:, None]
+    local = (inverse * variance[:, None]).reshape(-1, 2, 2)
+    return jacobian @ local @ jacobian.transpose(0, 2, 1)
