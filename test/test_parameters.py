@@ -57,6 +57,8 @@ def test_every_tracking_parameter_arrives():
     for name, p in PARAMETERS.items():
         if name.startswith(("tracking.", "keyframes.", "pose.")):
             changed = p.high if p.default != p.high else p.low
+            if isinstance(p.default, bool):
+                changed = not p.default
             values = {**DEFAULTS, name: type(p.default)(changed)}
             assert tracker_options(values) != tracker_options(DEFAULTS), name
 

@@ -1,4 +1,4 @@
-"""Refinement of the few: it must find the true point through scale, shear and light, or keep out."""
+"""Refinement of the few: find the true point through scale, roll and light, or keep out."""
 
 import cv2
 import numpy as np

@@ -122,11 +122,8 @@ def _pyramid(rgb: ByteArray, options: SubpixelOptions) -> list[F32]:
     levels = [cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).astype(np.float32)]
     for _ in range(options.levels):
         height, width = levels[-1].shape
-        levels.append(
-            cv2.resize(
-                levels[-1], (max(1, width // 2), max(1, height // 2)), None, 0, 0, cv2.INTER_AREA
-            )
-        )
+        half = (max(1, width // 2), max(1, height // 2))
+        levels.append(cv2.resize(levels[-1], half, interpolation=cv2.INTER_AREA))
     return levels
 
 
