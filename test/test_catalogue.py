@@ -121,3 +121,17 @@ def test_the_matcher_of_a_folder_matches():
     match = matcher.match(query, matcher.reference(matcher.encode(ramp(96, 64))))
     inner = match.warp_px[5:-5, 5:-5] - match.grid_px()[5:-5, 5:-5]
     assert np.abs(np.median(inner, axis=(0, 1)) - [5, 0]).max() < 0.5
+
+
+def test_a_folder_of_the_working_directory_does_not_shadow_what_is_shipped(
+    tmp_path, monkeypatch, caplog
+):
+    (tmp_path / "lite").mkdir()
+    card = "name: mine\narchitecture: lite\ninput: {width: 64, height: 32}\n"
+    (tmp_path / "lite" / "card.yaml").write_text(card)
+    monkeypatch.chdir(tmp_path)
+    assert find_card("lite").name == "lite"
+    assert "say --model ./lite" in caplog.text
+    assert find_card("./lite").name == "mine"
+    (tmp_path / "lite").rename(tmp_path / "other")
+    assert find_card("other").name == "mine"

@@ -40,11 +40,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if resume:
             start = int(asked.removeprefix("bytes=").removesuffix("-"))
         if resume and start >= len(whole):
-            self.send_error(416)
+            self.send_response(416)
+            if plan.says_size:
+                self.send_header("Content-Range", f"bytes */{len(whole)}")
+            self.end_headers()
             return
         self.send_response(206 if resume else 200)
-        self.send_header("ETag", plan.etag)
-        self.send_header("Content-Length", str(len(whole) - start))
+        self.send_header("ETag", plan.resumed_etag if resume and plan.resumed_etag else plan.etag)
+        self.send_header("Content-Length", plan.length or str(len(whole) - start))
         if resume:
             self.send_header("Content-Range", f"bytes {start}-{len(whole) - 1}/{len(whole)}")
         self.end_headers()
@@ -60,7 +63,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server():
     plan = SimpleNamespace(
-        content=CONTENT, etag='"v1"', ranges=True, breaks=[], requests=[], announced=SHA256
+        content=CONTENT,
+        etag='"v1"',
+        ranges=True,
+        breaks=[],
+        requests=[],
+        announced=SHA256,
+        resumed_etag=None,
+        length=None,
+        says_size=True,
     )
     httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     httpd.plan = plan
@@ -126,6 +137,50 @@ def test_a_file_exchanged_between_two_parts_starts_over(server, tmp_path):
         fetch(server, tmp_path / "w.pth")
     server.content, server.etag = CONTENT[::-1], '"v2"'
     fetch(server, tmp_path / "w.pth", sha256=hashlib.sha256(CONTENT[::-1]).hexdigest())
+
+
+@pytest.mark.parametrize("says_size", [True, False])
+def test_a_part_that_is_already_whole_is_taken_or_fetched_anew(server, tmp_path, says_size):
+    """416 for ever: the last run ended between the last byte and the renaming."""
+    server.says_size = says_size
+    (tmp_path / "w.pth.part").write_bytes(CONTENT)
+    (tmp_path / "w.pth.part.etag").write_text('"v1"')
+    assert fetch(server, tmp_path / "w.pth", sha256=SHA256) == SHA256
+    assert len(server.requests) == (1 if says_size else 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["w.pth"]
+
+
+def test_a_part_of_another_file_is_never_mixed_in(server, tmp_path):
+    """A server that ignores If-Range and goes on with another version."""
+    server.breaks = [100_000]
+    server.resumed_etag = '"v2"'
+    assert fetch(server, tmp_path / "w.pth") == SHA256
+    assert (tmp_path / "w.pth").read_bytes() == CONTENT
+    assert [r.get("Range") for r in server.requests] == [None, "bytes=100000-", None]
+
+
+@pytest.mark.parametrize("tag", [b"\xff\xfe", b"", b'"v1"\r\nX: y', b'W/"v1"', b"v1"])
+def test_a_garbled_tag_starts_over(server, tmp_path, tag):
+    (tmp_path / "w.pth.part").write_bytes(b"rubbish")
+    (tmp_path / "w.pth.part.etag").write_bytes(tag)
+    assert fetch(server, tmp_path / "w.pth", sha256=SHA256) == SHA256
+    assert "Range" not in server.requests[0]
+
+
+@pytest.mark.parametrize("length", ["abc", "-5", "1e3"])
+def test_a_length_that_is_no_number_is_not_believed(server, tmp_path, length):
+    server.length = length
+    handler_closes = "the connection's end is the file's end"
+    assert fetch(server, tmp_path / "w.pth", sha256=SHA256) == SHA256, handler_closes
+
+
+def test_what_came_first_is_recorded_and_held(cache):
+    assert weights.remembered("http://x/w") is None
+    weights.remember("http://x/w", "a" * 64)
+    weights.remember("http://x/w", "b" * 64)  # the first one stays
+    assert weights.remembered("http://x/w") == "a" * 64
+    (cache / weights.RECORD).write_text("[broken")
+    assert weights.remembered("http://x/w") is None
 
 
 def test_a_wrong_checksum_leaves_nothing(server, tmp_path):

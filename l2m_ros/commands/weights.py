@@ -100,7 +100,7 @@ def _fetched(source: store.Source, folder: Path, wanted: dict[str, str]) -> Path
 
 def _downloaded(source: store.Source, folder: Path, wanted: dict[str, str]) -> Path:
     to = folder / source.file
-    expected = wanted.get(source.file, source.sha256)
+    expected = wanted.get(source.file, source.sha256) or store.remembered(source.url)
     if to.is_file() and store.is_intact(to, expected):
         print(f"{to} is here already")
         return to
@@ -115,7 +115,9 @@ def _downloaded(source: store.Source, folder: Path, wanted: dict[str, str]) -> P
     finally:
         for bar in bars:
             bar.__exit__(None, None, None)
-    print(f"{to}  sha256 {digest}" + ("" if expected else "  (the authors publish none)"))
+    store.remember(source.url, digest)
+    first = "  (the authors publish none: recorded, the next fetch is held to it)"
+    print(f"{to}  sha256 {digest}" + ("" if expected else first))
     return to
 
 

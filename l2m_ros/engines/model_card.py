@@ -9,13 +9,15 @@ Sizes are (width, height) wherever they are a pair; a card names both numbers.
 from __future__ import annotations
 
 import hashlib
+import math
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from l2m_ros.errors import ModelError
-from l2m_ros.files import write_whole
+from l2m_ros.errors import InvalidInput, ModelError
+from l2m_ros.files import inside, read_yaml, write_whole
 from l2m_ros.spelling import nearest
 
 RESIZE_RULES = ("stretch", "letterbox")
@@ -23,6 +25,9 @@ INTERPOLATIONS = ("area", "bicubic")
 PRECISIONS = ("fp32", "fp16")
 GRAPH_ROLES = ("encoder", "reference", "decoder")
 FILE_ROLES = (*GRAPH_ROLES, "weights")
+
+SHA256 = re.compile(r"[0-9a-f]{64}")
+MAX_SIDE = 8192  # of a network's input
 
 T = TypeVar("T")
 
@@ -42,13 +47,13 @@ class InputSpec:
     def __post_init__(self) -> None:
         _choice("input.resize", self.resize, RESIZE_RULES)
         _choice("input.interpolation", self.interpolation, INTERPOLATIONS)
+        _whole_number("input.multiple", self.multiple, 1, 4096)
         for side in ("width", "height"):
             value = getattr(self, side)
-            if not isinstance(value, int) or value <= 0 or value % self.multiple:
-                raise ModelError(
-                    f"input {side} {value} must be a positive multiple of {self.multiple}"
-                )
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            _whole_number(f"input.{side}", value, 1, MAX_SIDE)
+            if value % self.multiple:
+                raise ModelError(f"input {side} {value} must be a multiple of {self.multiple}")
+        if not (_three_numbers(self.mean) and _three_numbers(self.std) and min(self.std) > 0):
             raise ModelError(f"input mean {self.mean} and std {self.std} must be three numbers")
 
     @property
@@ -76,6 +81,16 @@ class ModelFile:
     path: str
     sha256: str | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.path, str):
+            raise ModelError(f"a file's path is a text, got {self.path!r}")
+        try:
+            inside(Path(), self.path)
+        except InvalidInput as error:
+            raise ModelError(f"{error}: a card names files beside it") from error
+        if self.sha256 is not None and not SHA256.fullmatch(str(self.sha256)):
+            raise ModelError(f"the sha256 of {self.path} is no 64 lower-case hex digits")
+
 
 @dataclass(frozen=True)
 class ModelCard:
@@ -102,6 +117,16 @@ class ModelCard:
 
     def __post_init__(self) -> None:
         _choice("precision", self.precision, PRECISIONS)
+        for name in ("name", "architecture", "licence", "source", "trained_on"):
+            if not isinstance(getattr(self, name), str):
+                raise ModelError(f"{name} is a text, got {getattr(self, name)!r}")
+        if not self.name or set(self.name) & set("/\\\0"):
+            raise ModelError(f"name {self.name!r} is no name of a model")
+        for name in ("config", "files", "keep", "accuracy", "speed"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise ModelError(
+                    f"{name} must hold `key: value` lines, got {getattr(self, name)!r}"
+                )
         for role in self.files:
             _choice("files", role, FILE_ROLES)
 
@@ -162,11 +187,9 @@ def verify(path: Path, sha256: str | None) -> None:
 
 def load_card(path: Path, search: tuple[Path, ...] = ()) -> ModelCard:
     """The card in a YAML file; unknown keys fail with the nearest right spelling."""
-    import yaml
-
     try:
-        raw = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raw = read_yaml(path)
+    except InvalidInput as error:
         raise ModelError(f"{path} is not a model card: {error}") from error
     if not isinstance(raw, dict):
         raise ModelError(f"{path} is not a model card: it holds no `key: value` lines")
@@ -184,6 +207,8 @@ def card_from_dict(
     if values.get("solve") is not None:
         values["solve"] = _filled(Solve, values["solve"], "solve")
     files = values.get("files") or {}
+    if not isinstance(files, Mapping):
+        raise ModelError(f"files must hold `role: {{path, sha256}}` lines, got {files!r}")
     values["files"] = {
         role: _filled(ModelFile, entry, f"files.{role}") for role, entry in files.items()
     }
@@ -220,16 +245,33 @@ def _filled(kind: type[T], raw: Any, where: str, tuples: tuple[str, ...] = ()) -
     for key in raw:
         if key not in known:
             raise ModelError(f"unknown key {key!r} in {where}{nearest(str(key), known)}")
-    values = {k: tuple(v) if k in tuples else v for k, v in raw.items()}
     try:
+        values = {k: tuple(v) if k in tuples else v for k, v in raw.items()}
         return kind(**values)
     except TypeError as error:
-        missing = str(error).rpartition(": ")[2]
-        raise ModelError(f"{where} lacks {missing}") from error
+        entries = fields(kind)  # type: ignore[arg-type]
+        lacking = [repr(f.name) for f in entries if _is_required(f) and f.name not in raw]
+        words = f"lacks {', '.join(lacking)}" if lacking else f"cannot be read: {error}"
+        raise ModelError(f"{where} {words}") from error
 
 
-def _choice(what: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
+def _is_required(entry: Any) -> bool:
+    return entry.default is MISSING and entry.default_factory is MISSING
+
+
+def _whole_number(what: str, value: Any, low: int, high: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise ModelError(f"{what} {value!r} must be a whole number from {low} to {high}")
+
+
+def _three_numbers(values: Any) -> bool:
+    return len(values) == 3 and all(
+        isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in values
+    )
+
+
+def _choice(what: str, value: Any, known: tuple[str, ...]) -> None:
+    if not isinstance(value, str) or value not in known:
         raise ModelError(
             f"{what} is {value!r}, known: {', '.join(known)}{nearest(str(value), known)}"
         )

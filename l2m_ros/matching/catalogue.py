@@ -9,6 +9,7 @@ load_matcher("sift")                        a classical matcher: no model, no en
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from l2m_ros.matching.metric_matcher import MetricMatcher
 from l2m_ros.matching.network_matcher import NetworkMatcher
 from l2m_ros.spelling import nearest
 
+log = logging.getLogger(__name__)
 DEFAULT_MODEL = "lite"
 KINDS = {"mickey": MetricMatcher}  # architectures whose matches are no dense warp
 CARD = "card.yaml"  # in a model's own folder
@@ -46,20 +48,29 @@ def model_folders() -> list[Path]:
 
 
 def find_card(name: str) -> ModelCard:
-    """The card of a model by name, by its folder, or by its YAML file."""
+    """The card of a model by name, by its folder, or by its YAML file.
+
+    A bare name is looked for in the model folders first: a folder of the same name that happens
+    to lie in the working directory is meant only where it is written as ./name.
+    """
+    if not isinstance(name, str) or "\0" in name:
+        raise InvalidInput(f"a model's name is a text, got {name!r}")
     folders = tuple(model_folders())
     given = Path(name).expanduser()
-    candidates = [given] if given.suffix in (".yaml", ".yml") else [given / CARD]
-    if len(given.parts) == 1:
-        candidates += [p for f in folders for p in (f / f"{name}.yaml", f / name / CARD)]
-    for path in candidates:
+    here = [given] if given.suffix in (".yaml", ".yml") else [given / CARD]
+    known: list[Path] = []
+    if os.sep not in name and given.name == name:
+        known = [p for f in folders for p in (f / f"{name}.yaml", f / name / CARD)]
+    for path in (*known, *here):
         if path.is_file():
+            if path in known and here[0].is_file():
+                log.warning("%s is not used; to use it say --model ./%s", here[0], name)
             return load_card(path, search=folders)
     if given.is_dir():
         raise ModelError(f"{given} holds no {CARD}: name a folder that `l2m export` wrote")
-    known = sorted({*MATCHERS, *card_names()})
+    names = sorted({*MATCHERS, *card_names()})
     raise InvalidInput(
-        f"unknown matcher {name!r}{nearest(name, known)} (known: {', '.join(known)}; "
+        f"unknown matcher {name!r}{nearest(name, names)} (known: {', '.join(names)}; "
         "or a folder that `l2m export` wrote)"
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import http.client
+import json
 import re
 import shutil
 import time
@@ -22,13 +23,15 @@ from typing import Any
 
 from l2m_ros.engines.model_card import sha256_of
 from l2m_ros.errors import InvalidInput, ModelError
-from l2m_ros.files import cache_folder, full_disk_in_words
+from l2m_ros.files import cache_folder, full_disk_in_words, read_json, write_whole
 from l2m_ros.spelling import nearest
 
 BLOCK_BYTES = 1 << 20
 TIMEOUT_S = 30.0
 ATTEMPTS = 4  # of one download; each goes on where the last one broke
+RECORD = "downloads.json"  # in the cache: what came from where
 SHA256 = re.compile(r"[0-9a-f]{64}")
+STRONG_TAG = re.compile(r'"[\x21\x23-\x7e]{1,200}"')  # an ETag that promises equal bytes
 
 Advance = Callable[[float], None]  # bytes that arrived
 
@@ -188,7 +191,11 @@ class _Transfer:
             except (ConnectionError, TimeoutError, http.client.HTTPException) as error:
                 cause: Exception = error
             except urllib.error.URLError as error:
-                if isinstance(error, urllib.error.HTTPError) and error.code < 500:
+                if isinstance(error, urllib.error.HTTPError) and error.code == 416:
+                    if self._is_whole(error.headers.get("Content-Range") or ""):
+                        return sha256_of(self.partial), None
+                    self.discard()  # what is here reaches beyond the server's file: start over
+                elif isinstance(error, urllib.error.HTTPError) and error.code < 500:
                     raise ModelError(f"{self.url}: {error.code} {error.reason}") from error
                 cause = error
         done = self.partial.stat().st_size if self.partial.is_file() else 0
@@ -196,6 +203,11 @@ class _Transfer:
             f"{self.url} broke off {ATTEMPTS} times ({cause}); {done} bytes are kept in "
             f"{self.partial.name}: the same command goes on from there"
         ) from cause
+
+    def _is_whole(self, content_range: str) -> bool:
+        """The last run ended between the last byte and the renaming."""
+        whole = re.fullmatch(r"bytes \*/(\d{1,18})", content_range)
+        return whole is not None and int(whole[1]) == self._resumable()
 
     def _attempt(self) -> tuple[str, str | None]:
         have = self._resumable()
@@ -207,6 +219,9 @@ class _Transfer:
         with urllib.request.build_opener(redirects).open(request, timeout=TIMEOUT_S) as response:
             if response.status != 206:
                 have = 0  # the server starts over, or the file has changed
+            elif response.headers.get("ETag") != self.tag.read_text():
+                self.discard()
+                raise ConnectionError("the server went on with a part of another file")
             total = _total_bytes(response, have)
             self._remember(response.headers.get("ETag"))
             self._make_room(total, have)
@@ -214,13 +229,17 @@ class _Transfer:
         return digest, redirects.announced or _sha256_in(response.headers.get("ETag"))
 
     def _resumable(self) -> int:
-        if not (self.partial.is_file() and self.tag.is_file()):
+        try:
+            tag = self.tag.read_text()
+        except (OSError, UnicodeDecodeError):
+            tag = ""
+        if not (self.partial.is_file() and STRONG_TAG.fullmatch(tag)):
             self.discard()
             return 0
         return self.partial.stat().st_size
 
     def _remember(self, etag: str | None) -> None:
-        if etag and not etag.startswith("W/"):  # a weak one does not promise equal bytes
+        if etag and STRONG_TAG.fullmatch(etag):
             self.tag.write_text(etag)
         else:
             self.tag.unlink(missing_ok=True)
@@ -276,7 +295,7 @@ def _total_bytes(response: Any, have: int) -> int | None:
             raise http.client.HTTPException(f"asked from byte {have}, got {response.headers}")
         return int(span[2])
     length = response.headers.get("Content-Length")
-    return int(length) if length else None
+    return int(length) if length and re.fullmatch(r"\d{1,18}", length) else None
 
 
 def unpacked(archive: Path, member: str) -> Path:
@@ -299,7 +318,29 @@ def unpacked(archive: Path, member: str) -> Path:
     return to
 
 
-# --- what is here already -------------------------------------------------------------------
+# --- what came before, and what is here -----------------------------------------------------
+
+
+def remembered(url: str) -> str | None:
+    """The sha256 that came from this address the first time, where it was fetched before."""
+    found = _record().get(url)
+    digest = found.get("sha256") if isinstance(found, dict) else None
+    return digest if isinstance(digest, str) and SHA256.fullmatch(digest) else None
+
+
+def remember(url: str, sha256: str) -> None:
+    """Record what came: where the authors publish no checksum, the next fetch is held to it."""
+    record = _record()
+    record.setdefault(url, {"sha256": sha256, "first_seen": time.strftime("%Y-%m-%d")})
+    write_whole(cache_folder() / RECORD, json.dumps(record, indent=1, sort_keys=True))
+
+
+def _record() -> dict[str, Any]:
+    try:
+        record = read_json(cache_folder() / RECORD)
+    except (OSError, InvalidInput):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def stated_checksums(pairs: list[str], entry: Weights) -> dict[str, str]:
