@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -28,15 +28,26 @@ from l2m_ros.frames.inputs import (
     Bundle,
     InputOptions,
     Inputs,
+    Report,
 )
 from l2m_ros.frames.messages import read_transform, stamp_ns
 from l2m_ros.frames.outputs import FrameNames, FrameResult
+from l2m_ros.frames.static_transforms import StaticTransforms
 from l2m_ros.matching.catalogue import load_matcher
-from l2m_ros.parameters.table import Values, base_from_camera, matcher_options, tracker_options
+from l2m_ros.parameters.table import (
+    PARAMETERS,
+    Values,
+    base_from_camera,
+    matcher_options,
+    tracker_options,
+)
 from l2m_ros.tracking.tracker import Tracker
 from l2m_ros.types import FloatArray
 
 FARTHEST_M = 1e9  # from its origin; a truth beyond is a mistake of units or a broken file
+STATIC = "/tf_static"
+# What belongs to a graph, to timing or to a life cycle: none of it is there.
+WITHOUT_EFFECT = ("autostart", "publish_tf", "image_transport", "stale_after_s", "queue")
 GROUND_TRUTH = "/ground_truth/pose"  # where `l2m simulate` writes it
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 DEPTH_WORDS = ("depth", "disparity")
@@ -156,13 +167,18 @@ def _listing(bag: AnyBag) -> str:
     return ", ".join(f"{topic} ({kind})" for topic, kind in sorted(bag.types.items()))
 
 
-def replay(bag: AnyBag, topics: BagTopics, values: Values) -> Iterator[FrameResult]:
-    """Every frame of the bag, tracked; frames whose messages make no frame are left out."""
-    inputs = Inputs(_input_options(topics, values))
-    builder = FrameBuilder(rectified=values["rectified"], image_topic=topics.image)
+def replay(
+    bag: AnyBag, topics: BagTopics, values: Values, report: Report = lambda key, words: None
+) -> Iterator[FrameResult]:
+    """Every frame of the bag, tracked; frames whose messages make no frame are left out.
+
+    `report` hears what the node would say of its inputs in /diagnostics, when it changes.
+    """
+    inputs = Inputs(_input_options(topics, values), report)
+    builder = FrameBuilder(rectified=values["rectified"], image_topic=topics.image, report=report)
     matcher = load_matcher(values["model"], **matcher_options(values))
     tracker = Tracker(matcher, tracker_options(values))
-    base = base_from_camera(values)
+    mounting = _Mounting(bag, values)
     names = FrameNames(values["frames.odom"], values["frames.base"], values["frames.keyframe"])
     for bundle in _bundles(bag, topics, inputs):
         if bundle.reset:
@@ -172,8 +188,32 @@ def replay(bag: AnyBag, topics: BagTopics, values: Values) -> Iterator[FrameResu
         except InvalidInput as error:
             print(f"frame at {bundle.stamp_ns} left out: {error}", file=sys.stderr)
             continue
+        base = mounting.base_from_camera(frame.frame_id)
+        tracker.reconfigure(replace(tracker.options, base_from_camera=base))
         result = tracker.process(frame, inputs.odometry_at(frame.stamp_ns))
         yield FrameResult(result, names, base)
+
+
+class _Mounting:
+    """base_from_camera: the parameter's, or the bag's /tf_static with `base_from_tf`."""
+
+    def __init__(self, bag: AnyBag, values: Values) -> None:
+        self._given, self._base = base_from_camera(values), values["frames.base"]
+        self._static: StaticTransforms | None = None
+        if values["base_from_tf"]:
+            messages = [message for _, message in bag.messages([STATIC])]
+            self._static = StaticTransforms(messages)
+
+    def base_from_camera(self, camera_frame: str) -> FloatArray:
+        if self._static is None:
+            return self._given
+        return self._static.lookup(self._base, camera_frame)
+
+
+def without_effect(values: Values) -> list[str]:
+    """Parameters that were set but mean nothing to a replay."""
+    changed = [name for name in WITHOUT_EFFECT if values[name] != PARAMETERS[name].default]
+    return [name for name in changed if (name, values[name]) != ("queue", "all")]
 
 
 def _bundles(bag: Bag, topics: BagTopics, inputs: Inputs) -> Iterator[Bundle]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from l2m_ros.errors import InvalidInput
 from l2m_ros.files import check_writable, refuse_overwriting
 
 if TYPE_CHECKING:
+    from l2m_ros.frames.inputs import Report
     from l2m_ros.frames.outputs import FrameResult
     from l2m_ros.workshop.evaluation.tracking_report import TrackedRun
     from l2m_ros.workshop.evaluation.trajectory import Trajectory
@@ -82,7 +84,9 @@ def _check_outputs(args: argparse.Namespace) -> None:
         raise InvalidInput(f"--out-bag {args.out_bag}: the name ends in .mcap or .db3")
 
 
-def tracked_frames(args: argparse.Namespace) -> Iterator[FrameResult]:
+def tracked_frames(
+    args: argparse.Namespace, report: Report = lambda key, words: None
+) -> Iterator[FrameResult]:
     """Every frame of the bag, tracked, with progress shown."""
     from l2m_ros.bags import replay as bags
     from l2m_ros.bags.reader import open_bag
@@ -90,9 +94,11 @@ def tracked_frames(args: argparse.Namespace) -> Iterator[FrameResult]:
     from l2m_ros.progress import track
 
     values = parameter_values(args.params_file, _overrides(args))
+    if ignored := bags.without_effect(values):
+        print(f"replay ignores {', '.join(ignored)}: there is no graph", file=sys.stderr)
     with open_bag(args.bag) as bag:
         topics = bags.find_topics(bag, {name: getattr(args, name) for name in TOPICS})
-        replayed = bags.replay(bag, topics, values)
+        replayed = bags.replay(bag, topics, values, report)
         yield from track(replayed, "tracking", total=bag.count(topics.image))
 
 
@@ -113,7 +119,7 @@ def _tracked(args: argparse.Namespace) -> TrackedRun:
             from l2m_ros.bags.rerun_view import Viewer
 
             sinks.append(Viewer(tracked.title).show)
-        for frame in tracked_frames(args):
+        for frame in tracked_frames(args, tracked.report_input):
             for sink in sinks:
                 sink(frame)
     return tracked
@@ -121,12 +127,14 @@ def _tracked(args: argparse.Namespace) -> TrackedRun:
 
 def add_frame(run: TrackedRun, frame: FrameResult) -> None:
     """One more frame of the run."""
+    from l2m_ros.tracking.remedies import problems
     from l2m_ros.workshop.evaluation.tracking import PosedFrame
 
     result, stamp_ns = frame.result, frame.stamp_ns
     run.frames += 1
     run.keyframes += result.new_keyframe
     run.add_stages(result.stages_ms)
+    run.add_remarks(problems(result))
     if result.pose is not None:
         pose, kept = result.pose, result.keyframe.frame.stamp_ns
         run.posed.append(PosedFrame(stamp_ns, kept, pose.keyframe_from_camera, pose.covariance))

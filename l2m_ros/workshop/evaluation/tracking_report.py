@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,7 @@ from l2m_ros.workshop.evaluation.tracking import (
 from l2m_ros.workshop.evaluation.trajectory import Trajectory, trajectory_error
 
 STAGES = ("wait", "frame", "encode", "match", "pose", "reference", "stereo", "publish", "latency")
+NUMBER = re.compile(r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?")
 MIN_FOR_TRAJECTORY = 3  # poses; an alignment of fewer says nothing
 
 
@@ -39,14 +41,29 @@ class TrackedRun:
     stages_ms: dict[str, list[float]] = field(default_factory=dict)  # one value a frame
     latency_ms: dict[str, tuple[float, float]] = field(default_factory=dict)  # median, p95
     chained: list[tuple[int, Any]] = field(default_factory=list)  # (stamp, odom_from_camera)
+    # What /diagnostics would have said, and of how many frames; numbers in the words are left out.
+    diagnostics: Counter[str] = field(default_factory=Counter)
     truth: Trajectory | None = None  # world_from_camera
     truth_sigma: TruthSigma = EXACT
     rate_hz: float | None = None
     pictures: list[tuple[ByteArray, str]] = field(default_factory=list)
+    _inputs_said: dict[str, str] = field(default_factory=dict)
 
     def add_stages(self, stages_ms: dict[str, float]) -> None:
         for stage, spent_ms in stages_ms.items():
             self.stages_ms.setdefault(stage, []).append(spent_ms)
+
+    def report_input(self, key: str, words: str | None) -> None:
+        """A problem with an input begins, goes on, or (None) ends."""
+        if words is None:
+            self._inputs_said.pop(key, None)
+        else:
+            self._inputs_said[key] = words
+
+    def add_remarks(self, remarks: dict[str, str | None]) -> None:
+        """What there was to say of one frame, besides what holds of its inputs."""
+        said = {**self._inputs_said, **{key: words for key, words in remarks.items() if words}}
+        self.diagnostics.update(f"{key}: {NUMBER.sub('#', said[key])}" for key in said)
 
     def latencies_ms(self) -> dict[str, tuple[float, float]]:
         """(median, 95th percentile) by stage: as told, or of the frames."""
@@ -70,6 +87,7 @@ class TrackedRun:
             "keyframes": self.keyframes,
             "not_posed": dict(self.unposed),
             "scale_sources": dict(self.scale_sources),
+            "diagnostics": dict(self.diagnostics.most_common()),
             "rate_hz": self.rate_hz,
             "stages_ms": {
                 stage: {"median": median, "p95": p95}
