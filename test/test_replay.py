@@ -13,6 +13,7 @@ from l2m_ros.parameters.file import parameter_values
 from l2m_ros.parameters.table import PARAMETERS
 from l2m_ros.workshop.evaluation.trajectory import read_tum
 from l2m_ros.workshop.simulation.bag import write_bag
+from l2m_ros.workshop.simulation.sensor_faults import spoil
 from l2m_ros.workshop.simulation.sequence import SimulationOptions, simulate
 
 FRAMES = 12
@@ -124,3 +125,41 @@ def test_the_report_holds_the_pictures(bag, capsys, tmp_path):
     text = page.read_text()
     assert text.count("data:image/png") == 3
     assert "NEES" in text
+
+
+@pytest.fixture(scope="module")
+def driven(tmp_path_factory):
+    """A robot on wheels, its odometry silent for half of the time; the camera is not its base."""
+    path = tmp_path_factory.mktemp("driven") / "run.mcap"
+    options = SimulationOptions(path="drive", frames=12, width=160, height=120, rate_hz=2.0,
+                                stereo=False)  # fmt: skip
+    write_bag(path, spoil(simulate(options), ["odom_gaps", "odom_constant"]))
+    return path
+
+
+def test_what_the_diagnostics_would_say_is_counted(driven, capsys):
+    figures = json.loads(replay(capsys, driven, "--model", "orb", "--json")[1].out)
+    said = figures["diagnostics"]
+    assert figures["frames"] == 12  # those that waited for odometry at the end, too
+    assert any("odom pauses" in words or "away from the image" in words for words in said)
+    assert any("covariance is constant" in words for words in said)
+    assert all(not any(digit in words for digit in "123456789") for words in said)
+
+
+def test_where_the_camera_is_mounted_comes_from_the_bag(driven, capsys, tmp_path):
+    options = ["--model", "orb", "-p", "base_from_tf:=true", "--out-bag", tmp_path / "out.mcap"]
+    assert replay(capsys, driven, *options)[0] == 0
+    with open_bag(tmp_path / "out.mcap") as bag:
+        message = next(m for _, m in bag.messages(["/l2m/odometry"]))
+        chain = [m for _, m in bag.messages(["/l2m/chain"])]
+    assert (message.header.frame_id, message.child_frame_id) == ("odom", "base_link")
+    # The camera sits 0.45 m above the base; odom begins where the base is.
+    assert abs(message.pose.pose.position.z) < 0.05
+    assert "first frame" in chain[0].message
+    code, said = replay(capsys, driven, "-p", "base_from_tf:=true", "-p", "frames.base:=torso")
+    assert code == 2 and "/tf_static does not connect camera_optical_frame to torso" in said.err
+
+
+def test_parameters_without_effect_are_named(bag, capsys):
+    said = replay(capsys, bag, "--model", "orb", "-p", "publish_tf:=true", "-p", "queue:=all")[1]
+    assert "replay ignores publish_tf: there is no graph" in said.err

@@ -216,7 +216,7 @@ def without_effect(values: Values) -> list[str]:
     return [name for name in changed if (name, values[name]) != ("queue", "all")]
 
 
-def _bundles(bag: Bag, topics: BagTopics, inputs: Inputs) -> Iterator[Bundle]:
+def _bundles(bag: AnyBag, topics: BagTopics, inputs: Inputs) -> Iterator[Bundle]:
     input_of_topic = topics.inputs()
     for topic, message in bag.messages(list(input_of_topic)):
         try:
