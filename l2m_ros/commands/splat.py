@@ -22,10 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="build|check|pairs")
     _build_arguments(actions.add_parser("build", help="fit Gaussians to posed images"))
     _check_arguments(actions.add_parser("check", help="measure the labels of a scene"))
+    _pairs_arguments(actions.add_parser("pairs", help="shards of training pairs"))
 
 
 def run(args: argparse.Namespace) -> int:
-    actions: dict[str, Callable[[argparse.Namespace], int]] = {"build": _build, "check": _check}
+    actions: dict[str, Callable[[argparse.Namespace], int]] = {
+        "build": _build, "check": _check, "pairs": _pairs,
+    }  # fmt: skip
     return actions[args.action](args)
 
 
@@ -54,6 +57,24 @@ def _build_arguments(parser: argparse.ArgumentParser) -> None:
 def _check_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("scene", type=Path, metavar="SCENE.ply")
     parser.add_argument("--source", type=Path, metavar="FOLDER", help="the images, if they moved")
+    _shared(parser)
+
+
+def _pairs_arguments(parser: argparse.ArgumentParser) -> None:
+    from l2m_ros.commands.options import size_of
+
+    parser.add_argument("scene", type=Path, metavar="SCENE.ply")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="for the shards")
+    parser.add_argument("--views", type=int, default=200, help="new views, 2 a pair (default 200)")
+    parser.add_argument("--size", type=size_of("WxH"), default=(320, 240), help="default 320x240")
+    parser.add_argument("--difficulty", type=float, default=1.0, help="0 to 1 (default 1)")
+    parser.add_argument("--relight", type=float, default=0.3, help="share of views (default 0.3)")
+    parser.add_argument("--per-shard", type=int, default=64, help="pairs (default 64)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--source", type=Path, metavar="FOLDER", help="cameras of a foreign scene")
+    parser.add_argument(
+        "--picture", type=Path, metavar="FILE", help="draw the first 12 pairs with their matches"
+    )
     _shared(parser)
 
 
@@ -123,6 +144,37 @@ def _check(args: argparse.Namespace) -> int:
         print(json.dumps(figures))
         return 0
     _print_check(args.scene, figures)
+    return 0
+
+
+def _pairs(args: argparse.Namespace) -> int:
+    from l2m_ros.workshop.gaussians.pairs import SplatPairOptions, scene_views, write_pairs
+
+    options = SplatPairOptions(
+        views=args.views,
+        width=args.size[0],
+        height=args.size[1],
+        difficulty=args.difficulty,
+        relight=args.relight,
+        pairs_per_shard=args.per_shard,
+        seed=args.seed,
+    )
+    scene = scene_views(args.scene, args.rasterizer, args.source)
+    report = write_pairs(scene, args.scene.name, args.out, options)
+    if args.picture:
+        from l2m_ros.images import write_rgb
+        from l2m_ros.workshop.lifting.picture import contact_sheet, samples_of
+
+        write_rgb(args.picture, contact_sheet(samples_of(args.out)))
+    if args.json:
+        print(json.dumps(vars(report)))
+        return 0
+    why = ", ".join(f"{count} by {reason}" for reason, count in sorted(report.rejected.items()))
+    print(
+        f"{args.out}: {report.pairs} pairs in {report.shards_written} new shards, "
+        f"{report.shards_kept} shards kept; {report.overlap:.0%} of the pixels labelled; "
+        f"cameras rejected: {why or 'none'}"
+    )
     return 0
 
 

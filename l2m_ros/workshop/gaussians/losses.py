@@ -22,9 +22,9 @@ class Weights:
     """Of the regularisers, beside a photometric loss of about 0.05."""
 
     flatten: float = 0.01  # thickness over extent
-    normal: float = 0.1  # rendered normal against the normal of the rendered depth
-    views: float = 3.0  # plane depth of two views that meet at one point
-    depth: float = 5.0  # relative error against given depth
+    normal: float = 0.05  # rendered normal against the normal of the rendered depth
+    views: float = 2.0  # plane depth of two views that meet at one point
+    depth: float = 2.5  # relative error against given depth
 
 
 def photometric(colour: Tensor, target: Tensor) -> Tensor:

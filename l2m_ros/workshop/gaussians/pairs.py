@@ -1,0 +1,231 @@
+"""Training pairs from a scene of Gaussians: on the fly, or as the shards that `l2m lift` writes.
+
+    maker = SplatPairs(scene_views("scene.ply"), seed=0)
+    pair = maker.pair(17, width=320, height=240, difficulty=0.5)    # the same pair, always
+
+The anchor (see `views.py`) takes the photograph's place in a shard; lengths there are the
+world's own units.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from l2m_ros.errors import InvalidInput
+from l2m_ros.progress import progress
+from l2m_ros.types import ByteArray
+from l2m_ros.workshop.gaussians.choice import load_rasterizer
+from l2m_ros.workshop.gaussians.labels import label_between
+from l2m_ros.workshop.gaussians.model import PosedCamera
+from l2m_ros.workshop.gaussians.ply import read_ply
+from l2m_ros.workshop.gaussians.record import read_record
+from l2m_ros.workshop.gaussians.views import NewView, SceneViews, ViewPair, unlabelled
+from l2m_ros.workshop.lifting.camera_effects import EffectOptions, camera_effects
+from l2m_ros.workshop.lifting.pairs import Pair
+from l2m_ros.workshop.lifting.relighting import PRESETS, random_lighting, relight_quickly
+from l2m_ros.workshop.lifting.shards import (
+    MAX_SIDE_PX,
+    Sample,
+    pack,
+    quantised,
+    remove_leftovers,
+    write_atomically,
+)
+
+
+@dataclass(frozen=True)
+class SplatPairOptions:
+    """What is made of a scene; two views a pair."""
+
+    views: int = 200
+    width: int = 320
+    height: int = 240
+    difficulty: float = 1.0
+    relight: float = 0.3  # share of views under new light
+    pairs_per_shard: int = 64
+    seed: int = 0
+    effects: EffectOptions = field(default_factory=EffectOptions)
+
+    def __post_init__(self) -> None:
+        if self.views < 2 or self.pairs_per_shard < 1:
+            raise InvalidInput(f"--views {self.views}: a pair takes 2")
+        if not 32 <= min(self.width, self.height) <= max(self.width, self.height) <= MAX_SIDE_PX:
+            raise InvalidInput(
+                f"views of {self.width}x{self.height}: sides from 32 to {MAX_SIDE_PX} can be stored"
+            )
+        for name in ("difficulty", "relight"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise InvalidInput(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+
+
+@dataclass
+class SplatPairReport:
+    pairs: int = 0
+    shards_written: int = 0
+    shards_kept: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)  # pairs of cameras, by reason
+    overlap: float = 0.0  # mean share of labelled pixels
+
+
+def scene_views(scene: Path, rasterizer: str = "auto", source: Path | None = None) -> SceneViews:
+    """The scene with the cameras that it was built from (or those of a folder of images)."""
+    cameras: dict[str, PosedCamera]
+    if source is not None:
+        from l2m_ros.workshop.gaussians.captures import load_captures
+
+        cameras = {capture.name: capture.view for capture in load_captures(source).items}
+    else:
+        cameras = read_record(scene).cameras
+    return SceneViews(read_ply(scene), cameras, load_rasterizer(rasterizer))
+
+
+class SplatPairs:
+    """Pairs on the fly, as training takes them; pair number i is the same every time."""
+
+    def __init__(
+        self,
+        scene: SceneViews,
+        seed: int = 0,
+        relight: float = 0.3,
+        effects: EffectOptions | None = None,
+    ) -> None:
+        self.scene, self.seed, self.relight = scene, seed, relight
+        self.effects = effects or EffectOptions()
+
+    def pair(self, index: int, *, width: int, height: int, difficulty: float) -> Pair:
+        rng = np.random.default_rng((self.seed, 3, index))
+        hard = difficulty * rng.random() ** 0.5  # easy pairs stay in the mixture
+        made = self.scene.pair(rng, width, height, hard)
+        rgb_a, rgb_b = (seen(rng, v, self.relight, self.effects, hard) for v in made.views)
+        ab, ba = made.labels
+        a, b = (v.depth / made.distance for v in made.views)
+        return Pair(
+            rgb_a, rgb_b, ab.warp_px, ab.visible, ab.unknown, ba.warp_px, ba.visible, ba.unknown,
+            float(np.sqrt(ab.visible.mean() * ba.visible.mean())), made.cameras, None, a, b,
+        )  # fmt: skip
+
+
+def seen(
+    rng: np.random.Generator, view: NewView, relight: float, effects: EffectOptions, hard: float
+) -> ByteArray:
+    """A view's image under its own light and through its own camera."""
+    rgb = view.rgb
+    if rng.random() < relight:
+        rgb = _relit(rng, view)
+    return camera_effects(rng, rgb, effects, 0.4 + 0.6 * hard)
+
+
+def _relit(rng: np.random.Generator, view: NewView) -> ByteArray:
+    known = view.depth > 0
+    if not known.any():
+        return view.rgb
+    middle = float(np.median(view.depth[known]))
+    inverse = np.where(known, middle / np.where(known, view.depth, middle), 0.1).astype(np.float32)
+    height, width = inverse.shape
+    K = view.view.camera.K.copy()
+    K[:2] *= 0.25
+    small = cv2.resize(np.clip(inverse, 0.05, 20.0), (width // 4, height // 4))
+    preset = str(rng.choice(list(PRESETS), p=[0.7, 0.15, 0.15]))
+    return relight_quickly(view.rgb, small, K, random_lighting(rng, preset), rng)
+
+
+def write_pairs(
+    scene: SceneViews, name: str, out: Path, options: SplatPairOptions = SplatPairOptions()
+) -> SplatPairReport:
+    """Shards of pairs; those that are there are kept, so a run is continued by repeating it."""
+    _claim(out, name, options)
+    report, count = SplatPairReport(), options.views // 2
+    shares: list[float] = []
+    with progress(count, "rendering pairs") as bar:
+        for number, first in enumerate(range(0, count, options.pairs_per_shard)):
+            target = out / f"shard-{number:06d}.tar"
+            indices = range(first, min(first + options.pairs_per_shard, count))
+            if target.is_file():
+                report.shards_kept += 1
+                bar.update(len(indices), "kept")
+                continue
+            samples = []
+            for index in indices:
+                sample, made = sample_of(scene, name, index, options)
+                samples.append(sample)
+                shares += [float(label.visible.mean()) for label in made.labels]
+                for reason in made.rejected:
+                    key = reason.partition(":")[0]
+                    report.rejected[key] = report.rejected.get(key, 0) + 1
+                bar.update(1, target.stem)
+            summary = {"scene": name, "pairs": [sample.key for sample in samples]}
+            write_atomically(target.with_suffix(".json"), json.dumps(summary, indent=1).encode())
+            write_atomically(target, pack(samples))
+            report.shards_written += 1
+            report.pairs += len(samples)
+    report.overlap = float(np.mean(shares)) if shares else 0.0
+    return report
+
+
+def _claim(out: Path, name: str, options: SplatPairOptions) -> None:
+    """Make the folder; refuse to mix two runs in it."""
+    text = json.dumps({"scene": name, "options": asdict(options)}, indent=1, sort_keys=True)
+    manifest = out / "splat.json"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InvalidInput(f"{out}: is a file, not a folder to write shards into") from error
+    if (manifest.is_file() and manifest.read_text() != text) or (out / "lift.json").is_file():
+        raise InvalidInput(
+            f"{out}: holds the shards of another run (splat.json or lift.json says which): name "
+            "another --out, or remove it"
+        )
+    remove_leftovers(out)
+    write_atomically(manifest, text.encode())
+
+
+def sample_of(
+    scene: SceneViews, name: str, index: int, options: SplatPairOptions
+) -> tuple[Sample, ViewPair]:
+    """Pair number `index`; depends on nothing else drawn."""
+    rng = np.random.default_rng((options.seed, index))
+    hard = options.difficulty * rng.random() ** 0.5
+    made = scene.pair(rng, options.width, options.height, hard)
+    images = {"photo": made.anchor.rgb}
+    arrays: dict[str, Any] = {"depth": _with_nan(made.anchor)}
+    geometry = []
+    anchor = made.anchor.view
+    for i, view in enumerate(made.views):
+        images[f"view{i}"] = seen(rng, view, options.relight, options.effects, hard)
+        geometry.append(
+            {
+                "K": view.view.camera.K.tolist(),
+                "view_from_photograph": (
+                    view.view.camera_from_world @ anchor.world_from_camera
+                ).tolist(),
+            }
+        )
+        source = label_between(view.depth, view.view, made.anchor.depth, anchor)
+        arrays[f"depth_{i}"] = _with_nan(view)
+        arrays[f"source_{i}"] = quantised(source.warp_px)
+        arrays[f"seen_{i}"], arrays[f"unlabelled_{i}"] = source.visible, unlabelled(view)
+    for key, label in zip(("0_1", "1_0"), made.labels, strict=True):
+        arrays[f"warp_{key}"] = quantised(label.warp_px)
+        arrays[f"visible_{key}"], arrays[f"unknown_{key}"] = label.visible, label.unknown
+    meta = {
+        "photograph": f"{name}:{made.name}",
+        "width": anchor.size[0],
+        "height": anchor.size[1],
+        "K": anchor.camera.K.tolist(),
+        "kind": "scene",
+        "views": geometry,
+        "world_from_photograph": anchor.world_from_camera.tolist(),
+        "steps_per_px": 64,
+        "origin_px": -64.0,
+    }
+    return Sample(f"{index:08d}", meta, images, arrays), made
+
+
+def _with_nan(view: NewView) -> Any:
+    return np.where(view.depth > 0, view.depth, np.nan).astype(np.float32)

@@ -1,0 +1,155 @@
+"""Two new views of a scene with exact correspondences.
+
+An anchor camera is an input camera moved aside; it plays the part of the photograph in
+`lifting`: from its depth come the two cameras (the same curriculum of orbits, free motion,
+turns, roll and zoom). Both are rendered, screened, and labelled by plane depth and pose.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from l2m_ros.errors import InvalidInput
+from l2m_ros.types import ByteArray, Camera, FloatArray
+from l2m_ros.workshop.gaussians.labels import BoolArray, Labels, label_between
+from l2m_ros.workshop.gaussians.model import Gaussians, PosedCamera
+from l2m_ros.workshop.gaussians.rasterizer import Rasterizer
+from l2m_ros.workshop.gaussians.rendering import render
+from l2m_ros.workshop.gaussians.screening import LEAST_ALPHA, Screening, screening_of
+from l2m_ros.workshop.lifting.motion import Cameras, MotionRange, rotation, sample_cameras
+from l2m_ros.workshop.lifting.views import Relief
+
+ASIDE, TURNED_DEG = 0.35, 15.0  # of the median depth: the anchor at difficulty 1
+TRIES = 40  # cameras drawn for one pair before the scene is given up
+LEAST_LABELLED = 0.08  # share of a's pixels that must be visible in b
+FAR = 12.0  # median depths beyond which depth is a guess: drawn, not labelled
+ANCHOR_PX = 320  # longest side
+
+
+@dataclass(frozen=True, eq=False)
+class NewView:
+    """A rendered view; depth is in the world's units, 0 = unknown."""
+
+    view: PosedCamera
+    rgb: ByteArray
+    depth: FloatArray  # (H, W)
+
+
+@dataclass(frozen=True, eq=False)
+class ViewPair:
+    """Two views, their labels both ways, and the anchor that they were drawn around."""
+
+    name: str  # of the input view that the anchor was moved away from
+    anchor: NewView
+    views: tuple[NewView, NewView]
+    labels: tuple[Labels, Labels]  # 0 -> 1, 1 -> 0
+    cameras: Cameras  # its "grid" is the anchor; lengths in `distance`
+    distance: float  # median depth of the anchor
+    rejected: list[str]  # why cameras drawn before were rejected
+
+
+class SceneViews:
+    """A scene that pairs of views are drawn from."""
+
+    def __init__(
+        self,
+        gaussians: Gaussians,
+        inputs: dict[str, PosedCamera],
+        rasterizer: Rasterizer,
+        motion: MotionRange | None = None,
+    ) -> None:
+        if not inputs:
+            raise InvalidInput("a scene needs the cameras that it was built from")
+        self.gaussians, self.rasterizer = gaussians, rasterizer
+        self.motion = motion or MotionRange()
+        self.names, self.inputs = list(inputs), list(inputs.values())
+        self.screening: Screening = screening_of(gaussians, self.inputs, rasterizer)
+
+    def pair(
+        self, rng: np.random.Generator, width: int, height: int, difficulty: float
+    ) -> ViewPair:
+        """Drawn until a pair passes; raises if none of TRIES does."""
+        rejected: list[str] = []
+        for _ in range(TRIES):
+            made = self._drawn(rng, width, height, difficulty, rejected)
+            if isinstance(made, ViewPair):
+                return made
+            rejected.append(made)
+        counts = {reason.partition(":")[0]: 0 for reason in rejected}
+        for reason in rejected:
+            counts[reason.partition(":")[0]] += 1
+        raise InvalidInput(
+            f"{TRIES} pairs of cameras in a row were rejected ({counts}): the scene is too poor "
+            "away from its input views; lower --difficulty or build it from more of them"
+        )
+
+    def _drawn(
+        self, rng: np.random.Generator, width: int, height: int, hard: float, rejected: list[str]
+    ) -> ViewPair | str:
+        index = int(rng.integers(len(self.inputs)))
+        anchor, why = self._looked(self._moved_aside(rng, self.inputs[index], hard))
+        if why:
+            return why
+        known = anchor.depth > 0
+        if known.mean() < 0.3:
+            return "valid share: too little of the anchor has depth"
+        distance = float(np.median(anchor.depth[known]))
+        inverse = np.where(known, distance / np.where(known, anchor.depth, 1.0), 1.0)
+        relief = Relief.from_inverse_depth(np.clip(inverse, 0.02, 50.0), anchor.view.camera.K)
+        cameras = sample_cameras(rng, relief, width, height, self.motion.at(hard))
+        views = []
+        for K, from_anchor in (
+            (cameras.K_a, cameras.a_from_grid), (cameras.K_b, cameras.b_from_grid),
+        ):  # fmt: skip
+            pose = from_anchor.copy()
+            pose[:3, 3] *= distance
+            posed = PosedCamera(Camera(width, height, K), pose @ anchor.view.camera_from_world)
+            view, why = self._looked(posed)
+            if why:
+                return why
+            views.append(view)
+        a, b = views
+        labels = (
+            label_between(a.depth, a.view, b.depth, b.view),
+            label_between(b.depth, b.view, a.depth, a.view),
+        )
+        if min(label.visible.mean() for label in labels) < LEAST_LABELLED:
+            return "overlap: too little is seen by both"
+        return ViewPair(
+            self.names[index], anchor, (a, b), labels, cameras, distance, list(rejected)
+        )
+
+    @torch.no_grad()
+    def _looked(self, view: PosedCamera) -> tuple[NewView, str | None]:
+        rendering = render(self.rasterizer, self.gaussians, view)
+        depth, shown = rendering.plane_depth, rendering.alpha > LEAST_ALPHA
+        sound = shown & (depth < FAR * self.screening.distance)
+        return (
+            NewView(
+                view,
+                (rendering.colour.clamp(0, 1) * 255).round().byte().cpu().numpy(),
+                torch.where(sound, depth, 0.0).cpu().numpy().astype(np.float32),
+            ),
+            self.screening.reason(rendering, view),
+        )
+
+    def _moved_aside(self, rng: np.random.Generator, view: PosedCamera, hard: float) -> PosedCamera:
+        """An input camera, turned and moved; at difficulty 0 nearly itself."""
+        longest = max(view.size)
+        if longest > ANCHOR_PX:
+            width, height = (round(side * ANCHOR_PX / longest) for side in view.size)
+            view = view.resized(width, height)
+        step = rng.standard_normal(3)
+        step *= ASIDE * hard * rng.random() * self.screening.distance / np.linalg.norm(step)
+        axis = rng.standard_normal(3)
+        turn = rotation(np.deg2rad(TURNED_DEG) * hard * rng.random() * axis / np.linalg.norm(axis))
+        turn[:3, 3] = step
+        return PosedCamera(view.camera, turn @ view.camera_from_world)
+
+
+def unlabelled(view: NewView) -> BoolArray:
+    """(H, W): drawn, but without depth to label by."""
+    return np.asarray(view.depth <= 0)
