@@ -172,7 +172,11 @@ class _Problem:
         return inliers
 
     def degenerate(self, weights: FloatArray) -> Lost | None:
-        """Identical and collinear matches, in either image; weights (N,)."""
+        """Too few, identical and collinear matches, in either image; weights (N,)."""
+        inliers = int((weights > 0.5).sum())
+        if inliers < MIN_MATCHES:  # all matches disagree a little: images of different places
+            words = f"{inliers} matches agree on a pose, {MIN_MATCHES} are the least"
+            return Lost(LostReason.TOO_FEW_INLIERS, words)
         counted = float(weights.sum())
         for name, xy, camera in (
             ("query", self.pairs.query, self.query),

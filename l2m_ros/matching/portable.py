@@ -1,0 +1,72 @@
+"""A matcher's features as plain arrays: to be stored, sent, and given back to the same model.
+
+Every engine takes arrays where it takes its own tensors, so a stored frame needs no encoder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from l2m_ros.errors import InvalidInput
+from l2m_ros.matching.classical import Described
+from l2m_ros.matching.matcher import Matcher
+from l2m_ros.types import Features
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+POINTS, DESCRIPTORS = "px", "descriptors"  # names of a classical matcher's arrays
+
+
+def checksum(matcher: Matcher) -> str:
+    """Changes with the model's files and input size: other weights see other features."""
+    card = getattr(matcher, "card", None)
+    if card is None:
+        return "classical"
+    parts = [f"{role} {file.sha256}" for role, file in sorted(card.files.items())]
+    text = " ".join([card.architecture, str(card.input.size), *parts])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def to_arrays(matcher: Matcher, features: Features) -> Arrays:
+    """Host arrays of what `matcher.encode` gave."""
+    data = features.data
+    if isinstance(data, Described):
+        return {POINTS: data.px, DESCRIPTORS: data.descriptors}
+    backend = getattr(matcher, "backend", None)
+    if backend is None:
+        raise InvalidInput(f"features of {matcher.name} cannot be stored: use another matcher")
+    arrays: Arrays = backend.to_host(data)
+    return arrays
+
+
+def from_arrays(matcher: Matcher, arrays: Arrays, image_size: tuple[int, int]) -> Features:
+    """What `matcher.reference` and `matcher.match` take."""
+    if POINTS in arrays:
+        px = arrays[POINTS].astype(np.float64)
+        return Features(matcher.name, image_size, Described(px, arrays[DESCRIPTORS]))
+    return Features(matcher.name, image_size, arrays)
+
+
+def local_descriptors(arrays: Arrays) -> npt.NDArray[np.float32]:
+    """(N, D) of unit length: the cells of the coarsest map, or a classical matcher's points."""
+    if DESCRIPTORS in arrays:
+        local = arrays[DESCRIPTORS]
+        if local.dtype == np.uint8:  # bits: -1 and 1, so that the product counts equal ones
+            local = 2.0 * np.unpackbits(local, axis=1) - 1.0
+    else:
+        maps = {name: a for name, a in arrays.items() if a.ndim == 4 and min(a.shape[2:]) > 1}
+        if not maps:
+            raise InvalidInput("the features hold no map of cells to describe a place by")
+        _, name = min((a[0, 0].size, name) for name, a in maps.items() if _richest(a, maps))
+        local = maps[name][0].reshape(maps[name].shape[1], -1).T
+    local = np.asarray(local, np.float32)
+    return local / np.maximum(np.linalg.norm(local, axis=1, keepdims=True), 1e-9)
+
+
+def _richest(a: npt.NDArray[Any], maps: Arrays) -> bool:
+    """Of the maps at one resolution, the one with the most channels."""
+    return all(a.shape[1] >= b.shape[1] for b in maps.values() if b.shape[2:] == a.shape[2:])
