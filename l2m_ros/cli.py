@@ -35,6 +35,8 @@ VERBS: dict[str, str] = {
     "features": "PCA pictures of encoders' features, side by side",
     "replay": "track a recorded bag without a ROS graph, compare with the truth",
     "view": "show a tracked bag or the running node in the Rerun viewer",
+    "map": "build, check, merge, thin, export and view keyframe maps",
+    "localize": "find each image of a bag or folder in a map",
     "parity": "compare a network with the reference implementation's numbers",
     "weights": "list, fetch and convert published weights",
     "demo": "simulate, track, compare with the truth and write demo/report.html",

@@ -360,6 +360,8 @@ class LostReason(enum.Enum):
     NO_SCALE = "no_scale"  # a direction is known, its length is not
     UNCERTAIN = "uncertain"  # the covariance exceeds what the caller accepts
     IMPLAUSIBLE = "implausible"  # speed or reprojection beyond the gate
+    UNKNOWN_PLACE = "unknown_place"  # no keyframes of the map agree on where this is
+    AMBIGUOUS = "ambiguous"  # two places of the map look like this one
 
 
 @dataclass(frozen=True)

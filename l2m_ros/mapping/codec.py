@@ -12,6 +12,7 @@ import numpy as np
 from l2m_ros.errors import InvalidInput
 from l2m_ros.types import ByteArray, Camera, FloatArray
 
+PNG = b"\x89PNG"  # how a PNG begins
 JPEG_QUALITY = 90  # matches of a keyframe at 90 and at 100 differ by less than their noise
 LARGEST = 65535  # of 16 bit
 MATRIX = "<f8"

@@ -163,11 +163,11 @@ class SqlStore:
         rows = self._all(f"SELECT {KEYFRAME} FROM keyframe WHERE id = ?", (id,))
         if not rows:
             raise MapError(f"{self.address}: keyframe {id} is not in this map")
-        return _keyframe(rows[0])
+        return keyframe_of(rows[0])
 
     def edges(self) -> list[Edge]:
         rows = self._all("SELECT a, b, pose, covariance, kind FROM edge ORDER BY a, b, kind")
-        return [Edge(int(a), int(b), _m(T, 4), _m(P, 6), str(kind)) for a, b, T, P, kind in rows]
+        return [edge_of(row) for row in rows]
 
     def poses(self) -> dict[int, tuple[FloatArray, FloatArray]]:
         rows = self._all(
@@ -231,7 +231,7 @@ def _row(k: MapKeyframe) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def _keyframe(row: Any) -> MapKeyframe:
+def keyframe_of(row: Any) -> MapKeyframe:
     id, stamp, camera, image, depth, scale, source, kind, run, name, pose, covariance, truth = row
     return MapKeyframe(
         int(id),
@@ -248,6 +248,11 @@ def _keyframe(row: Any) -> MapKeyframe:
         codec.decode_matrix(_bytes(covariance), 6),
         codec.decode_matrix(_bytes(truth), 4),
     )
+
+
+def edge_of(row: Any) -> Edge:
+    a, b, pose, covariance, kind = row
+    return Edge(int(a), int(b), _m(pose, 4), _m(covariance, 6), str(kind))
 
 
 def _edge_row(edge: Edge, new: int = 0) -> tuple[Any, ...]:

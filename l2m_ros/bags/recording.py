@@ -1,0 +1,202 @@
+"""Frames of a recording, one after another: a bag, or a folder of images with a meta.json.
+
+images/*.jpg        colour, or L_*.jpg and R_*.jpg of a rectified stereo camera
+depth/<stem>.png    16 bit, metres = value * depth_scale, 0 = unknown
+meta.json           K, or cameras[name].K; stamp_s, world_from_camera, scene, world_of, ...
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from l2m_ros.bags.replay import (
+    GROUND_TRUTH,
+    Bag,
+    BagTopics,
+    find_topics,
+    open_bag,
+    read_truth,
+)
+from l2m_ros.errors import InvalidInput
+from l2m_ros.frames.builder import FrameBuilder, is_rectified
+from l2m_ros.frames.inputs import InputOptions, Inputs
+from l2m_ros.geometry import se3
+from l2m_ros.images import read_depth, read_rgb
+from l2m_ros.tracking.odometry import OdometrySample
+from l2m_ros.types import Camera, FloatArray, Frame
+
+FRAME_S = 0.2  # between images of a folder that has no stamps
+TRUTHS = (GROUND_TRUTH, "/truth")
+TRUTH_WITHIN_NS = 5_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class Shot:
+    """One frame of a recording, and what the recording knows of it."""
+
+    frame: Frame
+    name: str
+    truth: FloatArray | None = None  # world_from_camera
+    odometry: OdometrySample | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """`shots()` reads the frames anew each time; world: the name of what truth is given in."""
+
+    path: Path
+    count: int
+    world: str | None
+    _source: Any = field(repr=False)
+
+    def shots(self) -> Iterator[Shot]:
+        yield from self._source()
+
+
+@contextmanager
+def open_recording(
+    path: Path, topics: dict[str, str | None] | None = None, world: str | None = None
+) -> Iterator[Recording]:
+    """A folder with a meta.json, else a bag."""
+    if (path / "meta.json").is_file():
+        yield _folder(path, world)
+        return
+    if path.is_dir() and (path / "images").is_dir():
+        raise InvalidInput(f"{path} holds images but no meta.json: write one with K and cameras")
+    with open_bag(path) as bag:
+        found = find_topics(bag, topics or {})
+        truth = _truth_of(bag)
+        named = world or (f"bag {path.resolve().name}" if truth else None)
+        yield Recording(path, bag.count(found.image), named, lambda: _bag_shots(bag, found, truth))
+
+
+# --- folders ---------------------------------------------------------------------------------
+
+
+def _folder(path: Path, world: str | None) -> Recording:
+    try:
+        meta = json.loads((path / "meta.json").read_text())
+        cameras = dict(meta["cameras"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidInput(f"{path / 'meta.json'} cannot be used: {error!r}") from error
+    names = [n for n in cameras if not n.startswith("R_") and (path / "images" / n).is_file()]
+    if not names:
+        raise InvalidInput(f"{path}: none of the images that meta.json names is in images/")
+    names.sort(key=lambda n: (cameras[n].get("stamp_s", 0.0), n))
+    named = world or meta.get("world_of") or meta.get("scene") or path.resolve().name
+    return Recording(
+        path,
+        len(names),
+        named,
+        lambda: (_folder_shot(path, meta, i, n) for i, n in enumerate(names)),
+    )
+
+
+def _folder_shot(path: Path, meta: dict[str, Any], index: int, name: str) -> Shot:
+    entry = meta["cameras"][name]
+    frame = Frame(
+        read_rgb(path / "images" / name),
+        _camera(path, meta, name),
+        _folder_depth(path, meta, name),
+        **_right(path, meta, name),
+        stamp_ns=round(float(entry.get("stamp_s", index * FRAME_S)) * 1e9),
+    )
+    truth = entry.get("world_from_camera")
+    return Shot(frame, name, None if truth is None else _rigid(path, name, truth))
+
+
+def _camera(path: Path, meta: dict[str, Any], name: str) -> Camera:
+    entry = meta["cameras"][name]
+    K = entry.get("K", meta.get("K"))
+    if K is None:
+        raise InvalidInput(f"{path / 'meta.json'}: {name} has no K, and there is none for all")
+    rgb_size = entry.get("width"), entry.get("height")
+    if None in rgb_size:
+        rgb_size = read_rgb(path / "images" / name).shape[1::-1]
+    return Camera(*rgb_size, np.array(K, float))
+
+
+def _folder_depth(path: Path, meta: dict[str, Any], name: str) -> FloatArray | None:
+    file = path / "depth" / f"{Path(name).stem}.png"
+    if not file.is_file():
+        return None
+    depth = read_depth(file, float(meta.get("depth_scale", 0.001)))
+    far = meta.get("max_depth")
+    if far is not None:
+        depth = np.where(depth <= float(far), depth, np.float32(np.nan))
+    return depth if np.isfinite(depth).any() else None
+
+
+def _right(path: Path, meta: dict[str, Any], name: str) -> dict[str, Any]:
+    other = "R_" + name[2:]
+    if not name.startswith("L_") or not (path / "images" / other).is_file():
+        return {}
+    right_from_camera = np.eye(4)
+    baseline = meta.get("stereo_baseline_m")
+    poses = [meta["cameras"].get(n, {}).get("world_from_camera") for n in (name, other)]
+    if baseline is not None:
+        right_from_camera[0, 3] = -float(baseline)
+    elif None not in poses:
+        left, right = (_rigid(path, name, pose) for pose in poses)
+        right_from_camera = se3.compose(se3.inverse(right), left)
+    else:
+        return {}
+    return {
+        "right_rgb": read_rgb(path / "images" / other),
+        "right_camera": _camera(path, meta, other),
+        "right_from_camera": right_from_camera,
+    }
+
+
+def _rigid(path: Path, name: str, matrix: Any) -> FloatArray:
+    T = np.asarray(matrix, float)
+    if T.shape != (4, 4) or not np.isfinite(T).all():
+        raise InvalidInput(f"{path / 'meta.json'}: world_from_camera of {name} is no 4x4 pose")
+    return se3.compose(T)  # files hold few digits
+
+
+# --- bags ------------------------------------------------------------------------------------
+
+
+def _truth_of(bag: Bag) -> dict[int, FloatArray]:
+    topic = next((t for t in TRUTHS if t in bag.types), None)
+    if topic is None:
+        return {}
+    stamps, poses = read_truth(bag, topic)
+    return dict(zip(stamps, poses, strict=True))
+
+
+def _bag_shots(bag: Bag, topics: BagTopics, truth: dict[int, FloatArray]) -> Iterator[Shot]:
+    inputs = Inputs(
+        InputOptions(
+            depth=topics.depth is not None,
+            right=topics.right_image is not None,
+            odom=topics.odom is not None,
+            lossless=True,
+        )
+    )
+    builder = FrameBuilder(rectified=is_rectified("auto", topics.image))
+    stamps = np.array(sorted(truth), np.int64)
+    roles = topics.inputs()
+    for topic, message in bag.messages(list(roles)):
+        for bundle in inputs.add(roles[topic], message, received_s=0.0):
+            try:
+                frame = builder.build(bundle)
+            except InvalidInput:
+                continue
+            known = _at(stamps, truth, frame.stamp_ns)
+            yield Shot(frame, "", known, inputs.odometry_at(frame.stamp_ns))
+
+
+def _at(stamps: np.ndarray, truth: dict[int, FloatArray], stamp_ns: int) -> FloatArray | None:
+    if not len(stamps):
+        return None
+    nearest = int(stamps[np.abs(stamps - stamp_ns).argmin()])
+    return truth[nearest] if abs(nearest - stamp_ns) <= TRUTH_WITHIN_NS else None

@@ -1,0 +1,164 @@
+"""Find each image of a bag or folder in a map: no tracking, no hint.
+
+Prints how many were localized, the time by stage and, where the images have a truth in the world
+of the map's own, the errors. The folder's layout is that of `l2m map build`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from l2m_ros.commands.options import BACKENDS
+from l2m_ros.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from l2m_ros.bags.mapping import Query
+    from l2m_ros.mapping.store import MapStore
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("map", metavar="MAP", help="a .l2m file or postgresql://...")
+    parser.add_argument("queries", type=Path, metavar="BAG_OR_FOLDER")
+    parser.add_argument("--out", type=Path, metavar="FILE.tum", help="poses of the camera in map")
+    parser.add_argument("--json", action="store_true", help="figures as JSON on stdout")
+    parser.add_argument("--model", help="matcher by name (default: the map's)")
+    parser.add_argument("--backend", default="auto", choices=BACKENDS)
+    parser.add_argument("--no-query-depth", action="store_true", help="use the map's depth only")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="each Nth image")
+    parser.add_argument("--world", help="name of the queries' truth, if the folder has none")
+    parser.add_argument("--verbose", action="store_true", help="a line for each image")
+    parser.add_argument("--force", action="store_true", help="overwrite --out")
+
+
+def run(args: argparse.Namespace) -> int:
+    from l2m_ros.bags.recording import open_recording
+    from l2m_ros.mapping.mapper import MODEL
+    from l2m_ros.mapping.places import Places
+    from l2m_ros.mapping.relocalizer import Relocalizer
+    from l2m_ros.mapping.store import open_map
+    from l2m_ros.matching.catalogue import DEFAULT_MODEL, load_matcher
+
+    if args.out is not None and args.out.suffix != ".tum":
+        raise InvalidInput(f"--out {args.out}: the name ends in .tum")
+    if args.out is not None and args.out.exists() and not args.force:
+        raise InvalidInput(f"{args.out} exists; name another one, or add --force")
+    if args.every < 1:
+        raise InvalidInput("--every counts from 1")
+    store = open_map(args.map)
+    try:
+        model = args.model or store.meta().get(MODEL, DEFAULT_MODEL)
+        matcher = load_matcher(model, backend=args.backend)
+        relocalizer = Relocalizer(Places(store, matcher))
+        with open_recording(args.queries, world=args.world) as recording:
+            queries = _localized(args, recording, relocalizer)
+            figures = _figures(queries, store, recording.world)
+    finally:
+        store.close()
+    if args.out is not None:
+        _write(args.out, queries)
+    print(json.dumps(figures) if args.json else _words(figures))
+    return 0 if figures["localized"] else 1
+
+
+def _localized(args: argparse.Namespace, recording: Any, relocalizer: Any) -> list[Query]:
+    from dataclasses import replace
+    from itertools import islice
+
+    from l2m_ros.bags.mapping import localize_all
+    from l2m_ros.progress import track
+
+    shots = islice(recording.shots(), 0, None, args.every)
+    if args.no_query_depth:
+        shots = (replace(s, frame=replace(s.frame, depth=None)) for s in shots)
+    queries = []
+    total = -(-recording.count // args.every)
+    for query in localize_all(
+        track(shots, "localizing", total=total), relocalizer, time.perf_counter
+    ):
+        queries.append(query)
+        if args.verbose:
+            print(_line(query))
+    return queries
+
+
+def _line(query: Query) -> str:
+    from l2m_ros.mapping.relocalizer import Localized
+
+    label = query.name or f"{query.stamp_ns / 1e9:.3f}"
+    if not isinstance(query.outcome, Localized):
+        return f"{label}  {query.outcome.reason.value}: {query.outcome.detail}"
+    x, y, z = query.outcome.map_from_camera[:3, 3]
+    return f"{label}  {x:.3f} {y:.3f} {z:.3f} m in map, keyframes {query.outcome.keyframes}"
+
+
+def _figures(queries: list[Query], store: MapStore, world: str | None) -> dict[str, Any]:
+    from l2m_ros.mapping.alignment import NO_TRUTH, error_figures, pose_error, world_from_map
+    from l2m_ros.mapping.mapper import WORLD
+    from l2m_ros.mapping.relocalizer import Localized
+
+    found = [(q, q.outcome) for q in queries if isinstance(q.outcome, Localized)]
+    same_world = world is not None and world == store.meta().get(WORLD)
+    known = [q for q in queries if q.truth is not None]
+    align = world_from_map(store) if same_world and known else None
+    errors: dict[str, object] = dict(NO_TRUTH)
+    if align is not None:
+        each = [
+            pose_error(outcome.map_from_camera, outcome.covariance, q.truth, align)
+            for q, outcome in found
+            if q.truth is not None
+        ]
+        errors = error_figures(each, len(queries))
+    return {
+        "frames": len(queries),
+        "localized": len(found),
+        **errors,
+        "ms": _times(queries),
+    }
+
+
+def _times(queries: list[Query]) -> dict[str, float]:
+    """Medians by stage over what was localized; `all` over every image."""
+    import numpy as np
+
+    from l2m_ros.mapping.relocalizer import Localized
+
+    stages: dict[str, list[float]] = {}
+    for query in queries:
+        if isinstance(query.outcome, Localized):
+            for stage, ms in query.outcome.stages_ms.items():
+                stages.setdefault(stage, []).append(ms)
+    medians = {stage: round(float(np.median(ms)), 1) for stage, ms in stages.items()}
+    if queries:
+        medians["all"] = round(float(np.median([q.ms for q in queries])), 1)
+        medians["all_p95"] = round(float(np.percentile([q.ms for q in queries], 95)), 1)
+    return medians
+
+
+def _write(path: Path, queries: list[Query]) -> None:
+    import numpy as np
+
+    from l2m_ros.mapping.relocalizer import Localized
+    from l2m_ros.workshop.evaluation.trajectory import Trajectory, write_tum
+
+    found = [
+        (q.stamp_ns, q.outcome.map_from_camera) for q in queries if isinstance(q.outcome, Localized)
+    ]
+    stamps = np.array([stamp for stamp, _ in found], np.int64)
+    write_tum(path, Trajectory(stamps, np.array([pose for _, pose in found]).reshape(-1, 4, 4)))
+
+
+def _words(figures: dict[str, Any]) -> str:
+    share = 100.0 * figures["localized"] / max(figures["frames"], 1)
+    lines = [f"localized {figures['localized']} of {figures['frames']} images ({share:.1f} %)"]
+    if figures["median_m"] is not None:
+        within = ", ".join(f"{name}: {value:.1f} %" for name, value in figures["within"].items())
+        lines.append(
+            f"median error {100 * figures['median_m']:.1f} cm, {figures['median_deg']:.2f} deg; "
+            f"within {within}; wrong: {figures['wrong']}"
+        )
+    lines.append("ms: " + ", ".join(f"{name} {ms:g}" for name, ms in figures["ms"].items()))
+    return "\n".join(lines)

@@ -1,0 +1,253 @@
+"""Keyframe maps: build one from a bag or folder, look at it, check, merge, thin and export it.
+
+l2m map build BAG_OR_FOLDER --out office.l2m      track, keep keyframes, close loops
+l2m map info office.l2m                           what it holds
+l2m map check office.l2m [--repair]               read all of it; save what is left
+l2m map merge A.l2m B.l2m --out C.l2m             B into A by the places they share
+l2m map thin office.l2m --keep 500                drop the most redundant keyframes
+l2m map export office.l2m --colmap DIR            or --ply FILE, --nerfstudio DIR
+l2m map view office.l2m                           in the Rerun viewer
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from l2m_ros.commands.options import BACKENDS
+from l2m_ros.errors import InvalidInput
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    build = actions.add_parser("build", help="a bag or a folder into a map")
+    build.add_argument("recording", type=Path, metavar="BAG_OR_FOLDER")
+    build.add_argument("--out", required=True, metavar="MAP", help="a file, or postgresql://...")
+    build.add_argument("--every", type=int, default=1, metavar="N", help="each Nth image")
+    build.add_argument("--every-m", type=float, default=0.25, help="between keyframes, metres")
+    build.add_argument("--features-mb", type=float, help="stored features at most")
+    build.add_argument("--max-keyframes", type=int, default=0, help="0 = no bound")
+    build.add_argument("--world", help="name of the truth's frame, if the folder has none")
+    build.add_argument("--append", action="store_true", help="add to a map that is there")
+    build.add_argument("--force", action="store_true", help="replace a map that is there")
+    _model(build)
+    info = actions.add_parser("info", help="what a map holds")
+    info.add_argument("map")
+    info.add_argument("--json", action="store_true")
+    check = actions.add_parser("check", help="read all of it")
+    check.add_argument("map")
+    check.add_argument("--repair", action="store_true", help="save what is left")
+    _model(check)
+    merge = actions.add_parser("merge", help="two maps of places that overlap into one")
+    merge.add_argument("a")
+    merge.add_argument("b")
+    merge.add_argument("--out", required=True)
+    merge.add_argument("--force", action="store_true")
+    _model(merge)
+    thin = actions.add_parser("thin", help="drop the most redundant keyframes")
+    thin.add_argument("map")
+    thin.add_argument("--keep", type=int, required=True)
+    _model(thin)
+    export = actions.add_parser("export", help="for other programs")
+    export.add_argument("map")
+    export.add_argument("--colmap", type=Path, metavar="DIR")
+    export.add_argument("--ply", type=Path, metavar="FILE")
+    export.add_argument("--nerfstudio", type=Path, metavar="DIR")
+    export.add_argument("--voxel-m", type=float, default=0.02)
+    view = actions.add_parser("view", help="in the Rerun viewer")
+    view.add_argument("map")
+    view.add_argument("--save", type=Path, metavar="FILE.rrd", help="instead of a window")
+
+
+def _model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", help="matcher by name (default: the map's, else lite)")
+    parser.add_argument("--backend", default="auto", choices=BACKENDS)
+
+
+def run(args: argparse.Namespace) -> int:
+    return int(ACTIONS[args.action](args))
+
+
+def _matcher(args: argparse.Namespace, meta: dict[str, str]) -> Any:
+    from l2m_ros.mapping.mapper import MODEL
+    from l2m_ros.matching.catalogue import DEFAULT_MODEL, load_matcher
+
+    return load_matcher(args.model or meta.get(MODEL, DEFAULT_MODEL), backend=args.backend)
+
+
+def _build(args: argparse.Namespace) -> int:
+    from itertools import islice
+
+    from l2m_ros.bags.mapping import BuildOptions, build_map
+    from l2m_ros.bags.recording import open_recording
+    from l2m_ros.mapping.keyframe_picker import PickerOptions
+    from l2m_ros.mapping.mapper import MapperOptions
+    from l2m_ros.mapping.store import open_map
+    from l2m_ros.progress import track
+
+    if args.every < 1 or args.every_m < 0:
+        raise InvalidInput("--every counts from 1, --every-m from 0")
+    mapper = MapperOptions(max_keyframes=args.max_keyframes)
+    if args.features_mb is not None:
+        mapper = replace(mapper, features_mb=args.features_mb)
+    options = BuildOptions(mapper, PickerOptions(args.every_m))
+    with open_recording(args.recording, world=args.world) as recording:
+        target = _Target(args.out, append=args.append, force=args.force)
+        store = open_map(target.path, create=True)
+        try:
+            built = build_map(
+                recording,
+                store,
+                _matcher(args, store.meta()),
+                options,
+                lambda shots: track(
+                    islice(shots, 0, None, args.every),
+                    "tracking",
+                    total=-(-recording.count // args.every),
+                ),
+                lambda ids: track(ids, "closing loops"),
+            )
+        finally:
+            store.close()
+        target.done()
+    print(
+        f"{args.out}: {built.keyframes} keyframes of {built.frames} frames, {built.placed} placed, "
+        f"{built.loops} loops"
+    )
+    return 0 if built.placed else 1
+
+
+class _Target:
+    """A map file is built beside its name and renamed: it is there whole or not at all."""
+
+    def __init__(self, out: str, *, append: bool, force: bool) -> None:
+        self.out = Path(out)
+        self.path = out
+        if "://" in out or append:
+            return
+        if self.out.exists() and not force:
+            raise InvalidInput(f"{out} exists; add --append or --force, or name another one")
+        self.path = str(self.out.with_name(f".{self.out.name}.partial"))
+        for end in ("", "-wal", "-shm"):
+            Path(self.path + end).unlink(missing_ok=True)
+
+    def done(self) -> None:
+        if self.path != str(self.out) and "://" not in self.path:
+            Path(self.path).replace(self.out)
+
+
+def _info(args: argparse.Namespace) -> int:
+    from l2m_ros.mapping.store import open_map
+
+    store = open_map(args.map)
+    info = store.info()
+    store.close()
+    if args.json:
+        print(json.dumps(asdict(info), indent=1))
+        return 0
+    models = ", ".join(f"{name}: {count}" for name, count in info.with_features.items()) or "none"
+    edges = ", ".join(f"{count} {kind}" for kind, count in info.edges.items()) or "none"
+    print(
+        f"{info.address} (format {info.format}, {info.size_bytes / 1e6:.1f} MB)\n"
+        f"  keyframes  {info.keyframes}, {info.placed} placed, {info.with_depth} with depth\n"
+        f"  edges      {edges}\n"
+        f"  features   {models}\n"
+        f"  model      {info.meta.get('model', 'unknown')}\n"
+        f"  world      {info.meta.get('world', 'none')}"
+    )
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    from l2m_ros.mapping import repair
+
+    if args.repair:
+        saved = repair.repair(args.map)
+        for line in saved.lines:
+            print(line)
+        if args.model or saved.keyframes:
+            repair.describe_anew(args.map, lambda meta: _matcher(args, meta))
+        return 0
+    problems = repair.problems(args.map)
+    for line in problems or ["whole"]:
+        print(f"{args.map}: {line}")
+    return 1 if problems else 0
+
+
+def _merge(args: argparse.Namespace) -> int:
+    from l2m_ros.mapping.merge import merge
+    from l2m_ros.mapping.store import open_map
+
+    target = _Target(args.out, append=False, force=args.force)
+    a, b, out = open_map(args.a), open_map(args.b), open_map(target.path, create=True)
+    try:
+        merged = merge(a, b, out, _matcher(args, a.meta()))
+    finally:
+        for store in (a, b, out):
+            store.close()
+    target.done()
+    print(
+        f"{args.out}: {merged.keyframes} keyframes, {merged.placed} placed, {merged.joins} loops "
+        "between the two"
+    )
+    return 0 if merged.joins else 1
+
+
+def _thin(args: argparse.Namespace) -> int:
+    from l2m_ros.mapping.mapper import Mapper
+    from l2m_ros.mapping.store import open_map
+
+    store = open_map(args.map, write=True)
+    try:
+        gone = Mapper(store, _matcher(args, store.meta())).thin(args.keep)
+        left = len(store.ids())
+    finally:
+        store.close()
+    print(f"{args.map}: {len(gone)} keyframes dropped, {left} left")
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from l2m_ros.mapping import export
+    from l2m_ros.mapping.store import open_map
+
+    store = open_map(args.map)
+    try:
+        wanted = [
+            (args.colmap, export.write_colmap),
+            (args.ply, export.write_ply),
+            (args.nerfstudio, export.write_nerfstudio),
+        ]
+        if not any(path for path, _ in wanted):
+            raise InvalidInput("say what to write: --colmap DIR, --ply FILE or --nerfstudio DIR")
+        for path, write in wanted:
+            if path is not None:
+                print(f"{path}: {write(store, path, voxel_m=args.voxel_m)}")
+    finally:
+        store.close()
+    return 0
+
+
+def _view(args: argparse.Namespace) -> int:
+    from l2m_ros.bags.map_view import show_map
+    from l2m_ros.mapping.store import open_map
+
+    store = open_map(args.map)
+    show_map(store, args.save)
+    store.close()
+    return 0
+
+
+ACTIONS = {
+    "build": _build,
+    "info": _info,
+    "check": _check,
+    "merge": _merge,
+    "thin": _thin,
+    "export": _export,
+    "view": _view,
+}

@@ -1,0 +1,336 @@
+"""Builds a map: keyframes from tracking, loops found and verified twice, the graph optimised.
+
+    add(frame, edge from tracking) -> stored at once -> loops to what looks alike -> optimise
+
+Everything is in the store after each call, so a killed process loses at most the keyframe under
+way. No threads here: `node/` gives it one of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from l2m_ros.errors import MapError
+from l2m_ros.geometry import se3
+from l2m_ros.geometry.pose import PoseOptions
+from l2m_ros.mapping import codec, descriptor, graph
+from l2m_ros.mapping.places import Places, view_distance
+from l2m_ros.mapping.records import GIVEN_DEPTH, TRIANGULATED, Edge, MapKeyframe, StoredFeatures
+from l2m_ros.mapping.store import MapStore
+from l2m_ros.mapping.verification import CHI2_999_6, View, ViewGates, look
+from l2m_ros.matching import portable
+from l2m_ros.matching.matcher import Matcher
+from l2m_ros.timing import StageTimes
+from l2m_ros.tracking.scale_evidence import depth_of_match, stereo_depth
+from l2m_ros.types import Features, FloatArray, Frame, Lost
+
+MODEL, CHECKSUM, WORLD = "model", "checksum", "world"  # names in the map's meta table
+
+
+@dataclass(frozen=True)
+class MapperOptions:
+    """Defaults live here; the node's parameters and the command line refer to them."""
+
+    max_keyframes: int = 0  # 0 = as many as there are; else the most redundant ones are dropped
+    features_mb: float = 120.0  # of stored features; later keyframes are encoded when needed
+    depth_scale_m: float = 0.001  # of stored depth
+    first_vocabulary: int = 12  # keyframes, before places can be recognised while driving
+    last_vocabulary: int = 512  # at each doubling until here a new one is learnt
+    loop_candidates: int = 6
+    recent: int = 2  # keyframes just before, also matched: they stiffen the chain
+    gates: ViewGates = field(default_factory=ViewGates)
+    pose: PoseOptions = field(default_factory=PoseOptions)
+
+
+@dataclass(frozen=True, eq=False)
+class TrackedEdge:
+    """A frame as tracking saw it from a keyframe that is in the map."""
+
+    keyframe: int
+    keyframe_from_camera: FloatArray
+    covariance: FloatArray
+
+
+class Mapper:
+    """One writer of a store."""
+
+    def __init__(
+        self,
+        store: MapStore,
+        matcher: Matcher,
+        options: MapperOptions = MapperOptions(),
+        *,
+        describe_anew: bool = False,  # the caller learns a new vocabulary next
+    ) -> None:
+        self.store, self.matcher, self.options = store, matcher, options
+        self.places = Places(store, matcher)
+        known = store.meta()
+        if not describe_anew:
+            self._check_model(known)
+        self.run = int(known.get("runs", "0"))
+        store.set_meta(
+            {MODEL: matcher.name, CHECKSUM: self.places.checksum, "runs": str(self.run + 1)}
+        )
+        self._features_bytes = store.features_bytes()
+        self._edges = store.edges()
+        self._ids = store.ids()
+        self._recent: list[int] = []
+        self._learnt_at = len(self.places.index) if self.places.fits else 0
+
+    def _check_model(self, known: dict[str, str]) -> None:
+        if self.store.ids() and self.places.vocabulary is not None and not self.places.fits:
+            raise MapError(
+                f"{self.store.address} was made with {known.get(MODEL)} or other weights of it; "
+                f"`l2m map check --repair --model {self.matcher.name}` describes it anew"
+            )
+
+    # --- one keyframe ---------------------------------------------------------------------------
+
+    def add(
+        self,
+        frame: Frame,
+        edge: TrackedEdge | None = None,
+        *,
+        scale_source: str = "none",
+        name: str = "",
+        truth: FloatArray | None = None,
+    ) -> int:
+        """Stores a keyframe with the edge by which tracking knows it, and returns its id."""
+        features = self.matcher.encode(frame.rgb)
+        arrays = portable.to_arrays(self.matcher, features)
+        depth, source = frame.depth, GIVEN_DEPTH
+        if depth is None and frame.right_rgb is not None:
+            depth, source = stereo_depth(self.matcher, features, frame), "stereo_depth"
+        pose, covariance = self._first_place(edge)
+        scale_m = self.options.depth_scale_m
+        keyframe = MapKeyframe(
+            0,
+            frame.stamp_ns,
+            frame.camera,
+            codec.encode_image(frame.rgb),
+            None if depth is None else codec.encode_depth(depth, scale_m),
+            scale_m,
+            scale_source,
+            source,
+            self.run,
+            name,
+            pose,
+            covariance,
+            truth,
+        )
+        known = []
+        if edge is not None:
+            known = [Edge(edge.keyframe, 0, edge.keyframe_from_camera, edge.covariance)]
+        words = self.places.vocabulary if self.places.fits else None
+        vector = None if words is None else words.describe(portable.local_descriptors(arrays))
+        id = self.store.add(keyframe, known, self._kept(frame, arrays), vector)
+        self._ids.append(id)
+        self._edges += [Edge(e.a, id, e.a_from_b, e.covariance, e.kind) for e in known]
+        if pose is not None and covariance is not None:
+            self.places.poses[id] = (pose, covariance)
+        if vector is not None:
+            self.places.index.add(id, vector)
+        self._recent = [*self._recent, id][-max(self.options.recent, 1) - 1 :]
+        return id
+
+    def _first_place(self, edge: TrackedEdge | None) -> tuple[FloatArray | None, FloatArray | None]:
+        if edge is None:  # the first keyframe of a map is its origin, later ones wait for a loop
+            return (np.eye(4), 1e-8 * np.eye(6)) if not self._ids else (None, None)
+        if edge.keyframe not in self.places.poses:
+            return None, None
+        pose, P = self.places.poses[edge.keyframe]
+        T = se3.compose(pose, edge.keyframe_from_camera)
+        return T, se3.compose_covariance(pose, P, edge.keyframe_from_camera, edge.covariance)
+
+    def _kept(self, frame: Frame, arrays: portable.Arrays) -> StoredFeatures | None:
+        size = sum(a.nbytes // 2 for a in arrays.values())
+        if self._features_bytes + size > self.options.features_mb * 1e6:
+            return None
+        self._features_bytes += size
+        image_size = (frame.rgb.shape[1], frame.rgb.shape[0])
+        return StoredFeatures(self.matcher.name, self.places.checksum, image_size, arrays)
+
+    # --- loops ----------------------------------------------------------------------------------
+
+    def wants_vocabulary(self) -> bool:
+        """At `first_vocabulary` keyframes, and whenever the map has doubled."""
+        count = len(self._ids)
+        due = max(self.options.first_vocabulary, 2 * self._learnt_at)
+        return due <= count and self._learnt_at < self.options.last_vocabulary
+
+    def learn_vocabulary(self) -> None:
+        """From the keyframes of the map; all are described with it."""
+        ids = self._ids if len(self._ids) > 1 else []
+        if not ids:
+            return
+        rng = np.random.default_rng(0)
+        drawn = rng.permutation(len(ids))[: self.options.last_vocabulary]
+        local = {ids[i]: self._local(ids[i]) for i in sorted(drawn)}
+        words = descriptor.learn(list(local.values()), self.matcher.name, self.places.checksum)
+        vectors = {id: words.describe(local[id] if id in local else self._local(id)) for id in ids}
+        self.store.put_descriptors(words.to_bytes(), vectors)
+        self.places.vocabulary = words
+        self.places.index = type(self.places.index)(ids, np.stack(list(vectors.values())))
+        self._learnt_at = len(ids)
+
+    def _local(self, id: int) -> np.ndarray:
+        return portable.local_descriptors(self._arrays(id))
+
+    def _arrays(self, id: int) -> portable.Arrays:
+        kept = self.store.features(id, self.matcher.name, self.places.checksum)
+        if kept is not None:
+            return kept.arrays
+        rgb = codec.decode_image(self.store.keyframe(id).image)
+        return portable.to_arrays(self.matcher, self.matcher.encode(rgb))
+
+    def close_loops(self, id: int) -> list[Edge]:
+        """Edges to keyframes that look alike and to those just before; stored at once."""
+        linked = {e.b if e.a == id else e.a for e in self._edges if id in (e.a, e.b)}
+        candidates = [c for c in self._candidates(id) if c != id and c not in linked]
+        if not candidates:
+            return []
+        keyframe = self.store.keyframe(id)
+        frame = keyframe.frame()
+        features = portable.from_arrays(self.matcher, self._arrays(id), keyframe.camera.size)
+        found = [
+            edge for c in candidates if (edge := self._edge(c, id, frame, features)) is not None
+        ]
+        self.store.add_edges(found)
+        self._edges += found
+        return found
+
+    def _candidates(self, id: int) -> list[int]:
+        around = [i for i in self._recent if i < id]
+        words = self.places.vocabulary
+        if not self.places.fits or words is None:
+            return around
+        nearest = self.places.index.nearest(
+            words.describe(self._local(id)), self.options.loop_candidates + 1
+        )
+        return list(dict.fromkeys([*around, *(i for i, _ in nearest)]))
+
+    def _edge(self, a: int, b: int, frame: Frame, features: Features) -> Edge | None:
+        """b as seen from a, if the view from either side passes and both agree."""
+        place = self.places.place(a)
+        there = self._look(frame, features, place.id)
+        if isinstance(there, Lost):
+            return None
+        back_features = portable.from_arrays(self.matcher, self._arrays(a), place.frame.camera.size)
+        back = self._look(place.frame, back_features, b)
+        if isinstance(back, Lost) or not self._returns(there, back):
+            return None
+        return Edge(a, b, there.keyframe_from_camera, there.covariance, "loop")
+
+    def _look(self, frame: Frame, features: Features, id: int) -> View | Lost:
+        o = self.options
+        place = self.places.place(id)
+        return look(self.matcher, frame, features, place, o.gates, o.pose, StageTimes())
+
+    def _returns(self, there: View, back: View) -> bool:
+        """Forth and back is nowhere, within what both claim."""
+        T = se3.inverse(back.keyframe_from_camera)
+        P = se3.inverse_covariance(back.keyframe_from_camera, back.covariance)
+        d = se3.difference(there.keyframe_from_camera, T)
+        g = self.options.gates
+        floor = np.diag([g.agree_m**2] * 3 + [g.agree_rad**2] * 3)
+        return float(d @ np.linalg.solve(there.covariance + P + floor, d)) < CHI2_999_6
+
+    # --- the whole ------------------------------------------------------------------------------
+
+    def optimise(self, keep: Collection[int] = ()) -> None:
+        """New places for the largest connected group, or that of `keep`; the rest has none."""
+        groups = graph.components(self._ids, self._edges)
+        if not groups:
+            return
+        groups.sort(key=lambda group: not any(id in keep for id in group))
+        main = groups[0]
+        known = {id: pose for id, (pose, _) in self.places.poses.items()}
+        inside = set(main)
+        edges = [e for e in self._edges if e.a in inside]
+        first = graph.chained(main, edges, {id: known[id] for id in main if id in known})
+        placed = graph.optimised(edges, first)
+        lost: dict[int, None] = {id: None for group in groups[1:] for id in group}
+        self.store.set_poses({**placed, **lost})
+        self.places.poses = placed
+
+    def finish(self, progress: Callable[[Iterable[int]], Iterable[int]] = iter) -> None:
+        """What a map gets once when it is complete: words, loops, places, depth."""
+        self.learn_vocabulary()
+        self._recent = []
+        for id in progress(list(self._ids)):
+            self._recent = [i for i in self._ids if i < id][-self.options.recent :]
+            self.close_loops(id)
+        self.optimise()
+        self.triangulate()
+        if self.options.max_keyframes:
+            self.thin(self.options.max_keyframes)
+
+    def triangulate(self) -> int:
+        """Depth for placed keyframes without one, from a neighbour that sees the same."""
+        count = 0
+        for id in list(self.places.poses):
+            if self.store.keyframe(id).depth is None and self._triangulated(id):
+                count += 1
+        return count
+
+    def _triangulated(self, id: int) -> bool:
+        pose = self.places.poses[id][0]
+        linked = {e.b if e.a == id else e.a for e in self._edges if id in (e.a, e.b)} - {id}
+        around = [i for i in linked if i in self.places.poses] or self.places.near(pose, 4)
+        best, most = None, 0
+        place = self.places.place(id)
+        features = portable.from_arrays(self.matcher, self._arrays(id), place.frame.camera.size)
+        for other in around:
+            if other == id:
+                continue
+            there = self.places.place(other)
+            match = self.matcher.match(features, there.reference)
+            other_from_id = se3.inverse(self.places.poses[other][0]) @ pose
+            depth = depth_of_match(match, place.frame.camera, there.frame.camera, other_from_id)
+            known = int(np.isfinite(depth).sum())
+            if known > most:
+                best, most = depth, known
+        if best is None:
+            return False
+        scale_m = self.options.depth_scale_m
+        self.store.set_depth(id, codec.encode_depth(best, scale_m), scale_m, TRIANGULATED)
+        self.places.forget([id])
+        return True
+
+    def thin(self, keep: int) -> list[int]:
+        """Takes away the most redundant keyframes until `keep` are left; their ids."""
+        gone = redundant(
+            self.places.poses, max(len(self._ids) - keep, 0), min(self._ids, default=0)
+        )
+        if gone:
+            self.store.remove(gone, graph.bridges(set(gone), self._edges))
+            self._edges = self.store.edges()
+            self._ids = self.store.ids()
+            for id in gone:
+                self.places.poses.pop(id, None)
+            self.places.forget(gone)
+            self.places.index = type(self.places.index)(*self.store.descriptors())
+        return gone
+
+
+def redundant(
+    poses: dict[int, tuple[FloatArray, FloatArray]], count: int, origin: int
+) -> list[int]:
+    """The keyframes whose view another one nearly has, one after another; never the origin."""
+    ids = np.array(list(poses))
+    if len(ids) < 2 or count <= 0:
+        return []
+    stack = np.stack([poses[int(id)][0] for id in ids])
+    away = np.stack([view_distance(stack, pose) for pose in stack])
+    np.fill_diagonal(away, np.inf)
+    gone: list[int] = []
+    for _ in range(min(count, len(ids) - 2)):
+        rows = away.min(axis=1)
+        rows[[int(id) == origin or int(id) in gone for id in ids]] = np.inf
+        worst = int(np.argmin(rows))
+        gone.append(int(ids[worst]))
+        away[worst], away[:, worst] = np.inf, np.inf
+    return gone

@@ -1,0 +1,102 @@
+"""A map in memory: where its keyframes are, how they look, and what a matcher needs of them."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from l2m_ros.mapping.descriptor import Vocabulary
+from l2m_ros.mapping.retrieval import PlaceIndex
+from l2m_ros.mapping.store import MapStore
+from l2m_ros.matching import portable
+from l2m_ros.matching.matcher import Matcher
+from l2m_ros.types import FloatArray, Frame, Reference
+
+CACHED = 128  # keyframes kept decoded; lite needs 5 MB each
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """A keyframe ready to be matched against."""
+
+    id: int
+    frame: Frame
+    reference: Reference
+
+
+class Places:
+    """Reads a store through a matcher. One thread at a time."""
+
+    def __init__(self, store: MapStore, matcher: Matcher, cached: int = CACHED) -> None:
+        self.store, self.matcher = store, matcher
+        self.checksum = portable.checksum(matcher)
+        self._cached = cached
+        self._places: OrderedDict[int, Place] = OrderedDict()
+        self._turn = threading.RLock()
+        self.load()
+
+    def load(self) -> None:
+        """Everything anew, after somebody changed the map."""
+        self._places.clear()
+        self.poses: dict[int, tuple[FloatArray, FloatArray]] = self.store.poses()
+        content = self.store.vocabulary()
+        self.vocabulary = None if content is None else Vocabulary.from_bytes(content)
+        self.index = PlaceIndex(*self.store.descriptors())
+
+    @property
+    def fits(self) -> bool:
+        """Whether the map's descriptors are those of this matcher with these weights."""
+        words = self.vocabulary
+        return (
+            words is not None
+            and words.model == self.matcher.name
+            and words.checksum == self.checksum
+        )
+
+    def place(self, id: int) -> Place:
+        """From memory, else from the stored features, else by encoding its image again."""
+        with self._turn:
+            place = self._places.get(id)
+            if place is None:
+                place = self._read(id)
+                self._places[id] = place
+                if len(self._places) > self._cached:
+                    self._places.popitem(last=False)
+            self._places.move_to_end(id)
+            return place
+
+    def _read(self, id: int) -> Place:
+        frame = self.store.keyframe(id).frame()
+        kept = self.store.features(id, self.matcher.name, self.checksum)
+        if kept is None:
+            features = self.matcher.encode(frame.rgb)
+        else:
+            features = portable.from_arrays(self.matcher, kept.arrays, kept.image_size)
+        return Place(id, frame, self.matcher.reference(features))
+
+    def forget(self, ids: Iterable[int]) -> None:
+        for id in ids:
+            self._places.pop(id, None)
+
+    def near(self, map_from_camera: FloatArray, count: int) -> list[int]:
+        """The placed keyframes that look at about the same part of the map, best first."""
+        if not self.poses:
+            return []
+        ids = np.array(list(self.poses))
+        poses = np.stack([pose for pose, _ in self.poses.values()])
+        order = np.argsort(view_distance(poses, map_from_camera), kind="stable")
+        return [int(id) for id in ids[order[:count]]]
+
+
+VIEW_RAD_PER_M = 0.6  # a metre away shows as little of the same as 0.6 rad turned away
+
+
+def view_distance(poses: FloatArray, pose: FloatArray) -> FloatArray:
+    """(N,) metres: how differently cameras at poses (N, 4, 4) and at `pose` look."""
+    away_m = np.linalg.norm(poses[:, :3, 3] - pose[:3, 3], axis=1)
+    cosine = np.clip(poses[:, :3, 2] @ pose[:3, 2], -1.0, 1.0)
+    return np.asarray(away_m + np.arccos(cosine) / VIEW_RAD_PER_M)

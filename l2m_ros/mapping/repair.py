@@ -1,0 +1,191 @@
+"""What is wrong with a map, and what can be saved of it."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from l2m_ros.errors import InvalidInput, L2MError, MapError
+from l2m_ros.mapping import graph, sql, sqlite
+from l2m_ros.mapping.mapper import Mapper
+from l2m_ros.mapping.records import Edge, MapKeyframe
+from l2m_ros.mapping.store import POSTGRES, MapStore, open_map
+from l2m_ros.matching.matcher import Matcher
+from l2m_ros.types import MetricPose
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What repair did."""
+
+    keyframes: int
+    lines: list[str]
+
+
+def problems(address: str) -> list[str]:
+    """Everything that a reader of this map could stumble over; empty = whole."""
+    store = open_map(address)
+    try:
+        lines = store.problems()
+        return lines + [line for id in store.ids() for line in _keyframe(store, id)] + _edges(store)
+    except MapError as error:
+        return [str(error)]
+    finally:
+        store.close()
+
+
+def _keyframe(store: MapStore, id: int) -> list[str]:
+    try:
+        return [] if unsound(store.keyframe(id)) is None else [f"keyframe {id}: not usable"]
+    except (L2MError, ValueError, KeyError) as error:
+        return [f"keyframe {id}: {error}"]
+
+
+def unsound(keyframe: MapKeyframe) -> str | None:
+    """Why a keyframe cannot be used, or None."""
+    try:
+        keyframe.frame()
+        if keyframe.map_from_camera is not None and keyframe.covariance is not None:
+            sound_pose(keyframe.map_from_camera, keyframe.covariance)
+    except InvalidInput as error:
+        return str(error)
+    return None
+
+
+def sound_pose(pose: np.ndarray, covariance: np.ndarray) -> None:
+    """Raises InvalidInput where these are no pose and no covariance."""
+    MetricPose(pose, covariance, np.zeros(0, bool), "none")
+
+
+def _edges(store: MapStore) -> list[str]:
+    lines = []
+    for edge in store.edges():
+        try:
+            sound_pose(edge.a_from_b, edge.covariance)
+        except InvalidInput as error:
+            lines.append(f"edge {edge.a} to {edge.b}: {error}")
+    return lines
+
+
+def repair(address: str) -> Saved:
+    """Files: all readable rows into a new file; the old one is kept as `<name>.broken`.
+
+    A database server keeps its own files whole: there only unusable keyframes are dropped.
+    """
+    if address.startswith(POSTGRES):
+        return _dropped(address)
+    path = Path(address).expanduser()
+    if not path.is_file():
+        raise MapError(f"{path}: there is no such map")
+    fresh = path.with_name(f".{path.name}.repaired")
+    fresh.unlink(missing_ok=True)
+    store = open_map(str(fresh), create=True)
+    try:
+        lines = _salvage(path, store)
+        count = len(store.ids())
+    finally:
+        store.close()
+    if not count:
+        fresh.unlink(missing_ok=True)
+        raise MapError(f"{path}: nothing can be saved; build the map again")
+    broken = path.with_name(path.name + ".broken")
+    os.replace(path, broken)
+    for end in ("-wal", "-shm"):
+        Path(f"{path}{end}").unlink(missing_ok=True)
+    os.replace(fresh, path)
+    return Saved(count, [*lines, f"{path}: {count} keyframes saved; the old file is {broken}"])
+
+
+def _salvage(path: Path, out: MapStore) -> list[str]:
+    """Keyframes one by one, so that a broken page costs those that lie on it."""
+    lines: list[str] = []
+    new_id: dict[int, int] = {}
+    with path.open("rb") as file:
+        if not file.read(16).startswith(sqlite.MAGIC):
+            raise MapError(f"{path} is not a map (no SQLite file); build one with `l2m map build`")
+    connection = sqlite3.connect(f"file:{path}?mode=rw", uri=True, isolation_level=None)
+    try:
+        for id in _readable_ids(connection):
+            keyframe = _salvaged(connection, id)
+            if keyframe is None:
+                lines.append(f"keyframe {id} is lost")
+                continue
+            new_id[id] = out.add(keyframe)
+        edges = list(_salvaged_edges(connection, new_id))
+        out.add_edges(edges)
+        meta = dict(_rows(connection, "SELECT name, value FROM meta"))
+        out.set_meta({str(k): str(v) for k, v in meta.items() if k not in ("model", "checksum")})
+        if "model" in meta:
+            out.set_meta({"model": str(meta["model"])})
+    finally:
+        connection.close()
+    return [*lines, f"{len(edges)} edges saved"]
+
+
+def _rows(connection: sqlite3.Connection, statement: str, *values: Any) -> list[Any]:
+    """What can be read of a query before the first broken page."""
+    rows: list[Any] = []
+    try:
+        for row in connection.execute(statement, values):
+            rows.append(row)
+    except sqlite3.Error:
+        pass
+    return rows
+
+
+def _readable_ids(connection: sqlite3.Connection) -> list[int]:
+    """From either end, and from what edges and descriptors name."""
+    found = {row[0] for row in _rows(connection, "SELECT id FROM keyframe ORDER BY id")}
+    found |= {row[0] for row in _rows(connection, "SELECT id FROM keyframe ORDER BY id DESC")}
+    found |= {id for row in _rows(connection, "SELECT a, b FROM edge") for id in row}
+    found |= {row[0] for row in _rows(connection, "SELECT keyframe FROM descriptor")}
+    highest = max((id for id in found if isinstance(id, int)), default=0)
+    return list(range(1, highest + 1))
+
+
+def _salvaged(connection: sqlite3.Connection, id: int) -> MapKeyframe | None:
+    rows = _rows(connection, f"SELECT {sql.KEYFRAME} FROM keyframe WHERE id = ?", id)
+    try:
+        keyframe = sql.keyframe_of(rows[0])
+    except (IndexError, L2MError, ValueError, TypeError, KeyError):
+        return None
+    return keyframe if unsound(keyframe) is None else None
+
+
+def _salvaged_edges(connection: sqlite3.Connection, new_id: dict[int, int]) -> Iterator[Edge]:
+    for row in _rows(connection, "SELECT a, b, pose, covariance, kind FROM edge"):
+        try:
+            edge = sql.edge_of(row)
+            sound_pose(edge.a_from_b, edge.covariance)
+        except (L2MError, ValueError, TypeError):
+            continue
+        if edge.a in new_id and edge.b in new_id:
+            yield Edge(new_id[edge.a], new_id[edge.b], edge.a_from_b, edge.covariance, edge.kind)
+
+
+def _dropped(address: str) -> Saved:
+    store = open_map(address, write=True)
+    try:
+        bad = [id for id in store.ids() if _keyframe(store, id)]
+        store.remove(bad, graph.bridges(set(bad), store.edges()))
+        count = len(store.ids())
+    finally:
+        store.close()
+    return Saved(count, [f"{len(bad)} unusable keyframes dropped, {count} left"])
+
+
+def describe_anew(address: str, matcher_of: Callable[[dict[str, str]], Matcher]) -> None:
+    """Descriptors by this matcher, and the places that the edges ask for."""
+    store = open_map(address, write=True)
+    try:
+        mapper = Mapper(store, matcher_of(store.meta()), describe_anew=True)
+        mapper.learn_vocabulary()
+        mapper.optimise()
+    finally:
+        store.close()
