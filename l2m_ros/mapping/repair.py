@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -106,10 +107,9 @@ def _salvage(path: Path, out: MapStore) -> list[str]:
     """Keyframes one by one, so that a broken page costs those that lie on it."""
     lines: list[str] = []
     new_id: dict[int, int] = {}
-    with path.open("rb") as file:
-        if not file.read(16).startswith(sqlite.MAGIC):
-            raise MapError(f"{path} is not a map (no SQLite file); build one with `l2m map build`")
-    connection = sqlite3.connect(f"file:{path}?mode=rw", uri=True, isolation_level=None)
+    copied = path.with_name(f".{path.name}.copy")
+    _copy_padded(path, copied)
+    connection = sqlite3.connect(copied, isolation_level=None)
     try:
         for id in _readable_ids(connection):
             keyframe = _salvaged(connection, id)
@@ -125,7 +125,19 @@ def _salvage(path: Path, out: MapStore) -> list[str]:
             out.set_meta({"model": str(meta["model"])})
     finally:
         connection.close()
+        for end in ("", "-wal", "-shm"):
+            Path(f"{copied}{end}").unlink(missing_ok=True)
     return [*lines, f"{len(edges)} edges saved"]
+
+
+def _copy_padded(path: Path, copied: Path) -> None:
+    """With its log, and as long as its head says: SQLite reads nothing of a file cut short."""
+    sizes = sqlite.sizes(path)
+    for end in ("-wal", ""):
+        if Path(f"{path}{end}").exists():
+            shutil.copyfile(f"{path}{end}", f"{copied}{end}")
+    if sizes.found < sizes.stated:
+        os.truncate(copied, sizes.stated)
 
 
 def _rows(connection: sqlite3.Connection, statement: str, *values: Any) -> list[Any]:

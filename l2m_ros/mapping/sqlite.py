@@ -5,12 +5,14 @@ Write-ahead log while it is open; when the last one closes it, one file is left.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
@@ -37,7 +39,7 @@ def open_store(address: str, *, write: bool, create: bool) -> SqliteStore:
             raise MapError(f"{path}: there is no such map; build one with `l2m map build`")
         _make(path)
     _check_file(path)
-    store = SqliteStore(path, _connect(path, write=write))
+    store = SqliteStore(path, _connect(path, write=write), write=write)
     try:
         store.check_format(write=write)
     except BaseException:
@@ -85,23 +87,36 @@ def _migrate(connection: sqlite3.Connection | sqlite3.Cursor, format: int) -> No
     connection.execute(f"PRAGMA user_version = {FORMAT}")
 
 
-def _check_file(path: Path) -> None:
-    """Foreign and truncated files, from the first 100 bytes."""
+@dataclass(frozen=True)
+class FileSizes:
+    """Bytes that a file has, and that its head says it has."""
+
+    found: int
+    stated: int
+
+
+def sizes(path: Path) -> FileSizes:
+    """From the first 100 bytes; refuses what is no SQLite file."""
     try:
         with path.open("rb") as file:
             head = file.read(100)
-        size = path.stat().st_size
+        found = path.stat().st_size
     except OSError as error:
         raise MapError(f"{path}: cannot be read ({error.strerror})") from error
     if not head.startswith(MAGIC) or len(head) < 100:
         raise MapError(f"{path} is not a map (no SQLite file); build one with `l2m map build`")
     page = int.from_bytes(head[16:18], "big")
     page = 65536 if page == 1 else page
-    pages = int.from_bytes(head[28:32], "big")
-    if size < page * pages and not path.with_name(path.name + "-wal").exists():
+    return FileSizes(found, page * int.from_bytes(head[28:32], "big"))
+
+
+def _check_file(path: Path) -> None:
+    """Foreign and truncated files."""
+    size = sizes(path)
+    if size.found < size.stated and not path.with_name(path.name + "-wal").exists():
         raise MapError(
-            f"{path} is cut short ({size} of {page * pages} bytes): copy it again, or save what "
-            f"is left with `l2m map check --repair {path}`"
+            f"{path} is cut short ({size.found} of {size.stated} bytes): copy it again, or save "
+            f"what is left with `l2m map check --repair {path}`"
         )
 
 
@@ -134,8 +149,8 @@ def _connect(path: Path, *, write: bool) -> sqlite3.Connection:
 class SqliteStore(sql.SqlStore):
     """May be used from several threads; calls take turns."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
-        self.path, self.address = path, str(path)
+    def __init__(self, path: Path, connection: sqlite3.Connection, *, write: bool) -> None:
+        self.path, self.address, self._write = path, str(path), write
         self._connection = connection
         self._turn = threading.RLock()
 
@@ -202,7 +217,12 @@ class SqliteStore(sql.SqlStore):
 
     def close(self) -> None:
         with self._turn:
-            self._connection.close()  # the last one out folds the log into the file
+            if self._write:
+                # The last one out folds the log into the file, and a reader makes none.
+                with contextlib.suppress(sqlite3.Error):
+                    self._connection.execute("PRAGMA busy_timeout = 0")
+                    self._connection.execute("PRAGMA journal_mode = DELETE")
+            self._connection.close()
 
 
 def _words(path: Path, error: sqlite3.Error) -> str:
