@@ -1,10 +1,11 @@
-"""Pose from matches: time and error beside OpenCV's, on the same input in the same run.
+"""Pose from matches: time and error beside PoseLib's and OpenCV's, same input, same run.
 
     python benchmarks/pose.py [--matches 2000] [--outliers 0.3] [--trials 30] [--json]
 
 Every solver gets the same matches, the same threshold and, where it takes depth, the same noisy
 depth image. Times are medians of one call, the solvers taking turns, so that a busy machine slows
-all of them alike. l2m_ros returns a covariance as well; OpenCV returns none.
+all of them alike. l2m_ros searches with PoseLib's minimal solvers and refines by itself; it returns
+a covariance as well, the others return none.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from collections.abc import Callable
 
 import cv2
 import numpy as np
+import poselib
 
 from l2m_ros.geometry import se3
+from l2m_ros.geometry.camera import unproject
 from l2m_ros.geometry.pose import PoseOptions, estimate_pose
 from l2m_ros.geometry.scale import DepthNoise, sample_depth
 from l2m_ros.geometry.synthetic import Trial, World, trial
-from l2m_ros.types import FloatArray, Lost
+from l2m_ros.types import Camera, FloatArray, Lost
 
 SENSOR = DepthNoise(0.002, 0.002)
 MOTION = (0.3, 0.05, 0.1, 0.05, -0.1, 0.02)
@@ -68,10 +71,42 @@ def opencv_essential(t: Trial) -> FloatArray | None:
     return se3.transform(R, translation[:, 0])
 
 
+def poselib_absolute(t: Trial) -> FloatArray | None:
+    """estimate_absolute_pose as it comes: LO-RANSAC and its own refinement."""
+    z, _ = sample_depth(t.keyframe.depth, t.matches.keyframe_px, SENSOR)
+    known = np.isfinite(z)
+    points = unproject(t.keyframe.camera, t.matches.keyframe_px[known]) * z[known, None]
+    options = {"max_reproj_error": THRESHOLD_PX}
+    pose, info = poselib.estimate_absolute_pose(
+        t.matches.query_px[known], points, _poselib_camera(t.query.camera), options, {}
+    )
+    if not info["num_inliers"]:
+        return None
+    return se3.inverse(se3.transform(pose.R, pose.t))
+
+
+def poselib_relative(t: Trial) -> FloatArray | None:
+    """estimate_relative_pose as it comes; direction only."""
+    a, b = t.matches.query_px, t.matches.keyframe_px
+    camera = _poselib_camera(t.query.camera)
+    options = {"max_epipolar_error": THRESHOLD_PX}
+    pose, info = poselib.estimate_relative_pose(a, b, camera, camera, options, {})
+    return se3.transform(pose.R, pose.t) if info["num_inliers"] else None
+
+
+def _poselib_camera(camera: Camera) -> dict[str, object]:
+    K = camera.K
+    parameters = [float(v) for v in (K[0, 0], K[1, 1], K[0, 2], K[1, 2])]
+    size = {"width": camera.width, "height": camera.height}
+    return {"model": "PINHOLE", **size, "params": parameters}
+
+
 SOLVERS: dict[str, tuple[Solver, bool]] = {  # whether the length is metric
     "l2m_ros, depth": (ours(("depth",)), True),
+    "PoseLib absolute": (poselib_absolute, True),
     "cv2.solvePnPRansac + RefineLM": (opencv_pnp, True),
     "l2m_ros, no depth": (ours(()), False),
+    "PoseLib relative": (poselib_relative, False),
     "cv2 USAC_MAGSAC + recoverPose": (opencv_essential, False),
 }
 

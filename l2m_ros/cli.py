@@ -31,6 +31,7 @@ VERBS: dict[str, str] = {
     "view-pair": "draw the matches between two images",
     "train": "train a matcher from a folder of photographs",
     "splat": "scenes of Gaussians: build from posed images, check, make pairs",
+    "scene": "import public data sets as evaluation scenes or bags",
     "lift": "photographs to 3D to training views with exact correspondences",
     "features": "PCA pictures of encoders' features, side by side",
     "replay": "track a recorded bag without a ROS graph, compare with the truth",

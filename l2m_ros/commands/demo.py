@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 RATE_HZ = 8.0  # what `lite` keeps up with beside the player on two cores
 READY_S = 60.0  # loading and warming up a model on a busy machine
-DISCOVERY_S = 10.0
+DISCOVERY_S = 10.0  # for the node to find the player's topics
 STOP_S = 5.0
 LAST_WORDS_S = 1.5  # for the last frame, and diagnostics once more
 REMAPPED = {
@@ -102,7 +102,8 @@ def _over_dds(options: DemoOptions, bag: Path) -> TrackedRun:
     with _node_process(options, log) as process, _spinning_node() as node:
         recorder = OutputRecorder(node)
         player = Player(node, bag, REMAPPED.values())
-        _wait_until_ready(recorder.recorded, process, log)
+        _wait_until_active(recorder.recorded, process, log)
+        _wait_until_connected(player)
         _play(player, recorder, bag)
         time.sleep(LAST_WORDS_S)
     return _run_of(options, bag, recorder.recorded)
@@ -149,17 +150,25 @@ def _node_process(options: DemoOptions, log: Path) -> Iterator[subprocess.Popen[
             process.kill()
 
 
-def _wait_until_ready(
+def _wait_until_active(
     recorded: RecordedOutputs, process: subprocess.Popen[bytes], log: Path
 ) -> None:
-    """Until the node is active and hears the player; its own diagnostics say so."""
+    """Until the node's own diagnostics say so."""
     deadline = time.monotonic() + READY_S
     while recorded.diagnostics.get("lifecycle") != "active":
         if process.poll() is not None or time.monotonic() > deadline:
             tail = " | ".join(log.read_text(errors="replace").splitlines()[-3:])
             raise L2MError(f"the node did not start; {log} ends with: {tail}")
         time.sleep(0.1)
-    time.sleep(min(DISCOVERY_S, 2.0))
+
+
+def _wait_until_connected(player: Any) -> None:
+    """Until the node subscribes to every topic of the player: no message is lost."""
+    deadline = time.monotonic() + DISCOVERY_S
+    while missing := player.unsubscribed():
+        if time.monotonic() > deadline:
+            raise L2MError(f"the node does not subscribe to {', '.join(missing)}")
+        time.sleep(0.1)
 
 
 def _play(player: Any, recorder: Any, bag: Path) -> None:
@@ -219,10 +228,9 @@ def _run_of(options: DemoOptions, bag: Path, recorded: RecordedOutputs) -> Track
 def _add_diagnostics(tracked: TrackedRun, recorded: RecordedOutputs, frames: int) -> None:
     """Counts and latencies that only the node knows."""
     values = recorded.diagnostics
-    source = values.get("scale_source", "none")
-    if source != "none":
-        tracked.scale_sources[source] = len(tracked.posed)
     for name, value in values.items():
+        if name.startswith("scale_from_"):
+            tracked.scale_sources[name.removeprefix("scale_from_")] += int(value)
         if name.startswith("unposed_"):
             tracked.unposed[name.removeprefix("unposed_")] += int(value)
     unseen = frames - len(tracked.posed) - sum(tracked.unposed.values())

@@ -27,6 +27,11 @@ class Player:
             for topic, kind in types.items()
         }
 
+    def unsubscribed(self) -> list[str]:
+        """Topics that nobody listens to yet."""
+        publishers = self._publishers.items()
+        return [topic for topic, out in publishers if not out.get_subscription_count()]
+
     def play(self, rate: float = 1.0, after_each: Callable[[int], None] | None = None) -> None:
         """Blocks until the last message is out; `after_each` is told each message's stamp."""
         with open_bag(self._path) as bag:

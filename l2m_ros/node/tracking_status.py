@@ -15,6 +15,8 @@ def report_tracking(health: Health, result: TrackResult) -> None:
     for key, words in problems(result).items():
         health.report(key, words, OK if key in NO_COMPLAINT else WARN)
     health.count("posed" if pose is not None else f"unposed_{result.why_not_posed}")
+    if pose is not None:
+        health.count(f"scale_from_{pose.scale_source}")
     health.set_facts(
         state=result.state.value,
         reason=result.reason,
