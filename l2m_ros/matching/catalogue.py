@@ -30,6 +30,7 @@ DEFAULT_MODEL = "lite"
 KINDS = {"mickey": MetricMatcher}  # architectures whose matches are no dense warp
 CARD = "card.yaml"  # in a model's own folder
 Size = tuple[int, int]  # (width, height)
+Loader = Callable[[str, str, "Size | None", dict[str, Any]], Matcher]
 
 
 def model_folders() -> list[Path]:
@@ -105,9 +106,16 @@ def _network(name: str, backend: str, size: Size | None, options: dict[str, Any]
     return kind(card, load_backend(backend, card, backend_options(**options)))
 
 
-def _classical(kind: str) -> Callable[..., Matcher]:
+def _made_by(file: str, kind: str) -> Loader:
+    """A matcher without card or engine; its file is imported when it is asked for."""
+
     def load(name: str, backend: str, size: Size | None, options: dict[str, Any]) -> Matcher:
-        module = importlib.import_module("l2m_ros.matching.classical")
+        try:
+            module = importlib.import_module(f"l2m_ros.matching.{file}")
+        except ModuleNotFoundError as error:
+            raise ModelError(
+                f"matcher {name} needs {error.name}: pip install 'l2m_ros[peers]'"
+            ) from error
         try:
             matcher: Matcher = getattr(module, kind)(**options)
         except TypeError as error:
@@ -117,16 +125,22 @@ def _classical(kind: str) -> Callable[..., Matcher]:
     return load
 
 
-Loader = Callable[[str, str, "Size | None", dict[str, Any]], Matcher]
-
 CLASSICAL: dict[str, Loader] = {
-    "sift": _classical("SiftMatcher"),
-    "orb": _classical("OrbMatcher"),
-    "akaze": _classical("AkazeMatcher"),
-    "dis": _classical("DisMatcher"),
+    "sift": _made_by("classical", "SiftMatcher"),
+    "orb": _made_by("classical", "OrbMatcher"),
+    "akaze": _made_by("classical", "AkazeMatcher"),
+    "dis": _made_by("classical", "DisMatcher"),
 }
+PEERS: dict[str, Loader] = {
+    "xfeat": _made_by("peers", "XFeatPeer"),
+    "xfeat-star": _made_by("peers", "XFeatStarPeer"),
+    "xfeat-lighterglue": _made_by("peers", "XFeatLighterGluePeer"),
+    "aliked-lightglue": _made_by("peers", "AlikedLightGluePeer"),
+    "disk-lightglue": _made_by("peers", "DiskLightGluePeer"),
+}
+NO_ENGINE = {**CLASSICAL, **PEERS}  # neither card nor back-end nor input size
 MATCHERS: dict[str, Loader] = {
-    **CLASSICAL,
+    **NO_ENGINE,
     "lite": _network,
     "l2m": _network,
     "roma_outdoor": _network,

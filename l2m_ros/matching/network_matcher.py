@@ -7,6 +7,7 @@ right pixel) end here: outside of this file there are only pixels with centres a
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,14 @@ from l2m_ros.engines.backend import Array, Backend, match_inputs
 from l2m_ros.engines.model_card import ModelCard
 from l2m_ros.errors import InvalidInput, ModelError
 from l2m_ros.matching.preprocess import check_rgb, content_size, network_input
+from l2m_ros.matching.turned import (
+    TurnedFeatures,
+    TurnedReference,
+    asks_for_turn,
+    is_turned,
+    turned,
+    turned_back,
+)
 from l2m_ros.types import ByteArray, DenseMatch, Features, Reference
 
 Size = tuple[int, int]  # (width, height)
@@ -28,15 +37,22 @@ class NetworkMatcher:
 
     def encode(self, rgb: ByteArray) -> Features:
         image = check_rgb(rgb)
+        size = (image.shape[1], image.shape[0])
+        if asks_for_turn(self.card.input, image):
+            return TurnedFeatures(self.name, size, self._encoded(turned(image)), image)
+        return Features(self.name, size, self._encoded(image))
+
+    def _encoded(self, image: ByteArray) -> dict[str, Any]:
         tensor = network_input(self.card.input, image)
         with self._turn:
-            data = self.backend.run("encode", {"image": tensor})
-        return Features(self.name, (image.shape[1], image.shape[0]), data)
+            return self.backend.run("encode", {"image": tensor})
 
     def reference(self, features: Features) -> Reference:
         self._check_owner(features)
         with self._turn:
             data = self.backend.run("reference", features.data)
+        if isinstance(features, TurnedFeatures):
+            return TurnedReference(self.name, features.image_size, data, features.rgb)
         return Reference(self.name, features.image_size, data)
 
     def match(self, query: Features, reference: Reference) -> DenseMatch:
@@ -44,10 +60,24 @@ class NetworkMatcher:
         self._check_owner(reference)
         if not isinstance(reference, Reference):
             raise InvalidInput("match takes a Reference second: matcher.reference(features)")
+        query, reference = self._alike(query, reference)
         with self._turn:
             outputs = self.backend.run("match", match_inputs(query.data, reference.data))
             arrays = self.backend.to_host(outputs)
+        if is_turned(query):
+            sizes = query.image_size[::-1], reference.image_size[::-1]
+            return turned_back(self._in_pixels(arrays, *sizes))
         return self._in_pixels(arrays, query.image_size, reference.image_size)
+
+    def _alike(self, query: Features, reference: Reference) -> tuple[Features, Reference]:
+        """Both turned or none: of a mixed pair the turned one is encoded as it is."""
+        if is_turned(query) == is_turned(reference):
+            return query, reference
+        if isinstance(query, TurnedFeatures):
+            return Features(self.name, query.image_size, self._encoded(query.rgb)), reference
+        assert isinstance(reference, TurnedReference)
+        features = Features(self.name, reference.image_size, self._encoded(reference.rgb))
+        return query, self.reference(features)
 
     def _check_owner(self, features: Features) -> None:
         if not isinstance(features, Features):

@@ -20,7 +20,7 @@ import numpy as np
 from l2m_ros.errors import InvalidInput
 from l2m_ros.frames.inputs import InputOptions
 from l2m_ros.frames.messages import checked_rotation
-from l2m_ros.matching.catalogue import CLASSICAL
+from l2m_ros.matching.catalogue import NO_ENGINE
 from l2m_ros.spelling import nearest, nearest_name
 from l2m_ros.tracking.odometry import OdometryNoise
 from l2m_ros.tracking.tracker import TrackerOptions
@@ -233,7 +233,7 @@ def tracker_options(values: Values) -> TrackerOptions:
 
 def matcher_options(values: Values) -> dict[str, Any]:
     """Keywords of `load_matcher`. Engine parameters do not apply to classical matchers."""
-    if values["model"] in CLASSICAL:
+    if values["model"] in NO_ENGINE:
         return {}
     options: dict[str, Any] = {"backend": values["backend"]}
     if values["model_width"]:
