@@ -2,6 +2,7 @@
 
     l2m train decoder --photographs PHOTOS --minutes 30
     l2m train decoder --minutes 2                       tries it out on images of rendered worlds
+    l2m train metric --minutes 30                       keypoints with metres (docs/metric.md)
     torchrun --nproc-per-node 2 -m l2m_ros.commands.train decoder --photographs PHOTOS ...
 
 The folder of the run (--out) receives checkpoint.pt, log.csv, validation.csv, curves.png and
@@ -18,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from l2m_ros.commands.train_metric import run_metric
 from l2m_ros.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -34,7 +36,11 @@ RENDERED_FRAMES = 24  # per world, where no photographs are named
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("stage", choices=["decoder"], help="decoder: the matching stage")
+    parser.add_argument(
+        "stage", choices=["decoder", "metric"],
+        help="decoder: the matching stage; metric: keypoints with metres, from relative poses",
+    )  # fmt: skip
+    parser.add_argument("--sequences", type=Path, metavar="DIR", help="metric: posed recordings")
     parser.add_argument("--photographs", type=Path, metavar="DIR", help="searched in depth")
     parser.add_argument("--model", default="lite", help="lite (default) or l2m")
     parser.add_argument("--config", type=Path, help="YAML (default config/train/<model>.yaml)")
@@ -50,6 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from l2m_ros.workshop.training.decoder import train_decoder
 
+    if args.stage == "metric":
+        _check_device(args.device or "cpu")
+        return run_metric(args, args.config)
     options = _options(args)
     _check_device(options.loop.device)
     pairs, held_out = _pairs(args.photographs, options)

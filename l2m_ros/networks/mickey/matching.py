@@ -14,17 +14,20 @@ SINKHORN_WIDTH = 128  # descriptors' products are scaled by its root
 class DualSoftmax(nn.Module):
     """P(i, j) = softmax over i times softmax over j; a dustbin takes what fits nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, temperature: float = TEMPERATURE) -> None:
         super().__init__()
+        self.temperature = temperature
         self.dustbin_score = nn.Parameter(torch.tensor(1.0))
 
     def forward(self, query: Tensor, keyframe: Tensor) -> Tensor:
         """Descriptors (B, C, n), (B, C, m) -> (B, n, m)."""
-        return dual_softmax(query, keyframe, self.dustbin_score)
+        return dual_softmax(query, keyframe, self.dustbin_score, self.temperature)
 
 
-def dual_softmax(query: Tensor, keyframe: Tensor, dustbin: Tensor | None) -> Tensor:
-    logits = (query.transpose(1, 2) @ keyframe) / TEMPERATURE
+def dual_softmax(
+    query: Tensor, keyframe: Tensor, dustbin: Tensor | None, temperature: float = TEMPERATURE
+) -> Tensor:
+    logits = (query.transpose(1, 2) @ keyframe) / temperature
     if dustbin is None:
         return logits.softmax(dim=1) * logits.softmax(dim=2)
     logits = _with_dustbin(logits, dustbin)

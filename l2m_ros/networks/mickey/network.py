@@ -17,9 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from l2m_ros.errors import InvalidInput, ModelError
+from l2m_ros.networks.mickey.compact import CompactExtractor
 from l2m_ros.networks.mickey.heads import DepthHead, DescriptorHead, OffsetHead, ScoreHead
 from l2m_ros.networks.mickey.matching import DualSoftmax, keypoint_scores
 from l2m_ros.networks.shared.vit import ViT
+
+# The network that `l2m train metric` trains on a CPU.
+COMPACT: dict[str, Any] = {"backbone": "compact", "per_focal": True, "temperature": 0.07}
 
 # The same parts, thin: for tests.
 TINY: dict[str, Any] = {
@@ -36,8 +40,13 @@ TINY: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class MicKeyConfig:
-    """Defaults: the published network."""
+    """Defaults: the published network. `compact` is this package's own, see `compact.py`."""
 
+    backbone: str = "dinov2"  # dinov2 | compact
+    per_focal: bool = False  # depth is over focal length in pixels (compact: always)
+    temperature: float = 0.1  # of descriptors' products
+    width: int = 64  # compact: channels
+    learnt_descriptor: int = 32  # compact: numbers beside RootSIFT's 128
     vit_width: int = 1024
     vit_depth: int = 24
     vit_heads: int = 16
@@ -52,6 +61,10 @@ class MicKeyConfig:
     def __post_init__(self) -> None:
         if len(self.widths) != 3:
             raise ModelError("widths must be three numbers, of each head's first three blocks")
+        if self.backbone not in ("dinov2", "compact"):
+            raise ModelError(f"backbone is {self.backbone!r}, known: dinov2, compact")
+        if self.per_focal != (self.backbone == "compact"):
+            raise ModelError("depth is over focal length (per_focal) with backbone compact only")
 
 
 class Extractor(nn.Module):
@@ -96,16 +109,21 @@ class Extractor(nn.Module):
 
 
 class Matching(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, temperature: float) -> None:
         super().__init__()
-        self.matching_mat = DualSoftmax()
+        self.matching_mat = DualSoftmax(temperature)
 
 
 class Matches(nn.Module):
     def __init__(self, config: MicKeyConfig) -> None:
         super().__init__()
-        self.extractor = Extractor(config)
-        self.matcher = Matching()
+        compact = config.backbone == "compact"
+        self.extractor: Any = (
+            CompactExtractor(config.width, config.learnt_descriptor)
+            if compact
+            else Extractor(config)
+        )
+        self.matcher = Matching(config.temperature)
 
 
 class MicKey(nn.Module):
@@ -115,14 +133,15 @@ class MicKey(nn.Module):
         self.compute_matches = Matches(self.config)
 
     @property
-    def extractor(self) -> Extractor:
+    def extractor(self) -> Any:
         return self.compute_matches.extractor
 
     # --- the three steps ------------------------------------------------------------------
 
     def encode(self, image: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W) in [0, 1], not normalised; what exceeds whole cells is cut off."""
-        return self.extractor(image)
+        features: dict[str, Tensor] = self.extractor(image)
+        return features
 
     def reference(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         return dict(features)

@@ -11,6 +11,7 @@ from torch import Tensor
 WEIGHT_EPS = 1e-16
 DISTANCE_EPS = 1e-6
 PROJECTION_EPS = 1e-16
+MIN_SECOND = 1e-6  # of (s2 / s1)^2 of the cross-covariance: below, the points lie on a line
 SOFTNESS = 5.0  # slope of a soft inlier at its threshold
 
 
@@ -31,13 +32,34 @@ def procrustes(x: Tensor, y: Tensor, weights: Tensor | None = None) -> tuple[Ten
 
     Where x or y hold NaN or infinity, R and t are NaN.
     """
+    H, mean_x, mean_y = cross_covariance(x, y, weights)
+    R = rotation_of(H)
+    return R, mean_y - (R @ mean_x[..., None])[..., 0]
+
+
+def determined_motion(x: Tensor, y: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The same with gradients that stay finite, and where (...) the points determine a rotation.
+
+    Elsewhere (one point, one line, NaN) R is 1 and t is 0, without a gradient.
+    """
+    H, mean_x, mean_y = cross_covariance(x, y, weights)
+    squares = H.detach().transpose(-1, -2) @ H.detach()
+    trace = squares.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
+    second = 0.5 * (trace**2 - (squares * squares).sum(dim=(-1, -2)))  # s1^2 s2^2 + ...
+    good = torch.isfinite(trace) & (trace > 0) & (second > MIN_SECOND * trace**2)
+    safe = torch.diag(torch.tensor([3.0, 2.0, 1.0])).to(H)
+    R = rotation_of(torch.where(good[..., None, None], H, safe))
+    t = mean_y - (R @ mean_x[..., None])[..., 0]
+    return R, torch.where(good[..., None], t, torch.zeros_like(t)), good
+
+
+def cross_covariance(x: Tensor, y: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """(..., 3, 3) about the weighted means (..., 3)."""
     w = torch.ones_like(x[..., 0]) if weights is None else weights
     share = (w / (w.abs().sum(dim=-1, keepdim=True) + WEIGHT_EPS))[..., None]
     mean_x, mean_y = (share * x).sum(dim=-2), (share * y).sum(dim=-2)
     dx, dy = x - mean_x[..., None, :], y - mean_y[..., None, :]
-    R = rotation_of((dx * w[..., None]).transpose(-1, -2) @ dy)
-    t = mean_y - (R @ mean_x[..., None])[..., 0]
-    return R, t
+    return (dx * w[..., None]).transpose(-1, -2) @ dy, mean_x, mean_y
 
 
 def rotation_of(H: Tensor) -> Tensor:

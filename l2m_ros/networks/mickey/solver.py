@@ -27,6 +27,7 @@ class SolverOptions:
     refinements: int = 4
     inlier_m: float = 0.15
     soft_inlier_m: float = 0.3
+    candidates: int | None = None  # draw among the likeliest so many pairs only; None: all
 
 
 @dataclass(frozen=True)
@@ -83,11 +84,16 @@ def draw(scores: Tensor, options: SolverOptions, generator: torch.Generator) -> 
             f"{fewest} pairs of keypoints are possible, a pose takes {options.corners}: "
             "the image is too small, or all keypoints' scores are 0"
         )
-    count = min(options.pairs, fewest)
+    index = None
+    if options.candidates is not None and options.candidates < flat.shape[1]:
+        flat, index = flat.topk(options.candidates, dim=1)
+    count = min(options.pairs, fewest, flat.shape[1])
     many = flat.repeat_interleave(options.rounds, dim=0)  # (B rounds, n m)
     pairs = torch.multinomial(many, count, replacement=False, generator=generator)
     likely = many.gather(1, pairs).repeat_interleave(options.hypotheses, dim=0)
     corners = torch.multinomial(likely, options.corners, replacement=False, generator=generator)
+    if index is not None:
+        pairs = index.repeat_interleave(options.rounds, dim=0).gather(1, pairs)
     shape = (len(scores), options.rounds)
     return Draws(pairs.view(*shape, count), corners.view(*shape, options.hypotheses, -1))
 

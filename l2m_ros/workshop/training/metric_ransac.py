@@ -17,7 +17,12 @@ import torch
 from torch import Tensor
 
 from l2m_ros.errors import InvalidInput
-from l2m_ros.networks.mickey.rigid import distances, procrustes, soft_inliers
+from l2m_ros.networks.mickey.rigid import (
+    determined_motion,
+    distances,
+    procrustes,
+    soft_inliers,
+)
 from l2m_ros.networks.mickey.solver import Draws, SolverOptions, Views, draw, drawn_points
 from l2m_ros.workshop.training.metric_losses import (
     LOSSES,
@@ -42,6 +47,7 @@ class RansacOptions:
     soft_inlier_m: float = 0.3
     temperature: float = 20.0  # of the hypotheses' softmax, in soft inliers
     null_share: float | None = 0.35  # of the pairs, that "no pose" scores; None: not offered
+    candidates: int | None = None  # draw among the likeliest so many pairs only; None: all
     loss: str = "vcre"
     soft: bool = True
 
@@ -51,7 +57,11 @@ class RansacOptions:
 
     def drawing(self) -> SolverOptions:
         return SolverOptions(
-            rounds=self.rounds, pairs=self.pairs, hypotheses=self.hypotheses, corners=self.corners
+            rounds=self.rounds,
+            pairs=self.pairs,
+            hypotheses=self.hypotheses,
+            corners=self.corners,
+            candidates=self.candidates,
         )
 
 
@@ -82,11 +92,14 @@ def expected_loss(
     x, y = x[:, :, None], y[:, :, None]  # beside each hypothesis
     with torch.no_grad():
         fitted = refined_set(x, y, corner_set(draws, x), options)
-    R, t = procrustes(x, y, fitted)  # (B, rounds, hypotheses, 3, 3)
+    R, t, good = determined_motion(x, y, fitted)  # (B, rounds, hypotheses, 3, 3)
     score = soft_inliers(distances(R, t, x, y), options.soft_inlier_m)
     each = _beside(truth)
     loss = LOSSES[options.loss]
     cost = loss.of(R, t, each, soft=options.soft)
+    # What no set of points determines is no hypothesis: no inliers, the null hypothesis' cost.
+    score = torch.where(good, score, torch.zeros_like(score))
+    cost = torch.where(good, cost, torch.full_like(cost, loss.null(options.soft)))
     own = (score / options.temperature).softmax(dim=-1).detach()
     if options.null_share is not None:
         null_score = options.null_share * draws.pairs.shape[-1]

@@ -1,0 +1,135 @@
+"""`l2m train metric`: keypoints with metres, learnt from pairs of images and relative poses.
+
+    l2m train metric --minutes 2                     rendered worlds
+    l2m train metric --sequences DIR --minutes 60    posed recordings, rendered worlds beside them
+
+DIR holds folders with images/ and meta.json (world_from_camera in metres, K).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from l2m_ros.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from l2m_ros.engines.model_card import ModelCard
+    from l2m_ros.workshop.training.metric import MetricOptions
+    from l2m_ros.workshop.training.metric_data import Group, MetricPairs
+
+HELD_OUT_SEED = 900  # of the worlds that are never trained on
+HELD_OUT_WORLDS = 3
+TRIAL_WORLDS = 3  # where a run is too short to be worth more
+TRIAL_MINUTES = 5.0
+
+
+def run_metric(args: argparse.Namespace, config: Path | None) -> int:
+    import torch
+
+    from l2m_ros.networks.registry import build
+    from l2m_ros.workshop.training.metric import train_metric
+
+    options = _options(args, config)
+    folder = args.out or Path("runs/metric")
+    pairs, held_out = metric_pairs(options, args.sequences)
+    torch.manual_seed(options.loop.seed)
+    network = build("mickey", **options.network)
+    if train_metric(options, network, pairs, held_out, folder):
+        write_metric_model(folder, options, folder / "model")
+        print(folder / "model")
+    return 0
+
+
+def _options(args: argparse.Namespace, config: Path | None) -> MetricOptions:
+    """The config file's, with what the command line says instead."""
+    from l2m_ros.commands.train import _settings, config_folder
+    from l2m_ros.workshop.training.metric import options_from
+
+    settings = _settings(config or config_folder() / "metric.yaml")
+    loop = dict(settings.get("loop") or {})
+    if args.minutes is not None or args.steps is not None:
+        loop = {k: v for k, v in loop.items() if k not in ("minutes", "steps")}
+    given = {name: getattr(args, name) for name in ("minutes", "steps", "seed", "device")}
+    loop |= {name: value for name, value in given.items() if value is not None}
+    options = options_from({**settings, "loop": loop})
+    minutes = options.loop.minutes
+    if minutes is not None and minutes <= TRIAL_MINUTES:
+        few = min(TRIAL_WORLDS, options.worlds.worlds)
+        options = replace(options, worlds=replace(options.worlds, worlds=few))
+    return options
+
+
+def metric_pairs(options: MetricOptions, sequences: Path | None) -> tuple[MetricPairs, MetricPairs]:
+    """Pairs to train on, and pairs of rendered worlds that are never trained on."""
+    from l2m_ros.progress import track
+    from l2m_ros.workshop.training.metric_data import (
+        MetricPairs,
+        WorldOptions,
+        frames_of_sequences,
+        frames_of_worlds,
+    )
+
+    def rendered(worlds: WorldOptions, what: str) -> list[Group]:
+        return list(track(frames_of_worlds(worlds, options.size), what, total=worlds.worlds))
+
+    groups: list[Group] = []
+    if sequences is not None:
+        groups += frames_of_sequences(sequences, options.size, _say)
+    groups += rendered(options.worlds, "rendering worlds")
+    count = min(HELD_OUT_WORLDS, max(options.worlds.worlds, 1))
+    unseen = replace(options.worlds, worlds=count, first_seed=HELD_OUT_SEED)
+    held_out = rendered(unseen, "rendering unseen worlds")
+    seed = options.loop.seed
+    return (
+        MetricPairs(groups, seed, options.limits),
+        MetricPairs(held_out, seed + 999, options.limits),
+    )
+
+
+def write_metric_model(run_folder: Path, options: MetricOptions, out: Path) -> ModelCard:
+    """The mean weights of a run as a model: weights, card and graphs."""
+    from safetensors.torch import save_file
+
+    from l2m_ros.engines.model_card import InputSpec, ModelCard, ModelFile, sha256_of, write_card
+    from l2m_ros.export.stages import CARD, ExportOptions, export_model
+    from l2m_ros.networks.registry import build
+    from l2m_ros.workshop.training.checkpoint import load_weights
+    from l2m_ros.workshop.training.decoder import mean_weights
+
+    network = build("mickey", **options.network)
+    weights = {**network.state_dict(), **mean_weights(run_folder)}
+    load_weights(network, weights, str(run_folder))
+    card = ModelCard(
+        name="metric", architecture="mickey", config=options.network, folder=out,
+        input=InputSpec(options.width, options.height, multiple=32),
+        depth=depth_sigmas(run_folder), trained_on="see the run's log",
+    )  # fmt: skip
+    out.mkdir(parents=True, exist_ok=True)
+    card = export_model(network, card, ExportOptions(out, options.height, options.width))
+    path = out / "metric.safetensors"
+    save_file({name: value.contiguous() for name, value in weights.items()}, path)
+    files = {**card.files, "weights": ModelFile(path.name, sha256_of(path))}
+    card = replace(card, files=files)
+    write_card(card, out / CARD)
+    return card
+
+
+def depth_sigmas(run_folder: Path) -> dict[str, float]:
+    """What the matcher states of its depths: as measured on unseen worlds."""
+    from l2m_ros.workshop.training.curves import read
+
+    rows = read(run_folder / "validation.csv")
+    if not rows or "place_sigma" not in rows[-1]:
+        raise InvalidInput(f"{run_folder}/validation.csv states no place_sigma: train first")
+    return {
+        "scale_sigma": max(rows[-1]["place_sigma"], 0.01),
+        "image_sigma": max(rows[-1]["image_sigma"], 0.01),
+    }
+
+
+def _say(words: str) -> None:
+    print(f"l2m train: {words}", file=sys.stderr, flush=True)

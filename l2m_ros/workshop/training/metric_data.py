@@ -1,0 +1,249 @@
+"""Pairs of images whose relative pose is known, in metres, for the metric network.
+
+    frames_of_sequences(DIR)      folders with images/ and meta.json (world_from_camera, K)
+    frames_of_worlds(options)     rendered worlds, each with another field of view
+
+Frames come in groups; the two images of a pair are of one group. Depth is taken along where there
+is one, for the option to learn from it as well; the pose alone decides which images make a pair.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from l2m_ros import images
+from l2m_ros.errors import InvalidInput
+from l2m_ros.files import read_text
+from l2m_ros.geometry.se3 import inverse
+from l2m_ros.types import ByteArray, Camera, FloatArray
+from l2m_ros.workshop.evaluation.scenes import read_rgb
+from l2m_ros.workshop.simulation.sequence import SimulationOptions, simulate
+from l2m_ros.workshop.training.data import Schedule, SizeShare
+
+Size = tuple[int, int]  # (width, height)
+LEAST_WAY_M = 0.1  # a pair whose cameras are nearer teaches no metres
+TRIES = 40  # of a second image, before another first one is drawn
+SCENES = ("room", "corridor", "yard")
+PATHS = ("handheld", "drive", "loop")
+
+
+@dataclass(frozen=True, eq=False)
+class PosedFrame:
+    rgb: ByteArray  # (H, W, 3)
+    camera: Camera
+    world_from_camera: FloatArray  # 4x4, metres
+    depth: FloatArray | None = None  # (H, W) metres, NaN = unknown
+
+
+Group = Sequence[PosedFrame]
+
+
+@dataclass(frozen=True)
+class PairLimits:
+    """How far apart two cameras may be, at difficulty 1; less where it is lower."""
+
+    way_m: float = 1.2
+    turn_deg: float = 40.0
+
+
+def resized(frame: PosedFrame, size: Size) -> PosedFrame:
+    """Image, camera and depth together."""
+    if frame.camera.size == size:
+        return frame
+    rgb = cv2.resize(frame.rgb, size, interpolation=cv2.INTER_AREA)
+    depth = frame.depth
+    if depth is not None:
+        depth = cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST_EXACT)
+    return PosedFrame(rgb, frame.camera.resized(*size), frame.world_from_camera, depth)
+
+
+# --- sources ----------------------------------------------------------------------------------
+
+
+def frames_of_sequences(folder: Path, size: Size, report: Callable[[str], None]) -> list[Group]:
+    """Groups of every sequence found below `folder`; one a segment where a sequence has several."""
+    found = sorted(path.parent for path in folder.glob("**/meta.json"))
+    if not found:
+        raise InvalidInput(f"{folder} holds no meta.json: name a folder of sequences")
+    groups: list[Group] = []
+    for sequence in found:
+        named = _sequence(sequence, size)
+        report(f"{sequence.name}: {sum(map(len, named.values()))} posed images")
+        groups += [group for group in named.values() if len(group) > 1]
+    if not groups:
+        raise InvalidInput(f"{folder}: no sequence states world_from_camera of two images")
+    return groups
+
+
+def _sequence(folder: Path, size: Size) -> dict[Any, list[PosedFrame]]:
+    path = folder / "meta.json"
+    try:
+        meta = json.loads(read_text(path))
+    except ValueError as error:
+        raise InvalidInput(f"{path} is not JSON: {error}") from error
+    groups: dict[Any, list[PosedFrame]] = {}
+    for name, entry in sorted(meta.get("cameras", {}).items()):
+        pose = entry.get("world_from_camera")
+        if pose is None:
+            continue
+        rgb = read_rgb(folder / "images" / name)
+        camera = Camera(rgb.shape[1], rgb.shape[0], np.asarray(entry.get("K") or meta["K"], float))
+        frame = PosedFrame(rgb, camera, np.asarray(pose, float), _depth(folder, name, meta))
+        groups.setdefault(entry.get("segment", 0), []).append(resized(frame, size))
+    return groups
+
+
+def _depth(folder: Path, name: str, meta: dict[str, Any]) -> FloatArray | None:
+    path = folder / "depth" / f"{Path(name).stem}.png"
+    if not path.is_file():
+        return None
+    raw = images.read_grey16(path)
+    depth = raw.astype(np.float32) * np.float32(meta["depth_scale"])
+    return np.where(raw == 0, np.float32(np.nan), depth)
+
+
+@dataclass(frozen=True)
+class WorldOptions:
+    """Rendered worlds; a world takes 4 to 12 s to build, each of its frames 20 ms."""
+
+    worlds: int = 9
+    frames: int = 32  # of each world
+    first_seed: int = 100  # of the worlds, whose look and furniture follow from it
+    hfov_deg: tuple[float, float] = (55.0, 85.0)
+    rate_hz: float = 2.0
+
+
+def frames_of_worlds(options: WorldOptions, size: Size) -> Iterator[Group]:
+    """One group a world, rendered when it is asked for."""
+    for k in range(options.worlds):
+        seed = options.first_seed + k
+        rng = np.random.default_rng(seed)
+        run = SimulationOptions(
+            scene=SCENES[k % len(SCENES)], path=PATHS[k // len(SCENES) % len(PATHS)],
+            frames=options.frames, rate_hz=options.rate_hz, width=size[0], height=size[1],
+            hfov_deg=float(rng.uniform(*options.hfov_deg)), stereo=False, seed=seed,
+            scene_seed=seed,
+        )  # fmt: skip
+        yield [
+            PosedFrame(shot.frame.rgb, shot.frame.camera, shot.world_from_camera, shot.true_depth_m)
+            for shot in simulate(run)
+        ]
+
+
+# --- pairs ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class MetricPair:
+    first: PosedFrame
+    second: PosedFrame
+
+    @property
+    def second_from_first(self) -> FloatArray:
+        return inverse(self.second.world_from_camera) @ self.first.world_from_camera
+
+    @property
+    def way_m(self) -> float:
+        return float(np.linalg.norm(self.second_from_first[:3, 3]))
+
+    @property
+    def turn_deg(self) -> float:
+        trace = float(np.trace(self.second_from_first[:3, :3]))
+        return float(np.degrees(np.arccos(np.clip((trace - 1) / 2, -1, 1))))
+
+
+class MetricPairs:
+    """The pair of a number: the same one every time."""
+
+    def __init__(self, groups: Sequence[Group], seed: int, limits: PairLimits = PairLimits()):
+        self.groups, self.seed, self.limits = [g for g in groups if len(g) > 1], seed, limits
+        if not self.groups:
+            raise InvalidInput("no two posed images of one place: nothing to train on")
+
+    def pair(self, index: int, difficulty: float) -> MetricPair:
+        rng = np.random.default_rng((self.seed, 55, index))
+        nearest: MetricPair | None = None
+        for _ in range(TRIES):
+            group = self.groups[int(rng.integers(len(self.groups)))]
+            i, j = rng.choice(len(group), 2, replace=False)
+            pair = MetricPair(group[i], group[j])
+            if nearest is None or self._excess(pair, difficulty) < self._excess(
+                nearest, difficulty
+            ):
+                nearest = pair
+            if self._excess(nearest, difficulty) <= 1.0 and nearest.way_m >= LEAST_WAY_M:
+                break
+        assert nearest is not None
+        return nearest
+
+    def _excess(self, pair: MetricPair, difficulty: float) -> float:
+        """1 at the limits; pairs without a way count as beyond them."""
+        if pair.way_m < LEAST_WAY_M:
+            return np.inf
+        limits = self.limits
+        share = max(pair.way_m / limits.way_m, pair.turn_deg / limits.turn_deg)
+        return share / max(difficulty, 1e-3)
+
+
+@dataclass(frozen=True)
+class MetricBatch:
+    """Both images of each pair, their cameras, and the truth between them."""
+
+    first: Tensor  # (B, 3, H, W) in [0, 1]
+    second: Tensor
+    K_first: Tensor  # (B, 3, 3)
+    K_second: Tensor
+    second_from_first: Tensor  # (B, 4, 4)
+    depth_first: Tensor  # (B, 1, H, W) metres, NaN = unknown
+    depth_second: Tensor
+    seed: int  # of the draws
+    difficulty: float
+
+    def to(self, device: str) -> MetricBatch:
+        moved = [getattr(self, name) for name in self.__dataclass_fields__]
+        return MetricBatch(*(v.to(device) if isinstance(v, Tensor) else v for v in moved))
+
+
+def collate(pairs: Sequence[MetricPair], seed: int, difficulty: float) -> MetricBatch:
+    sides = [[p.first for p in pairs], [p.second for p in pairs]]
+
+    def image(frames: list[PosedFrame]) -> Tensor:
+        stack = np.stack([frame.rgb for frame in frames])
+        return torch.from_numpy(stack).permute(0, 3, 1, 2).float().div_(255.0)
+
+    def depth(frames: list[PosedFrame]) -> Tensor:
+        unknown = np.full(frames[0].rgb.shape[:2], np.nan, np.float32)
+        maps = [unknown if f.depth is None else f.depth for f in frames]
+        return torch.from_numpy(np.stack(maps).astype(np.float32))[:, None]
+
+    def cameras(frames: list[PosedFrame]) -> Tensor:
+        return torch.from_numpy(np.stack([f.camera.K for f in frames]).astype(np.float32))
+
+    poses = np.stack([pair.second_from_first for pair in pairs]).astype(np.float32)
+    return MetricBatch(
+        *(image(s) for s in sides), *(cameras(s) for s in sides), torch.from_numpy(poses),
+        *(depth(s) for s in sides), seed, difficulty,
+    )  # fmt: skip
+
+
+class MetricBatches(Schedule):
+    """Batches of a step, drawn from (seed, step) alone."""
+
+    def __init__(self, pairs: MetricPairs, size: Size, batch: int, seed: int) -> None:
+        super().__init__((SizeShare(*size, batch, 1.0),), seed)
+        self.pairs = pairs
+
+    def batch(self, step: int, *, rank: int, count: int, difficulty: float) -> Any:
+        part = self.part_of(self.sizes[0], count)
+        first = step * self.sizes[0].batch + rank * part
+        drawn = [self.pairs.pair(index, difficulty) for index in range(first, first + part)]
+        return collate(drawn, seed=first, difficulty=difficulty)

@@ -1,0 +1,275 @@
+"""Training from relative poses: gradients, bad input, resumption, pairs from folders."""
+
+import json
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from l2m_ros.errors import InvalidInput
+from l2m_ros.geometry import se3
+from l2m_ros.networks.mickey import rigid
+from l2m_ros.networks.mickey.network import COMPACT, build_mickey
+from l2m_ros.networks.mickey.solver import Views
+from l2m_ros.types import Camera
+from l2m_ros.workshop.training import metric, metric_data
+from l2m_ros.workshop.training.loop import LoopOptions
+from l2m_ros.workshop.training.metric_data import MetricPairs, PairLimits, PosedFrame
+from l2m_ros.workshop.training.metric_losses import LOSSES, Truth
+from l2m_ros.workshop.training.metric_ransac import (
+    RansacOptions,
+    backward,
+    curriculum,
+    draw_hypotheses,
+    expected_loss,
+    learnt,
+)
+
+K = torch.tensor([[150.0, 0.0, 80.0], [0.0, 150.0, 60.0], [0.0, 0.0, 1.0]])
+SMALL = RansacOptions(rounds=3, pairs=40, hypotheses=6, corners=5)
+NETWORK = {**COMPACT, "width": 16, "learnt_descriptor": 4}
+
+
+def problem(batch=3, count=60, noise=0.0, seed=0):
+    """Lifted points of a known motion; (views, truth, scores) with one right partner each."""
+    rng = np.random.default_rng(seed)
+    R = torch.from_numpy(se3.exp(np.array([0, 0, 0, 0.1, -0.2, 0.05]))[:3, :3]).float()
+    t = torch.tensor([0.3, -0.1, 0.2])
+    pixels = torch.from_numpy(rng.uniform([0, 0], [160, 120], (batch, count, 2))).float()
+    depth = torch.from_numpy(rng.uniform(1.5, 5, (batch, count))).float()
+    moved = rigid.lift(pixels, depth, K) @ R.T + t
+    other = (
+        moved[..., 2] * torch.exp(torch.from_numpy(rng.normal(0, noise, (batch, count)))).float()
+    )
+    kps1 = rigid.project(moved, K)
+    cameras = K.expand(batch, 3, 3)
+    views = Views(
+        pixels.mT.contiguous(), kps1.mT.contiguous(), depth[:, None], other[:, None],
+        cameras, cameras,
+    )  # fmt: skip
+    truth = Truth(R.expand(batch, 3, 3), t.expand(batch, 3), cameras, cameras)
+    return views, truth, torch.eye(count).expand(batch, count, count) + 1e-4
+
+
+def drawn(scores, options=SMALL):
+    return draw_hypotheses(scores, options, torch.Generator().manual_seed(1))
+
+
+def test_right_points_cost_little_and_wrong_depths_more():
+    costs = []
+    for noise in (0.0, 0.1, 0.5):
+        views, truth, scores = problem(noise=noise)
+        costs.append(float(expected_loss(views, truth, drawn(scores), SMALL).loss.mean()))
+    assert costs[0] < 0.05 < costs[1] < costs[2]
+
+
+def test_without_inliers_the_null_hypothesis_wins():
+    views, truth, scores = problem(noise=2.0)
+    options = replace(SMALL, temperature=2.0)
+    with_null = expected_loss(views, truth, drawn(scores), options).loss
+    assert torch.allclose(with_null, torch.tensor(LOSSES["vcre"].null_soft), atol=0.05)
+
+
+def test_the_direct_gradient_moves_depths_towards_the_truth():
+    views, truth, scores = problem()
+    factor = torch.tensor(1.15, requires_grad=True)
+    scaled = Views(
+        views.kps0, views.kps1, views.depth0 * factor, views.depth1 * factor, views.K0, views.K1
+    )
+    loss = expected_loss(scaled, truth, drawn(scores), SMALL).loss.mean()
+    loss.backward()
+    assert factor.grad > 0.01
+
+
+def test_reinforce_favours_the_pairs_of_better_rounds():
+    views, truth, scores = problem(noise=0.3)
+    draws = drawn(scores)
+    expected = expected_loss(views, truth, draws, SMALL)
+    step = learnt(expected, torch.ones(3), scores.shape)
+    rounds = expected.rounds[0].detach()
+    best, worst = int(rounds.argmin()), int(rounds.argmax())
+    only_best = set(draws.pairs[0, best].tolist()) - {
+        p for r in range(3) if r != best for p in draws.pairs[0, r].tolist()
+    }
+    only_worst = set(draws.pairs[0, worst].tolist()) - {
+        p for r in range(3) if r != worst for p in draws.pairs[0, r].tolist()
+    }
+    flat = step.log_p[0].flatten()
+    assert only_best and all(flat[p] < 0 for p in only_best)
+    assert only_worst and all(flat[p] > 0 for p in only_worst)
+
+
+def test_the_loops_loss_has_the_published_steps_gradients():
+    """The surrogate that the loop differentiates against one autograd call with both gradients."""
+    torch.manual_seed(0)
+    network = build_mickey(**NETWORK)
+    batch = metric_data.collate([pairs().pair(i, 1.0) for i in range(3)], 7, 1.0)
+    options = metric.MetricOptions(network=NETWORK, ransac=SMALL)
+    loss_of = metric.MetricLoss(options)
+    loss_of(network, batch)[0].backward()
+    ours = {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
+    network.zero_grad()
+    features = network.encode(torch.cat([batch.first, batch.second]))
+    first, second = ({k: v[s] for k, v in features.items()} for s in (slice(0, 3), slice(3, 6)))
+    scores = network.final_scores(first, second)
+    draws = draw_hypotheses(scores, SMALL, torch.Generator().manual_seed(7))
+    views, truth = metric.views_of(first, second, batch), metric.truth_of(batch)
+    expected = expected_loss(views, truth, draws, SMALL)
+    backward(learnt(expected, curriculum(expected.loss, 80.0), scores.shape), scores)
+    assert len(ours) > 20
+    for name, parameter in network.named_parameters():
+        if parameter.grad is not None:
+            assert torch.allclose(ours[name], parameter.grad, atol=1e-6, rtol=1e-4), name
+
+
+# --- bad input --------------------------------------------------------------------------------
+
+
+def test_points_on_one_line_give_finite_gradients():
+    views, truth, scores = problem()
+    line = torch.zeros_like(views.kps0) + 50.0
+    depth = views.depth0.clone().requires_grad_()
+    flat = Views(line, line, depth, depth, views.K0, views.K1)
+    expected = expected_loss(flat, truth, drawn(scores), SMALL)
+    expected.loss.sum().backward()
+    assert torch.isfinite(depth.grad).all()
+    assert torch.isfinite(expected.loss).all()
+
+
+def test_depths_of_zero_or_below_are_learnt_from():
+    views, truth, scores = problem()
+    depth = (views.depth0 - 3.0).requires_grad_()
+    expected = expected_loss(replace(views, depth0=depth), truth, drawn(scores), SMALL)
+    expected.loss.sum().backward()
+    assert torch.isfinite(depth.grad).all()
+
+
+def test_a_pair_with_nan_is_left_out_of_the_curriculum():
+    loss = torch.tensor([0.4, torch.nan, 0.1, 0.3])
+    assert curriculum(loss, None).tolist() == [1, 0, 1, 1]
+    assert curriculum(loss, 40.0).tolist() == [0, 0, 1, 0]
+    assert curriculum(torch.tensor([0.7]), 30.0).tolist() == [1]
+    assert curriculum(torch.tensor([0.5, 0.2, 0.3, 0.1]), 50.0).tolist() == [0, 1, 0, 1]
+
+
+def test_unknown_options_fail_with_the_nearest_spelling():
+    with pytest.raises(InvalidInput, match="did you mean depth_weight"):
+        metric.options_from({"depth_wieght": 1})
+    with pytest.raises(InvalidInput, match="loss is 'vcr'"):
+        metric.options_from({"ransac": {"loss": "vcr"}})
+    with pytest.raises(InvalidInput, match="nothing would be learnt"):
+        metric.MetricOptions(reinforce=False, direct=False)
+
+
+# --- pairs ------------------------------------------------------------------------------------
+
+
+def posed_frames(count=6, size=(96, 64), seed=0):
+    """A textured wall at 2 m, seen from cameras along it."""
+    rng = np.random.default_rng(seed)
+    wall = cv2.GaussianBlur(rng.integers(0, 256, (300, 400, 3), dtype=np.uint8), (0, 0), 1.5)
+    camera = Camera(*size, np.array([[80.0, 0, 47.5], [0, 80.0, 31.5], [0, 0, 1]]))
+    frames = []
+    for k in range(count):
+        pose = se3.exp(np.array([0.15 * k, 0.02 * k, 0.05 * k, 0, 0, 0.05 * k]))
+        H = camera.K @ (pose[:3, :3].T @ np.array([[1, 0, -pose[0, 3]], [0, 1, -pose[1, 3]],
+                                                   [0, 0, 2 - pose[2, 3]]]))  # fmt: skip
+        place = np.diag([100.0, 100.0, 1.0])
+        place[:2, 2] = 120, 120
+        rgb = cv2.warpPerspective(wall, H @ np.linalg.inv(place), size)
+        frames.append(PosedFrame(rgb, camera, pose, np.full(size[::-1], 2.0, np.float32)))
+    return frames
+
+
+def pairs(seed=0, **limits):
+    return MetricPairs([posed_frames()], seed, PairLimits(**limits))
+
+
+def test_a_pair_belongs_to_its_number_and_keeps_the_limits():
+    source = pairs(way_m=0.4, turn_deg=20)
+    for index in range(20):
+        first, again = source.pair(index, 1.0), source.pair(index, 1.0)
+        assert first.first is again.first
+        assert first.second is again.second
+        assert 0.1 <= first.way_m <= 0.4
+    assert np.median([source.pair(i, 0.5).way_m for i in range(20)]) < 0.25
+    with pytest.raises(InvalidInput, match="no two posed images"):
+        MetricPairs([posed_frames(1)], 0)
+
+
+def test_a_sequences_folder_is_read_by_segments(tmp_path):
+    folder = tmp_path / "office"
+    for part in ("images", "depth"):
+        (folder / part).mkdir(parents=True)
+    cameras = {}
+    for k, frame in enumerate(posed_frames(5)):
+        cv2.imwrite(str(folder / f"images/{k}.png"), frame.rgb[..., ::-1])
+        cv2.imwrite(str(folder / f"depth/{k}.png"), np.full((64, 96), 2000, np.uint16))
+        cameras[f"{k}.png"] = {
+            "world_from_camera": frame.world_from_camera.tolist(), "segment": int(k > 2),
+        }  # fmt: skip
+    meta = {"K": frame.camera.K.tolist(), "cameras": cameras, "depth_scale": 0.001}
+    (folder / "meta.json").write_text(json.dumps(meta))
+    said = []
+    groups = metric_data.frames_of_sequences(tmp_path, (64, 32), said.append)
+    assert [len(group) for group in groups] == [3, 2]
+    assert said == ["office: 5 posed images"]
+    read = groups[0][1]
+    assert read.rgb.shape == (32, 64, 3)
+    assert read.camera.K[0, 0] == pytest.approx(80 * 64 / 96)
+    assert np.allclose(read.depth, 2.0)
+    assert np.array_equal(read.world_from_camera, cameras["1.png"]["world_from_camera"])
+    with pytest.raises(InvalidInput, match=r"no meta.json"):
+        metric_data.frames_of_sequences(tmp_path / "office" / "images", (64, 32), said.append)
+
+
+def test_an_interrupted_run_is_the_run_that_was_never_interrupted(tmp_path):
+    options = metric.MetricOptions(
+        network=NETWORK, width=96, height=64, batch=2, validation_pairs=2, ransac=SMALL,
+        loop=LoopOptions(steps=4, bf16=False, warmup_steps=1),
+    )  # fmt: skip
+
+    class Stops(MetricPairs):
+        def pair(self, index, difficulty):
+            if index >= 4:
+                raise KeyboardInterrupt
+            return super().pair(index, difficulty)
+
+    def run(folder, source):
+        torch.manual_seed(0)
+        metric.train_metric(options, build_mickey(**NETWORK), source, pairs(5), folder)
+        return torch.load(folder / "checkpoint.pt", weights_only=True)
+
+    whole = run(tmp_path / "whole", pairs())
+    cut = replace(options, loop=replace(options.loop, checkpoint_s=0.0))
+    torch.manual_seed(0)
+    with pytest.raises(KeyboardInterrupt):
+        stopping = Stops(pairs().groups, 0)
+        metric.train_metric(cut, build_mickey(**NETWORK), stopping, pairs(5), tmp_path / "cut")
+    again = run(tmp_path / "cut", pairs())
+    assert again["step"] == whole["step"] == 4
+    for name, value in whole["model"].items():
+        assert torch.equal(value, again["model"][name]), name
+    header, *rows = (tmp_path / "cut" / "validation.csv").read_text().splitlines()
+    assert rows and "scale_error_percent" in header and "place_sigma" in header
+
+
+def test_untrained_keypoints_match_a_moved_wall():
+    """Corners and gradients are given: matching needs no training."""
+    network = build_mickey(**NETWORK)
+    made = posed_frames(2)
+    batch = metric_data.collate([metric_data.MetricPair(*made)], 0, 1.0)
+    with torch.no_grad():
+        first, second = network.encode(batch.first), network.encode(batch.second)
+        i, j, _ = metric.mutual_pairs(network, first, second)
+    a, b = (side["keypoints"][0].T.numpy() for side in (first, second))
+    x = np.c_[a[i], np.ones(len(i))] @ np.linalg.inv(made[0].camera.K).T
+    pose = made[0].world_from_camera
+    depth = (2.0 - pose[2, 3]) / (x @ pose[2, :3])
+    y = se3.inverse(made[1].world_from_camera) @ pose @ np.vstack([x.T * depth, np.ones(len(i))])
+    seen = made[1].camera.K @ y[:3]
+    off = np.linalg.norm((seen[:2] / seen[2]).T - b[j], axis=1)
+    assert len(i) > 20
+    assert (off < 3).mean() > 0.6
