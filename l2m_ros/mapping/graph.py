@@ -9,7 +9,7 @@ wheels for aarch64.)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import gtsam
 import numpy as np
@@ -39,24 +39,32 @@ def components(ids: Iterable[int], edges: Iterable[Edge]) -> list[list[int]]:
             id = root[id]
         return id
 
+    anchor: int | None = None  # keyframes whose place is known are connected by the map itself
     for edge in edges:
-        if edge.a in root and edge.b in root:
+        if edge.a not in root or edge.b not in root:
+            continue
+        if edge.kind == "prior":
+            anchor = edge.a if anchor is None else anchor
+            a, b = find(edge.a), find(anchor)
+        else:
             a, b = find(edge.a), find(edge.b)
-            root[max(a, b)] = min(a, b)
+        root[max(a, b)] = min(a, b)
     groups: dict[int, list[int]] = {}
     for id in root:
         groups.setdefault(find(id), []).append(id)
     return sorted((sorted(group) for group in groups.values()), key=lambda g: (-len(g), g[0]))
 
 
-def chained(ids: list[int], edges: Iterable[Edge], known: Mapping[int, FloatArray]) -> Poses:
+def chained(ids: list[int], edges: Sequence[Edge], known: Mapping[int, FloatArray]) -> Poses:
     """First places of a connected group: the known ones, the rest along their edges."""
     neighbours: dict[int, list[tuple[int, FloatArray]]] = {id: [] for id in ids}
     for edge in sorted(edges, key=lambda e: e.kind != "odometry"):
         if edge.a in neighbours and edge.b in neighbours and edge.a != edge.b:
             neighbours[edge.a].append((edge.b, edge.a_from_b))
             neighbours[edge.b].append((edge.a, se3.inverse(edge.a_from_b)))
+    inside = set(ids)
     poses = {id: known[id] for id in ids if id in known}
+    poses.update({e.a: e.a_from_b for e in edges if e.kind == "prior" and e.a in inside})
     if not poses:
         poses[ids[0]] = np.eye(4)
     queue = list(poses)

@@ -111,14 +111,15 @@ def _salvage(path: Path, out: MapStore) -> list[str]:
     _copy_padded(path, copied)
     connection = sqlite3.connect(copied, isolation_level=None)
     try:
-        for id in _readable_ids(connection):
+        known = _known_ids(connection)
+        for id in range(1, max(known, default=0) + 1):
             keyframe = _salvaged(connection, id)
             if keyframe is None:
-                lines.append(f"keyframe {id} is lost")
+                lines += [f"keyframe {id} is lost"] if id in known else []
                 continue
             new_id[id] = out.add(keyframe)
         edges = list(_salvaged_edges(connection, new_id))
-        out.add_edges(edges)
+        out.add_edges([*edges, *_priors(out, edges)])
         meta = dict(_rows(connection, "SELECT name, value FROM meta"))
         out.set_meta({str(k): str(v) for k, v in meta.items() if k not in ("model", "checksum")})
         if "model" in meta:
@@ -128,6 +129,14 @@ def _salvage(path: Path, out: MapStore) -> list[str]:
         for end in ("", "-wal", "-shm"):
             Path(f"{copied}{end}").unlink(missing_ok=True)
     return [*lines, f"{len(edges)} edges saved"]
+
+
+def _priors(out: MapStore, edges: list[Edge]) -> Iterator[Edge]:
+    """Where the edges are lost, a keyframe's place is what is left of the graph."""
+    joined = {id for edge in edges for id in (edge.a, edge.b)}
+    for id, (pose, covariance) in out.poses().items():
+        if id not in joined:
+            yield Edge(id, id, pose, covariance, "prior")
 
 
 def _copy_padded(path: Path, copied: Path) -> None:
@@ -151,14 +160,13 @@ def _rows(connection: sqlite3.Connection, statement: str, *values: Any) -> list[
     return rows
 
 
-def _readable_ids(connection: sqlite3.Connection) -> list[int]:
+def _known_ids(connection: sqlite3.Connection) -> set[int]:
     """From either end, and from what edges and descriptors name."""
     found = {row[0] for row in _rows(connection, "SELECT id FROM keyframe ORDER BY id")}
     found |= {row[0] for row in _rows(connection, "SELECT id FROM keyframe ORDER BY id DESC")}
     found |= {id for row in _rows(connection, "SELECT a, b FROM edge") for id in row}
     found |= {row[0] for row in _rows(connection, "SELECT keyframe FROM descriptor")}
-    highest = max((id for id in found if isinstance(id, int)), default=0)
-    return list(range(1, highest + 1))
+    return {id for id in found if isinstance(id, int)}
 
 
 def _salvaged(connection: sqlite3.Connection, id: int) -> MapKeyframe | None:
@@ -193,11 +201,9 @@ def _dropped(address: str) -> Saved:
 
 
 def describe_anew(address: str, matcher_of: Callable[[dict[str, str]], Matcher]) -> None:
-    """Descriptors by this matcher, and the places that the edges ask for."""
+    """Descriptors by this matcher; places stay as they are."""
     store = open_map(address, write=True)
     try:
-        mapper = Mapper(store, matcher_of(store.meta()), describe_anew=True)
-        mapper.learn_vocabulary()
-        mapper.optimise()
+        Mapper(store, matcher_of(store.meta()), describe_anew=True).learn_vocabulary()
     finally:
         store.close()
