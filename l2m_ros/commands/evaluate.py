@@ -64,6 +64,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="the table into FILE")
     parser.add_argument(
+        "--map-free", type=Path, metavar="DIR",
+        help="the Map-free benchmark's folder instead of scenes: its own figures, in metres",
+    )  # fmt: skip
+    parser.add_argument(
+        "--submission", type=Path, metavar="ZIP", help="with --map-free: estimates for its site"
+    )
+    parser.add_argument(
         "--plots", type=Path, metavar="DIR", help="recall curves, trajectories, matches as pictures"
     )
 
@@ -75,6 +82,8 @@ def run(args: argparse.Namespace) -> int:
     from l2m_ros.workshop.evaluation.scenes import find_scenes
     from l2m_ros.workshop.evaluation.summary import markdown, report
 
+    if args.map_free is not None:
+        return _map_free(args)
     if args.json is not None and args.json.is_dir():  # `--json SCENE`: meant as a scene
         args.scenes, args.json = [*args.scenes, args.json], STDOUT
     if not args.scenes:
@@ -101,6 +110,35 @@ def run(args: argparse.Namespace) -> int:
             _write(args.json, json.dumps(figures, indent=1, allow_nan=False) + "\n")
     if args.markdown is not None:
         _write(args.markdown, markdown(figures))
+    return 0
+
+
+def _map_free(args: argparse.Namespace) -> int:
+    """The benchmark's figures of each matcher."""
+    from l2m_ros.errors import InvalidInput
+    from l2m_ros.progress import progress
+    from l2m_ros.workshop.evaluation import mapfree
+
+    names = [part for name in args.matcher or ["mickey"] for part in name.split(",") if part]
+    if args.submission is not None and len(names) > 1:
+        raise InvalidInput("--submission holds the estimates of one matcher: name one")
+    scenes = mapfree.find_scenes(args.map_free)[: args.limit]
+    found = {}
+    for name, matcher in _matchers(names, args.backend, args.input).items():
+        with progress(sum(len(scene.queries) for scene in scenes), f"{name}, queries") as bar:
+            results = [
+                mapfree.run_scene(scene, matcher, done=lambda: bar.update(1)) for scene in scenes
+            ]
+        if args.submission is not None:
+            mapfree.write_submission(args.submission, results)
+        found[name] = mapfree.figures(results)
+    text = json.dumps(found, indent=1, allow_nan=False)
+    if args.json == STDOUT:
+        print(text)
+        return 0
+    print("\n".join(mapfree.table(name, values) for name, values in found.items()))
+    if args.json is not None:
+        _write(args.json, text + "\n")
     return 0
 
 
