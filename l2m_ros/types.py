@@ -48,6 +48,17 @@ def _set(instance: object, **values: Any) -> None:
         object.__setattr__(instance, name, value)
 
 
+def resized_K(K: FloatArray, size: tuple[int, int], new_size: tuple[int, int]) -> FloatArray:
+    """K of an image of `size` (width, height) that is resized to `new_size`.
+
+    Centres at integers: u' + 1/2 = (u + 1/2) width' / width.
+    """
+    scale = np.array([new_size[0] / size[0], new_size[1] / size[1], 1.0])
+    resized = K * scale[:, None]
+    resized[:2, 2] += 0.5 * (scale[:2] - 1.0)
+    return np.asarray(resized)
+
+
 @dataclass(frozen=True, eq=False)
 class Camera:
     """Intrinsics of one image: the projection itself is in `geometry.camera`."""
@@ -101,9 +112,7 @@ class Camera:
 
         Centres at integers: u' + 1/2 = (u + 1/2) width' / width.
         """
-        scale = np.array([width / self.width, height / self.height, 1.0])
-        K = self.K * scale[:, None]
-        K[:2, 2] += 0.5 * (scale[:2] - 1.0)
+        K = resized_K(self.K, self.size, (width, height))
         return replace(self, width=width, height=height, K=K)
 
     def cropped(self, *, x: int, y: int, width: int, height: int) -> Camera:
@@ -362,6 +371,8 @@ class LostReason(enum.Enum):
     IMPLAUSIBLE = "implausible"  # speed or reprojection beyond the gate
     UNKNOWN_PLACE = "unknown_place"  # no keyframes of the map agree on where this is
     AMBIGUOUS = "ambiguous"  # two places of the map look like this one
+    REPEATED_IMAGE = "repeated_image"  # the image before under a new stamp
+    LOOKS_ALIKE = "looks_alike"  # another place than the keyframe's, odometry says
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,9 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from l2m_ros.errors import InvalidInput
 from l2m_ros.frames import messages as m
+from l2m_ros.frames.builder import FrameBuilder
 from l2m_ros.frames.encodings import ENCODINGS, to_rgb
+from l2m_ros.frames.inputs import Bundle
 from l2m_ros.geometry import se3
 from l2m_ros.types import Camera
 
@@ -322,3 +324,31 @@ def test_fast_rows_equal_a_slow_twin():
             slow[v, u] = r, g, b
     got = to_rgb(data, width=width, height=height, step=step, encoding="bgr8")
     np.testing.assert_array_equal(got, slow)
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+def test_a_camera_that_fills_fewer_bits_is_not_dark(bits):
+    """The brightest value of the camera becomes white, whatever its bits."""
+    ramp = np.linspace(0, 2**bits - 1, 64).astype(np.uint16).reshape(4, 16)
+    message = m.image_message(ramp, "mono16", HEAD)
+    assert m.image_bits(message) == bits
+    got = m.read_image(message, bits=bits)[..., 0]
+    np.testing.assert_array_equal(got, ramp >> (bits - 8))
+    assert m.image_bits(m.image_message(noise(4, 8), "mono8", HEAD)) == 0
+
+
+def test_the_bits_of_a_camera_only_grow():
+    """Brightness does not follow the scene: a dark image after a bright one stays dark."""
+    camera_info = m.camera_info_message(Camera(16, 16, np.diag([9.0, 9.0, 1.0])), HEAD)
+
+    def mean(frames, value):
+        image = m.image_message(np.full((16, 16), value, np.uint16), "mono16", HEAD)
+        bundle = Bundle(1, {"image": image, "camera_info": camera_info}, 0.0)
+        return int(frames.build(bundle).rgb.mean())
+
+    frames = FrameBuilder()
+    assert mean(frames, 1000) == 250  # 10 bits so far
+    assert mean(frames, 3000) == 187  # it has 12
+    assert mean(frames, 1000) == 62
+    assert mean(FrameBuilder(image_bits=12), 1000) == 62  # told
+    assert mean(FrameBuilder(image_bits=10), 3000) == 255  # what is brighter is cut

@@ -2,6 +2,8 @@
 
 import array
 import sys
+import threading
+import time
 import traceback
 import types
 from dataclasses import replace
@@ -35,7 +37,15 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
 from l2m_ros.frames import outputs
 from l2m_ros.frames.builder import FrameBuilder
-from l2m_ros.frames.messages import camera_info_message, header, read_cloud, read_pose, stamp_ns
+from l2m_ros.frames.inputs import Bundle
+from l2m_ros.frames.messages import (
+    camera_info_message,
+    header,
+    odometry_message,
+    read_cloud,
+    read_pose,
+    stamp_ns,
+)
 from l2m_ros.node import node as node_module
 from l2m_ros.node import publishers
 from l2m_ros.node.worker import Worker
@@ -427,6 +437,9 @@ def test_tf_connects_odom_to_base_and_to_the_keyframe(monkeypatch):
         bench.recover()
         assert not sent
         bench.says("node", "no transform from cam to base_link in TF yet")
+        # Parameters that change before TF comes once brought the default extrinsics back for good.
+        assert bench.node._tracker.options.base_from_camera is None
+        assert bench.set("tracking.min_inliers", 21) == ""
         known["base_link", "cam"] = transform_message(base_from_cam, header(0, "base_link"), "cam")
         bench.wait(lambda: bench.send() and sent, every_s=0.03)
         base, keyframe = sent[-1]
@@ -437,9 +450,61 @@ def test_tf_connects_odom_to_base_and_to_the_keyframe(monkeypatch):
         np.testing.assert_allclose(odom_from_base[:3, 3], [0, -moved_m, 0], atol=5e-3)
         np.testing.assert_allclose(odom_from_base[:3, :3], np.eye(3), atol=5e-3)
         np.testing.assert_allclose(odom_from_keyframe, base_from_cam, atol=5e-3)
+        assert bench.set("tracking.min_inliers", 22) == ""
+        bench.recover()
+        assert bench.node._tracker.options.gates.min_inliers == 22
+        np.testing.assert_allclose(bench.node._tracker.options.base_from_camera, base_from_cam)
+
+
+def test_odometry_waits_for_the_camera_s_place_on_the_base(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tf2_ros", fake_tf2_ros([], {}))
+    used = []
+    process = Tracker.process
+    monkeypatch.setattr(
+        Tracker, "process", lambda self, frame, odom: used.append(odom) or process(self, frame)
+    )
+    with Bench(base_from_tf=True) as bench:
+        odom = bench.publisher(Odometry, "odom")
+        bench.wait(odom.get_subscription_count)
+        for _ in range(20):
+            stamp = header(stamp_of(bench.number), "odom")
+            odom.publish(odometry_message(np.eye(4), np.eye(6), stamp, "base_link"))
+            bench.send()
+            time.sleep(0.03)
+        bench.wait(lambda: used)
+        assert set(used) == {None}
 
 
 def test_tf_that_cannot_be_is_said():
     with Bench(publish_tf=True) as bench:
         bench.recover()
         assert "tf2_ros" in bench.says("node", "publish_tf needs tf2_ros")
+
+
+def test_a_full_queue_drops_what_comes_and_says_so():
+    """queue: all is bounded by the memory of its images; a reset that was dropped is still owed."""
+    gate, done = threading.Event(), []
+
+    def work(bundle):
+        gate.wait()
+        done.append(bundle)
+
+    worker = Worker(work, pytest.fail, lossless=True, max_bytes=250)
+    message = types.SimpleNamespace(data=bytes(100))
+    bundles = [Bundle(k, {"image": message, "camera_info": object()}, 0.0) for k in range(6)]
+    worker.submit(bundles[0])
+    while worker.backlog:
+        time.sleep(0.001)
+    for bundle in bundles[1:4]:
+        worker.submit(bundle)
+    worker.submit(replace(bundles[4], reset=True))
+    assert (worker.backlog, worker.overflowed) == (2, 2)
+    gate.set()
+    while len(done) < 3:
+        time.sleep(0.001)
+    worker.submit(bundles[5])
+    while len(done) < 4:
+        time.sleep(0.001)
+    assert [bundle.stamp_ns for bundle in done] == [0, 1, 2, 5]
+    assert [bundle.reset for bundle in done] == [False, False, False, True]
+    assert worker.stop(5.0)

@@ -7,6 +7,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("rclpy")
@@ -75,6 +76,7 @@ def test_nothing_is_published_while_inactive_and_all_comes_back():
     with Bench() as bench:
         bench.recover()
         bench.node.trigger_deactivate()
+        time.sleep(0.3)  # poses that were on their way
         silent = len(bench.poses)
         bench.send_many(5)
         bench.wait(lambda: bench.values("node").get("lifecycle") == "inactive")
@@ -232,3 +234,23 @@ def test_ten_minutes_do_not_grow():
             bench.poses.clear()
         gc.collect()
         assert memory_mib() - before < 15
+
+
+def test_after_a_pause_nothing_of_before_is_used():
+    """The robot may have been carried away: the keyframe and the last motion are forgotten."""
+    with Bench() as bench:
+        bench.recover()
+        before = bench.node._tracker._keyframe
+        assert bench.node.trigger_deactivate() == SUCCESS
+        assert bench.node.trigger_activate() == SUCCESS
+        assert bench.node._tracker._keyframe is None
+        bench.connect()
+        bench.recover()
+        after = bench.node._tracker._keyframe
+        assert after.chain == before.chain + 1
+        assert (after.odom_from_keyframe == np.eye(4)).all()
+
+
+def test_an_unknown_parameter_is_still_said_after_configure():
+    with Bench(modle="lite") as bench:
+        assert "did you mean model" in bench.says("node", "unknown parameters: modle")

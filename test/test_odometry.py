@@ -146,7 +146,7 @@ def moved(shot, x_m):
 
 def test_wheels_that_spin_do_not_move_the_camera(shots):
     """The camera stands; odometry claims half a metre: never published as a visual pose."""
-    tracker = Tracker(oracle(shots))
+    tracker = Tracker(oracle(shots), TrackerOptions(accept_repeated=True))
     tracker.process(without_depth(shots[0].frame), sample(shots[0]))
     for k in range(1, 6):
         frame = replace(without_depth(shots[0].frame), stamp_ns=shots[k].frame.stamp_ns)
@@ -158,7 +158,7 @@ def test_wheels_that_spin_do_not_move_the_camera(shots):
 
 def test_a_scene_of_known_depth_shows_slip(shots):
     """Once a motion has shown how far the scene is, a camera that stands is posed as standing."""
-    options = TrackerOptions(base_from_camera=shots[0].base_from_camera)
+    options = TrackerOptions(base_from_camera=shots[0].base_from_camera, accept_repeated=True)
     tracker = Tracker(oracle(shots), options)
     posed = [tracker.process(without_depth(s.frame), sample(s)).pose for s in shots[:9]]
     assert any(posed)
@@ -354,3 +354,45 @@ def test_without_a_pose_there_is_no_place(shots):
     assert result.outcome.reason is LostReason.TOO_FEW_MATCHES
     assert result.twist is None and result.odom_from_camera is None
     assert not isinstance(result.outcome, MetricPose)
+
+
+# ---- doubts --------------------------------------------------------------------------------------
+
+
+def test_a_frozen_driver_is_not_a_camera_that_stands(shots):
+    """The same bytes under a new stamp: withheld, unless odometry stands as well."""
+    for odometry, posed in ((None, False), (shots[2], False), (shots[1], True)):
+        tracker = Tracker(oracle(shots))
+        for shot in shots[:2]:
+            tracker.process(shot.frame, sample(shot))
+        frozen = replace(shots[1].frame, stamp_ns=shots[2].frame.stamp_ns)
+        result = tracker.process(frozen, odometry and sample(odometry))
+        assert (result.pose is not None) == posed
+        if not posed:
+            assert result.outcome.reason is LostReason.REPEATED_IMAGE
+            assert "frozen" in result.reason
+        assert tracker.process(shots[3].frame, sample(shots[3])).pose is not None
+
+
+def test_a_place_that_looks_alike_begins_a_new_chain(shots):
+    """Two seconds without images; then the same view, while odometry went on by 2.8 m."""
+    for with_odometry, chain in ((True, 2), (False, 1)):
+        tracker = Tracker(oracle(shots))
+        for shot in shots[:3]:
+            tracker.process(shot.frame, sample(shot) if with_odometry else None)
+        results = []
+        for k in range(3, 6):
+            frame = replace(shots[k].frame, stamp_ns=shots[k].frame.stamp_ns + 2 * 10**9)
+            odometry = replace(moved(shots[k], 2.8), stamp_ns=frame.stamp_ns)
+            results.append(tracker.process(frame, odometry if with_odometry else None))
+        assert results[-1].pose is not None
+        assert results[-1].keyframe.chain == chain  # without odometry nobody could tell
+        assert ("looks_alike" in results[0].reason) == with_odometry
+
+
+def test_slip_is_no_other_place(shots):
+    """While poses come, odometry that disagrees is the one that is wrong."""
+    tracker = Tracker(oracle(shots))
+    for k, shot in enumerate(shots[:8]):
+        result = tracker.process(shot.frame, moved(shot, 0.5 * k))
+    assert result.pose is not None and result.keyframe.chain == 1

@@ -13,6 +13,7 @@ from l2m_ros.types import (
     LostReason,
     MetricPose,
     RelativePose,
+    resized_K,
 )
 
 K = np.array([[500.0, 0, 319.5], [0, 500, 239.5], [0, 0, 1]])
@@ -125,3 +126,14 @@ def test_the_grid_of_a_dense_match_lies_at_cell_centres():
 
 def test_lost_says_why():
     assert Lost(LostReason.NO_SCALE, "no odometry").reason.value == "no_scale"
+
+
+@pytest.mark.parametrize("new_size", [(213, 160), (160, 120), (320, 60)])
+def test_a_resized_image_s_K_maps_pixels_by_their_edges(new_size):
+    """Centres at integers: a pixel's place from the image's edge, half a pixel off its centre."""
+    K = np.array([[500.0, 0, 319.5], [0, 510.0, 200.0], [0, 0, 1]])
+    ray = np.array([0.2, -0.1, 1.0])
+    u, v, _ = K @ ray
+    small_u, small_v, _ = resized_K(K, (640, 480), new_size) @ ray
+    assert (small_u + 0.5) / new_size[0] == pytest.approx((u + 0.5) / 640)
+    assert (small_v + 0.5) / new_size[1] == pytest.approx((v + 0.5) / 480)

@@ -47,7 +47,8 @@ from l2m_ros.types import FloatArray
 FARTHEST_M = 1e9  # from its origin; a truth beyond is a mistake of units or a broken file
 STATIC = "/tf_static"
 # What belongs to a graph, to timing or to a life cycle: none of it is there.
-WITHOUT_EFFECT = ("autostart", "publish_tf", "image_transport", "stale_after_s", "queue")
+WITHOUT_EFFECT = ("autostart", "publish_tf", "image_transport", "stale_after_s", "queue",
+                  "queue_mb")  # fmt: skip
 GROUND_TRUTH = "/ground_truth/pose"  # where `l2m simulate` writes it
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 DEPTH_WORDS = ("depth", "disparity")
@@ -175,7 +176,12 @@ def replay(
     `report` hears what the node would say of its inputs in /diagnostics, when it changes.
     """
     inputs = Inputs(_input_options(topics, values), report)
-    builder = FrameBuilder(rectified=values["rectified"], image_topic=topics.image, report=report)
+    builder = FrameBuilder(
+        rectified=values["rectified"],
+        image_topic=topics.image,
+        report=report,
+        image_bits=values["image_bits"],
+    )
     matcher = load_matcher(values["model"], **matcher_options(values))
     tracker = Tracker(matcher, tracker_options(values))
     mounting = _Mounting(bag, values)

@@ -8,8 +8,15 @@ from typing import Any
 import numpy as np
 
 from l2m_ros.errors import InvalidInput
+from l2m_ros.frames.encodings import BIT_DEPTHS
 from l2m_ros.frames.inputs import CAMERA_INFO, DEPTH, IMAGE, RIGHT, RIGHT_INFO, Bundle, Report
-from l2m_ros.frames.messages import read_camera, read_depth, read_image, read_right_from_camera
+from l2m_ros.frames.messages import (
+    image_bits,
+    read_camera,
+    read_depth,
+    read_image,
+    read_right_from_camera,
+)
 from l2m_ros.frames.rectified import camera_info_bytes, is_rectified
 from l2m_ros.image_header import USUAL, SizeLimits, check_sides
 from l2m_ros.types import ByteArray, Camera, FloatArray, Frame
@@ -30,18 +37,21 @@ class FrameBuilder:
         image_topic: str = "",
         report: Report = lambda key, words: None,
         limits: SizeLimits = USUAL,
+        image_bits: int = 0,
     ) -> None:
         self._rectified = rectified
         self._image_topic = image_topic
         self._report = report
         self._limits = limits
+        self._image_bits = image_bits  # of a camera that fills fewer than 16; 0: as observed
+        self._bits_seen: dict[str, int] = {}
         self._cameras: dict[str, tuple[bytes, Camera]] = {}
 
     def build(self, bundle: Bundle) -> Frame:
         """Raises InvalidInput where the messages make no frame; the reason is reported too."""
         messages = bundle.messages
         image = messages[IMAGE]
-        rgb = self._checked(IMAGE, lambda: self._image(image))
+        rgb = self._checked(IMAGE, lambda: self._image(IMAGE, image))
         camera = self._checked(CAMERA_INFO, lambda: self._camera(CAMERA_INFO, messages, rgb.shape))
         depth = self._optional(DEPTH, messages, lambda: self._depth(messages, camera))
         right = self._optional(RIGHT, messages, lambda: self._right(messages))
@@ -89,17 +99,29 @@ class FrameBuilder:
         return camera
 
     def _right(self, messages: dict[str, Any]) -> dict[str, Any]:
-        rgb = self._image(messages[RIGHT])
+        rgb = self._image(RIGHT, messages[RIGHT])
         return {
             "right_rgb": rgb,
             "right_camera": self._camera(RIGHT_INFO, messages, rgb.shape),
             "right_from_camera": read_right_from_camera(messages[RIGHT_INFO]),
         }
 
-    def _image(self, message: Any) -> ByteArray:
-        rgb = read_image(message, self._limits)
+    def _image(self, topic: str, message: Any) -> ByteArray:
+        rgb = read_image(message, self._limits, self._bits(topic, message))
         check_sides(rgb.shape[1], rgb.shape[0], "the image", self._limits)
         return rgb
+
+    def _bits(self, topic: str, message: Any) -> int:
+        """How many of 16 bits the camera fills: as told, or the most it ever used.
+
+        It only grows, so that brightness does not follow the scene.
+        """
+        used = self._image_bits or image_bits(message)
+        if not used:
+            return 16
+        seen = max(used, self._bits_seen.get(topic, BIT_DEPTHS[0]))
+        self._bits_seen[topic] = next(depth for depth in BIT_DEPTHS if depth >= seen)
+        return self._bits_seen[topic]
 
     def _depth(self, messages: dict[str, Any], camera: Camera) -> FloatArray:
         depth = read_depth(messages[DEPTH], self._limits)

@@ -39,7 +39,7 @@ def _cv(code: int) -> Callable[[Pixels], Pixels]:
 
 
 def _high_byte(code: int | None) -> Callable[[Pixels], Pixels]:
-    """16 bits to 8 by the full range, as cv_bridge scales: the same in every frame."""
+    """16 bits to 8 by the full range: the same in every frame."""
 
     def convert(pixels: Pixels) -> Pixels:
         eight = (pixels >> 8).astype(np.uint8)
@@ -93,22 +93,66 @@ ENCODINGS: dict[str, Encoding] = _table()
 DEPTH_ENCODINGS = {"16UC1": "u2", "mono16": "u2", "32FC1": "f4"}
 
 
+BIT_DEPTHS = (10, 12, 14, 16)  # of cameras whose images come in 16 bits
+
+
 def to_rgb(
-    data: Any, *, width: int, height: int, step: int, encoding: str, big_endian: bool = False
+    data: Any,
+    *,
+    width: int,
+    height: int,
+    step: int,
+    encoding: str,
+    big_endian: bool = False,
+    bits: int = 16,
 ) -> ByteArray:
-    """(H, W, 3) uint8 of an image message's bytes; a view of them where the encoding is rgb8."""
+    """(H, W, 3) uint8 of an image message's bytes; a view of them where the encoding is rgb8.
+
+    bits: how many of 16 the camera fills; brighter values are cut.
+    """
+    layout = _layout_of(encoding)
+    pixels = _stored(data, layout, width, height, step, encoding, big_endian)
+    if layout.dtype == "u2" and bits < 16:
+        pixels = np.minimum(pixels, 2**bits - 1).astype(np.uint16) << (16 - bits)
+    return layout.to_rgb(pixels)
+
+
+def bits_used(
+    data: Any, *, width: int, height: int, step: int, encoding: str, big_endian: bool = False
+) -> int:
+    """Bits of the brightest value of a 16-bit image; 0 for any other."""
+    layout = ENCODINGS.get(encoding)
+    if layout is None or layout.dtype != "u2":
+        return 0
+    pixels = _stored(data, layout, width, height, step, encoding, big_endian)
+    return int(pixels.max()).bit_length()
+
+
+def _layout_of(encoding: str) -> Encoding:
     layout = ENCODINGS.get(encoding)
     if layout is None:
         raise InvalidInput(
             f"image encoding {encoding!r} is unknown; known are {', '.join(ENCODINGS)}: "
             "set the camera driver to one of them"
         )
+    return layout
+
+
+def _stored(
+    data: Any,
+    layout: Encoding,
+    width: int,
+    height: int,
+    step: int,
+    encoding: str,
+    big_endian: bool,
+) -> Pixels:
+    """The pixels as they lie in memory."""
     even_width, even_height = layout.even
     if width % even_width or height % even_height:
         raise InvalidInput(f"{encoding} cannot be {width}x{height}: its sides must be even")
     stored_rows = height * layout.rows[0] // layout.rows[1]
-    pixels = _view(data, width, stored_rows, layout.channels, step, layout.dtype, big_endian)
-    return layout.to_rgb(pixels)
+    return _view(data, width, stored_rows, layout.channels, step, layout.dtype, big_endian)
 
 
 def to_depth(

@@ -59,6 +59,11 @@ class Bundle:
     received_s: float  # when the image came, by the caller's clock
     reset: bool = False  # time jumped back just before
 
+    @property
+    def image_bytes(self) -> int:
+        """Memory that its images hold."""
+        return sum(len(getattr(message, "data", ())) for message in self.messages.values())
+
 
 class Inputs:
     """Takes messages in any order; gives bundles in the order of the images."""

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from l2m_ros.errors import InvalidInput
 from l2m_ros.frames.compressed_depth import decompress_depth
-from l2m_ros.frames.encodings import ENCODINGS, decompress, to_depth, to_rgb
+from l2m_ros.frames.encodings import ENCODINGS, bits_used, decompress, to_depth, to_rgb
 from l2m_ros.geometry import se3
 from l2m_ros.geometry.camera import camera_from_info
 from l2m_ros.image_header import USUAL, SizeLimits
@@ -58,13 +58,18 @@ def header(stamp: int, frame_id: str) -> Any:
 # ---- images ------------------------------------------------------------------------------------
 
 
-def read_image(message: Any, limits: SizeLimits = USUAL) -> ByteArray:
-    """(H, W, 3) uint8 RGB of a sensor_msgs/Image or CompressedImage."""
+def read_image(message: Any, limits: SizeLimits = USUAL, bits: int = 16) -> ByteArray:
+    """(H, W, 3) uint8 RGB of a sensor_msgs/Image or CompressedImage; bits: see `to_rgb`."""
     if hasattr(message, "format"):
         return decompress(message.data, limits)
     if message.encoding not in ENCODINGS and (bridge := _cv_bridge()) is not None:
         return _by_bridge(bridge, message)
-    return to_rgb(message.data, **_layout(message))
+    return to_rgb(message.data, bits=bits, **_layout(message))
+
+
+def image_bits(message: Any) -> int:
+    """Bits of the brightest value of a 16-bit image; 0 for any other."""
+    return 0 if hasattr(message, "format") else bits_used(message.data, **_layout(message))
 
 
 def read_depth(message: Any, limits: SizeLimits = USUAL) -> FloatArray:

@@ -35,6 +35,8 @@ class NodeConfig:
     base_from_camera: FloatArray
     base_from_tf: bool
     publish_tf: bool
+    queue_bytes: int
+    image_bits: int
 
     @classmethod
     def from_parameters(cls, values: Values) -> NodeConfig:
@@ -60,6 +62,8 @@ class NodeConfig:
             base_from_camera=base_from_camera(values),
             base_from_tf=values["base_from_tf"],
             publish_tf=values["publish_tf"],
+            image_bits=values["image_bits"],
+            queue_bytes=values["queue_mb"] * 2**20,
         )
 
     def topic_requests(self, resolve: Callable[[str], str]) -> list[TopicRequest]:

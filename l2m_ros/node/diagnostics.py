@@ -120,7 +120,15 @@ class Health:
             "inputs": {name: str(number) for name, number in sorted(counts.items())},
             "tracking": {"rate_hz": f"{rate_hz:.1f}", **_latency_values(latencies)},
         }
-        for name in ("state", "scale_source", "chain", "keyframe", "inliers", "frames_since_pose"):
+        for name in (
+            "state",
+            "scale_source",
+            "chain",
+            "keyframe",
+            "inliers",
+            "stamp_age_s",
+            "frames_since_pose",
+        ):
             if name in facts:
                 values["tracking"][name] = values["node"].pop(name)
         calm = {"node": facts.get("lifecycle", ""), "inputs": "good", "tracking": ""}

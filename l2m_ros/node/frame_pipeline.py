@@ -31,6 +31,8 @@ from l2m_ros.timing import StageTimes
 from l2m_ros.tracking.tracker import Tracker, TrackerOptions
 from l2m_ros.types import FloatArray
 
+CLOCKS_AGREE_S = 60.0  # stamps further from the node's clock than this are of another one
+
 
 class FramePipeline:
     """Everything that runs while the node is active: made in activate, stopped in deactivate."""
@@ -47,16 +49,20 @@ class FramePipeline:
         self._tracker, self._publishers = tracker, publishers
         self._pending_actions: deque[Callable[[], object]] = deque()
         self._base_from_camera = None if config.base_from_tf else config.base_from_camera
+        self._take_options(tracker.options)
         self._inputs = Inputs(config.input_options, health.report)
         self._builder = FrameBuilder(
             rectified=config.rectified,
             image_topic=node.resolve_topic_name(IMAGE),
             report=health.report,
+            image_bits=config.image_bits,
         )
         self._transforms = Transforms(node, publish=config.publish_tf, lookup=config.base_from_tf)
         requests = config.topic_requests(node.resolve_topic_name)
         self._subscriptions = Subscriptions(node, requests, self.on_message, health.report)
-        self._worker = Worker(self.process, self._on_error, lossless=config.lossless)
+        self._worker = Worker(
+            self.process, self._on_error, lossless=config.lossless, max_bytes=config.queue_bytes
+        )
         self._monitor = InputMonitor(
             node, self._subscriptions, self._inputs, self._worker, health, config
         )
@@ -85,8 +91,6 @@ class FramePipeline:
 
     def reconfigure(self, config: NodeConfig, options: TrackerOptions) -> None:
         """Dynamic parameters: they hold from the next frame on."""
-        if self._base_from_camera is not None:
-            options = replace(options, base_from_camera=self._base_from_camera)
         self._config = self._monitor.config = config
         new = config.input_options
         options_now = replace(
@@ -94,7 +98,7 @@ class FramePipeline:
         )
         if options_now != self._inputs.options:
             self._inputs.reconfigure(options_now)
-        self.before_next_frame(lambda: self._tracker.reconfigure(options))
+        self.before_next_frame(lambda: self._take_options(options))
 
     def stop(self, timeout_s: float) -> bool:
         """False where the worker is still at a frame after the timeout; may be called again."""
@@ -117,12 +121,15 @@ class FramePipeline:
             self._health.count("refused")
             return
         base = self._find_base(frame.frame_id)
-        result = self._tracker.process(frame, self._inputs.odometry_at(frame.stamp_ns))
+        # Odometry moves the base: of no use to the camera until it is known where that sits.
+        odometry = None if base is None else self._inputs.odometry_at(frame.stamp_ns)
+        result = self._tracker.process(frame, odometry)
         tracked = FrameResult(result, self._config.frames, base, self._health.rate_hz)
         with times.stage("publish"):
             self._publishers.publish(tracked)
             self._transforms.publish(tracked)
         times.ms |= result.stages_ms | {"latency": _milliseconds_since(bundle.received_s)}
+        times.ms |= self._age_ms(frame.stamp_ns)
         self._report(tracked, times)
 
     def _run_pending_actions(self, *, reset: bool) -> None:
@@ -130,6 +137,16 @@ class FramePipeline:
             self._pending_actions.popleft()()
         if reset:
             self._tracker.reset()
+
+    def _take_options(self, options: TrackerOptions) -> None:
+        """In the worker's thread, where base_from_camera is found too: neither undoes the other."""
+        self._tracker.reconfigure(replace(options, base_from_camera=self._base_from_camera))
+
+    def _age_ms(self, stamp_ns: int) -> dict[str, float]:
+        """From the image's stamp to now by the node's clock; empty where the clocks differ."""
+        age_s = (self._node.get_clock().now().nanoseconds - stamp_ns) * 1e-9
+        self._health.set_facts(stamp_age_s=f"{age_s:.3f}")
+        return {"stamp_to_publish": age_s * 1e3} if abs(age_s) < CLOCKS_AGREE_S else {}
 
     def _find_base(self, camera_frame: str) -> FloatArray | None:
         """base_from_camera: the parameter's, or TF's once it is known there."""

@@ -41,7 +41,7 @@ class InputMonitor:
         self._clock_ns = -1
         self._checks = self._changed_at = 0
         self._publishers: list[list[str]] = []
-        self._lost_before = 0
+        self._lost_before = self._overflowed_before = 0
         self._lost_s = float("-inf")
         steady = rclpy.clock.Clock(clock_type=rclpy.clock.ClockType.STEADY_TIME)
         self._timer: Any = node.create_timer(CHECK_PERIOD_S, self._check, clock=steady)
@@ -148,6 +148,17 @@ class InputMonitor:
             health.report("loss", f"{lost} images lost on the way: {LOSS_REMEDY}")
         elif now_s - self._lost_s > LOSS_WARNING_S:
             health.report("loss", None)
-        behind = self._worker.backlog
-        words = f"{behind} frames wait (queue: all): play the bag slower (--rate)"
-        health.report("queue", words if behind > BACKLOG_WARNING else None)
+        self._report_backlog()
+
+    def _report_backlog(self) -> None:
+        behind, overflowed = self._worker.backlog, self._worker.overflowed
+        self._health.counts["dropped_full"] = overflowed
+        if overflowed > self._overflowed_before:
+            words = f"queue: all is full (queue_mb): {overflowed} images dropped; play slower"
+            self._health.report("queue", words, ERROR)
+        elif behind > BACKLOG_WARNING:
+            words = f"{behind} frames wait (queue: all): play the bag slower (--rate)"
+            self._health.report("queue", words)
+        else:
+            self._health.report("queue", None)
+        self._overflowed_before = overflowed

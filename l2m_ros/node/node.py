@@ -98,6 +98,7 @@ class MatcherNode(LifecycleNode):
         self.health.clear()
         values = self._checked_values()
         matcher = self._load(values)
+        self._report_unknown_parameters()
         self._tracker = Tracker(matcher, parameters.tracker_options(values))
         self._outputs = Publishers(self)
         self._configured = True
@@ -107,6 +108,7 @@ class MatcherNode(LifecycleNode):
     @transition("activate")
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         assert self._tracker is not None and self._outputs is not None  # configure made them
+        self._tracker.reset()  # the robot may have been carried away meanwhile
         config = NodeConfig.from_parameters(self._values())
         self._pipeline = FramePipeline(self, self._tracker, self._outputs, self.health, config)
         return super().on_activate(state)
@@ -203,6 +205,9 @@ class MatcherNode(LifecycleNode):
     def _declare(self) -> None:
         for p in parameters.PARAMETERS.values():
             self.declare_parameter(p.name, p.default, _descriptor(p))
+        self._report_unknown_parameters()
+
+    def _report_unknown_parameters(self) -> None:
         # rclpy keeps what the user gave in this attribute alone, declared or not.
         given = getattr(self, "_parameter_overrides", {})
         unknown = parameters.unknown_names(given)

@@ -97,6 +97,8 @@ _NODE = [
     Parameter("queue", "latest", "latest: only the newest image waits while one is worked on; "
               "all: nothing is dropped and results do not depend on timing (for replays)",
               choices=("latest", "all")),
+    Parameter("queue_mb", 1024, "with queue: all, memory of the images that may wait, MiB; what "
+              "comes when it is full is dropped and reported", low=1, high=1048576),
 ]  # fmt: skip
 
 _INPUTS = [
@@ -105,6 +107,8 @@ _INPUTS = [
     Parameter("rectified", "auto", "is the image rectified (camera_info's P holds instead of K and "
               "D)? use: yes, ignore: no, auto: where D = 0, R = I and P = K, or the topic has a "
               "word `rect` (image_proc)", choices=("auto", "use", "ignore")),
+    Parameter("image_bits", 0, "bits that the camera fills of a 16-bit image (10, 12, 14); 0 = the "
+              "most it used so far, of 10, 12, 14 and 16", low=0, high=16),
     Parameter("depth", "auto", "depth images: auto uses them while somebody publishes them",
               choices=USE),
     Parameter("right", "auto", "right image of a stereo pair: auto uses it while somebody "
@@ -153,6 +157,8 @@ _TRACKING = [
               "pose is not believed", "frame", low=0.01, high=1000.0),
     Parameter("tracking.max_turn_rad_s", float(_GATES.max_turn_rad_s), "faster turns since the "
               "last pose are not believed", "frame", low=0.01, high=1000.0),
+    Parameter("tracking.accept_repeated", TRACKER.accept_repeated, "use images that equal the one "
+              "before bit for bit: a rendered camera that stands, or a frozen driver", "frame"),
     Parameter("tracking.kept_keyframes", TRACKER.kept_keyframes, "earlier keyframes that are tried "
               "after a loss", "frame", low=1, high=100),
     Parameter("tracking.restart_after", TRACKER.restart_after, "frames lost before a new chain "
@@ -217,10 +223,9 @@ def tracker_options(values: Values) -> TrackerOptions:
     gates = ("min_inliers", "max_sigma_m", "max_sigma_rad", "max_speed_m_s", "max_turn_rad_s")
     bands = ("coverage_min", "inliers_min", "certain_min", "parallax_max_rad", "hysteresis")
     looks = ("sharpness_min", "texture_min")
+    own = ("max_matches", "subpixel", "kept_keyframes", "restart_after", "accept_repeated")
     return TrackerOptions(
-        **_fields(
-            values, "tracking", ("max_matches", "subpixel", "kept_keyframes", "restart_after")
-        ),
+        **_fields(values, "tracking", own),
         pose=replace(_POSE, **_fields(values, "pose", ("threshold_px", "common_share"))),
         gates=replace(_GATES, **_fields(values, "tracking", gates)),
         keyframes=replace(_KEYFRAMES, **_fields(values, "keyframes", (*bands, *looks))),

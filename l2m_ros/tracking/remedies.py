@@ -15,6 +15,8 @@ REMEDIES = {
     LostReason.NO_DEPTH: "depth is unknown where the matches are: check its range and registration",
     LostReason.NO_SCALE: "connect depth, right/image or odom for metres",
     LostReason.UNCERTAIN: "more texture, or more motion across the view, would help",
+    LostReason.REPEATED_IMAGE: "restart the camera's driver, or look at its link",
+    LostReason.LOOKS_ALIKE: "a new chain begins; if the place is the same, odometry is wrong",
     LostReason.IMPLAUSIBLE: "check stamps and camera_info, or raise the bound that it names",
 }
 NO_SCALE = "matched, but without metres: nothing is published on ~/pose; "

@@ -21,6 +21,7 @@ from l2m_ros.timing import StageTimes
 from l2m_ros.tracking import odometry as wheels
 from l2m_ros.tracking import parallax
 from l2m_ros.tracking.chain import ChainEvent, UnseenMotion, locate
+from l2m_ros.tracking.doubts import looks_alike, repeated_image
 from l2m_ros.tracking.gates import GateOptions, StampedPose, gate, implausible_motion
 from l2m_ros.tracking.keyframes import (
     Keyframe,
@@ -41,6 +42,7 @@ from l2m_ros.types import (
     FloatArray,
     Frame,
     Lost,
+    LostReason,
     MetricPose,
     RelativePose,
 )
@@ -67,6 +69,9 @@ class TrackerOptions:
     restart_after: int = 15  # frames lost before a new chain begins
     base_from_camera: FloatArray | None = field(default=None, compare=False)  # lever arm of odom
     odometry: OdometryNoise = field(default_factory=OdometryNoise)
+    accept_repeated: bool = (
+        False  # images equal to the one before, of a rendered camera that stands
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,6 +145,7 @@ class Tracker:
         self._kept: deque[Keyframe] = deque(maxlen=self.options.kept_keyframes)
         self._scenes: dict[int, parallax.SceneDepth] = {}  # by keyframe, as odometry measured them
         self._odom.reset()
+        self._before: tuple[Frame, OdometrySample | None] | None = None
         self._lost = 0
         self._requested = False
         self._policy.forget()
@@ -158,6 +164,11 @@ class Tracker:
 
     def process(self, frame: Frame, odometry: OdometrySample | None = None) -> TrackResult:
         times = StageTimes()
+        doubt, self._before = self._repeated(frame, odometry), (frame, odometry)
+        if doubt is not None:
+            return TrackResult(
+                TrackState.LOST, _words(doubt), frame, self._keyframe, doubt, stages_ms=times.ms
+            )
         with times.stage("encode"):
             features = self._matcher.encode(frame.rgb)
         now = _EncodedFrame(frame, odometry, features, self._policy.rejection(frame.rgb), times)
@@ -170,6 +181,14 @@ class Tracker:
         if isinstance(attempt.outcome, Lost):
             return self._after_loss(now, attempt, attempt.outcome)
         return self._after_success(now, attempt)
+
+    def _repeated(self, frame: Frame, odometry: OdometrySample | None) -> Lost | None:
+        if self._before is None or self.options.accept_repeated:
+            return None
+        before, odometry_before = self._before
+        if frame.stamp_ns <= before.stamp_ns:
+            return None
+        return repeated_image(frame.rgb, before.rgb, odometry, odometry_before)
 
     def _attempt(self, now: _EncodedFrame, keyframe: Keyframe) -> _Attempt:
         with now.times.stage("match"):
@@ -188,6 +207,9 @@ class Tracker:
                 last = StampedPose(before.stamp_ns, before.odom_from_camera)
                 motion = StampedPose(now.frame.stamp_ns, locate(keyframe, outcome)[0])
                 outcome = implausible_motion(last, motion, self.options.gates) or outcome
+            if isinstance(outcome, MetricPose) and before is not None:
+                unseen_s = (now.frame.stamp_ns - before.stamp_ns) * 1e-9
+                outcome = looks_alike(outcome, step, unseen_s) or outcome
         remarks = {"odometry": slip, "odometry covariance": step and step.modelled}
         return _Attempt(keyframe, match, pairs, outcome, remarks)
 
@@ -234,8 +256,9 @@ class Tracker:
 
     def _after_loss(self, now: _EncodedFrame, attempt: _Attempt, lost: Lost) -> TrackResult:
         self._lost += 1
-        reason = f"{lost.reason.value}: {lost.detail}"
-        if self._requested or self._lost >= self.options.restart_after:
+        reason = _words(lost)
+        elsewhere = lost.reason is LostReason.LOOKS_ALIKE
+        if self._requested or elsewhere or self._lost >= self.options.restart_after:
             return self._start_chain(now, f"lost for {self._lost} frames ({reason})")
         return _result(TrackState.LOST, reason, now, attempt)
 
@@ -363,6 +386,10 @@ class Tracker:
         self._lost, self._requested = 0, False
         self._policy.restart()
         return taken
+
+
+def _words(lost: Lost) -> str:
+    return f"{lost.reason.value}: {lost.detail}"
 
 
 def _gains_depth(keyframe: Keyframe, frame: Frame) -> bool:

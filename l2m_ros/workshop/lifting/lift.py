@@ -14,7 +14,7 @@ import numpy as np
 
 from l2m_ros.errors import InvalidInput
 from l2m_ros.progress import progress
-from l2m_ros.types import ByteArray, FloatArray
+from l2m_ros.types import ByteArray, FloatArray, resized_K
 from l2m_ros.workshop.lifting.camera_effects import EffectOptions, camera_effects
 from l2m_ros.workshop.lifting.depth import DepthSource, ProceduralDepth
 from l2m_ros.workshop.lifting.holes import Filler, inpaint
@@ -285,9 +285,9 @@ def _picture(
 def _coarse(relief: Relief) -> tuple[FloatArray, FloatArray]:
     """Depth and K at a third of the size: light and shadows are smooth, and 9 times cheaper."""
     height, width = relief.inverse_depth.shape
-    K = relief.K.copy()
-    K[:2] /= 3
-    return cv2.resize(relief.inverse_depth, (width // 3, height // 3)), K
+    size = width // 3, height // 3
+    K = resized_K(relief.K, (width, height), size)
+    return cv2.resize(relief.inverse_depth, size), K
 
 
 def _other_photograph(

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from l2m_ros.errors import InvalidInput
-from l2m_ros.types import ByteArray, FloatArray
+from l2m_ros.types import ByteArray, FloatArray, resized_K
 from l2m_ros.workshop.lifting.camera_effects import EffectOptions, camera_effects
 from l2m_ros.workshop.lifting.homographies import mapped, planar_warp, random_homographies, within
 from l2m_ros.workshop.lifting.motion import Cameras, MotionRange, centred, sample_cameras
@@ -213,9 +213,9 @@ def _relit(
     if rng.random() >= options.relighting:
         return rgb
     height, width = relief.inverse_depth.shape
-    small = cv2.resize(relief.inverse_depth, (width // 4, height // 4))
-    K = relief.K.copy()
-    K[:2] *= 0.25
+    size = width // 4, height // 4
+    small = cv2.resize(relief.inverse_depth, size)
+    K = resized_K(relief.K, (width, height), size)
     preset = str(rng.choice(list(PRESETS), p=[0.7, 0.15, 0.15]))
     return relight_quickly(rgb, small, K, random_lighting(rng, preset), rng)
 
