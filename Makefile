@@ -1,6 +1,8 @@
 # make demo    simulate a robot, run the matcher, write demo/report.html
-# make test    the whole test suite (under 10 minutes on 2 cores)
-# Each sets itself up in .venv; nothing else is needed than python3 with venv.
+# make test    everything that is tested quickly (about 4 minutes on 2 cores); test-slow the rest
+# make docs    the pages and the Python API as HTML in build/site; warnings are errors
+# make lint    style and strict types
+# Each sets itself up in .venv, in any order and again; nothing is needed but python3 with venv.
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -10,7 +12,7 @@ TORCH  ?= torch==2.13.0
 STRICT := l2m_ros/types.py l2m_ros/errors.py l2m_ros/geometry l2m_ros/matching l2m_ros/engines \
           l2m_ros/export l2m_ros/tracking l2m_ros/frames/messages.py
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: demo test test-slow lint format docs clean
 
 demo: $(VENV)/.demo-ready
 	$(BIN)/l2m demo --out demo
@@ -26,6 +28,9 @@ lint: $(VENV)/.test-ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(STRICT)
 
+docs: $(VENV)/.docs-ready
+	$(BIN)/mkdocs build --strict --quiet
+
 format: $(VENV)/.test-ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -37,11 +42,15 @@ $(VENV)/bin/pip:
 	  { echo "python3-venv is missing: sudo apt install python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.demo-ready: setup.py $(VENV)/bin/pip
+$(VENV)/.demo-ready: setup.py | $(VENV)/bin/pip
 	$(BIN)/pip install -q -e '.[ros,onnx,view]'
 	@touch $@
 
-$(VENV)/.test-ready: setup.py $(VENV)/bin/pip
+$(VENV)/.docs-ready: setup.py | $(VENV)/bin/pip
+	$(BIN)/pip install -q -e '.[docs]'
+	@touch $@
+
+$(VENV)/.test-ready: setup.py | $(VENV)/bin/pip
 	$(BIN)/pip install -q $(TORCH)
 	$(BIN)/pip install -q -e '.[test]'
 	@touch $@

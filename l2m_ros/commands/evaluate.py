@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json is not None and args.json.is_dir():  # `--json SCENE`: meant as a scene
         args.scenes, args.json = [*args.scenes, args.json], STDOUT
     if not args.scenes:
-        raise InvalidInput("name a scene or a folder of scenes, for example ../shared/eval")
+        raise InvalidInput("name a scene or a folder of scenes; `l2m scene import` makes them")
     if args.plots is not None:  # said before the work begins if matplotlib is missing
         import l2m_ros.workshop.evaluation.plots  # noqa: F401
     options = BenchmarkOptions(

@@ -1,0 +1,94 @@
+"""The pages: one order, links that lead somewhere, commands that run, claims with real tests."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+TEXTS = [*PAGES, ROOT / "README.md", ROOT / "QUALITY_DECLARATION.md"]
+
+
+def nav_pages(entries) -> list[str]:
+    if isinstance(entries, str):
+        return [entries]
+    values = entries.values() if isinstance(entries, dict) else entries
+    return [page for value in values for page in nav_pages(value)]
+
+
+def test_every_page_is_in_the_order():
+    nav = nav_pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])
+    assert sorted(nav) == [page.name for page in PAGES]
+    positions = [nav.index(name) for name in ("start.md", "use.md", "geometry.md", "api.md")]
+    assert positions == sorted(positions)
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+def test_no_page_needs_what_a_user_lacks():
+    for page in TEXTS:
+        assert "../shared" not in page.read_text(), page
+
+
+def test_every_claim_names_a_test_or_a_file_that_exists():
+    text = (ROOT / "docs" / "quality.md").read_text()
+    named = re.findall(r"`(test/\w+\.py)(?:::(\w+))?`", text)
+    assert len(named) > 25
+    for path, function in named:
+        source = (ROOT / path).read_text()
+        assert not function or f"def {function}(" in source, (path, function)
+    for path in re.findall(r"`(?:python )?((?:benchmarks|models)/[\w./]+)`", text):
+        assert (ROOT / path).exists(), path
+
+
+def commands(page: str) -> list[list[str]]:
+    """The lines of the page's ```sh blocks, as arguments; `make` and `pip` are left to a person."""
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / page).read_text(), flags=re.S)
+    lines = [line.split("#")[0].split() for line in "".join(blocks).splitlines()]
+    return [line for line in lines if line and line[0] not in ("make", "pip")]
+
+
+def test_pages_have_commands():
+    for page in ("docs/start.md", "docs/use.md"):
+        assert len(commands(page)) >= 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["docs/start.md", "docs/use.md"])
+def test_the_commands_of_a_page_run(page, tmp_path):
+    """In order, in a folder that holds the repository's own files and nothing else."""
+    for name in ("examples", "models", "benchmarks"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    for line in commands(page):
+        if line == ["l2m", "demo"]:
+            continue  # test_examples and the node's own tests play that part
+        program = {"l2m": [sys.executable, "-m", "l2m_ros.cli"], "python": [sys.executable]}
+        done = subprocess.run(
+            [*program[line[0]], *line[1:]], cwd=tmp_path, capture_output=True, text=True,
+            timeout=600, check=False, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+        )  # fmt: skip
+        assert done.returncode == 0, (line, done.stderr[-2000:])
+
+
+def test_the_site_builds_without_a_warning(tmp_path):
+    """`make docs`: warnings (a broken link, a name that is not there) are errors."""
+    pytest.importorskip("mkdocstrings")
+    mkdocs = shutil.which("mkdocs", path=str(Path(sys.executable).parent))
+    done = subprocess.run(
+        [mkdocs, "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")],
+        cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "site" / "api" / "index.html").read_text()
+    for name in ("estimate_pose", "load_matcher", "Tracker", "DenseMatch", "keyframe_from_camera"):
+        assert name in page
