@@ -21,6 +21,7 @@ from l2m_ros.workshop.gaussians.views import SceneViews
 from l2m_ros.workshop.lifting.camera_effects import EffectOptions
 from l2m_ros.workshop.lifting.shards import pixels, read_shard
 from l2m_ros.workshop.training.data import collate
+from l2m_ros.workshop.training.stored_pairs import MixedPairs, StoredPairs, pair_of_sample
 
 SIZE = (80, 60)
 K = np.array([[60.0, 0, 39.5], [0, 60.0, 29.5], [0, 0, 1]])
@@ -226,6 +227,52 @@ def test_command_writes_shards_for_a_foreign_scene(scene, tmp_path, capsys):
     assert cli.main(arguments + more) == 0
     assert json.loads(capsys.readouterr().out)["pairs"] == 2
     assert (tmp_path / "pairs.png").is_file()
+
+
+def test_stored_pairs_are_the_pairs_that_were_made(scene, tmp_path):
+    """Every sample once a round, labels as made, both ways round."""
+    write_pairs(scene, "box.ply", tmp_path, OPTIONS)
+    source = StoredPairs([tmp_path], seed=2)
+    assert len(source) == 3
+    made = [pair_of_sample(s) for p in sorted(tmp_path.glob("*.tar")) for s in read_shard(p)]
+    drawn = [source.pair(i, width=80, height=60) for i in range(6)]
+    for round_ in (drawn[:3], drawn[3:]):
+        found = set()
+        for pair in round_:
+            for index, other in enumerate(made):
+                for way in (other, other.swapped()):
+                    if np.array_equal(pair.warp, way.warp):
+                        found.add(index)
+                        assert np.array_equal(pair.visible, way.visible)
+                        assert np.array_equal(pair.rgb_b, way.rgb_b)
+        assert found == {0, 1, 2}
+    label = scene.pair(*_drawn_like(0)).labels[0]
+    assert np.abs(made[0].warp - label.warp_px)[label.visible].max() <= 1 / 128 + 1e-4
+    assert source.pair(1, width=40, height=40).warp.shape == (40, 40, 2)
+    with pytest.raises(InvalidInput, match="l2m lift"):
+        StoredPairs([tmp_path / "nothing"])
+
+
+def _drawn_like(index):
+    """What `sample_of` passes on to draw pair `index`."""
+    rng = np.random.default_rng((OPTIONS.seed, index))
+    return rng, OPTIONS.width, OPTIONS.height, OPTIONS.difficulty * rng.random() ** 0.5
+
+
+def test_mixtures_hold_their_shares(scene, tmp_path):
+    class Numbered:
+        def __init__(self, number):
+            self.number = number
+
+        def pair(self, index, **kwargs):
+            return self.number
+
+    mixed = MixedPairs([Numbered(0), Numbered(1)], [0.25, 0.75], seed=1)
+    drawn = [mixed.pair(i, width=8, height=8, difficulty=1.0) for i in range(2000)]
+    assert np.mean(drawn) == pytest.approx(0.75, abs=0.03)
+    assert drawn[:50] == [mixed.pair(i, width=8, height=8, difficulty=1.0) for i in range(50)]
+    with pytest.raises(InvalidInput):
+        MixedPairs([Numbered(0)], [0.0])
 
 
 def test_options_are_refused_in_words():

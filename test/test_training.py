@@ -345,6 +345,10 @@ def test_photographs_are_held_out() -> None:
     kept, held_out = split_photographs(paths)
     assert len(held_out) == 5 and not set(kept) & set(held_out)
     assert sorted(kept + held_out) == sorted(paths)
+    for few in (2, 3, 19):
+        kept, held_out = split_photographs(paths[:few])
+        assert len(held_out) == 1 and sorted(kept + held_out) == sorted(paths[:few])
+    assert split_photographs(paths[:1]) == (paths[:1], paths[:1])
 
 
 # --- learning ---------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from l2m_ros.engines.model_card import InputSpec, ModelCard
-    from l2m_ros.workshop.training.data import PhotographPairs, Schedule
+    from l2m_ros.workshop.training.data import PairMaker, PhotographPairs, Schedule
     from l2m_ros.workshop.training.decoder import DecoderOptions
     from l2m_ros.workshop.training.loop import Validate
 
@@ -51,6 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu (default) or cuda")
     parser.add_argument("--start", type=Path, metavar="CHECKPOINT", help="weights to begin with")
     parser.add_argument("--scenes", type=Path, metavar="DIR", help="real scenes to validate on")
+    parser.add_argument(
+        "--pairs", type=Path, action="append", default=[], metavar="DIR|SCENE.ply",
+        help="shards of l2m lift or l2m splat pairs, or a scene to draw from; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--pairs-share", type=float, default=0.5, help="of --pairs beside --photographs (0.5)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -63,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
     _check_device(options.loop.device)
     pairs, held_out = _pairs(args.photographs, options)
     folder = args.out or Path("runs") / options.model
+    pairs = _with_stored(pairs, args, options)
     scenes = _scenes(args.scenes)
     leads = train_decoder(options, _network(options), pairs, held_out, folder, scenes)
     if leads:
@@ -125,7 +133,8 @@ def _pairs(
     seed, device = options.loop.seed, options.loop.device
     if photographs is None:
         images = _rendered_images()
-        return PhotographPairs(images[1:], seed), PhotographPairs(images[::10], seed + 999)
+        kept, measured_on = split_photographs(images, every=10)
+        return PhotographPairs(kept, seed), PhotographPairs(measured_on, seed + 999)
     found = usable_photographs(find_photographs(photographs), _say)
     kept, held_out = split_photographs(found)
     measured = PhotographPairs(held_out, seed + 999)
@@ -134,6 +143,30 @@ def _pairs(
     from l2m_ros.workshop.training.device_data import DeviceBatches
 
     return DeviceBatches(kept, options.sizes, seed, options.both_ways, device), measured
+
+
+def _with_stored(
+    pairs: PhotographPairs | Schedule, args: argparse.Namespace, options: DecoderOptions
+) -> PairMaker | Schedule:
+    """What --pairs names, alone or mixed with pairs of photographs."""
+    from l2m_ros.workshop.gaussians.pairs import SplatPairs, scene_views
+    from l2m_ros.workshop.training.data import Schedule
+    from l2m_ros.workshop.training.stored_pairs import MixedPairs, StoredPairs
+
+    if not args.pairs:
+        return pairs
+    seed = options.loop.seed
+    scenes = [path for path in args.pairs if path.suffix == ".ply"]
+    folders = [path for path in args.pairs if path.suffix != ".ply"]
+    makers: list[PairMaker] = [SplatPairs(scene_views(path), seed) for path in scenes]
+    makers += [StoredPairs(folders, seed)] if folders else []
+    if args.photographs is None:
+        return MixedPairs(makers, [1.0] * len(makers), seed)
+    if isinstance(pairs, Schedule):
+        raise InvalidInput("--pairs beside --photographs is made on the CPU: use --device cpu")
+    stored = args.pairs_share / len(makers)
+    shares = [1 - args.pairs_share, *[stored] * len(makers)]
+    return MixedPairs([pairs, *makers], shares, seed)
 
 
 def _rendered_images() -> list[Any]:

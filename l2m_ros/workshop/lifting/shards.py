@@ -119,10 +119,10 @@ def read_shard(path: str | Path) -> Iterator[Sample]:
     except (tarfile.TarError, EOFError, ValueError) as error:
         raise InvalidInput(f"{path}: is not a whole shard: {error}") from error
     for key, members in parts.items():
-        yield _sample(key, members, str(path))
+        yield sample_from(key, members, str(path))
 
 
-def _sample(key: str, members: dict[str, bytes], where: str) -> Sample:
+def sample_from(key: str, members: dict[str, bytes], where: str) -> Sample:
     missing = {"json", "npz"} - set(members)
     if missing:
         raise InvalidInput(f"{where}: {key} lacks {', '.join(sorted(missing))}")

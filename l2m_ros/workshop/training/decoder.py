@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,8 @@ from l2m_ros.workshop.training.loop import LoopOptions, LossOf, Run, Validate, t
 from l2m_ros.workshop.training.losses import LossOptions, matcher_loss
 from l2m_ros.workshop.training.processes import Processes
 from l2m_ros.workshop.training.validation import LiftedValidation
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -181,10 +183,11 @@ def mean_weights(folder: Path) -> dict[str, Tensor]:
     return {name: value for name, value in state["ema"].items() if name != "steps"}
 
 
-def split_photographs(paths: Sequence[Path], every: int = 20) -> tuple[list[Path], list[Path]]:
-    """(to train on, held out): every twentieth, so that all folders are in both."""
-    held_out = list(paths[::every]) if len(paths) >= every else list(paths)
-    kept = (
-        [path for index, path in enumerate(paths) if index % every] if len(paths) >= every else []
-    )
-    return (kept or list(paths)), held_out
+def split_photographs(paths: Sequence[T], every: int = 20) -> tuple[list[T], list[T]]:
+    """(to train on, held out): every twentieth, so that all folders are in both.
+
+    Of fewer than twenty one is held out; a single one has to serve for both.
+    """
+    every = min(every, max(len(paths), 1))
+    kept = [path for index, path in enumerate(paths) if index % every]
+    return kept or list(paths), list(paths[::every])
