@@ -42,6 +42,7 @@ TEST = [
     "evo",
     "build",
 ]
+EXECUTABLES = ("matcher", "l2m", "wait_until_listening")  # of `ros2 run l2m_ros ...`
 
 
 def shared(folder: str) -> list[tuple[str, list[str]]]:
@@ -73,7 +74,7 @@ setup(
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (f"share/{PACKAGE}", ["package.xml"]),
         # A script rather than an entry point, so that pip puts it where `ros2 run` looks too.
-        (f"lib/{PACKAGE}", ["resource/matcher"]),
+        (f"lib/{PACKAGE}", [f"resource/{name}" for name in EXECUTABLES]),
         *shared("launch"),
         *shared("config"),
         *shared("models"),

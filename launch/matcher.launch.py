@@ -9,17 +9,15 @@ from pathlib import Path
 from launch.actions import (
     DeclareLaunchArgument,
     EmitEvent,
+    LogInfo,
     OpaqueFunction,
     RegisterEventHandler,
     SetEnvironmentVariable,
 )
-from launch.event_handlers import OnProcessExit, OnProcessStart
-from launch.events import Shutdown, matches_action
+from launch.event_handlers import OnProcessExit
+from launch.events import Shutdown
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode, Node
-from launch_ros.event_handlers import OnStateTransition
-from launch_ros.events.lifecycle import ChangeState
-from lifecycle_msgs.msg import Transition
 
 from launch import LaunchDescription
 
@@ -57,6 +55,12 @@ ARGUMENTS = [
         description="raw, or compressed: <image>/compressed; empty = as in params_file",
     ),
     DeclareLaunchArgument(
+        "depth_transport",
+        default_value="",
+        choices=["", "raw", "compressedDepth"],
+        description="raw, or compressedDepth: <depth>/compressedDepth; empty = as in params_file",
+    ),
+    DeclareLaunchArgument(
         "model",
         default_value="",
         description="matcher: lite, l2m, sift, orb, ... or an exported model's folder; empty = as "
@@ -77,8 +81,8 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         "params_file",
         default_value=str(SHARE / "config" / "matcher.yaml"),
-        description="parameters; presets: jetson_orin.yaml, laptop_cpu.yaml, desktop_gpu.yaml in "
-        "share/l2m_ros/config",
+        description="parameters: a file, or a preset by its name: jetson_orin.yaml, "
+        "laptop_cpu.yaml, desktop_gpu.yaml",
     ),
     DeclareLaunchArgument(
         "use_sim_time",
@@ -140,7 +144,7 @@ def _actions(context):
         executable="matcher",
         name="l2m",
         namespace=value["namespace"],
-        parameters=[value["params_file"], _overrides(value)],
+        parameters=[_params_file(value["params_file"]), _overrides(value)],
         remappings=_remappings(value),
         arguments=["--ros-args", "--log-level", value["log_level"]],
         respawn=value["respawn"] == "true",
@@ -150,18 +154,19 @@ def _actions(context):
     )
     actions = [*_environment(value), *_handlers(value, node), node]
     if value["rviz"] == "true":
-        actions.append(_rviz(value))
+        actions += _rviz(value)
     return actions
 
 
 def _overrides(value):
-    """What the arguments say beats the file; the launch file itself drives the life cycle."""
+    """What the arguments say beats the file."""
     given = {
         name: value[name]
-        for name in ("image_transport", "model", "backend", "queue")
+        for name in ("image_transport", "depth_transport", "model", "backend", "queue")
         if value[name]
     }
-    return {**given, "use_sim_time": value["use_sim_time"] == "true", "autostart": False}
+    switches = {name: value[name] == "true" for name in ("use_sim_time", "autostart")}
+    return {**given, **switches}
 
 
 def _remappings(value):
@@ -190,33 +195,38 @@ def _environment(value):
 
 
 def _handlers(value, node):
-    handlers = []
-    if value["autostart"] == "true":
-        # At each start, so that a respawned node is configured as well.
-        handlers += [
-            OnProcessStart(
-                target_action=node, on_start=[_change(node, Transition.TRANSITION_CONFIGURE)]
-            ),
-            OnStateTransition(
-                target_lifecycle_node=node,
-                start_state="configuring",
-                goal_state="inactive",
-                entities=[_change(node, Transition.TRANSITION_ACTIVATE)],
-            ),
-        ]
-    if value["on_exit"] == "shutdown":
-        end = EmitEvent(event=Shutdown(reason="the matcher has ended"))
-        handlers.append(OnProcessExit(target_action=node, on_exit=[end]))
-    return [RegisterEventHandler(handler) for handler in handlers]
+    """The node configures and activates itself (its parameter autostart), at each start: launch's
+    own requests wait for ever where a process died before it answered."""
+    if value["on_exit"] != "shutdown":
+        return []
+    end = OpaqueFunction(function=_end_unless_ended)
+    return [RegisterEventHandler(OnProcessExit(target_action=node, on_exit=[end]))]
 
 
-def _change(node, transition):
-    event = ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=transition)
-    return EmitEvent(event=event)
+def _end_unless_ended(context):
+    """A second Shutdown would be refused by a launch that is ending, which then exits with 1."""
+    if context.is_shutdown:
+        return []
+    return [EmitEvent(event=Shutdown(reason="the matcher has ended"))]
+
+
+def _params_file(given):
+    """A file, or the name of one in this package's config folder."""
+    for path in (Path(given), SHARE / "config" / given):
+        if path.is_file():
+            return str(path)
+    known = ", ".join(sorted(path.name for path in (SHARE / "config").glob("*.yaml")))
+    raise RuntimeError(f"params_file: there is no {given}, nor in {SHARE / 'config'} ({known})")
 
 
 def _rviz(value):
-    return Node(
+    from ament_index_python.packages import PackageNotFoundError, get_package_prefix
+
+    try:
+        get_package_prefix("rviz2")
+    except (PackageNotFoundError, OSError):
+        return [LogInfo(msg="rviz:=true, but there is no rviz2: apt install ros-$ROS_DISTRO-rviz2")]
+    rviz = Node(
         package="rviz2",
         executable="rviz2",
         name="l2m_rviz",
@@ -225,3 +235,4 @@ def _rviz(value):
         parameters=[{"use_sim_time": value["use_sim_time"] == "true"}],
         output="log",
     )
+    return [rviz]

@@ -18,13 +18,13 @@ from launch.event_handlers import OnProcessExit
 from launch.events import Shutdown
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
-from launch_ros.event_handlers import OnStateTransition
+from launch_ros.actions import Node
 
 from launch import LaunchDescription
 
 HERE = Path(__file__).resolve().parent
 OUTPUTS = ("pose", "relative", "odometry", "keyframe")
-DISCOVERY_S = "2.0"  # the player waits so long before its first message
+PLAYER = "/rosbag2_player"  # the node's name of `ros2 bag play`
 LAST_FRAMES_S = 5.0  # the recorder goes on so long after the bag's last message
 
 ARGUMENTS = [
@@ -54,24 +54,57 @@ def generate_launch_description():
 
 
 def _actions(context):
-    names = [*(argument.name for argument in ARGUMENTS), "namespace"]
+    inputs = ("image", "camera_info", "depth", "right", "odom")
+    names = [*(argument.name for argument in ARGUMENTS), "namespace", *inputs]
     value = {name: LaunchConfiguration(name).perform(context) for name in names}
+    node = f"{value['namespace'].rstrip('/')}/l2m" if value["namespace"] else "/l2m"
     player = ExecuteProcess(
         cmd=["ros2", "bag", "play", value["bag"], "--clock", "100", "--rate", value["rate"],
-             "--delay", DISCOVERY_S],
+             "--start-paused"],
         name="player",
         output="screen",
     )  # fmt: skip
-    node = f"{value['namespace'].rstrip('/')}/l2m" if value["namespace"] else "/l2m"
     topics = [f"{node}/{name}" for name in OUTPUTS]
     recorder = ExecuteProcess(
         cmd=["ros2", "bag", "record", "-o", value["poses"], *topics, "/diagnostics"],
         name="recorder",
         output="log",
     )
-    end = EmitEvent(event=Shutdown(reason="the bag has been played"))
-    when_active = OnStateTransition(goal_state="active", entities=[player])
+    # The first message must not go out before the matcher hears it.
+    listening = Node(
+        package="l2m_ros",
+        executable="wait_until_listening",
+        name="l2m_wait",
+        arguments=["--node", node, *_topics(value)],
+        output="screen",
+    )
+    resume = ExecuteProcess(
+        cmd=["ros2", "service", "call", f"{PLAYER}/resume", "rosbag2_interfaces/srv/Resume"],
+        name="resume",
+        output="log",
+    )
+    end = OpaqueFunction(function=_end_unless_ended)
+    when_listening = OnProcessExit(target_action=listening, on_exit=[resume])
     when_played = OnProcessExit(
         target_action=player, on_exit=[TimerAction(period=LAST_FRAMES_S, actions=[end])]
     )
-    return [recorder, RegisterEventHandler(when_active), RegisterEventHandler(when_played)]
+    handlers = [RegisterEventHandler(one) for one in (when_listening, when_played)]
+    return [*handlers, recorder, player, listening]
+
+
+def _topics(value):
+    """The topics that the matcher subscribes to, as far as the player publishes them."""
+    image, right = value["image"], value["right"]
+    info = value["camera_info"] or _info_beside(image)
+    return [image, info, value["depth"], right, _info_beside(right), value["odom"]]
+
+
+def _info_beside(topic):
+    return "/".join([*topic.split("/")[:-1], "camera_info"])
+
+
+def _end_unless_ended(context):
+    """A second Shutdown would be refused by a launch that is ending, which then exits with 1."""
+    if context.is_shutdown:
+        return []
+    return [EmitEvent(event=Shutdown(reason="the bag has been played"))]

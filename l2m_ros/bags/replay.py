@@ -33,6 +33,7 @@ from l2m_ros.frames.inputs import (
 from l2m_ros.frames.messages import read_transform, stamp_ns
 from l2m_ros.frames.outputs import FrameNames, FrameResult
 from l2m_ros.frames.static_transforms import StaticTransforms
+from l2m_ros.image_header import SizeLimits
 from l2m_ros.matching.catalogue import load_matcher
 from l2m_ros.parameters.table import (
     PARAMETERS,
@@ -181,6 +182,7 @@ def replay(
         image_topic=topics.image,
         report=report,
         image_bits=values["image_bits"],
+        limits=SizeLimits(pixels=values["max_image_pixels"]),
     )
     matcher = load_matcher(values["model"], **matcher_options(values))
     tracker = Tracker(matcher, tracker_options(values))

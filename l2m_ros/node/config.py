@@ -15,6 +15,7 @@ from l2m_ros.frames.inputs import (
     InputOptions,
 )
 from l2m_ros.frames.outputs import FrameNames
+from l2m_ros.image_header import SizeLimits
 from l2m_ros.node.subscriptions import LOSSLESS_DEPTH, TopicRequest
 from l2m_ros.parameters.table import Values, base_from_camera
 from l2m_ros.types import FloatArray
@@ -29,6 +30,8 @@ class NodeConfig:
     input_options: InputOptions
     use: dict[str, str]  # auto, use or ignore, by optional topic
     compressed: bool
+    compressed_depth: bool
+    size_limits: SizeLimits
     rectified: str
     stale_after_s: float
     frames: FrameNames
@@ -54,6 +57,8 @@ class NodeConfig:
                 ODOM: values["odom"],
             },
             compressed=values["image_transport"] == "compressed",
+            compressed_depth=values["depth_transport"] == "compressedDepth",
+            size_limits=SizeLimits(pixels=values["max_image_pixels"]),
             rectified=values["rectified"],
             stale_after_s=values["stale_after_s"],
             frames=FrameNames(
@@ -70,10 +75,13 @@ class NodeConfig:
         """The topics to subscribe to; `resolve` gives the full, remapped topic of an input."""
         kind = "sensor_msgs/CompressedImage" if self.compressed else "sensor_msgs/Image"
         ending = "/compressed" if self.compressed else ""
+        packed = self.compressed_depth
+        depth_kind = "sensor_msgs/CompressedImage" if packed else "sensor_msgs/Image"
+        depth_ending = "/compressedDepth" if packed else ""
         types = {
             IMAGE: (kind, ending, 2),
             CAMERA_INFO: ("sensor_msgs/CameraInfo", "", 2),
-            DEPTH: ("sensor_msgs/Image", "", 5),
+            DEPTH: (depth_kind, depth_ending, 5),
             RIGHT: (kind, ending, 5),
             RIGHT_INFO: ("sensor_msgs/CameraInfo", "", 2),
             ODOM: ("nav_msgs/Odometry", "", 100),

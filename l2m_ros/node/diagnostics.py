@@ -24,7 +24,7 @@ LATENCIES = 300  # frames that median and 95th percentile are taken over
 
 # Which status a problem's key belongs to; the rest is the node's.
 INPUT_KEYS = ("image", "camera_info", "depth", "right", "odom", "odom gap", "sync", "stamps",
-              "qos", "loss", "queue", "source")  # fmt: skip
+              "right/image", "right/camera_info", "qos", "loss", "queue", "source")  # fmt: skip
 TRACKING_KEYS = ("tracking", "odometry", "odometry covariance")
 
 

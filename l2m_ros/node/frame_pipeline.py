@@ -56,6 +56,7 @@ class FramePipeline:
             image_topic=node.resolve_topic_name(IMAGE),
             report=health.report,
             image_bits=config.image_bits,
+            limits=config.size_limits,
         )
         self._transforms = Transforms(node, publish=config.publish_tf, lookup=config.base_from_tf)
         requests = config.topic_requests(node.resolve_topic_name)

@@ -23,6 +23,21 @@ BACKLOG_WARNING = 100  # bundles waiting in a lossless queue before it is report
 LOSS_WARNING_S = 10.0  # how long a loss stays in the diagnostics
 
 
+RAW, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+
+
+def _is_output(topic: str, graph: dict[str, Any]) -> bool:
+    """Whether a matcher publishes it: this one, or another robot's."""
+    node = topic.rpartition("/")[0]
+    return f"{node}/relative" in graph and f"{node}/correspondences" in graph
+
+
+def _images(published: dict[str, Any], kind: str) -> list[str]:
+    """Topics of that type; those of depth last, as nobody remaps image to one."""
+    found = sorted(name for name, types in published.items() if kind in types)
+    return sorted(found, key=lambda name: "depth" in name.lower())
+
+
 class InputMonitor:
     """Runs on a timer in the executor's thread."""
 
@@ -47,9 +62,12 @@ class InputMonitor:
         self._timer: Any = node.create_timer(CHECK_PERIOD_S, self._check, clock=steady)
 
     def stop(self) -> None:
+        """Nothing is expected any more, so that nothing is missing either."""
         if self._timer is not None:
             self._node.destroy_timer(self._timer)
             self._timer = None
+        for key in ("source", "sync", "publishers", "loss", "queue", "qos"):
+            self._health.report(key, None)
 
     def _check(self) -> None:
         self._checks += 1
@@ -84,7 +102,9 @@ class InputMonitor:
         report, subscriptions = self._health.report, self._subscriptions
         silent_s, paused = time.monotonic() - self.image_s, self._paused()
         topic = subscriptions.topic(IMAGE)
-        if not subscriptions.publishers(IMAGE):
+        if not subscriptions.publishers(IMAGE) and silent_s < self.config.stale_after_s:
+            report("source", None)  # discovery takes a moment
+        elif not subscriptions.publishers(IMAGE):
             hint = self._similar_topics()
             words = f"nobody publishes {topic}{hint}: start the camera, or remap image"
             report("source", words, ERROR)
@@ -104,16 +124,23 @@ class InputMonitor:
 
     def _similar_topics(self) -> str:
         """Published topics of the right type, as a hint for a missing remapping."""
-        graph = self._node.get_topic_names_and_types()
-        ours = self._node.get_fully_qualified_name()
-        kind = "CompressedImage" if self.config.compressed else "Image"
-        found = [
-            name
-            for name, types in graph
-            if f"sensor_msgs/msg/{kind}" in types and not name.startswith(ours + "/")
-        ]
-        found = [name for name in found if self._node.count_publishers(name)]
-        return f" (there is {', '.join(found[:3])})" if found else ""
+        graph = dict(self._node.get_topic_names_and_types())
+        published = {
+            name: types
+            for name, types in graph.items()
+            if not _is_output(name, graph) and self._node.count_publishers(name)
+        }
+        wanted = self._subscriptions.topic(IMAGE)
+        packed = f"{wanted}/compressed"
+        if not self.config.compressed and COMPRESSED in published.get(packed, ()):
+            return f" (there is {packed}: set image_transport: compressed)"
+        kind, other = (COMPRESSED, RAW) if self.config.compressed else (RAW, COMPRESSED)
+        found = _images(published, kind)
+        if found:
+            return f" (there is {', '.join(found[:3])})"
+        found = _images(published, other)
+        transport = "raw" if self.config.compressed else "compressed"
+        return f" (there is {found[0]}: set image_transport: {transport})" if found else ""
 
     def _paused(self) -> bool:
         """Whether simulated time stands still (a paused bag): then silence is no problem."""

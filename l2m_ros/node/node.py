@@ -22,10 +22,12 @@ from rcl_interfaces.msg import (
     SetParametersResult,
 )
 from rclpy.clock import Clock, ClockType
+from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
 
-from l2m_ros.errors import L2MError
+from l2m_ros.errors import InvalidInput, L2MError
 from l2m_ros.matching.catalogue import load_matcher
 from l2m_ros.matching.matcher import Matcher
 from l2m_ros.node.config import NodeConfig
@@ -38,6 +40,7 @@ from l2m_ros.tracking.tracker import Tracker
 
 DIAGNOSTICS_S = 1.0
 STOP_S = 30.0  # a frame of the largest model on a CPU takes less
+RCLError = _rclpy.RCLError
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 Transition = Callable[["MatcherNode", LifecycleState], TransitionCallbackReturn]
@@ -88,6 +91,9 @@ class MatcherNode(LifecycleNode):
         self.create_service(Trigger, "~/set_keyframe", self._on_set_keyframe)
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.add_on_set_parameters_callback(self._on_parameters)
+        if hasattr(self, "add_pre_set_parameters_callback"):  # Iron and newer
+            self.add_pre_set_parameters_callback(_converted)
+        answer_invalid_transitions(self)
         if self.get_parameter("autostart").value:
             self._starter = self.create_timer(0.0, self._autostart, clock=steady)
 
@@ -137,7 +143,12 @@ class MatcherNode(LifecycleNode):
         self, name: str, outcome: TransitionCallbackReturn
     ) -> TransitionCallbackReturn:
         """Put the state that a transition reached into the diagnostics."""
-        reached = {"configure": "inactive", "activate": "active", "deactivate": "inactive"}
+        reached = {
+            "configure": "inactive",
+            "activate": "active",
+            "deactivate": "inactive",
+            "shutdown": "finalized",
+        }
         if outcome == SUCCESS:
             self.health.set_facts(lifecycle=reached.get(name, "unconfigured"))
             self.health.report("lifecycle", None)
@@ -203,12 +214,18 @@ class MatcherNode(LifecycleNode):
     # ---- parameters -----------------------------------------------------------------------------
 
     def _declare(self) -> None:
+        """Raises InvalidInput where a given value cannot be: rclpy would end with a traceback."""
+        # rclpy keeps what the user gave in this attribute alone, declared or not.
+        given = getattr(self, "_parameter_overrides", {})
         for p in parameters.PARAMETERS.values():
+            if p.name in given:
+                (given[p.name],) = _converted([given[p.name]])
+                if (words := p.validation_error(given[p.name].value)) is not None:
+                    raise InvalidInput(words)
             self.declare_parameter(p.name, p.default, _descriptor(p))
         self._report_unknown_parameters()
 
     def _report_unknown_parameters(self) -> None:
-        # rclpy keeps what the user gave in this attribute alone, declared or not.
         given = getattr(self, "_parameter_overrides", {})
         unknown = parameters.unknown_names(given)
         words = f"unknown parameters: {', '.join(unknown)}" if unknown else None
@@ -266,7 +283,8 @@ class MatcherNode(LifecycleNode):
     def publish_diagnostics(self) -> None:
         stamp = self.get_clock().now().to_msg()
         hardware = self.health.facts.get("model", "")
-        array = diagnostic_array(self.health.statuses(), self.get_name(), hardware, stamp)
+        name = self.get_fully_qualified_name().lstrip("/")  # several robots share /diagnostics
+        array = diagnostic_array(self.health.statuses(), name, hardware, stamp)
         self._diagnostics.publish(array)
 
     def _log(self, level: int, words: str) -> None:
@@ -281,6 +299,35 @@ class MatcherNode(LifecycleNode):
 
     def _log_record(self, level: int, words: str) -> None:
         self._log(OK if level < 30 else WARN if level < 40 else ERROR, words)
+
+
+def _converted(given: list[Parameter]) -> list[Parameter]:
+    """Whole numbers become fractions where fractions belong."""
+    out = []
+    for one in given:
+        if one.name in parameters.PARAMETERS:
+            value = parameters.converted(one.name, one.value)
+            one = Parameter(one.name, value=value) if value is not one.value else one
+        out.append(one)
+    return out
+
+
+def answer_invalid_transitions(node: LifecycleNode) -> None:
+    """rclpy raises where a state has no such transition, and whoever asked waits for ever."""
+    for service in node.services:
+        if not service.srv_name.endswith("/change_state"):
+            continue
+        change_state = service.callback
+
+        def answered(request: Any, response: Any, change_state: Any = change_state) -> Any:
+            try:
+                return change_state(request, response)
+            except RCLError as error:
+                node.get_logger().warning(f"refused: {' '.join(str(error).split())}")
+                response.success = False
+                return response
+
+        service.callback = answered
 
 
 def _descriptor(p: parameters.Parameter) -> ParameterDescriptor:

@@ -14,6 +14,7 @@ from typing import Any
 
 import rclpy.qos as rq
 from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.lifecycle import LifecycleNode
 
 try:  # Iron and newer
@@ -21,6 +22,7 @@ try:  # Iron and newer
 except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
 
+from l2m_ros.errors import InvalidInput
 from l2m_ros.frames.inputs import Report
 from l2m_ros.frames.messages import message_class
 
@@ -212,7 +214,10 @@ def declare_overrides(node: LifecycleNode, topic: str) -> None:
         if not node.has_parameter(name):
             words = f"{policy} of the subscription to {topic}; {default} = as the publisher offers"
             descriptor = ParameterDescriptor(description=words, read_only=True)
-            node.declare_parameter(name, default, descriptor)
+            try:
+                node.declare_parameter(name, default, descriptor)
+            except (InvalidParameterTypeException, InvalidParameterValueException) as error:
+                raise InvalidInput(f"{name}: {' '.join(str(error).split())}") from error
         value = node.get_parameter(name).value
         if policy in _CHOICES and str(value).lower() not in _CHOICES[policy]:
-            raise ValueError(f"{name} is {value!r}; known: {', '.join(_CHOICES[policy])}")
+            raise InvalidInput(f"{name} is {value!r}; known: {', '.join(_CHOICES[policy])}")

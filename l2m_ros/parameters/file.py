@@ -8,7 +8,7 @@ from typing import Any
 
 from l2m_ros.errors import InvalidInput
 from l2m_ros.files import parse_yaml, read_yaml
-from l2m_ros.parameters.table import PARAMETERS, unknown_names, validation_error
+from l2m_ros.parameters.table import PARAMETERS, converted, unknown_names, validation_error
 
 NODE_KEYS = ("/**", "l2m", "/l2m", "/**/l2m")
 
@@ -23,7 +23,7 @@ def parameter_values(
     if unknown := unknown_names(given):
         raise InvalidInput(f"unknown parameter {', '.join(unknown)}; docs/parameters.md lists them")
     values = {name: parameter.default for name, parameter in PARAMETERS.items()}
-    values |= {name: _as(values[name], value) for name, value in given.items() if name in values}
+    values |= {name: converted(name, value) for name, value in given.items() if name in values}
     if (words := validation_error(values)) is not None:
         raise InvalidInput(words)
     return values
@@ -50,12 +50,3 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         name = f"{prefix}{key}"
         out |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
     return out
-
-
-def _as(default: Any, value: Any) -> Any:
-    """A whole number where a fraction belongs is what people mean."""
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(default, list) and isinstance(value, list):
-        return [float(v) if isinstance(v, int) else v for v in value]
-    return value

@@ -20,6 +20,7 @@ import numpy as np
 from l2m_ros.errors import InvalidInput
 from l2m_ros.frames.inputs import InputOptions
 from l2m_ros.frames.messages import checked_rotation
+from l2m_ros.image_header import MAX_PIXELS
 from l2m_ros.matching.catalogue import NO_ENGINE
 from l2m_ros.spelling import nearest, nearest_name
 from l2m_ros.tracking.odometry import OdometryNoise
@@ -49,6 +50,8 @@ class Parameter:
 
     def validation_error(self, value: Any) -> str | None:
         """Why this value cannot be, or None."""
+        if _is_list(value, self.default) and not all(map(_is_number, value)):
+            return f"{self.name} takes {_kind(self.default)}, got {value!r}"
         if type(value) is not type(self.default) and not _is_list(value, self.default):
             return f"{self.name} takes {_kind(self.default)}, got {value!r}"
         if self.choices and value not in self.choices:
@@ -63,6 +66,22 @@ class Parameter:
             if self.high is not None and value > self.high:
                 return f"{self.name} is {value:g}, at most {self.high:g} is allowed"
         return None
+
+
+def converted(name: str, value: Any) -> Any:
+    """The value in its parameter's type: a whole number where a fraction belongs is what people
+    mean. Anything else is left for `validation_error`."""
+    default = PARAMETERS[name].default
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value) if abs(value) < 2**53 else value
+    if isinstance(default, list) and hasattr(value, "__len__") and not isinstance(value, str):
+        whole = (int, np.integer)
+        return [float(v) if isinstance(v, whole) and not isinstance(v, bool) else v for v in value]
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _is_list(value: Any, default: Value) -> bool:
@@ -104,6 +123,10 @@ _NODE = [
 _INPUTS = [
     Parameter("image_transport", "raw", "raw, or compressed: subscribe to <image>/compressed",
               choices=("raw", "compressed")),
+    Parameter("depth_transport", "raw", "raw, or compressedDepth: subscribe to "
+              "<depth>/compressedDepth (PNG or RVL)", choices=("raw", "compressedDepth")),
+    Parameter("max_image_pixels", MAX_PIXELS, "a compressed image whose header states more is "
+              "refused before it is decoded", low=1, high=2**30),
     Parameter("rectified", "auto", "is the image rectified (camera_info's P holds instead of K and "
               "D)? use: yes, ignore: no, auto: where D = 0, R = I and P = K, or the topic has a "
               "word `rect` (image_proc)", choices=("auto", "use", "ignore")),
