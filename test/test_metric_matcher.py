@@ -1,5 +1,7 @@
 """The matcher that gives depth at both ends: pixels, focal lengths, exported graphs, bad output."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,10 +14,16 @@ from l2m_ros.errors import InvalidInput, ModelError
 from l2m_ros.export import onnx_graph
 from l2m_ros.export.parser_check import problems_of
 from l2m_ros.export.stages import ExportOptions, agreement, export_model
+from l2m_ros.geometry import se3
 from l2m_ros.matching.metric_matcher import MetricMatcher
+from l2m_ros.matching.mono_depth import MetricDepthReader, MonoDepth, load_depth_reader
 from l2m_ros.matching.sampling import correspondences
 from l2m_ros.networks.mickey.network import TINY, build_mickey
 from l2m_ros.networks.shared.named_weights import fill
+from l2m_ros.tracking.tracker import Tracker
+from l2m_ros.types import Camera
+from l2m_ros.workshop.simulation.oracle import OracleMatcher
+from l2m_ros.workshop.simulation.sequence import SimulationOptions, simulate
 
 CARD = ModelCard(name="mickey", architecture="mickey", input=InputSpec(168, 140, multiple=14))
 
@@ -123,3 +131,62 @@ def test_exported_graphs_give_torchs_pairs(tmp_path, precision):
     assert result.certainty < (0.05 if half else 1e-4)
     pairs = matched(MetricMatcher(card, load(card, BackendOptions())), image(168, 140), image(9, 9))
     assert np.isfinite(pairs.query_px).all()
+
+
+# --- metres for another matcher ---------------------------------------------------------------
+
+
+def reader(**config):
+    return MetricDepthReader(known(patch=28, **config))
+
+
+def camera_of(width, height, focal=100.0):
+    K = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
+    return Camera(width, height, K)
+
+
+def test_a_depth_map_has_the_cells_depths_and_the_cards_sigmas():
+    read = reader().read(image(336, 280), camera_of(336, 280))
+    assert read.depth.shape == (280, 336)
+    assert np.isnan(read.depth[10, 30])  # not positive there
+    assert read.depth[28 + 56, 28 + 2 * 56] == pytest.approx(6 * 1 + 2 - 3, abs=0.2)
+    assert read.scale_sigma == pytest.approx(np.hypot(0.2, 0.05))
+
+
+def test_depth_over_focal_length_becomes_metres_by_the_camera():
+    near = reader(per_focal=True).read(image(168, 140), camera_of(168, 140, 50.0))
+    far = reader(per_focal=True).read(image(168, 140), camera_of(168, 140, 100.0))
+    good = np.isfinite(near.depth)
+    assert np.allclose(2 * near.depth[good], far.depth[good])
+
+
+def test_a_matcher_that_reads_no_metres_is_refused():
+    assert load_depth_reader("") is None
+    with pytest.raises(InvalidInput, match="reads no metres"):
+        load_depth_reader("sift")
+
+
+def test_a_tracker_without_depth_has_metres_by_the_reader():
+    """Depth of the right scale up to 10 %, another matcher: poses are metric and honest."""
+
+    class Sight:
+        """Reads the true depth of a frame, 8 % too far."""
+
+        def read(self, rgb, camera):
+            depth = next(s.true_depth_m for s in shots if np.array_equal(s.frame.rgb, rgb))
+            return MonoDepth((depth * 1.08).astype(np.float32), 0.02, 0.1)
+
+    options = SimulationOptions(frames=6, rate_hz=3.0, width=320, height=240, stereo=False)
+    oracle = OracleMatcher(noise_px=0.3)
+    shots = list(oracle.watch(simulate(options)))
+    for given, wanted in ((Sight(), "mono_depth"), (None, None)):
+        tracker = Tracker(oracle, depth_reader=given)
+        results = [tracker.process(replace(shot.frame, depth=None)) for shot in shots]
+        posed = [(r, s) for r, s in zip(results, shots, strict=True) if r.pose is not None]
+        assert {r.pose.scale_source for r, _ in posed} == ({wanted} if wanted else set())
+        for r, shot in posed:
+            start = next(s for s in shots if s.frame.stamp_ns == r.keyframe.frame.stamp_ns)
+            truth = np.linalg.inv(start.world_from_camera) @ shot.world_from_camera
+            off = se3.difference(truth, r.pose.keyframe_from_camera)
+            assert off @ np.linalg.solve(r.pose.covariance, off) < 22  # 99.9 % of chi-square
+        assert len(posed) > 2 or given is None

@@ -35,10 +35,12 @@ from l2m_ros.frames.outputs import FrameNames, FrameResult
 from l2m_ros.frames.static_transforms import StaticTransforms
 from l2m_ros.image_header import SizeLimits
 from l2m_ros.matching.catalogue import load_matcher
+from l2m_ros.matching.mono_depth import load_depth_reader
 from l2m_ros.parameters.table import (
     PARAMETERS,
     Values,
     base_from_camera,
+    depth_reader_options,
     matcher_options,
     tracker_options,
 )
@@ -185,7 +187,8 @@ def replay(
         limits=SizeLimits(pixels=values["max_image_pixels"]),
     )
     matcher = load_matcher(values["model"], **matcher_options(values))
-    tracker = Tracker(matcher, tracker_options(values))
+    reader = load_depth_reader(values["mono_depth"], **depth_reader_options(values))
+    tracker = Tracker(matcher, tracker_options(values), reader)
     mounting = _Mounting(bag, values)
     names = FrameNames(values["frames.odom"], values["frames.base"], values["frames.keyframe"])
     for bundle in _bundles(bag, topics, inputs):

@@ -128,6 +128,7 @@ def depth_sigmas(run_folder: Path) -> dict[str, float]:
     return {
         "scale_sigma": max(rows[-1]["place_sigma"], 0.01),
         "image_sigma": max(rows[-1]["image_sigma"], 0.01),
+        "depth_sigma": max(rows[-1]["depth_sigma"], 0.01),
     }
 
 

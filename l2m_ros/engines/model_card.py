@@ -112,7 +112,7 @@ class ModelCard:
     source: str = ""
     trained_on: str = ""
     parameters: int | None = None
-    depth: Mapping[str, float] = field(default_factory=dict)  # scale_sigma, image_sigma: relative
+    depth: Mapping[str, float] = field(default_factory=dict)  # its sigmas, relative
     accuracy: Mapping[str, Any] = field(default_factory=dict)
     speed: Mapping[str, Any] = field(default_factory=dict)
     folder: Path = Path()  # where the files lie; not written to the card

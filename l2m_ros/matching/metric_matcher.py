@@ -21,7 +21,7 @@ Size = tuple[int, int]  # (width, height)
 MIN_PROBABILITY = 1e-3  # below, a pair is each other's best among cells that fit nothing
 # Relative errors of the published network's depth, where a card's `depth` states none: half of the
 # 1.59 m median error on the Map-free benchmark, whose places are some 8 m away.
-SCALE_SIGMA, IMAGE_SIGMA = 0.15, 0.10
+SCALE_SIGMA, IMAGE_SIGMA, DEPTH_SIGMA = 0.15, 0.10, 0.15
 NEEDED = ("partner", "back", "probability")
 
 
@@ -53,7 +53,7 @@ class MetricMatcher:
         with self._turn:
             outputs = self.backend.run("match", match_inputs(query.data, reference.data))
             found = self.backend.to_host(outputs)
-            ends = [self._end(side) for side in (query, reference)]
+            ends = [self._cells(side) for side in (query, reference)]
         return self._pairs(found, *ends)
 
     def _check_owner(self, features: Features) -> None:
@@ -65,7 +65,20 @@ class MetricMatcher:
                 "encode the image with this matcher"
             )
 
-    def _end(self, features: Features) -> tuple[Array, Array, Array]:
+    def cells(self, features: Features) -> tuple[Array, Array, Array]:
+        """Of each cell, row-major: pixel (n, 2), depth (n,), whether it lies on the image (n,)."""
+        self._check_owner(features)
+        with self._turn:
+            pixels, depth, _ = self._cells(features)
+        size = np.array(features.image_size)
+        return pixels, depth, ((pixels >= -0.5) & (pixels <= size - 0.5)).all(axis=1)
+
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of cells of the network's input."""
+        cell = int(self.card.config.get("patch", 8 if self.per_focal else 14))
+        return self.card.input.height // cell, self.card.input.width // cell
+
+    def _cells(self, features: Features) -> tuple[Array, Array, Array]:
         """Of each cell: pixel of the image (n, 2), depth (n,), whether it may be drawn (n,)."""
         names = ("keypoints", "depth", "score")
         missing = [name for name in names if name not in features.data]
@@ -78,14 +91,15 @@ class MetricMatcher:
         # Centres at integers here and there: that is how the published cameras were resized.
         pixels = (np.asarray(data["keypoints"][0], np.float64).T + 0.5) * ratio - 0.5
         depth = np.asarray(data["depth"][0, 0], np.float64)
-        if self._per_focal:  # by the network's focal length: now by the image's
+        if self.per_focal:  # by the network's focal length: now by the image's
             depth = depth / np.sqrt(np.prod(ratio))
         size = np.array(features.image_size)
         inside = ((pixels >= -0.5) & (pixels <= size - 0.5)).all(axis=1)
         return pixels, depth, inside & (np.asarray(data["score"][0, 0]) > 0)
 
     @property
-    def _per_focal(self) -> bool:
+    def per_focal(self) -> bool:
+        """Whether depths are over the focal length in pixels of the image."""
         return bool(self.card.config.get("per_focal", False))
 
     def _pairs(
@@ -102,19 +116,22 @@ class MetricMatcher:
         cells = np.arange(len(partner))
         good = (back[partner] == cells) & np.isfinite(probability) & (probability > MIN_PROBABILITY)
         good &= query[2] & keyframe[2][partner]
-        i, j = cells[good], partner[good]
+        i, j, sigmas = cells[good], partner[good], self.sigmas()
         return Correspondences(
             query[0][i],
             keyframe[0][j],
             np.clip(probability[i], 0.0, 1.0),
             depths=MatchDepths(
-                query[1][i], keyframe[1][j], **self._sigmas(), per_focal=self._per_focal
+                query[1][i], keyframe[1][j], sigmas["scale_sigma"], sigmas["image_sigma"],
+                per_focal=self.per_focal,
             ),
-        )
+        )  # fmt: skip
 
-    def _sigmas(self) -> dict[str, float]:
+    def sigmas(self) -> dict[str, float]:
+        """Relative errors of its depths: of a place, of an image, of each one."""
         stated: dict[str, Any] = dict(self.card.depth)
         return {
             "scale_sigma": float(stated.get("scale_sigma", SCALE_SIGMA)),
             "image_sigma": float(stated.get("image_sigma", IMAGE_SIGMA)),
+            "depth_sigma": float(stated.get("depth_sigma", DEPTH_SIGMA)),
         }

@@ -30,6 +30,7 @@ from std_srvs.srv import Trigger
 from l2m_ros.errors import InvalidInput, L2MError
 from l2m_ros.matching.catalogue import load_matcher
 from l2m_ros.matching.matcher import Matcher
+from l2m_ros.matching.mono_depth import DepthReader, load_depth_reader
 from l2m_ros.node.config import NodeConfig
 from l2m_ros.node.diagnostics import ERROR, OK, WARN, Health, diagnostic_array
 from l2m_ros.node.frame_pipeline import FramePipeline
@@ -103,9 +104,9 @@ class MatcherNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         self.health.clear()
         values = self._checked_values()
-        matcher = self._load(values)
+        matcher, reader = self._load(values)
         self._report_unknown_parameters()
-        self._tracker = Tracker(matcher, parameters.tracker_options(values))
+        self._tracker = Tracker(matcher, parameters.tracker_options(values), reader)
         self._outputs = Publishers(self)
         self._configured = True
         self.health.set_facts(model=matcher.name)
@@ -178,13 +179,14 @@ class MatcherNode(LifecycleNode):
         if self.trigger_configure() == SUCCESS:
             self.trigger_activate()
 
-    def _load(self, values: parameters.Values) -> Matcher:
+    def _load(self, values: parameters.Values) -> tuple[Matcher, DepthReader | None]:
         options = parameters.matcher_options(values)
 
-        def load() -> Matcher:
+        def load() -> tuple[Matcher, DepthReader | None]:
             matcher = self._make_matcher(values["model"], **options)
             self.get_logger().info(f"{matcher.name}: first match took {warm_up(matcher):.2f} s")
-            return matcher
+            reader_options = parameters.depth_reader_options(values)
+            return matcher, load_depth_reader(values["mono_depth"], **reader_options)
 
         def progress(seconds: float) -> None:
             what = f"loading {values['model']}, {seconds:.0f} s so far: {log.newest}"

@@ -109,6 +109,8 @@ _NODE = [
               low=0, high=8192),
     Parameter("model_height", 0, "height of a network's input in pixels; 0 = as its card says",
               low=0, high=8192),
+    Parameter("mono_depth", "", "a model that reads metres from a keyframe that has no depth "
+              "(a folder of `l2m train metric`, or mickey); empty = none"),
     Parameter("device", "auto", "where a network runs", choices=("auto", "cpu", "cuda")),
     Parameter("threads", 0, "CPU threads of a network; 0 = as many as there are cores",
               low=0, high=256),
@@ -270,6 +272,12 @@ def matcher_options(values: Values) -> dict[str, Any]:
         if values[name] != PARAMETERS[name].default:
             options[name] = values[name]
     return options
+
+
+def depth_reader_options(values: Values) -> dict[str, Any]:
+    """Keywords of `load_depth_reader`; its input size is its card's."""
+    options = matcher_options({**values, "model": values["mono_depth"], "model_width": 0})
+    return {name: value for name, value in options.items() if name != "size"}
 
 
 # Parameters that every node has.

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from l2m_ros.errors import InvalidInput
+from l2m_ros.matching.mono_depth import MonoDepth
 from l2m_ros.tracking.odometry import OdometrySample
 from l2m_ros.types import ByteArray, Correspondences, DenseMatch, FloatArray, Frame, Reference
 
@@ -28,6 +29,7 @@ class Keyframe:
     odom_from_keyframe: FloatArray  # 4x4
     odom_covariance: FloatArray  # 6x6, of odom_from_keyframe
     stereo_depth: FloatArray | None = None  # (H, W) metres, NaN = unknown
+    mono_depth: MonoDepth | None = None  # read by a network from the image alone
     odometry: OdometrySample | None = None
 
 

@@ -5,6 +5,8 @@ The right image is matched once per keyframe, by the same matcher, and becomes a
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 
@@ -24,13 +26,18 @@ SPLAT_PX = 5  # a sparse match tells the depth of this many pixels across
 
 def scale_evidence(keyframe: Keyframe, step: OdometryStep | None) -> ScaleEvidence:
     """All that is known of the scale between a frame and its keyframe; step: the camera's."""
-    if step is None:
-        return ScaleEvidence(stereo_depth=keyframe.stereo_depth)
-    return ScaleEvidence(
-        stereo_depth=keyframe.stereo_depth,
-        odometry=step.a_from_b,
-        odometry_covariance=step.covariance,
-    )
+    evidence = ScaleEvidence(stereo_depth=keyframe.stereo_depth)
+    if step is not None:
+        evidence = replace(evidence, odometry=step.a_from_b, odometry_covariance=step.covariance)
+    mono = keyframe.mono_depth
+    if mono is not None:
+        evidence = replace(
+            evidence,
+            mono_depth=mono.depth,
+            mono_sigma=mono.pixel_sigma,
+            mono_scale_sigma=mono.scale_sigma,
+        )
+    return evidence
 
 
 def stereo_depth(matcher: Matcher, features: Features, frame: Frame) -> FloatArray | None:

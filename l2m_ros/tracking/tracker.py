@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from l2m_ros.geometry.camera import unproject
 from l2m_ros.geometry.pose import PoseOptions, estimate_pose
 from l2m_ros.matching.matcher import Match, Matcher
+from l2m_ros.matching.mono_depth import DepthReader
 from l2m_ros.matching.sampling import correspondences
 from l2m_ros.matching.subpixel import refined_pairs
 from l2m_ros.timing import StageTimes
@@ -131,8 +132,14 @@ class _Attempt:
 class Tracker:
     """Matcher and options in, one `process` per frame; no ROS, no threads, deterministic."""
 
-    def __init__(self, matcher: Matcher, options: TrackerOptions = TrackerOptions()) -> None:
-        self._matcher = matcher
+    def __init__(
+        self,
+        matcher: Matcher,
+        options: TrackerOptions = TrackerOptions(),
+        depth_reader: DepthReader | None = None,
+    ) -> None:
+        """depth_reader: reads metres from keyframes that have no depth of their own."""
+        self._matcher, self._depth_reader = matcher, depth_reader
         self.options = options
         self._policy = KeyframePolicy(options.keyframes)
         self._next_id = 0
@@ -366,6 +373,10 @@ class Tracker:
         if now.frame.right_rgb is not None and now.frame.depth is None:
             with now.times.stage("stereo"):
                 depth = stereo_depth(self._matcher, now.features, now.frame)
+        mono = None
+        if self._depth_reader is not None and depth is None and now.frame.depth is None:
+            with now.times.stage("mono_depth"):
+                mono = self._depth_reader.read(now.frame.rgb, now.frame.camera)
         taken = Keyframe(
             id=self._next_id,
             chain=chain,
@@ -374,6 +385,7 @@ class Tracker:
             odom_from_keyframe=place,
             odom_covariance=covariance,
             stereo_depth=depth,
+            mono_depth=mono,
             odometry=now.odometry,
         )
         self._next_id += 1

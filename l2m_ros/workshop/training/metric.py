@@ -233,6 +233,7 @@ class PairErrors:
     turn_deg: float  # of the truth
     depth: float  # median of | z / truth - 1 |, NaN without depth
     log_factors: tuple[float, float]  # median log of z / truth of either image, NaN without depth
+    spread: float  # of the first image's log ratios about their median, robust
 
 
 @torch.no_grad()
@@ -252,8 +253,9 @@ def pair_errors(network: Any, pair: MetricPair) -> PairErrors:
     ]  # fmt: skip
     depth_error = _median(np.abs(ratios[0] - 1))
     factors = (_median(np.log(ratios[0])), _median(np.log(ratios[1])))
+    spread = 1.4826 * _median(np.abs(np.log(ratios[0]) - factors[0]))
     if isinstance(found, Lost):
-        return PairErrors(np.nan, np.nan, np.nan, pair.turn_deg, depth_error, factors)
+        return PairErrors(np.nan, np.nan, np.nan, pair.turn_deg, depth_error, factors, spread)
     truth = pair.second_from_first
     trace = float(np.trace(found.pose[:3, :3].T @ truth[:3, :3]))
     way = float(np.linalg.norm(truth[:3, 3]))
@@ -264,6 +266,7 @@ def pair_errors(network: Any, pair: MetricPair) -> PairErrors:
         pair.turn_deg,
         depth_error,
         factors,
+        spread,
     )
 
 
@@ -290,7 +293,11 @@ def depth_sigmas(errors: Sequence[PairErrors]) -> dict[str, float]:
         return {}
     image = 0.5 * float(np.mean((factors[:, 0] - factors[:, 1]) ** 2))
     place = max(float(np.mean(factors**2)) - image, 0.0)
-    return {"place_sigma": float(np.sqrt(place)), "image_sigma": float(np.sqrt(image))}
+    return {
+        "place_sigma": float(np.sqrt(place)),
+        "image_sigma": float(np.sqrt(image)),
+        "depth_sigma": float(np.nanmedian([e.spread for e in errors])),
+    }
 
 
 def mutual_pairs(network: Any, first: Any, second: Any) -> tuple[Any, Any, Any]:
