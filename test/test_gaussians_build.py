@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -11,7 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from l2m_ros import cli
 from l2m_ros.errors import InvalidInput
-from l2m_ros.types import Camera
+from l2m_ros.types import Camera, DenseMatch
 from l2m_ros.workshop.gaussians import build as building
 from l2m_ros.workshop.gaussians.build import BuildOptions, build_scene
 from l2m_ros.workshop.gaussians.captures import load_captures
@@ -20,9 +21,11 @@ from l2m_ros.workshop.gaussians.cpu import CpuRasterizer
 from l2m_ros.workshop.gaussians.density import grown, pruned
 from l2m_ros.workshop.gaussians.fit import FitOptions
 from l2m_ros.workshop.gaussians.initial import (
+    depth_from_matches,
     gaussians_on,
     normals_of_depth,
     points_from_depth,
+    points_from_matches,
     thinned,
     triangulate,
 )
@@ -303,3 +306,57 @@ def test_refusals_name_the_remedy(tmp_path, folder, capsys):
     assert ".ply" in capsys.readouterr().err
     with pytest.raises(InvalidInput, match="--source"):
         read_record(tmp_path / "none.ply")
+
+
+class Knowing:
+    """A matcher that knows the box: images are told apart by their bytes."""
+
+    name = "knowing"
+
+    def __init__(self, captures, wrong=None):
+        self.by_bytes = {c.rgb.tobytes(): i for i, c in enumerate(captures)}
+        self.captures, self.wrong = captures, wrong
+
+    def encode(self, rgb):
+        return self.by_bytes[rgb.tobytes()]
+
+    def reference(self, features):
+        return features
+
+    def match(self, query, reference):
+        a, b = self.captures[query], self.captures[reference]
+        depth_a, depth_b = (box_depth(c.view.world_from_camera)[0] for c in (a, b))
+        labels = label_between(depth_a, a.view, depth_b, b.view)
+        warp = labels.warp_px.copy()
+        if reference == self.wrong:  # off along the epipolar line: each pair agrees with itself
+            warp[..., 0] += 3.0
+        certainty = labels.visible.astype(np.float32)
+        return DenseMatch(warp, certainty, (WIDTH, HEIGHT), (WIDTH, HEIGHT))
+
+
+def test_matches_become_depth_that_partners_agree_on(folder):
+    captures = [replace(c, depth=None) for c in load_captures(folder).items]
+    for wrong, most in ((None, 0.004), (6, 0.004)):
+        made = depth_from_matches(captures, Knowing(captures, wrong))
+        for capture in made:
+            truth = box_depth(capture.view.world_from_camera)[0]
+            known = np.isfinite(capture.depth)
+            assert known.mean() > 0.25
+            assert np.quantile(np.abs(capture.depth / truth - 1)[known], 0.95) < most
+    points = points_from_matches(made, 300)
+    wall = points.xyz[:, 2] > 2.8
+    assert np.abs(points.normal[wall, 2]).mean() > 0.95
+    assert (points.normal[wall, 2] < 0).mean() > 0.95
+
+
+def test_without_depth_a_scene_starts_from_matches(folder, tmp_path, monkeypatch):
+    captures = load_captures(folder)
+    monkeypatch.setattr(building, "load_matcher", lambda *a, **k: Knowing(captures.items))
+    fit = FitOptions(steps=12, max_gaussians=300, grow_every=5)
+    options = BuildOptions(use_depth=False, plain=False, fit=fit)
+    report = build_scene(folder, tmp_path / "matched.ply", options)
+    assert report.started_from == "matches"
+    depth = render(
+        CpuRasterizer(1), read_ply(tmp_path / "matched.ply"), captures.held_out[0].view
+    ).plane_depth.numpy()
+    assert np.median(np.abs(depth / captures.held_out[0].depth - 1)) < 0.02

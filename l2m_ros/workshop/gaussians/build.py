@@ -27,6 +27,7 @@ from l2m_ros.workshop.gaussians.covering import points_in_holes
 from l2m_ros.workshop.gaussians.fit import Fit, FitOptions, psnr_on
 from l2m_ros.workshop.gaussians.initial import (
     Points,
+    depth_from_matches,
     gaussians_on,
     joined,
     points_from_depth,
@@ -193,7 +194,7 @@ class _Run:
 
     def _first(self) -> Fit:
         o = self.options
-        points, self.started_from = first_points(self.training, o)
+        self.training, points, self.started_from = first_points(self.training, o)
         gaussians = gaussians_on(points, o.sh_degree)
         gaussians = self._on_device(gaussians)
         wanted = max(24, int(HOLE_SHARE * o.fit.max_gaussians))
@@ -221,10 +222,18 @@ class _Run:
         state = {
             "of": self._fingerprint(), "stage": stage, "share": self.share, "steps": self.steps,
             "fit": fit.state(), "fork": self.fork, "from": self.started_from,
+            "depths": self._matched_depths(),
             "seconds": self.earlier_s + time.monotonic() - self._begun,
             "scenes": {name: dict(scene.tensors()) for name, scene in self.scenes.items()},
         }  # fmt: skip
         save(self.out.parent, state, self._state_path.name)
+
+    def _matched_depths(self) -> dict[int, torch.Tensor]:
+        """Depth that came from matches: sensors' is read again."""
+        if self.started_from != "matches":
+            return {}
+        depths = enumerate(c.depth for c in self.training)
+        return {i: torch.from_numpy(depth) for i, depth in depths if depth is not None}
 
     def _resumed(self) -> tuple[str, Fit] | None:
         if not self._state_path.is_file():
@@ -238,6 +247,8 @@ class _Run:
         self.share, self.steps, self.fork = state["share"], state["steps"], state["fork"]
         self.started_from, self.earlier_s = state["from"], state["seconds"]
         self.scenes = {name: Gaussians(**parts) for name, parts in state["scenes"].items()}
+        for i, depth in state["depths"].items():
+            self.training[i] = replace(self.training[i], depth=depth.numpy())
         options = self._fit_options(state["stage"])
         fit = Fit(Gaussians(**state["fit"]["gaussians"]), self.training, self.rasterizer, options)
         fit.restore(state["fit"])
@@ -247,14 +258,16 @@ class _Run:
         self._state_path.unlink(missing_ok=True)
 
 
-def first_points(captures: list[Capture], options: BuildOptions) -> tuple[Points, str]:
-    """From depth where enough views have it, else from matches."""
-    wanted = max(10, int(FIRST_SHARE * options.fit.max_gaussians))
+def first_points(
+    captures: list[Capture], options: BuildOptions
+) -> tuple[list[Capture], Points, str]:
+    """Captures with depth, points, and where both come from: sensors, or else matches."""
+    wanted, seed = max(10, int(FIRST_SHARE * options.fit.max_gaussians)), options.fit.seed
     with_depth = [c for c in captures if c.depth is not None]
     if len(with_depth) >= LEAST_DEPTH_SHARE * len(captures):
-        return thinned(points_from_depth(with_depth, wanted, options.fit.seed), wanted), "depth"
-    points = points_from_matches(captures, load_matcher(options.matcher, backend="auto"))
-    return thinned(points, wanted, options.fit.seed), "matches"
+        return captures, thinned(points_from_depth(with_depth, wanted, seed), wanted), "depth"
+    captures = depth_from_matches(captures, load_matcher(options.matcher, backend="auto"))
+    return captures, thinned(points_from_matches(captures, wanted, seed), wanted, seed), "matches"
 
 
 def _device(rasterizer: Rasterizer) -> str:

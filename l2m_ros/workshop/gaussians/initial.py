@@ -1,14 +1,15 @@
 """The first Gaussians: flat ones on the surface, from depth or from matches between views.
 
-Where depth is known, pixels are lifted and their normals read off the depth. Elsewhere views
-are matched densely, matches triangulated with the known poses, and normals fitted to the
-neighbouring points.
+Where depth is known, pixels are lifted and their normals read off the depth. Elsewhere each
+view is matched densely with its partners, matches are triangulated with the known poses, and
+depth that two partners agree on takes the place of known depth; normals are fitted to the
+neighbouring points, for single depths are too noisy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from scipy.spatial import cKDTree
 
 from l2m_ros.errors import InvalidInput
 from l2m_ros.geometry.camera import project, rays, unproject
-from l2m_ros.matching.matcher import Matcher
+from l2m_ros.matching.matcher import Match, Matcher
 from l2m_ros.matching.sampling import correspondences
 from l2m_ros.progress import track
 from l2m_ros.types import FloatArray
@@ -29,7 +30,7 @@ THICKNESS = 0.1  # of its extent
 EDGE_SHARE = 0.04  # neighbours in depth farther apart lie on two surfaces
 GRAZING = 0.1  # cosine below which a surface is seen too flat to be lifted
 PARTNERS = 4  # views that each view is matched with
-MATCHES = 6000  # of a pair of views
+AGREEMENT, SUPPORT = 0.02, 2  # of the depths of a pixel, by how many partners
 REPROJECTION_PX, LEAST_ANGLE_DEG = 1.0, 1.5  # of a triangulated match
 SKY_DISTANCE = 30.0  # sky lies this many median depths away
 
@@ -100,21 +101,76 @@ def normals_of_depth(depth: FloatArray, directions: FloatArray) -> tuple[FloatAr
     return np.nan_to_num(normal), sound
 
 
-def points_from_matches(captures: list[Capture], matcher: Matcher) -> Points:
-    """Matches between near views, triangulated; outliers are left out by reprojection."""
+def depth_from_matches(captures: list[Capture], matcher: Matcher) -> list[Capture]:
+    """The captures with depth from dense matches to their partners, triangulated.
+
+    A pixel's depth is believed where two partners at least agree within AGREEMENT.
+    """
     encoded = [matcher.encode(capture.rgb) for capture in track(captures, "encoding images")]
     references = [matcher.reference(features) for features in encoded]
-    parts = []
-    for a, b in track(list(partners(captures)), "matching views"):
-        found = correspondences(matcher.match(encoded[a], references[b]), limit=MATCHES)
-        parts.append(_triangulated(captures[a], captures[b], found.query_px, found.keyframe_px))
-    points = joined(parts)
-    if len(points) < 100:
+    found: dict[int, list[tuple[FloatArray, FloatArray]]] = {i: [] for i in range(len(captures))}
+    for one, other in track(list(partners(captures)), "matching views"):
+        for a, b in ((one, other), (other, one)):
+            match = matcher.match(encoded[a], references[b])
+            found[a].append(_matched_depth(captures[a], captures[b], match))
+    made = [
+        replace(capture, depth=_agreed(found[i], capture.rgb.shape[:2]))
+        for i, capture in enumerate(captures)
+    ]
+    known = sum(int(np.isfinite(c.depth).sum()) for c in made if c.depth is not None)
+    if known < 100:
         raise InvalidInput(
-            f"only {len(points)} matches could be triangulated: the views share too little, or "
+            f"matches agree on the depth of {known} pixels only: the views share too little, or "
             "another --matcher is needed"
         )
-    return _oriented(points, captures)
+    return made
+
+
+def _matched_depth(a: Capture, b: Capture, match: Match) -> tuple[FloatArray, FloatArray]:
+    """(H, W) depth of a by triangulation with b, NaN = none; and weights (squared parallax)."""
+    pairs = correspondences(match, limit=a.rgb.shape[0] * a.rgb.shape[1])
+    xyz, good = triangulate(a, b, pairs.query_px, pairs.keyframe_px)
+    px = pairs.query_px[good].round().astype(int)
+    inside = (px >= 0).all(axis=1) & (px < a.view.size).all(axis=1)
+    px, xyz = px[inside], xyz[good][inside]
+    depth = np.full(a.rgb.shape[:2], np.nan)
+    depth[px[:, 1], px[:, 0]] = xyz[:, 2]
+    centre = a.view.camera_from_world @ b.view.world_from_camera[:, 3]
+    with np.errstate(invalid="ignore"):
+        return depth, (np.linalg.norm(centre[:3]) / depth) ** 2
+
+
+def _agreed(found: list[tuple[FloatArray, FloatArray]], shape: tuple[int, ...]) -> FloatArray:
+    """The weighted mean of what lies near the median, where enough do; NaN elsewhere."""
+    if len(found) < SUPPORT:
+        return np.full(shape, np.nan, np.float32)
+    depth, weight = (np.stack(layers) for layers in zip(*found, strict=True))
+    some = np.isfinite(depth).any(axis=0)
+    middle = np.full(shape, np.nan)
+    middle[some] = np.nanmedian(depth[:, some], axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        near = np.abs(depth / middle - 1) < AGREEMENT
+        total = np.where(near, weight, 0.0).sum(axis=0)
+        mean = np.where(near, weight * depth, 0.0).sum(axis=0) / total
+    return np.where(near.sum(axis=0) >= SUPPORT, mean, np.nan).astype(np.float32)
+
+
+def points_from_matches(captures: list[Capture], wanted: int, seed: int = 0) -> Points:
+    """Points at the depth that matches agreed on, with normals fitted to their neighbours."""
+    rng = np.random.default_rng(seed)
+    each = max(64, 4 * wanted // len(captures))
+    return _oriented(joined([_at_depth(capture, each, rng) for capture in captures]))
+
+
+def _at_depth(capture: Capture, count: int, rng: np.random.Generator) -> Points:
+    assert capture.depth is not None
+    rows, columns = np.nonzero(np.isfinite(capture.depth))
+    chosen = rng.permutation(len(rows))[:count]
+    at = rows[chosen], columns[chosen]
+    ray, pose = rays(capture.view.camera)[at], capture.view.world_from_camera
+    xyz = ray * capture.depth[at][:, None] @ pose[:3, :3].T + pose[:3, 3]
+    back = -ray / np.linalg.norm(ray, axis=1, keepdims=True)
+    return Points(xyz, capture.rgb[at] / 255.0, back @ pose[:3, :3].T)
 
 
 def partners(captures: list[Capture]) -> Iterator[tuple[int, int]]:
@@ -133,17 +189,6 @@ def partners(captures: list[Capture]) -> Iterator[tuple[int, int]]:
             if np.isfinite(row[j]):
                 chosen.add((min(i, int(j)), max(i, int(j))))
     yield from sorted(chosen)
-
-
-def _triangulated(a: Capture, b: Capture, px_a: FloatArray, px_b: FloatArray) -> Points:
-    xyz, good = triangulate(a, b, px_a, px_b)
-    xyz, px = xyz[good], px_a[good]
-    columns = np.clip(px[:, 0].round().astype(int), 0, a.rgb.shape[1] - 1)
-    rows = np.clip(px[:, 1].round().astype(int), 0, a.rgb.shape[0] - 1)
-    pose = a.view.world_from_camera
-    to_camera = -xyz / np.linalg.norm(xyz, axis=1, keepdims=True)
-    world = xyz @ pose[:3, :3].T + pose[:3, 3]
-    return Points(world, a.rgb[rows, columns] / 255.0, to_camera @ pose[:3, :3].T)
 
 
 def triangulate(
@@ -168,7 +213,7 @@ def triangulate(
     return xyz, good
 
 
-def _oriented(points: Points, captures: list[Capture], neighbours: int = 12) -> Points:
+def _oriented(points: Points, neighbours: int = 12) -> Points:
     """Lonely points left out, normals fitted to the neighbours, on the side of the camera."""
     tree = cKDTree(points.xyz)
     distance, index = tree.query(points.xyz, min(neighbours, len(points)))
