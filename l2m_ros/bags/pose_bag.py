@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from l2m_ros.bags.writer import BagWriter, open_bag_writer
-from l2m_ros.frames.messages import UNKNOWN_VARIANCE, positive
+from l2m_ros.frames.messages import UNKNOWN_VARIANCE, positive_definite
 from l2m_ros.frames.outputs import FrameResult, chain_words, keyframe_name
 from l2m_ros.tracking.velocity import Twist
 from l2m_ros.types import FloatArray
@@ -24,7 +24,7 @@ TOPICS = {
 
 
 class PoseBag:
-    """`add` a tracked frame: what the node would have published of its pose and its chain."""
+    """`add` writes what the node would have published of a frame's pose and chain."""
 
     def __init__(self, writer: BagWriter) -> None:
         self._writer, self._make = writer, writer.messages
@@ -78,7 +78,7 @@ class PoseBag:
         return self._make.new(
             "geometry_msgs/PoseWithCovarianceStamped",
             header=self._make.header(tracked.stamp_ns, frame_id),
-            pose=self._make.pose_with_covariance(T, positive(P)),
+            pose=self._make.pose_with_covariance(T, positive_definite(P)),
         )
 
     def _odometry(
@@ -90,13 +90,14 @@ class PoseBag:
         twist: Twist | None = None,
     ) -> Any:
         """frames: parent and child."""
-        velocity = np.zeros(6) if twist is None else twist.velocity
-        twist_P = UNKNOWN_VARIANCE * np.eye(6) if twist is None else positive(twist.covariance)
+        velocity, twist_P = np.zeros(6), UNKNOWN_VARIANCE * np.eye(6)
+        if twist is not None:
+            velocity, twist_P = twist.velocity, positive_definite(twist.covariance)
         return self._make.new(
             "nav_msgs/Odometry",
             header=self._make.header(tracked.stamp_ns, frames[0]),
             child_frame_id=frames[1],
-            pose=self._make.pose_with_covariance(T, positive(P)),
+            pose=self._make.pose_with_covariance(T, positive_definite(P)),
             twist=self._make.twist_with_covariance(velocity, twist_P),
         )
 

@@ -1,4 +1,4 @@
-"""A recorded bag as the node would have seen it: no ROS graph, no rclpy, faster than real time.
+"""Tracks a recorded bag as the node would: no ROS graph, no rclpy, faster than real time.
 
     messages of the bag, in its order -> Inputs -> FrameBuilder -> Tracker -> FrameResult
 
@@ -275,7 +275,7 @@ def read_truth(bag: AnyBag, topic: str) -> tuple[list[int], list[FloatArray]]:
 
 @dataclass(frozen=True)
 class _Transform:
-    """A Pose in the words of a Transform."""
+    """A Pose with the field names of a Transform."""
 
     translation: Any
     rotation: Any

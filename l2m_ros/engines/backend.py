@@ -5,8 +5,8 @@
     outputs   = backend.run("match", match_inputs(features, reference))
     arrays    = backend.to_host(outputs)                         the only download
 
-A dict that `run` returns holds the engine's own tensors by name; it may be kept as long as
-one likes and handed back, but not looked into.
+A dict that `run` returns holds the engine's own tensors by name; keep it as
+long as you like and hand it back, but do not read it: only `to_host` does.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 class Backend(Protocol):
-    """See the head of this file."""
+    """One engine with one model; the head of this file shows its use."""
 
     name: str  # a key of BACKENDS
     device: str  # "cpu", "cuda: Orin"
@@ -46,18 +46,18 @@ class Backend(Protocol):
     def to_host(self, tensors: Mapping[str, Any]) -> dict[str, Array]: ...
 
     def device_memory_bytes(self) -> int | None:
-        """Device memory that this back-end holds; None on the CPU, where the process counts."""
+        """Bytes of device memory in use; None on the CPU."""
         ...
 
 
 @dataclass(frozen=True)
 class BackendOptions:
-    """What a caller may say about how a network is run."""
+    """How to run a network."""
 
     device: str = "auto"  # auto | cpu | cuda
     threads: int = 0  # CPU threads; 0 = as many as the engine finds cores
     weights: str | None = None  # torch: checkpoints (with commas between) instead of the card's
-    untrained: bool = False  # torch: weights drawn at random where none are there
+    untrained: bool = False  # torch: random weights where there are none
     workspace_mib: int = 2048  # tensorrt: memory that building may use
     optimization_level: int = 3  # tensorrt: 0 (quick build) to 5 (quick engine)
     cuda_graphs: bool = True  # tensorrt: replay a captured graph instead of launching kernels
@@ -82,7 +82,7 @@ def backend_options(**values: Any) -> BackendOptions:
 
 
 def match_inputs(features: Mapping[str, Any], reference: Mapping[str, Any]) -> Tensors:
-    """The query's features and the keyframe's reference under names that cannot clash."""
+    """Inputs of the `match` stage: features and reference, with prefixes that keep names apart."""
     query = {QUERY + name: tensor for name, tensor in features.items()}
     return {**query, **{KEYFRAME + name: tensor for name, tensor in reference.items()}}
 
@@ -117,7 +117,7 @@ def solve_spd(matrix: Array, right: Array) -> Array:
 def checked_inputs(
     stage: str, expected: Mapping[str, tuple[int, ...]], inputs: Mapping[str, Any]
 ) -> list[str]:
-    """The names a graph takes, all of which must be given (more may be: they are ignored)."""
+    """The names of a graph's inputs. Missing ones are an error; others in `inputs` are ignored."""
     missing = [name for name in expected if name not in inputs]
     if missing:
         raise ModelError(

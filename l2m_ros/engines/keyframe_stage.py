@@ -1,7 +1,7 @@
-"""What the two graph engines share: the keyframe's stage around its ONNX graph.
+"""The `reference` stage of the engines that run ONNX graphs.
 
-The reference graph holds projections only. What equals a feature is not copied through a
-graph (`card.keep`), and the Gaussian process's solve happens on the host (`card.solve`).
+The reference graph computes projections only. Features that are kept unchanged are not copied
+through it (`card.keep`), and the Gaussian process is solved on the host (`card.solve`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def keyframe_tensors(
     to_host: Callable[[Mapping[str, Any]], dict[str, Array]],
     to_device: Callable[[str, Array], Any],
 ) -> Tensors:
-    """The reference stage: graph, then solve, then the features that are kept as they are."""
+    """Runs the graph, then the solve, then adds the features that are kept unchanged."""
     reference = run_graph(features) if run_graph else {}
     if card.solve:
         matrix, right = card.solve.matrix, card.solve.right

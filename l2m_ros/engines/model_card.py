@@ -1,4 +1,4 @@
-"""A model card: everything that weights need to be used, in one YAML beside them.
+"""A model card: one YAML file that says all that is needed to use the weights beside it.
 
     models/lite.yaml            what the network is and what it takes
     models/lite/encoder.onnx    the files that it names, each with its sha256
@@ -105,8 +105,8 @@ class ModelCard:
     config: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, ModelFile] = field(default_factory=dict)
     precision: str = "fp32"
-    trained: bool = True  # False: weights drawn at random, good for measuring speed only
-    keep: Mapping[str, str] = field(default_factory=dict)  # reference tensor: feature it equals
+    trained: bool = True  # False: random weights, for measuring speed only
+    keep: Mapping[str, str] = field(default_factory=dict)  # reference tensor: the feature it equals
     solve: Solve | None = None
     licence: str = "unknown"
     source: str = ""
@@ -134,11 +134,11 @@ class ModelCard:
             _choice("files", role, FILE_ROLES)
 
     def has(self, role: str) -> bool:
-        """Whether the card names such a file and it is there."""
+        """Whether the card names a file of this role and it exists."""
         return role in self.files and self._found(role) is not None
 
     def file(self, role: str) -> Path:
-        """The verified path of a file: present, and of the checksum that the card states."""
+        """The path of a file; raises if it is missing or its checksum is not the card's."""
         if role not in self.files:
             size = f"{self.input.width}x{self.input.height}"
             export = f"l2m export {self.name} --size {self.input.height}x{self.input.width}"
@@ -178,7 +178,7 @@ def sha256_of(path: Path) -> str:
 
 
 def verify(path: Path, sha256: str | None) -> None:
-    """Refuse an empty file, and one whose content is not what the card states."""
+    """Raises for an empty file, and for a checksum that is not the card's."""
     if path.stat().st_size == 0:
         raise ModelError(f"{path} is empty: fetch or export it again")
     if sha256 is not None and sha256_of(path) != sha256:
@@ -228,7 +228,7 @@ def write_card(card: ModelCard, path: Path) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Dataclasses to dicts of what YAML writes, without what is empty or merely local."""
+    """Dataclasses as plain dicts for YAML, without empty and local fields."""
     if hasattr(value, "__dataclass_fields__"):
         items = {f.name: getattr(value, f.name) for f in fields(value)}
         return {

@@ -47,7 +47,7 @@ def open_session(path: Path, device: str = "cpu", threads: int = 0) -> ort.Infer
     # Threads that spin while they wait take the cores from the camera driver and from DDS: with
     # another busy process on 2 cores, lite took 200 ms spinning and 74 ms without.
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    settings.log_severity_level = 3  # a robot's console is for its operator
+    settings.log_severity_level = 3  # errors only: warnings would fill the console
     providers = [CUDA, CPU] if device == "cuda" else [CPU]
     try:
         session = ort.InferenceSession(str(path), settings, providers=providers)

@@ -1,4 +1,4 @@
-"""PyTorch: any input size, any checkpoint; the reference that the other engines are held to."""
+"""PyTorch: any input size, any checkpoint; the other engines are tested against it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from l2m_ros.engines.model_card import ModelCard
 from l2m_ros.errors import BackendUnavailable
 
 UNTRAINED_SEED = 0
-# Where weights can be drawn by name such that activations stay near 1 through all layers.
+# Architectures whose random weights keep activations near 1 through all layers.
 NAMED = ("l2m", "tinyroma", "mickey")
 
 log = logging.getLogger(__name__)
 
 
 class Network(Protocol):
-    """The three steps that every matching network has (`network/`); tensors are NCHW."""
+    """The three steps that every matching network has (`networks/`); tensors are NCHW."""
 
     def encode(self, image: torch.Tensor) -> dict[str, torch.Tensor]: ...
 

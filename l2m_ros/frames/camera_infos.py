@@ -28,13 +28,13 @@ class CameraInfos:
         self._messages.append(message)
 
     def forget(self) -> None:
-        """Time jumped back: only what the newest says of the camera is of use."""
+        """Time jumped back: keep only the newest message."""
         while len(self._messages) > 1:
             self._messages.popleft()
         self._in_step = False
 
     def at(self, stamp: int) -> Any | None:
-        """The message of an image of this stamp; None where there is none at all."""
+        """The message for an image of this stamp, or None if there is none at all."""
         stamps = [stamp_ns(message) for message in self._messages]
         self._in_step = stamp in stamps and len(set(stamps)) > 1
         if stamp in stamps:

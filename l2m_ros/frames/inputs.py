@@ -1,4 +1,4 @@
-"""From single messages to bundles that a frame can be made of. No ROS, no threads.
+"""Joins single messages to bundles, one bundle a frame. No ROS, no threads.
 
     image ──stamps──┐
     depth ──────────┼─ synchroniser ── waits for camera_info (and, lossless, for odom) ── Bundle
@@ -36,7 +36,7 @@ Report = Callable[[str, "str | None"], None]  # (key, words or None = good again
 
 @dataclass(frozen=True)
 class InputOptions:
-    """Which topics belong to a frame, and how they are joined."""
+    """Which topics make a frame, and how they are synchronised."""
 
     depth: bool = False
     right: bool = False
@@ -92,11 +92,11 @@ class Inputs:
 
     @property
     def unpaired(self) -> int:
-        """Images given up because their camera_info, depth or right image did not come in time."""
+        """Images dropped because their camera_info, depth or right image did not come in time."""
         return self._given_up + self._synchroniser.unpaired
 
     def reconfigure(self, options: InputOptions) -> None:
-        """Other topics or another slop; half-made sets are given up."""
+        """Change topics or slop; incomplete sets are dropped."""
         joined_alike = options == replace(self.options, odom_gap_ns=options.odom_gap_ns)
         self.options = options
         self.odometry.max_gap_ns = options.odom_gap_ns
@@ -149,7 +149,7 @@ class Inputs:
         return self._release(ended=True)
 
     def _release(self, *, ended: bool = False) -> list[Bundle]:
-        """Pending sets in order, as far as everything that they wait for is there."""
+        """Pending sets in order, up to the first that still waits for something."""
         bundles = []
         while self._pending and self._complete(stamp_ns(self._pending[0][IMAGE]), ended):
             messages = self._pending.popleft()

@@ -1,4 +1,4 @@
-"""Messages <-> the values of `types.py`: pure functions, each with its way back.
+"""Converts messages to the values of `types.py` and back: pure functions.
 
 Reading takes whatever has the message's fields (rclpy's classes, or those that rosbags makes of a
 bag), so nothing of ROS is imported for it; writing imports the message classes when called.
@@ -28,7 +28,7 @@ NS_PER_S = 1_000_000_000
 CLOUD_FIELDS = ("x", "y", "z", "u", "v", "ku", "kv", "confidence", "inlier")  # float32 each
 FLOAT32 = 7  # sensor_msgs/PointField.FLOAT32
 BASELINES_M = (1e-4, 1e3)  # of a stereo pair that somebody can have built
-# Consumers invert covariances; this is the floor that robot_localization puts under them itself.
+# Consumers invert covariances; robot_localization uses this floor too.
 MIN_VARIANCE = 1e-9
 UNKNOWN_VARIANCE = 1e6  # of a twist that nobody measured, and of an edge that is missing
 
@@ -124,7 +124,7 @@ def image_message(pixels: npt.NDArray[Any], encoding: str, head: Any) -> Any:
 
 
 def _bytes(values: npt.NDArray[Any]) -> array.array[int]:
-    """What rclpy takes without looking at each byte: 0.1 ms for a 720p image, lists 100 ms."""
+    """array.array, which rclpy copies at once: 0.1 ms for a 720p image; a list takes 100 ms."""
     data = array.array("B")
     contiguous: Any = np.ascontiguousarray(values)
     data.frombytes(memoryview(contiguous).cast("B"))
@@ -228,8 +228,8 @@ def checked_rotation(q: FloatArray, what: str) -> FloatArray:
     return se3.rotation_from_quaternion(q / length)
 
 
-def positive(covariance: FloatArray) -> FloatArray:
-    """The covariance as consumers need it: symmetric, and never below MIN_VARIANCE."""
+def positive_definite(covariance: FloatArray) -> FloatArray:
+    """The covariance made symmetric, with eigenvalues of at least MIN_VARIANCE."""
     symmetric: FloatArray = 0.5 * (covariance + covariance.T)
     values, vectors = np.linalg.eigh(symmetric)
     if values[0] < MIN_VARIANCE:
@@ -247,7 +247,7 @@ def pose_with_covariance(T: FloatArray, covariance: FloatArray) -> Any:
     qx, qy, qz, qw = (float(value) for value in se3.quaternion(T[:3, :3]))
     return PoseWithCovariance(
         pose=Pose(position=Point(x=x, y=y, z=z), orientation=Quaternion(x=qx, y=qy, z=qz, w=qw)),
-        covariance=positive(covariance).ravel(),
+        covariance=positive_definite(covariance).ravel(),
     )
 
 
@@ -277,7 +277,7 @@ def twist_message(twist: Twist | None) -> Any:
     )
     return TwistWithCovariance(
         twist=message_class("geometry_msgs/Twist")(linear=linear, angular=angular),
-        covariance=positive(twist.covariance).ravel(),
+        covariance=positive_definite(twist.covariance).ravel(),
     )
 
 

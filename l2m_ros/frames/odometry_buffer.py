@@ -26,7 +26,7 @@ ACCELERATION_RAD_S2 = 2.0
 
 
 class OdometryBuffer:
-    """One thread adds, another one asks. `problem`: why the last question had no answer."""
+    """Thread-safe. `problem` says why the last `at` returned None."""
 
     def __init__(self, max_gap_ns: int = MAX_GAP_NS) -> None:
         self.max_gap_ns = max_gap_ns

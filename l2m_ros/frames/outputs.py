@@ -108,7 +108,7 @@ def pose(tracked: FrameResult) -> Any:
 
 
 def relative(tracked: FrameResult) -> Any:
-    """nav_msgs/Odometry: the same, naming the very keyframe, for graphs of poses."""
+    """nav_msgs/Odometry: the same with the keyframe's own name, an edge for a pose graph."""
     found, keyframe = tracked.result.pose, tracked.result.keyframe
     if found is None or keyframe is None:
         return None
@@ -229,7 +229,7 @@ def certainty(tracked: FrameResult) -> Any:
 
 
 def matches_picture(tracked: FrameResult) -> ByteArray | None:
-    """The frame beside its keyframe, for people."""
+    """The frame beside its keyframe with the matches drawn, or None."""
     result = tracked.result
     if result.keyframe is None:
         return None
@@ -250,7 +250,7 @@ def matches_picture(tracked: FrameResult) -> ByteArray | None:
 
 
 def matches(tracked: FrameResult) -> Any:
-    """sensor_msgs/Image rgb8: a picture for people."""
+    """sensor_msgs/Image rgb8: the frame beside its keyframe with the matches drawn."""
     picture = matches_picture(tracked)
     if picture is None:
         return None

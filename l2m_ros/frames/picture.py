@@ -1,4 +1,4 @@
-"""The picture of ~/matches: the frame beside its keyframe under a line that says how it goes."""
+"""Draws ~/matches: the frame beside its keyframe, under a line with the tracking state."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STATE_COLOURS = {"tracking": (60, 190, 90), "lost": (220, 70, 60), "waiting": (2
 
 @dataclass(frozen=True)
 class Caption:
-    """What the bar above the images says."""
+    """Text of the bar above the images."""
 
     state: str
     detail: str = ""

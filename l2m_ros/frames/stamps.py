@@ -90,7 +90,7 @@ class StampGuard:
         return self._accepted(stamp_ns, frame_id)
 
     def _check_jump(self, stamp_ns: int, frame_id: str, step_ns: int) -> StampCheck:
-        """Believed where this image follows one that jumped to the same place."""
+        """Accepted if this image follows another one that jumped to the same time."""
         suspect, self._suspect_ns = self._suspect_ns, stamp_ns
         if suspect is not None and 0 < stamp_ns - suspect <= self._largest_step_ns():
             return self._accepted(stamp_ns, frame_id)

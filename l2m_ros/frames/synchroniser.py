@@ -1,4 +1,4 @@
-"""Messages of several topics that belong together, by their stamps.
+"""Joins messages of several topics by their stamps.
 
 The first topic leads: a set is complete when each other topic has a message within the slop of the
 leader's stamp. Sets come out in the leader's order. A leader is given up only when a later one is
@@ -35,7 +35,7 @@ class _Waiting:
         return len(self._keys)
 
     def add(self, stamp: int, message: Any) -> int:
-        """How many messages had to leave for it."""
+        """How many messages were dropped for it."""
         key = (stamp, self._count)
         self._count += 1
         bisect.insort(self._keys, key)
@@ -114,7 +114,7 @@ class Synchroniser:
         return sets
 
     def forget(self, before_ns: int) -> None:
-        """Time jumped back to this stamp: what lies after it is of no use any more."""
+        """Time jumped back to this stamp: drop everything later."""
         for topic, waiting in self._waiting.items():
             leads = topic == self.topics[0]
             waiting.drop(lambda s, leads=leads: leads or s > before_ns + self._slop_ns)

@@ -22,13 +22,13 @@ TwoNearest = Callable[[Array, Array], tuple[Array, Array, Array]]
 
 MAX_POINTS = 4096
 RATIO = 0.85  # Lowe's test: distance to the nearest over distance to the second nearest
-ROWS_AT_ONCE = 1024  # of the similarity matrix: 16 MB rather than 64
+ROWS_AT_ONCE = 1024  # of the similarity matrix: 16 MB instead of 64
 CONSISTENT_PX = 1.0  # sigma of the flow's forward-backward error
-LIKE_GREY = 16.0  # grey levels by which the same surface may differ between two frames
+LIKE_GREY = 16.0  # grey levels: how much one surface may differ between two frames
 WINDOW_PX = 9
 FLAT_GREY = 0.5  # grey levels per px: the slope that sensor noise leaves after smoothing
-TEXTURE_WINDOW_PX = 31  # texture this near still leads the flow
-DIS_MIN_PX = 32  # a smaller image has no pyramid for DIS
+TEXTURE_WINDOW_PX = 31  # size of the window in which texture is measured
+DIS_MIN_PX = 32  # DIS refuses smaller images: its pyramid would be empty
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +125,7 @@ class _BitMatcher(_PointMatcher):
 
 
 class OrbMatcher(_BitMatcher):
-    """ORB: quick to find, 256 bits."""
+    """ORB: fast, 256-bit descriptors."""
 
     name = "orb"
 
@@ -152,7 +152,7 @@ class DisMatcher:
 
     The flow needs both images at once: of a keyframe its grey image and texture are kept.
     Certainty = consistency (the flow there and back returns) times likeness (the colours agree)
-    times texture (there was something to follow): a blank wall flows consistently by nothing.
+    times texture (there was something to track): on a blank wall any flow is consistent.
     """
 
     name = "dis"
@@ -199,7 +199,9 @@ DIS_PRESETS = {
 
 
 def two_nearest_unit(a: Array, b: Array) -> tuple[Array, Array, Array]:
-    """Of unit vectors (N, D), (M > 1, D): index of each a's nearest b, its distance, the second's.
+    """For each a, the index of its nearest b, its distance, and the distance of the second nearest.
+
+    Unit vectors: a (N, D), b (M, D) with M > 1.
 
     |a - b|^2 = 2 - 2 a.b
     """
@@ -217,7 +219,7 @@ def two_nearest_unit(a: Array, b: Array) -> tuple[Array, Array, Array]:
 
 
 def two_nearest_bits(a: Array, b: Array) -> tuple[Array, Array, Array]:
-    """The same by the number of bits that differ, of uint8 (N, bytes), (M > 1, bytes)."""
+    """The same by the Hamming distance of binary descriptors: uint8, a (N, bytes), b (M, bytes)."""
     if not len(a):
         return np.zeros(0, np.int64), np.zeros(0), np.zeros(0)
     distance, index = cv2.batchDistance(a, b, cv2.CV_32S, normType=cv2.NORM_HAMMING, K=2)

@@ -17,12 +17,21 @@ Match = DenseMatch | Correspondences
 
 
 class Matcher(Protocol):
-    """Images (H, W, 3 uint8, any size) in, correspondences in pixels of those images out."""
+    """Images of any size in, matches in pixels of those images out."""
 
     name: str
 
-    def encode(self, rgb: ByteArray) -> Features: ...
+    def encode(self, rgb: ByteArray) -> Features:
+        """What the matcher needs of one image, (H, W, 3) uint8 RGB."""
+        ...
 
-    def reference(self, features: Features) -> Reference: ...
+    def reference(self, features: Features) -> Reference:
+        """What `match` needs of a keyframe, computed from its features."""
+        ...
 
-    def match(self, query: Features, reference: Reference) -> Match: ...
+    def match(self, query: Features, reference: Reference) -> Match:
+        """Where each pixel of the query lies in the keyframe, in pixels of both images.
+
+        Dense matchers return a DenseMatch, sparse ones Correspondences.
+        """
+        ...

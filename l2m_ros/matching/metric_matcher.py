@@ -26,7 +26,7 @@ NEEDED = ("partner", "back", "probability")
 
 
 class MetricMatcher:
-    """A `Matcher`. Safe to make in one thread and use from another; calls take turns."""
+    """A `Matcher` over a network. Thread-safe: a lock lets one call run at a time."""
 
     def __init__(self, card: ModelCard, backend: Backend) -> None:
         self.name, self.card, self.backend = card.name, card, backend

@@ -29,7 +29,7 @@ Size = tuple[int, int]  # (width, height)
 
 
 class NetworkMatcher:
-    """A `Matcher`. Safe to make in one thread and use from another; calls take turns."""
+    """A `Matcher` over a network. Thread-safe: a lock lets one call run at a time."""
 
     def __init__(self, card: ModelCard, backend: Backend) -> None:
         self.name, self.card, self.backend = card.name, card, backend
@@ -108,7 +108,7 @@ class NetworkMatcher:
 
 
 def _covered(shape: tuple[int, ...], size: Size, content: Size) -> tuple[slice, slice, slice]:
-    """The cells of an output grid that lie on the image; all of them unless letterboxed."""
+    """The cells of an output grid that lie on the image: all, or without a letterbox's padding."""
     rows, columns = shape[0] * content[1] // size[1], shape[1] * content[0] // size[0]
     return slice(None), slice(0, rows), slice(0, columns)
 
@@ -135,7 +135,7 @@ def inside(pixels: Array, size: Size) -> Array:
 
 
 def sigmoid(logits: Array) -> Array:
-    # By tanh: exp overflows for certain pixels (logits of -100 occur).
+    # By tanh: exp overflows where logits reach -100, which occurs.
     return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logits.astype(np.float32))), np.float32)
 
 

@@ -1,4 +1,4 @@
-"""An image of any size becomes the network's input, and its pixels come back.
+"""Resizes an image of any size to the network's input, and maps pixels back.
 
     stretch     content = the whole input
     letterbox   content = the upper left part that keeps the image's shape, in whole
@@ -25,7 +25,7 @@ PIL_WEIGHT_BITS = 22  # PIL's fixed-point weights for 8-bit images
 
 
 def check_rgb(rgb: Any) -> ByteArray:
-    """The image, if it is (H, W, 3) uint8; else one line that says how to make it so."""
+    """The image, checked: (H, W, 3) uint8. The error says how to convert what is not."""
     array = np.asarray(rgb)
     what = f"image has shape {array.shape} and type {array.dtype}"
     if array.size == 0:
@@ -101,7 +101,7 @@ def _pil_pass(weights: scipy.sparse.csr_matrix, lines: npt.NDArray[np.uint8]) ->
     return values
 
 
-@lru_cache(maxsize=16)  # a camera has one size
+@lru_cache(maxsize=16)  # cameras send one size
 def _pil_weights(size_in: int, size_out: int) -> scipy.sparse.csr_matrix:
     """(size_out, size_in) fixed-point weights of one axis."""
     scale = size_in / size_out

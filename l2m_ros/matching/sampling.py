@@ -22,11 +22,11 @@ Array = npt.NDArray[Any]
 
 LIMIT = 2000
 THRESHOLD = 0.05  # certainty below which the published matchers draw hardly any pixel
-TIE_BREAK = 1e-3  # certainties closer than this are equal: chance chooses, not the upper left
-EXPANSION = 4  # drawn by certainty before the crowded ones are thinned
+TIE_BREAK = 1e-3  # certainties closer than this count as equal, and one is drawn at random
+EXPANSION = 4  # times the limit is drawn by certainty; then dense regions are thinned
 BANDWIDTH = 0.1  # of the density, in normalised coordinates ([-1, 1] over each image)
-LONELY = 10.0  # a match with fewer neighbours is mostly wrong ...
-LONELY_WEIGHT = 1e-7  # ... and nearly never drawn
+MIN_NEIGHBOURS = 10.0  # a match with fewer is mostly wrong ...
+FEW_NEIGHBOURS_WEIGHT = 1e-7  # ... and hardly ever drawn
 ROWS_AT_ONCE = 1024  # of the distance matrix
 
 
@@ -52,7 +52,7 @@ def correspondences(
     if isinstance(match, Correspondences):
         return most_confident(match, limit)
     chosen = METHODS[method](match, limit, threshold, np.random.default_rng(seed))
-    return picked(match, np.sort(chosen))
+    return pairs_at(match, np.sort(chosen))
 
 
 def most_confident(pairs: Correspondences, limit: int) -> Correspondences:
@@ -63,8 +63,8 @@ def most_confident(pairs: Correspondences, limit: int) -> Correspondences:
     return pairs.select(np.sort(best))
 
 
-def picked(match: DenseMatch, flat: Array) -> Correspondences:
-    """The pairs of a dense match at flat indices of its grid."""
+def pairs_at(match: DenseMatch, flat: Array) -> Correspondences:
+    """The pairs at flat indices of a dense match's grid."""
     return Correspondences(
         match.grid_px().reshape(-1, 2)[flat],
         match.warp_px.reshape(-1, 2)[flat],
@@ -74,7 +74,7 @@ def picked(match: DenseMatch, flat: Array) -> Correspondences:
 
 
 def _by_cells(match: DenseMatch, limit: int, threshold: float, rng: np.random.Generator) -> Array:
-    """Cells are as large as the certain area asks for, so that about `limit` hold one."""
+    """The most certain pixel of each cell; about `limit` cells hold one."""
     certain = match.certainty > threshold
     count = int(certain.sum())
     side = max(1, math.ceil(math.sqrt(count / limit)))
@@ -108,12 +108,12 @@ def _by_density(match: DenseMatch, limit: int, threshold: float, rng: np.random.
         )
     ]
     crowd = density(np.concatenate(normalised, axis=1).astype(np.float32))
-    weight = np.where(crowd < LONELY, LONELY_WEIGHT, 1.0 / (crowd + 1.0))
+    weight = np.where(crowd < MIN_NEIGHBOURS, FEW_NEIGHBOURS_WEIGHT, 1.0 / (crowd + 1.0))
     return np.asarray(drawn[_draw(weight, limit, rng)])
 
 
 def density(points: Array) -> Array:
-    """(n, D) -> (n,): how many points lie near by a Gaussian of BANDWIDTH; itself included."""
+    """(n, D) -> (n,): how many points lie nearby, by a Gaussian of BANDWIDTH; with itself."""
     out = np.empty(len(points))
     squares = (points**2).sum(axis=1)
     for start in range(0, len(points), ROWS_AT_ONCE):

@@ -28,10 +28,10 @@ from l2m_ros.spelling import nearest
 
 BLOCK_BYTES = 1 << 20
 TIMEOUT_S = 30.0
-ATTEMPTS = 4  # of one download; each goes on where the last one broke
-RECORD = "downloads.json"  # in the cache: what came from where
+ATTEMPTS = 4  # of one download; each resumes where the last one stopped
+RECORD = "downloads.json"  # in the cache: the address and checksum of every download
 SHA256 = re.compile(r"[0-9a-f]{64}")
-STRONG_TAG = re.compile(r'"[\x21\x23-\x7e]{1,200}"')  # an ETag that promises equal bytes
+STRONG_TAG = re.compile(r'"[\x21\x23-\x7e]{1,200}"')  # a strong ETag: equal tags mean equal bytes
 
 Advance = Callable[[float], None]  # bytes that arrived
 
@@ -194,7 +194,7 @@ class _Transfer:
                 if isinstance(error, urllib.error.HTTPError) and error.code == 416:
                     if self._is_whole(error.headers.get("Content-Range") or ""):
                         return sha256_of(self.partial), None
-                    self.discard()  # what is here reaches beyond the server's file: start over
+                    self.discard()  # the partial file is longer than the server's: start over
                 elif isinstance(error, urllib.error.HTTPError) and error.code < 500:
                     raise ModelError(f"{self.url}: {error.code} {error.reason}") from error
                 cause = error
@@ -218,7 +218,7 @@ class _Transfer:
         redirects = _Redirects()
         with urllib.request.build_opener(redirects).open(request, timeout=TIMEOUT_S) as response:
             if response.status != 206:
-                have = 0  # the server starts over, or the file has changed
+                have = 0  # the server sends the whole file, or the file has changed
             elif response.headers.get("ETag") != self.tag.read_text():
                 self.discard()
                 raise ConnectionError("the server went on with a part of another file")
@@ -318,7 +318,7 @@ def unpacked(archive: Path, member: str) -> Path:
     return to
 
 
-# --- what came before, and what is here -----------------------------------------------------
+# --- earlier downloads -----------------------------------------------------
 
 
 def remembered(url: str) -> str | None:

@@ -1,4 +1,4 @@
-"""What the node knows about itself: problems in words, rates, latencies; and as a message.
+"""The node's problems, rates and latencies, and the diagnostics message made of them.
 
 A problem has a key and stays until something good is reported under the same key. It is logged when
 it appears, at most every LOG_PERIOD_S under one key, and once more when it is over.
@@ -22,7 +22,7 @@ LOG_PERIOD_S = 10.0
 RATE_WINDOW_S = 5.0
 LATENCIES = 300  # frames that median and 95th percentile are taken over
 
-# Which status a problem's key belongs to; the rest is the node's.
+# Which status a problem's key belongs to; other keys belong to the node's.
 INPUT_KEYS = ("image", "camera_info", "depth", "right", "odom", "odom gap", "sync", "stamps",
               "right/image", "right/camera_info", "qos", "loss", "queue", "source")  # fmt: skip
 TRACKING_KEYS = ("tracking", "odometry", "odometry covariance")
@@ -51,7 +51,7 @@ class Health:
         self._frames_s: deque[float] = deque(maxlen=1000)
 
     def report(self, key: str, words: str | None, level: int = WARN) -> None:
-        """A problem in words, or None: all is well with this key."""
+        """Report a problem under a key, or None: the problem is over."""
         with self._lock:
             before = self._problems.get(key)
             if words is None:
@@ -87,7 +87,7 @@ class Health:
             return self._rate_hz()
 
     def _rate_hz(self) -> float:
-        """Frames done in the last seconds, by the gaps between them; 0 when none was."""
+        """Rate over the last seconds from the time between frames; 0 without frames."""
         now = self.clock()
         recent = [t for t in self._frames_s if now - t <= RATE_WINDOW_S]
         if len(recent) < 2:
@@ -99,7 +99,7 @@ class Health:
             return dict(self._problems)
 
     def clear(self) -> None:
-        """Another session: nothing of the last one holds, except what was counted."""
+        """Forget everything but the counts; called by configure."""
         with self._lock:
             self._problems.clear()
             self._logged_s.clear()

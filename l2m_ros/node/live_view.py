@@ -1,4 +1,4 @@
-"""A running node's outputs, drawn as they come."""
+"""Shows the outputs of a running node in the Rerun viewer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BASE_FROM_CAMERA = base_from_camera({"base_from_camera": FORWARD_LOOKING})
 
 
 class LiveView(Node):
-    """Subscribes to a node's odometry, correspondences and matches, and to nothing it needs not."""
+    """Subscribes to a node's odometry, pose, correspondences and matches."""
 
     def __init__(self, viewer: Viewer, source: str) -> None:
         super().__init__("l2m_view")
@@ -45,7 +45,7 @@ class LiveView(Node):
         self._odom_from_camera = {stamp_ns(message): T}
 
     def _on_pose(self, message: PoseWithCovarianceStamped) -> None:
-        """Pose and odometry of one image, together, say where the keyframe is."""
+        """Pose and odometry of the same image give the keyframe's place in odom."""
         T, _ = read_pose(message.pose)
         if (odom := self._odom_from_camera.get(stamp_ns(message))) is not None:
             self._odom_from_keyframe = odom @ se3.inverse(T)

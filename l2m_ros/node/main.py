@@ -29,9 +29,9 @@ All parameters: docs/parameters.md, or `ros2 param describe /l2m NAME`.
 Usually started by: ros2 launch l2m_ros matcher.launch.py"""
 REFUSALS = (_rclpy.RCLInvalidROSArgsError, _rclpy.UnknownROSArgsError, _rclpy.RCLError)
 
-LOOK_S = 0.2  # how often the flag is looked at while no message comes
+LOOK_S = 0.2  # how often the flag is checked while no message comes
 END_S = 1.0  # for the frame at hand
-FORCED_END_S = 1.7  # SIGINT and SIGTERM end within 2 s, whatever the model is at
+FORCED_END_S = 1.7  # SIGINT and SIGTERM end the process within 2 s, whatever the model does
 
 
 def main(args: list[str] | None = None) -> int:
@@ -109,7 +109,7 @@ def _begin_end(ending: threading.Event) -> None:
 
 
 def _leave() -> None:
-    """End although native code is still at work and cannot be interrupted."""
+    """End the process although native code is still running and cannot be interrupted."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)

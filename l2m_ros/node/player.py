@@ -15,7 +15,7 @@ from l2m_ros.frames.messages import message_class
 
 
 class Player:
-    """Publishers are made at once, so that subscribers find them before the first message."""
+    """Creates its publishers at once, so that subscribers find them before the first message."""
 
     def __init__(self, node: Node, path: Path, topics: Iterable[str]) -> None:
         self._path = path
@@ -28,12 +28,12 @@ class Player:
         }
 
     def unsubscribed(self) -> list[str]:
-        """Topics that nobody listens to yet."""
+        """Topics without a subscriber."""
         publishers = self._publishers.items()
         return [topic for topic, out in publishers if not out.get_subscription_count()]
 
     def play(self, rate: float = 1.0, after_each: Callable[[int], None] | None = None) -> None:
-        """Blocks until the last message is out; `after_each` is told each message's stamp."""
+        """Blocks until the last message is sent; calls after_each(stamp_ns) after each message."""
         with open_bag(self._path) as bag:
             first_ns, started_s = None, time.monotonic()
             for topic, stamp_ns, raw in bag.raw_messages(list(self._publishers)):

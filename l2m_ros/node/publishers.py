@@ -22,7 +22,7 @@ class Publishers:
         self._keyframe: int | None = None
 
     def _make(self, name: str, output: Output) -> Any:
-        # Reliable is what every subscriber can take; a best-effort reader gets it too.
+        # Reliable serves every subscriber: reliable and best-effort ones.
         qos = QoSProfile(depth=output.depth, reliability=ReliabilityPolicy.RELIABLE)
         if output.latched:
             qos.durability = DurabilityPolicy.TRANSIENT_LOCAL

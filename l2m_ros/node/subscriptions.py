@@ -1,4 +1,4 @@
-"""Subscriptions that follow what their publishers offer.
+"""Subscribes with the quality of service that the publishers offer.
 
 A topic is subscribed to when somebody publishes it, so that the first subscription already has the
 right quality of service: best-effort images over 512 KB are mostly lost in Fast DDS's default
@@ -28,7 +28,7 @@ from l2m_ros.frames.messages import message_class
 
 AUTO = "auto"
 LOSSLESS_DEPTH = 1000
-# The remedy for images that DDS loses; the sender's process needs it as well.
+# What to do about images that DDS loses; the sender's process needs the same setting.
 LOSS_REMEDY = (
     "best-effort images do not fit Fast DDS's default shared memory (512 KB): let the driver "
     "publish reliably, or start driver AND node with FASTRTPS_DEFAULT_PROFILES_FILE="

@@ -1,4 +1,4 @@
-"""The node's parameters without a node: a ROS YAML and NAME:=VALUE texts, checked alike."""
+"""Reads the node's parameters without a node: a ROS YAML file and NAME:=VALUE texts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NODE_KEYS = ("/**", "l2m", "/l2m", "/**/l2m")
 def parameter_values(
     path: Path | None = None, overrides: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """Every parameter's value: the default, else the file's, else the override's."""
+    """Every parameter's value: the override, else the file's, else the default."""
     given = {} if path is None else _read(path)
     for name, text in (overrides or {}).items():
         given[name] = parse_yaml(text, f"the value of {name}")

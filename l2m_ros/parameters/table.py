@@ -49,7 +49,7 @@ class Parameter:
     choices: tuple[str, ...] = ()
 
     def validation_error(self, value: Any) -> str | None:
-        """Why this value cannot be, or None."""
+        """An error message for this value, or None if it is valid."""
         if _is_list(value, self.default) and not all(map(_is_number, value)):
             return f"{self.name} takes {_kind(self.default)}, got {value!r}"
         if type(value) is not type(self.default) and not _is_list(value, self.default):
@@ -213,7 +213,7 @@ PARAMETERS: dict[str, Parameter] = {p.name: p for p in _NODE + _INPUTS + _FRAMES
 
 
 def validation_error(values: Values) -> str | None:
-    """Why these values cannot be together, or None."""
+    """An error message for these values together, or None if they are valid."""
     for name, value in values.items():
         words = PARAMETERS[name].validation_error(value) if name in PARAMETERS else None
         if words is not None:
@@ -244,7 +244,7 @@ def _fields(values: Values, prefix: str, names: Iterable[str]) -> dict[str, Any]
 
 
 def tracker_options(values: Values) -> TrackerOptions:
-    """What the tracker needs of them."""
+    """The parameters as options of the tracker."""
     gates = ("min_inliers", "max_sigma_m", "max_sigma_rad", "max_speed_m_s", "max_turn_rad_s")
     bands = ("coverage_min", "inliers_min", "certain_min", "parallax_max_rad", "hysteresis")
     looks = ("sharpness_min", "texture_min")

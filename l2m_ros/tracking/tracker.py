@@ -130,7 +130,10 @@ class _Attempt:
 
 
 class Tracker:
-    """Matcher and options in, one `process` per frame; no ROS, no threads, deterministic."""
+    """Tracks a camera against keyframes: one `process` per frame.
+
+    No ROS, no threads; the same frames give the same results.
+    """
 
     def __init__(
         self,

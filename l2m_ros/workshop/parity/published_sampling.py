@@ -16,8 +16,8 @@ from l2m_ros.errors import InvalidInput
 from l2m_ros.matching.sampling import (
     BANDWIDTH,
     EXPANSION,
-    LONELY,
-    LONELY_WEIGHT,
+    FEW_NEIGHBOURS_WEIGHT,
+    MIN_NEIGHBOURS,
     THRESHOLD,
 )
 
@@ -80,7 +80,7 @@ def _near(rows: Tensor, others: Tensor, options: SamplingOptions) -> Tensor:
 def balance_weights(density: Tensor) -> Tensor:
     """1 / (density + 1); nearly nothing for lonely matches, which are mostly wrong."""
     weight = 1 / (density + 1)
-    weight[density < LONELY] = LONELY_WEIGHT
+    weight[density < MIN_NEIGHBOURS] = FEW_NEIGHBOURS_WEIGHT
     return weight
 
 
