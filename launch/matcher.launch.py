@@ -79,6 +79,21 @@ ARGUMENTS = [
         description="latest = real time, all = drop nothing (replays); empty = as in params_file",
     ),
     DeclareLaunchArgument(
+        "map", default_value="", description="a map: a .l2m file or postgresql://... (map.path)"
+    ),
+    DeclareLaunchArgument(
+        "map_mode",
+        default_value="",
+        choices=["", "off", "localize", "build"],
+        description="what is done with the map; empty = as in params_file",
+    ),
+    DeclareLaunchArgument(
+        "publish_map_tf",
+        default_value="",
+        choices=["", "true", "false"],
+        description="publish map -> odom to /tf; empty = as in params_file",
+    ),
+    DeclareLaunchArgument(
         "params_file",
         default_value=str(SHARE / "config" / "matcher.yaml"),
         description="parameters: a file, or a preset by its name: jetson_orin.yaml, "
@@ -165,6 +180,13 @@ def _overrides(value):
         for name in ("image_transport", "depth_transport", "model", "backend", "queue")
         if value[name]
     }
+    given |= {
+        parameter: value[name]
+        for name, parameter in (("map", "map.path"), ("map_mode", "map.mode"))
+        if value[name]
+    }
+    if value["publish_map_tf"]:
+        given["map.publish_tf"] = value["publish_map_tf"] == "true"
     switches = {name: value[name] == "true" for name in ("use_sim_time", "autostart")}
     return {**given, **switches}
 

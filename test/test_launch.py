@@ -223,3 +223,24 @@ def test_replay_plays_records_and_ends(modules):
     (resume,) = when_listening.keywords["on_exit"]
     assert "/rosbag2_player/resume" in resume.keywords["cmd"]
     assert when_played.keywords["target_action"] is player
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"), [("localization.launch.py", "localize"), ("mapping.launch.py", "build")]
+)
+def test_map_launch_files_start_the_matcher_with_a_map(modules, name, mode):
+    launched = Launched(name, map="office.l2m")
+    (include,) = launched.included
+    assert Path(include.args[0].args[0]).name == "matcher.launch.py"
+    given = dict(include.keywords["launch_arguments"])
+    assert given["map_mode"] == mode and set(given) == {"map", "map_mode", "publish_map_tf"}
+    parameters = Launched(
+        "matcher.launch.py", map="office.l2m", map_mode=mode, publish_map_tf="true"
+    ).node["parameters"]
+    assert parameters[-1]["map.path"] == "office.l2m" and parameters[-1]["map.mode"] == mode
+    assert parameters[-1]["map.publish_tf"] is True
+
+
+def test_no_map_leaves_the_parameters_file_alone(modules):
+    overrides = Launched("matcher.launch.py").node["parameters"][-1]
+    assert not any(name.startswith("map.") for name in overrides)

@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "tracking": {"geometry", "matching"},
     "mapping": {"geometry", "matching", "tracking"},
     "frames": {"geometry", "tracking"},
-    "parameters": {"tracking", "matching", "geometry", "frames"},
+    "parameters": {"tracking", "matching", "geometry", "frames", "mapping"},
     "bags": {"frames", "parameters", "tracking", "mapping", "matching", "geometry"},
     "node": {
         "bags", "frames", "parameters", "mapping", "tracking", "matching", "engines", "geometry",

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from l2m_ros.bags.recording import Recording, Shot
-from l2m_ros.mapping.keyframe_picker import KeyframePicker, PickerOptions, TrackedMapper
-from l2m_ros.mapping.mapper import WORLD, Mapper, MapperOptions
+from l2m_ros.mapping.keyframe_picker import KeyframePicker, TrackedMapper
+from l2m_ros.mapping.mapper import WORLD, Mapper
+from l2m_ros.mapping.options import MapperOptions, PickerOptions
 from l2m_ros.mapping.relocalizer import Localized, Relocalizer
 from l2m_ros.mapping.store import MapStore
 from l2m_ros.matching.matcher import Matcher

@@ -16,16 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from l2m_ros.bags.replay import (
-    GROUND_TRUTH,
-    Bag,
-    BagTopics,
-    find_topics,
-    open_bag,
-    read_truth,
-)
+from l2m_ros.bags.reader import open_bag
+from l2m_ros.bags.replay import GROUND_TRUTH, AnyBag, BagTopics, find_topics, read_truth
 from l2m_ros.errors import InvalidInput
-from l2m_ros.frames.builder import FrameBuilder, is_rectified
+from l2m_ros.frames.builder import FrameBuilder
 from l2m_ros.frames.inputs import InputOptions, Inputs
 from l2m_ros.geometry import se3
 from l2m_ros.images import read_depth, read_rgb
@@ -165,7 +159,7 @@ def _rigid(path: Path, name: str, matrix: Any) -> FloatArray:
 # --- bags ------------------------------------------------------------------------------------
 
 
-def _truth_of(bag: Bag) -> dict[int, FloatArray]:
+def _truth_of(bag: AnyBag) -> dict[int, FloatArray]:
     topic = next((t for t in TRUTHS if t in bag.types), None)
     if topic is None:
         return {}
@@ -173,7 +167,7 @@ def _truth_of(bag: Bag) -> dict[int, FloatArray]:
     return dict(zip(stamps, poses, strict=True))
 
 
-def _bag_shots(bag: Bag, topics: BagTopics, truth: dict[int, FloatArray]) -> Iterator[Shot]:
+def _bag_shots(bag: AnyBag, topics: BagTopics, truth: dict[int, FloatArray]) -> Iterator[Shot]:
     inputs = Inputs(
         InputOptions(
             depth=topics.depth is not None,
@@ -182,7 +176,7 @@ def _bag_shots(bag: Bag, topics: BagTopics, truth: dict[int, FloatArray]) -> Ite
             lossless=True,
         )
     )
-    builder = FrameBuilder(rectified=is_rectified("auto", topics.image))
+    builder = FrameBuilder(image_topic=topics.image)
     stamps = np.array(sorted(truth), np.int64)
     roles = topics.inputs()
     for topic, message in bag.messages(list(roles)):

@@ -84,8 +84,7 @@ def _build(args: argparse.Namespace) -> int:
 
     from l2m_ros.bags.mapping import BuildOptions, build_map
     from l2m_ros.bags.recording import open_recording
-    from l2m_ros.mapping.keyframe_picker import PickerOptions
-    from l2m_ros.mapping.mapper import MapperOptions
+    from l2m_ros.mapping.options import MapperOptions, PickerOptions
     from l2m_ros.mapping.store import open_map
     from l2m_ros.progress import track
 

@@ -43,6 +43,7 @@ class FrameNames:
     odom: str = "odom"
     base: str = "base_link"
     keyframe: str = "l2m_keyframe"
+    map: str = "map"
 
 
 @dataclass(frozen=True)

@@ -12,19 +12,13 @@ import numpy as np
 
 from l2m_ros.geometry import se3
 from l2m_ros.mapping.mapper import Mapper, TrackedEdge
+from l2m_ros.mapping.options import PICKER, PickerOptions
 from l2m_ros.mapping.places import view_distance
 from l2m_ros.tracking.keyframes import Keyframe
 from l2m_ros.tracking.tracker import TrackResult
 from l2m_ros.types import FloatArray
 
 REMEMBERED = 64  # keyframes of tracking whose place in the map is known
-
-
-@dataclass(frozen=True)
-class PickerOptions:
-    """A new view is one that differs by `every_m` from the keyframes of this drive."""
-
-    every_m: float = 0.25  # metres, a turn counted as `places.VIEW_RAD_PER_M` says
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +32,7 @@ class Picked:
 class KeyframePicker:
     """Looks at every tracked frame; cheap, so that it may run in tracking's thread."""
 
-    def __init__(self, options: PickerOptions = PickerOptions()) -> None:
+    def __init__(self, options: PickerOptions = PICKER) -> None:
         self.options = options
         self._seen: dict[int, list[FloatArray]] = {}  # by chain: odom_from_camera
 

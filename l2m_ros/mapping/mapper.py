@@ -9,18 +9,18 @@ way. No threads here: `node/` gives it one of its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from l2m_ros.errors import MapError
 from l2m_ros.geometry import se3
-from l2m_ros.geometry.pose import PoseOptions
 from l2m_ros.mapping import codec, descriptor, graph
+from l2m_ros.mapping.options import MAPPER, MapperOptions
 from l2m_ros.mapping.places import Places, view_distance
 from l2m_ros.mapping.records import GIVEN_DEPTH, TRIANGULATED, Edge, MapKeyframe, StoredFeatures
 from l2m_ros.mapping.store import MapStore
-from l2m_ros.mapping.verification import CHI2_999_6, View, ViewGates, look
+from l2m_ros.mapping.verification import CHI2_999_6, View, look
 from l2m_ros.matching import portable
 from l2m_ros.matching.matcher import Matcher
 from l2m_ros.timing import StageTimes
@@ -28,21 +28,6 @@ from l2m_ros.tracking.scale_evidence import depth_of_match, stereo_depth
 from l2m_ros.types import Features, FloatArray, Frame, Lost
 
 MODEL, CHECKSUM, WORLD = "model", "checksum", "world"  # names in the map's meta table
-
-
-@dataclass(frozen=True)
-class MapperOptions:
-    """Defaults live here; the node's parameters and the command line refer to them."""
-
-    max_keyframes: int = 0  # 0 = as many as there are; else the most redundant ones are dropped
-    features_mb: float = 120.0  # of stored features; later keyframes are encoded when needed
-    depth_scale_m: float = 0.001  # of stored depth
-    first_vocabulary: int = 12  # keyframes, before places can be recognised while driving
-    last_vocabulary: int = 512  # at each doubling until here a new one is learnt
-    loop_candidates: int = 6
-    recent: int = 2  # keyframes just before, also matched: they stiffen the chain
-    gates: ViewGates = field(default_factory=ViewGates)
-    pose: PoseOptions = field(default_factory=PoseOptions)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +46,7 @@ class Mapper:
         self,
         store: MapStore,
         matcher: Matcher,
-        options: MapperOptions = MapperOptions(),
+        options: MapperOptions = MAPPER,
         *,
         describe_anew: bool = False,  # the caller learns a new vocabulary next
     ) -> None:
@@ -79,6 +64,10 @@ class Mapper:
         self._ids = store.ids()
         self._recent: list[int] = []
         self._learnt_at = len(self.places.index) if self.places.fits else 0
+
+    @property
+    def ids(self) -> list[int]:
+        return list(self._ids)
 
     def _check_model(self, known: dict[str, str]) -> None:
         if self.store.ids() and self.places.vocabulary is not None and not self.places.fits:
@@ -259,10 +248,15 @@ class Mapper:
     def finish(self, progress: Callable[[Iterable[int]], Iterable[int]] = iter) -> None:
         """What a map gets once when it is complete: words, loops, places, depth."""
         self.learn_vocabulary()
-        self._recent = []
         for id in progress(list(self._ids)):
             self._recent = [i for i in self._ids if i < id][-self.options.recent :]
             self.close_loops(id)
+        self.settle()
+
+    def settle(self) -> None:
+        """Places and depth as they are best known now, before the map is closed."""
+        if not self.places.fits and len(self._ids) > 1:
+            self.learn_vocabulary()
         self.optimise()
         self.triangulate()
         if self.options.max_keyframes:

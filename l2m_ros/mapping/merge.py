@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from l2m_ros.mapping.mapper import WORLD, Mapper, MapperOptions
+from l2m_ros.mapping.mapper import WORLD, Mapper
+from l2m_ros.mapping.options import MAPPER, MapperOptions
 from l2m_ros.mapping.records import Edge
 from l2m_ros.mapping.store import MapStore
 from l2m_ros.matching.matcher import Matcher
@@ -24,13 +25,13 @@ def merge(
     b: MapStore,
     out: MapStore,
     matcher: Matcher,
-    options: MapperOptions | None = None,
+    options: MapperOptions = MAPPER,
 ) -> Merged:
     """Copies both into an empty store; `map` stays A's. Loops between the two, then the graph."""
     of_a, of_b = copy(a, out), copy(b, out, placed=False)
     if WORLD in a.meta():
         out.set_meta({WORLD: a.meta()[WORLD]})
-    mapper = Mapper(out, matcher, options or MapperOptions())
+    mapper = Mapper(out, matcher, options)
     mapper.learn_vocabulary()
     inside = set(of_a.values())
     joins = 0

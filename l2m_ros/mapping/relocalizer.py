@@ -7,18 +7,17 @@ image -> encode -> nearest descriptors -> match -> pose by the keyframe's depth 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from l2m_ros.errors import MapError
 from l2m_ros.geometry import se3
-from l2m_ros.geometry.pose import PoseOptions
+from l2m_ros.mapping.options import RELOCALIZER, Hint, RelocalizerOptions, ViewGates
 from l2m_ros.mapping.places import Places, view_distance
 from l2m_ros.mapping.verification import (
     CHI2_999_6,
     Sighting,
-    ViewGates,
     agree,
     combined,
     look,
@@ -27,28 +26,6 @@ from l2m_ros.mapping.verification import (
 from l2m_ros.matching import portable
 from l2m_ros.timing import StageTimes
 from l2m_ros.types import Features, FloatArray, Frame, Lost, LostReason
-
-
-@dataclass(frozen=True)
-class RelocalizerOptions:
-    """Defaults live here; the node's parameters and the command line refer to them."""
-
-    candidates: int = 10  # nearest descriptors that are looked at, at most
-    tries: int = 8  # of them and of their neighbours that are matched, at most
-    agreeing: int = 3  # enough; two are the least
-    rival_similarity: float = 0.7  # of the best one's: another place this similar is tried too
-    rival_m: float = 1.0  # farther apart, views are of two places
-    hinted_tries: int = 3
-    gates: ViewGates = field(default_factory=ViewGates)
-    pose: PoseOptions = field(default_factory=PoseOptions)
-
-
-@dataclass(frozen=True, eq=False)
-class Hint:
-    """About where the camera is, and how sure that is."""
-
-    map_from_camera: FloatArray
-    covariance: FloatArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +43,7 @@ class Localized:
 class Relocalizer:
     """Map and matcher in, one `localize` per image; no tracking, no state."""
 
-    def __init__(self, places: Places, options: RelocalizerOptions = RelocalizerOptions()) -> None:
+    def __init__(self, places: Places, options: RelocalizerOptions = RELOCALIZER) -> None:
         self.places, self.options = places, options
 
     def localize(self, frame: Frame, hint: Hint | None = None) -> Localized | Lost:

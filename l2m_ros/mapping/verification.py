@@ -9,6 +9,7 @@ import numpy as np
 
 from l2m_ros.geometry import se3
 from l2m_ros.geometry.pose import PoseOptions, estimate_pose
+from l2m_ros.mapping.options import ViewGates
 from l2m_ros.mapping.places import Place
 from l2m_ros.matching.matcher import Matcher
 from l2m_ros.matching.sampling import correspondences
@@ -17,24 +18,6 @@ from l2m_ros.tracking.keyframes import coverage
 from l2m_ros.types import Features, FloatArray, Frame, Lost, LostReason, MetricPose
 
 CHI2_999_6 = 22.46  # 99.9 % of chi-square with six degrees of freedom
-
-
-@dataclass(frozen=True)
-class ViewGates:
-    """What a view must pass. Calibrated on half of two real sequences: of 480 pairs of images of
-    different places none passes, of the pairs posed within 10 cm and 5 degrees 97 % do."""
-
-    max_matches: int = 1000
-    min_inliers: int = 60
-    min_share: float = 0.3  # inliers among the matches
-    min_coverage: float = 0.16  # of the query's cells, by inliers
-    min_confidence: float = 0.38  # mean over the inliers; classical matchers have another scale
-    max_sigma_m: float = 0.06
-    max_sigma_rad: float = 0.05
-    agree_m: float = 0.01  # error that two keyframes may share beyond their covariances ...
-    agree_rad: float = 0.009
-    agree_most_m: float = 0.15  # ... and beyond which two views never agree
-    agree_most_rad: float = 0.09
 
 
 @dataclass(frozen=True, eq=False)

@@ -62,7 +62,10 @@ class NodeConfig:
             rectified=values["rectified"],
             stale_after_s=values["stale_after_s"],
             frames=FrameNames(
-                values["frames.odom"], values["frames.base"], values["frames.keyframe"]
+                values["frames.odom"],
+                values["frames.base"],
+                values["frames.keyframe"],
+                values["frames.map"],
             ),
             base_from_camera=base_from_camera(values),
             base_from_tf=values["base_from_tf"],

@@ -22,6 +22,7 @@ from l2m_ros.frames.outputs import FrameResult
 from l2m_ros.node.config import NodeConfig
 from l2m_ros.node.diagnostics import ERROR, Health
 from l2m_ros.node.input_monitor import InputMonitor
+from l2m_ros.node.map_thread import MapThread
 from l2m_ros.node.publishers import Publishers
 from l2m_ros.node.subscriptions import Subscriptions
 from l2m_ros.node.tracking_status import report_tracking
@@ -44,7 +45,9 @@ class FramePipeline:
         publishers: Publishers,
         health: Health,
         config: NodeConfig,
+        map_thread: MapThread | None = None,
     ) -> None:
+        self._map = map_thread
         self._node, self._health, self._config = node, health, config
         self._tracker, self._publishers = tracker, publishers
         self._pending_actions: deque[Callable[[], object]] = deque()
@@ -129,6 +132,9 @@ class FramePipeline:
         with times.stage("publish"):
             self._publishers.publish(tracked)
             self._transforms.publish(tracked)
+        if self._map is not None:
+            with times.stage("map"):
+                self._map.submit(tracked)
         times.ms |= result.stages_ms | {"latency": _milliseconds_since(bundle.received_s)}
         times.ms |= self._age_ms(frame.stamp_ns)
         self._report(tracked, times)

@@ -28,6 +28,7 @@ from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
 
 from l2m_ros.errors import InvalidInput, L2MError
+from l2m_ros.mapping.options import OFF
 from l2m_ros.matching.catalogue import load_matcher
 from l2m_ros.matching.matcher import Matcher
 from l2m_ros.matching.mono_depth import DepthReader, load_depth_reader
@@ -35,6 +36,7 @@ from l2m_ros.node.config import NodeConfig
 from l2m_ros.node.diagnostics import ERROR, OK, WARN, Health, diagnostic_array
 from l2m_ros.node.frame_pipeline import FramePipeline
 from l2m_ros.node.loading import Interrupted, LogForwarder, run_in_thread, warm_up
+from l2m_ros.node.map_thread import MapThread, start_map
 from l2m_ros.node.publishers import Publishers
 from l2m_ros.parameters import table as parameters
 from l2m_ros.tracking.tracker import Tracker
@@ -83,6 +85,8 @@ class MatcherNode(LifecycleNode):
         self._tracker: Tracker | None = None
         self._outputs: Publishers | None = None
         self._pipeline: FramePipeline | None = None
+        self._map: MapThread | None = None
+        self._map_matcher: Matcher | None = None
         self.health = Health(log=self._log)
         self.health.set_facts(lifecycle="unconfigured")
         self._declare()
@@ -91,6 +95,8 @@ class MatcherNode(LifecycleNode):
         self.create_timer(DIAGNOSTICS_S, self.publish_diagnostics, clock=steady)
         self.create_service(Trigger, "~/set_keyframe", self._on_set_keyframe)
         self.create_service(Trigger, "~/reset", self._on_reset)
+        for name in ("save_map", "load_map", "relocalize"):
+            self.create_service(Trigger, f"~/{name}", functools.partial(self._on_map, name))
         self.add_on_set_parameters_callback(self._on_parameters)
         if hasattr(self, "add_pre_set_parameters_callback"):  # Iron and newer
             self.add_pre_set_parameters_callback(_converted)
@@ -117,7 +123,10 @@ class MatcherNode(LifecycleNode):
         assert self._tracker is not None and self._outputs is not None  # configure made them
         self._tracker.reset()  # the robot may have been carried away meanwhile
         config = NodeConfig.from_parameters(self._values())
-        self._pipeline = FramePipeline(self, self._tracker, self._outputs, self.health, config)
+        self._map = start_map(self, self._map_matcher, self.health, self._values())
+        self._pipeline = FramePipeline(
+            self, self._tracker, self._outputs, self.health, config, self._map
+        )
         return super().on_activate(state)
 
     @transition("deactivate")
@@ -172,7 +181,8 @@ class MatcherNode(LifecycleNode):
 
     def close(self, timeout_s: float) -> bool:
         """Stop at the end of the process; False where a frame is still being processed."""
-        return self._pipeline is None or self._pipeline.stop(timeout_s)
+        done = self._pipeline is None or self._pipeline.stop(timeout_s)
+        return (self._map is None or self._map.stop(timeout_s)) and done
 
     def _autostart(self) -> None:
         self.destroy_timer(self._starter)
@@ -185,6 +195,9 @@ class MatcherNode(LifecycleNode):
         def load() -> tuple[Matcher, DepthReader | None]:
             matcher = self._make_matcher(values["model"], **options)
             self.get_logger().info(f"{matcher.name}: first match took {warm_up(matcher):.2f} s")
+            if values["map.mode"] != OFF:
+                own = parameters.map_matcher_options(values)
+                self._map_matcher = self._make_matcher(values["model"], **own)
             reader_options = parameters.depth_reader_options(values)
             return matcher, load_depth_reader(values["mono_depth"], **reader_options)
 
@@ -204,12 +217,16 @@ class MatcherNode(LifecycleNode):
             if not self._pipeline.stop(timeout_s):
                 raise RuntimeError(f"the frame at hand is not done after {timeout_s:g} s")
             self._pipeline = None
+        if self._map is not None:
+            if not self._map.stop(timeout_s):
+                raise RuntimeError(f"the map is not closed after {timeout_s:g} s")
+            self._map = None
 
     def _release(self) -> None:
         self._stop_pipeline(STOP_S)
         if self._outputs is not None:
             self._outputs.destroy()
-        self._outputs = self._tracker = None
+        self._outputs = self._tracker = self._map_matcher = None
         self._configured = False
         gc.collect()  # engines hold device memory in reference cycles
 
@@ -274,6 +291,15 @@ class MatcherNode(LifecycleNode):
 
     def _on_reset(self, request: Any, response: Any) -> Any:
         return self._request(response, "reset", "everything is forgotten before the next frame")
+
+    def _on_map(self, what: str, request: Any, response: Any) -> Any:
+        """The map's thread does it; its outcome goes into the log and /diagnostics."""
+        if self._map is None:
+            response.success = False
+            response.message = "no map: set map.mode (localize, build) and map.path, and activate"
+            return response
+        response.success, response.message = self._map.call(what, self._values()["map.path"])
+        return response
 
     def _request(self, response: Any, what: str, words: str) -> Any:
         response.success = self._pipeline is not None

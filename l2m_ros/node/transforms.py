@@ -56,13 +56,19 @@ class Transforms:
     def publish(self, tracked: FrameResult) -> None:
         if self._sender is None and self._publisher is None:
             return
-        messages = [
-            transform_message(T, header(tracked.stamp_ns, parent), child)
-            for T, parent, child in tracked.transforms()
-        ]
+        self.send(
+            [
+                (T, header(tracked.stamp_ns, parent), child)
+                for T, parent, child in tracked.transforms()
+            ]
+        )
+
+    def send(self, transforms: list[tuple[FloatArray, Any, str]]) -> None:
+        """(parent_from_child, header in the parent, child) of each."""
+        messages = [transform_message(T, head, child) for T, head, child in transforms]
         if messages and self._sender is not None:
             self._sender.sendTransform(messages)
-        elif messages:
+        elif messages and self._publisher is not None:
             self._publisher.publish(_optional("tf2_msgs.msg").TFMessage(transforms=messages))
 
     def base_from_camera(self, base: str, camera: str) -> FloatArray | None:

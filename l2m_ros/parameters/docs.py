@@ -11,6 +11,7 @@ from pathlib import Path
 from l2m_ros.parameters.table import PARAMETERS, Parameter, Value
 
 CHANGES = {"start": "read-only", "configure": "at configure", "frame": "dynamic"}
+NOT_BARE = ("", "off", "on", "yes", "no")  # YAML reads these as nothing, or as booleans
 WIDTH = 100  # of a line of YAML
 
 _HEAD = """# Parameters
@@ -77,7 +78,7 @@ def _yaml(value: Value) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        return value or '""'
+        return value if value not in NOT_BARE else f'"{value}"'
     return str(value)
 
 

@@ -21,6 +21,7 @@ from l2m_ros.errors import InvalidInput
 from l2m_ros.frames.inputs import InputOptions
 from l2m_ros.frames.messages import checked_rotation
 from l2m_ros.image_header import MAX_PIXELS
+from l2m_ros.mapping.options import MODES, OFF, OnlineOptions
 from l2m_ros.matching.catalogue import NO_ENGINE
 from l2m_ros.spelling import nearest, nearest_name
 from l2m_ros.tracking.odometry import OdometryNoise
@@ -32,6 +33,7 @@ Value = bool | int | float | str | list[float]
 Values = Mapping[str, Any]
 
 TRACKER = TrackerOptions()
+MAP = OnlineOptions()
 INPUTS = InputOptions()
 USE = ("auto", "use", "ignore")  # not yes/no or on/off: YAML reads those as booleans
 
@@ -158,6 +160,7 @@ _FRAMES = [
               "camera (or the base) was at the first frame"),
     Parameter("frames.base", "base_link", "the robot's base; parent of the camera for TF and odom"),
     Parameter("frames.keyframe", "l2m_keyframe", "frame of ~/pose: the keyframe's optical frame"),
+    Parameter("frames.map", "map", "frame of ~/map_pose: the base where the map begins"),
     Parameter("base_from_camera", FORWARD_LOOKING, "pose of the camera's optical frame in the "
               "base: x y z (metres) qx qy qz qw; the default looks along the base's x axis"),
     Parameter("base_from_tf", False, "take base_from_camera from TF instead (needs tf2_ros)"),
@@ -209,7 +212,22 @@ _TRACKING = [
               low=0.0, high=1.0),
 ]  # fmt: skip
 
-PARAMETERS: dict[str, Parameter] = {p.name: p for p in _NODE + _INPUTS + _FRAMES + _TRACKING}
+_MAP = [
+    Parameter("map.mode", MAP.mode, "off; localize: find the robot in the map of map.path; build: "
+              "make or extend it", choices=MODES),
+    Parameter("map.path", MAP.path, "the map: a file, or postgresql://... that a fleet shares; "
+              "~/load_map takes up a change", "frame"),
+    Parameter("map.max_keyframes", MAP.mapper.max_keyframes, "the most redundant keyframes beyond "
+              "are dropped; 0 = no bound", low=0, high=10_000_000),
+    Parameter("map.every_m", MAP.picker.every_m, "a keyframe where the view differs by this from "
+              "those of this drive, metres (0.6 rad of turning count as one)", low=0.01, high=99.0),
+    Parameter("map.period_s", MAP.period_s, "between two relocalizations, seconds", low=0.0,
+              high=3600.0),
+    Parameter("map.publish_tf", False, "publish map -> odom to /tf, as AMCL does"),
+    Parameter("map.voxel_m", MAP.voxel_m, "of ~/map_points, metres", low=0.005, high=10.0),
+]  # fmt: skip
+
+PARAMETERS: dict[str, Parameter] = {p.name: p for p in _NODE + _INPUTS + _FRAMES + _TRACKING + _MAP}
 
 
 def validation_error(values: Values) -> str | None:
@@ -220,6 +238,8 @@ def validation_error(values: Values) -> str | None:
             return words
     if bool(values.get("model_width")) != bool(values.get("model_height")):
         return "model_width and model_height go together: set both, or leave both 0"
+    if values.get("map.mode", OFF) != OFF and not values.get("map.path"):
+        return "map.mode needs map.path: name a file, or postgresql://..."
     try:
         if "base_from_camera" in values:
             base_from_camera(values)
@@ -259,6 +279,25 @@ def tracker_options(values: Values) -> TrackerOptions:
             **_fields(values, "odometry", ("sigma_m_per_m", "sigma_rad_per_rad"))
         ),
     )
+
+
+def map_options(values: Values) -> OnlineOptions:
+    """What the map needs of them."""
+    return replace(
+        MAP,
+        path=values["map.path"],
+        mode=values["map.mode"],
+        period_s=values["map.period_s"],
+        voxel_m=values["map.voxel_m"],
+        mapper=replace(MAP.mapper, max_keyframes=values["map.max_keyframes"]),
+        picker=replace(MAP.picker, every_m=values["map.every_m"]),
+    )
+
+
+def map_matcher_options(values: Values) -> dict[str, Any]:
+    """The map's own copy of the matcher runs on one CPU thread: tracking keeps the others."""
+    options = matcher_options(values)
+    return options if values["model"] in NO_ENGINE else {**options, "threads": 1}
 
 
 def matcher_options(values: Values) -> dict[str, Any]:

@@ -1,0 +1,54 @@
+"""Messages about a map: keyframes, coloured points, a path."""
+
+from __future__ import annotations
+
+import array
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from l2m_ros.frames.messages import message_class, pose_with_covariance
+from l2m_ros.types import ByteArray, FloatArray
+
+FLOAT32 = 7  # of sensor_msgs/PointField
+STEP = 16  # bytes a point: x, y, z, rgb
+
+
+def _pose(T: FloatArray) -> Any:
+    return pose_with_covariance(T, np.eye(6)).pose
+
+
+def pose_array(poses: Sequence[FloatArray], head: Any) -> Any:
+    """geometry_msgs/PoseArray."""
+    return message_class("geometry_msgs/PoseArray")(header=head, poses=[_pose(T) for T in poses])
+
+
+def path(poses: Sequence[FloatArray], head: Any) -> Any:
+    """nav_msgs/Path."""
+    Stamped = message_class("geometry_msgs/PoseStamped")
+    stops = [Stamped(header=head, pose=_pose(T)) for T in poses]
+    return message_class("nav_msgs/Path")(header=head, poses=stops)
+
+
+def coloured_cloud(xyz: FloatArray, rgb: ByteArray, head: Any) -> Any:
+    """sensor_msgs/PointCloud2 of x, y, z and rgb packed into a float, as RViz reads it."""
+    PointCloud2 = message_class("sensor_msgs/PointCloud2")
+    PointField = message_class("sensor_msgs/PointField")
+    table = np.zeros(len(xyz), [("xyz", "<f4", 3), ("bgr0", "u1", 4)])
+    table["xyz"], table["bgr0"][:, :3] = xyz, rgb[:, ::-1]
+    fields = [
+        PointField(name=name, offset=4 * i, datatype=FLOAT32, count=1)
+        for i, name in enumerate(("x", "y", "z", "rgb"))
+    ]
+    return PointCloud2(
+        header=head,
+        height=1,
+        width=len(xyz),
+        fields=fields,
+        is_bigendian=False,
+        point_step=STEP,
+        row_step=STEP * len(xyz),
+        data=array.array("B", table.tobytes()),
+        is_dense=True,
+    )

@@ -1,0 +1,89 @@
+"""How maps are built and used: every default of this room, and nothing to import but numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from l2m_ros.geometry.pose import PoseOptions
+from l2m_ros.types import FloatArray
+
+OFF, LOCALIZE, BUILD = "off", "localize", "build"
+MODES = (OFF, LOCALIZE, BUILD)
+
+
+@dataclass(frozen=True)
+class ViewGates:
+    """What a view must pass. Calibrated on half of two real sequences: of 480 pairs of images of
+    different places none passes, of the pairs posed within 10 cm and 5 degrees 97 % do."""
+
+    max_matches: int = 1000
+    min_inliers: int = 60
+    min_share: float = 0.3  # inliers among the matches
+    min_coverage: float = 0.16  # of the query's cells, by inliers
+    min_confidence: float = 0.38  # mean over the inliers; classical matchers have another scale
+    max_sigma_m: float = 0.06
+    max_sigma_rad: float = 0.05
+    agree_m: float = 0.01  # error that two keyframes may share beyond their covariances ...
+    agree_rad: float = 0.009
+    agree_most_m: float = 0.15  # ... and beyond which two views never agree
+    agree_most_rad: float = 0.09
+
+
+@dataclass(frozen=True)
+class RelocalizerOptions:
+    """Defaults live here; the node's parameters and the command line refer to them."""
+
+    candidates: int = 10  # nearest descriptors that are looked at, at most
+    tries: int = 8  # of them and of their neighbours that are matched, at most
+    agreeing: int = 3  # enough; two are the least
+    rival_similarity: float = 0.7  # of the best one's: another place this similar is tried too
+    rival_m: float = 1.0  # farther apart, views are of two places
+    hinted_tries: int = 3
+    gates: ViewGates = field(default_factory=ViewGates)
+    pose: PoseOptions = field(default_factory=PoseOptions)
+
+
+@dataclass(frozen=True)
+class MapperOptions:
+    """Defaults live here; the node's parameters and the command line refer to them."""
+
+    max_keyframes: int = 0  # 0 = as many as there are; else the most redundant ones are dropped
+    features_mb: float = 120.0  # of stored features; later keyframes are encoded when needed
+    depth_scale_m: float = 0.001  # of stored depth
+    first_vocabulary: int = 12  # keyframes, before places can be recognised while driving
+    last_vocabulary: int = 512  # at each doubling until here a new one is learnt
+    loop_candidates: int = 6
+    recent: int = 2  # keyframes just before, also matched: they stiffen the chain
+    gates: ViewGates = field(default_factory=ViewGates)
+    pose: PoseOptions = field(default_factory=PoseOptions)
+
+
+@dataclass(frozen=True)
+class PickerOptions:
+    """A new view is one that differs by `every_m` from the keyframes of this drive."""
+
+    every_m: float = 0.25  # metres, a turn counted as `places.VIEW_RAD_PER_M` says
+
+
+@dataclass(frozen=True)
+class OnlineOptions:
+    """Defaults live here; the node's parameters refer to them."""
+
+    path: str = ""
+    mode: str = OFF
+    period_s: float = 1.0  # between relocalizations
+    voxel_m: float = 0.05  # of the points that are shown
+    mapper: MapperOptions = field(default_factory=lambda: MapperOptions(max_keyframes=2000))
+    picker: PickerOptions = field(default_factory=PickerOptions)
+    relocalizer: RelocalizerOptions = field(default_factory=RelocalizerOptions)
+
+
+@dataclass(frozen=True, eq=False)
+class Hint:
+    """About where the camera is, and how sure that is."""
+
+    map_from_camera: FloatArray
+    covariance: FloatArray
+
+
+MAPPER, PICKER, RELOCALIZER = MapperOptions(), PickerOptions(), RelocalizerOptions()

@@ -1,0 +1,394 @@
+"""A map of a rendered wall with a panel, by SIFT: built, searched, merged, thinned, repaired."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+from fakes.keyframes import map_keyframe
+from fakes.scenes import HEIGHT, WIDTH, K, pose, render, write_relief
+from fakes.texture import texture
+
+pytest.importorskip("faiss")
+pytest.importorskip("gtsam")
+
+from l2m_ros.bags.mapping import BuildOptions, build_map
+from l2m_ros.bags.recording import open_recording
+from l2m_ros.cli import main
+from l2m_ros.errors import MapError
+from l2m_ros.geometry import se3
+from l2m_ros.mapping import graph, verification
+from l2m_ros.mapping.alignment import aligned, world_from_map
+from l2m_ros.mapping.descriptor import Vocabulary, learn
+from l2m_ros.mapping.options import Hint, PickerOptions
+from l2m_ros.mapping.places import Places
+from l2m_ros.mapping.records import Edge
+from l2m_ros.mapping.relocalizer import Localized, Relocalizer
+from l2m_ros.mapping.retrieval import PlaceIndex
+from l2m_ros.mapping.store import open_map
+from l2m_ros.matching.catalogue import load_matcher
+from l2m_ros.types import Camera, Frame, Lost, LostReason
+
+CAMERA = Camera(WIDTH, HEIGHT, K)
+PATH = [pose(x=0.12 * i, y=0.03 * i, z=0.02 * i, turn_deg=-1.5 * i) for i in range(-2, 3)]
+NEAR = pose(x=0.1, y=-0.05, z=0.1, turn_deg=2)
+SIGMA_M, SIGMA_RAD = 0.01, 0.005
+
+
+def frame_at(world_from_camera, *, with_depth=True):
+    rgb, depth = render(world_from_camera)
+    return Frame(rgb, CAMERA, depth if with_depth else None)
+
+
+def elsewhere(seed=9):
+    return Frame(texture(WIDTH, HEIGHT, seed), CAMERA)
+
+
+@pytest.fixture(scope="module")
+def matcher():
+    return load_matcher("sift", max_points=1000)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_relief(tmp_path_factory.mktemp("office") / "wall", PATH)
+
+
+@pytest.fixture(scope="module")
+def built(folder, matcher, tmp_path_factory):
+    path = tmp_path_factory.mktemp("maps") / "wall.l2m"
+    store = open_map(str(path), create=True)
+    with open_recording(folder) as recording:
+        result = build_map(recording, store, matcher, BuildOptions(picker=PickerOptions(0.05)))
+    store.close()
+    assert result.frames == len(PATH) and result.placed == result.keyframes >= 4
+    return path
+
+
+@pytest.fixture
+def store(built):
+    opened = open_map(str(built))
+    yield opened
+    opened.close()
+
+
+def test_map_is_as_the_world_is(store):
+    align = world_from_map(store)
+    for id, (placed, P) in store.poses().items():
+        d = se3.difference(align @ placed, store.keyframe(id).truth)
+        assert np.linalg.norm(d[:3]) < 0.01 and np.linalg.norm(d[3:]) < 0.005
+        assert np.linalg.eigvalsh(P)[0] > 0
+    assert store.info().edges["loop"] >= 2
+
+
+@pytest.mark.parametrize("with_depth", [True, False])
+def test_camera_finds_itself(store, matcher, with_depth):
+    found = Relocalizer(Places(store, matcher)).localize(frame_at(NEAR, with_depth=with_depth))
+    assert isinstance(found, Localized) and len(found.keyframes) >= 2 and not found.hinted
+    d = se3.difference(world_from_map(store) @ found.map_from_camera, NEAR)
+    assert np.linalg.norm(d[:3]) < 0.02 and np.linalg.norm(d[3:]) < 0.01
+    assert set(found.stages_ms) >= {"encode", "retrieve", "match", "pose", "combine"}
+
+
+@pytest.mark.parametrize("seed", range(5, 10))
+def test_elsewhere_is_lost_in_words(store, matcher, seed):
+    found = Relocalizer(Places(store, matcher)).localize(elsewhere(seed))
+    assert isinstance(found, Lost) and found.reason is LostReason.UNKNOWN_PLACE
+    assert "two must agree" in found.detail
+
+
+def test_blank_image_is_lost(store, matcher):
+    blank = Frame(np.full((HEIGHT, WIDTH, 3), 90, np.uint8), CAMERA)
+    assert isinstance(Relocalizer(Places(store, matcher)).localize(blank), Lost)
+
+
+def test_hint_is_the_second_witness_but_cannot_lie(store, matcher):
+    relocalizer = Relocalizer(Places(store, matcher))
+    place = np.linalg.inv(world_from_map(store)) @ NEAR
+    near = Hint(place, np.diag([0.1**2] * 3 + [0.1**2] * 3))
+    found = relocalizer.localize(frame_at(NEAR), near)
+    assert isinstance(found, Localized) and found.hinted and len(found.keyframes) == 1
+    away = place.copy()
+    away[0, 3] += 3.0
+    false = Hint(away, np.diag([0.1**2] * 3 + [0.1**2] * 3))
+    found = relocalizer.localize(frame_at(NEAR), false)
+    assert isinstance(found, Localized) and not found.hinted  # searched everywhere instead
+    assert np.linalg.norm(found.map_from_camera[:3, 3] - place[:3, 3]) < 0.02
+    assert isinstance(relocalizer.localize(elsewhere(), near), Lost)
+
+
+def test_two_places_that_look_alike_are_no_answer(built, matcher, tmp_path):
+    """The same keyframes again, 5 m away: nothing in the image tells which."""
+    twin = open_map(str(tmp_path / "twin.l2m"), create=True)
+    source = open_map(str(built))
+    ids, vectors = source.descriptors()
+    by_id = {}
+    for shift_m in (0.0, 5.0):
+        for id, vector in zip(ids, vectors, strict=True):
+            keyframe = source.keyframe(id)
+            moved = keyframe.map_from_camera.copy()
+            moved[0, 3] += shift_m
+            new = type(keyframe)(**{**keyframe.__dict__, "map_from_camera": moved})
+            by_id[twin.add(new)] = vector
+    twin.put_descriptors(source.vocabulary(), by_id)
+    found = Relocalizer(Places(twin, matcher)).localize(frame_at(NEAR))
+    assert isinstance(found, Lost) and found.reason is LostReason.AMBIGUOUS
+    assert "look alike" in found.detail
+    twin.close(), source.close()
+
+
+def test_map_of_another_matcher_is_refused_with_the_remedy(store):
+    with pytest.raises(MapError, match="--model orb"):
+        Relocalizer(Places(store, load_matcher("orb"))).localize(frame_at(NEAR))
+
+
+# --- commands --------------------------------------------------------------------------------
+
+
+def test_localize_prints_the_figures(built, folder, capsys, tmp_path):
+    out = tmp_path / "poses.tum"
+    assert main(["localize", str(built), str(folder), "--json", "--out", str(out)]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    keys = {"frames", "localized", "median_m", "median_deg", "within", "wrong", "ms"}
+    assert set(figures) == keys
+    assert figures["frames"] == figures["localized"] == len(PATH) and figures["wrong"] == 0
+    assert figures["median_m"] < 0.01 and figures["median_deg"] < 0.2
+    assert figures["within"] == {"5cm_5deg": 100.0, "10cm_5deg": 100.0}
+    assert len(out.read_text().splitlines()) == len(PATH)
+
+
+def test_queries_of_another_world_have_no_errors(built, folder, capsys, tmp_path):
+    other = tmp_path / "other"
+    write_relief(other, PATH[:2])
+    assert main(["localize", str(built), str(other), "--json", "--world", "elsewhere"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    errors = ("median_m", "median_deg", "within", "wrong")
+    assert all(figures[key] is None for key in errors) and figures["localized"] == 2
+
+
+def test_query_folder_may_name_the_world_of_the_map(built, folder, capsys, tmp_path):
+    other = write_relief(tmp_path / "later", PATH[:2])
+    meta = json.loads((other / "meta.json").read_text())
+    (other / "meta.json").write_text(json.dumps({**meta, "scene": "later", "world_of": "wall"}))
+    main(["localize", str(built), str(other), "--json"])
+    assert json.loads(capsys.readouterr().out)["median_m"] < 0.01
+
+
+def test_build_info_check_thin_and_export(folder, capsys, tmp_path):
+    path = str(tmp_path / "wall.l2m")
+    build = ["map", "build", str(folder), "--out", path, "--model", "sift", "--every-m", "0.05"]
+    assert main(build) == 0
+    assert main(build) == 2 and "--force" in capsys.readouterr().err
+    assert main(["map", "info", path, "--json"]) == 0
+    before = json.loads(capsys.readouterr().out)
+    assert before["meta"]["model"] == "sift" and before["meta"]["world"] == "wall"
+    assert main(["map", "check", path]) == 0
+    assert main(["map", "thin", path, "--keep", "3"]) == 0
+    capsys.readouterr()
+    main(["map", "info", path, "--json"])
+    after = json.loads(capsys.readouterr().out)
+    assert after["keyframes"] == after["placed"] == 3
+    assert sum(after["edges"].values()) >= 2  # still connected
+    folders = [tmp_path / "colmap", tmp_path / "points.ply", tmp_path / "ns"]
+    options = zip(("--colmap", "--ply", "--nerfstudio"), folders, strict=True)
+    assert main(["map", "export", path, *(str(x) for o in options for x in o)]) == 0
+    images = (folders[0] / "sparse/0/images.txt").read_text().split("\n")
+    assert len([line for line in images if line.endswith(".jpg")]) == 3
+    transforms = json.loads((folders[2] / "transforms.json").read_text())
+    assert len(transforms["frames"]) == 3
+    assert folders[1].read_bytes().startswith(b"ply\nformat binary_little_endian 1.0\n")
+
+
+@pytest.mark.slow
+def test_merged_maps_share_one_frame(tmp_path):
+    paths = []
+    for name, part in (("a", PATH[:3]), ("b", PATH[2:])):
+        source = write_relief(tmp_path / name, part)
+        paths.append(str(tmp_path / f"{name}.l2m"))
+        main(["map", "build", str(source), "--out", paths[-1], "--model", "sift",
+              "--every-m", "0.05", "--world", "wall"])  # fmt: skip
+    out = str(tmp_path / "both.l2m")
+    assert main(["map", "merge", *paths, "--out", out]) == 0
+    store = open_map(out)
+    assert len(store.poses()) == len(store.ids()) == 6
+    align = world_from_map(store)
+    for id, (placed, _) in store.poses().items():
+        d = se3.difference(align @ placed, store.keyframe(id).truth)
+        assert np.linalg.norm(d[:3]) < 0.02
+    store.close()
+
+
+def test_damaged_map_is_repaired_and_used(built, folder, tmp_path, capsys):
+    path = tmp_path / "cut.l2m"
+    content = built.read_bytes()
+    path.write_bytes(content[: int(0.7 * len(content))])
+    assert main(["map", "check", str(path)]) == 2
+    assert "--repair" in capsys.readouterr().err
+    assert main(["map", "check", str(path), "--repair"]) == 0
+    assert (tmp_path / "cut.l2m.broken").exists()
+    assert main(["map", "check", str(path)]) == 0
+    assert main(["localize", str(path), str(folder), "--json"]) == 0
+
+
+@pytest.mark.slow
+def test_map_without_depth_is_triangulated(tmp_path, matcher):
+    """Depth of the folder is taken away after the poses are known: they give the scale."""
+    path = str(tmp_path / "mono.l2m")
+    store = open_map(path, create=True)
+    with open_recording(write_relief(tmp_path / "w", PATH)) as recording:
+        build_map(recording, store, matcher, BuildOptions(picker=PickerOptions(0.05)))
+    with store.transaction(write=True) as cursor:
+        cursor.execute("UPDATE keyframe SET depth = NULL")
+    from l2m_ros.mapping.mapper import Mapper
+
+    assert Mapper(store, matcher).triangulate() >= 4
+    assert store.keyframe(store.ids()[2]).depth_source == "triangulated"
+    found = Relocalizer(Places(store, matcher)).localize(frame_at(NEAR, with_depth=False))
+    assert isinstance(found, Localized)
+    d = se3.difference(world_from_map(store) @ found.map_from_camera, NEAR)
+    assert np.linalg.norm(d[:3]) < 0.05
+    store.close()
+
+
+# --- parts -----------------------------------------------------------------------------------
+
+
+def circle(count, noise, seed=0):
+    """Places on a circle, edges around it with noise, and the loop that closes it."""
+    rng = np.random.default_rng(seed)
+    places = []
+    for i in range(count):
+        angle = 2 * np.pi * i / count
+        turn = se3.rotation(np.array([0, angle, 0]))
+        places.append(se3.transform(turn, np.array([2 * np.sin(angle), 0, -2 * np.cos(angle)])))
+    P = np.diag([SIGMA_M**2] * 3 + [SIGMA_RAD**2] * 3)
+    edges = []
+    for i in range(count):
+        j = (i + 1) % count
+        true = se3.inverse(places[i]) @ places[j]
+        delta = noise * rng.multivariate_normal(np.zeros(6), P)
+        kind = "odometry" if j else "loop"
+        edges.append(Edge(i + 1, j + 1, se3.perturb(true, delta), P, kind))
+    return places, edges
+
+
+def test_graph_is_exact_without_noise():
+    places, edges = circle(12, 0.0)
+    first = graph.chained(list(range(1, 13)), edges[:-1], {})
+    placed = graph.optimised(edges, first)
+    for i, place in enumerate(places, start=1):
+        expected = se3.inverse(places[0]) @ place
+        np.testing.assert_allclose(placed[i][0], expected, atol=1e-6)
+
+
+def test_graph_spreads_drift_and_its_covariances_are_honest():
+    """Errors in units of their covariance: the mean over seeds is 6 within sampling error."""
+    nees = []
+    for seed in range(20):
+        places, edges = circle(12, 1.0, seed)
+        placed = graph.optimised(edges, graph.chained(list(range(1, 13)), edges[:-1], {}))
+        for i in (4, 7, 10):
+            T, P = placed[i]
+            d = se3.difference(T, se3.inverse(places[0]) @ places[i - 1])
+            nees.append(d @ np.linalg.solve(P, d))
+    assert 4.0 < np.mean(nees) < 7.5
+
+
+def test_wrong_loop_has_no_say():
+    places, edges = circle(12, 0.0)
+    wrong = se3.transform(np.eye(3), np.array([0.0, 0.0, 1.5]))
+    edges.append(Edge(1, 7, wrong, edges[0].covariance, "loop"))
+    placed = graph.optimised(edges, graph.chained(list(range(1, 13)), edges[:11], {}))
+    expected = se3.inverse(places[0]) @ places[6]
+    assert np.linalg.norm(placed[7][0][:3, 3] - expected[:3, 3]) < 0.01
+    assert graph.misfit(edges[-1], placed) > 1000
+
+
+def test_components_and_bridges():
+    T, P = np.eye(4), np.eye(6)
+    edges = [Edge(1, 2, T, P), Edge(2, 3, T, P), Edge(7, 8, T, P, "loop")]
+    assert graph.components([1, 2, 3, 7, 8, 9], edges) == [[1, 2, 3], [7, 8], [9]]
+    (bridge,) = graph.bridges({2}, edges)
+    assert {bridge.a, bridge.b} == {1, 3} and bridge.kind == "odometry"
+    np.testing.assert_allclose(np.diag(bridge.covariance), 2.0)
+
+
+def test_combined_sightings_do_not_pretend_to_be_independent():
+    P = np.diag([0.01**2] * 3 + [0.01**2] * 3)
+    view = verification.View(1, np.eye(4), P, 100, 0.8, 0.9, 0.9)
+    same = [verification.Sighting(view, np.eye(4), P) for _ in range(3)]
+    pose_, covariance = verification.combined(same)
+    np.testing.assert_allclose(pose_, np.eye(4), atol=1e-9)
+    np.testing.assert_allclose(covariance, P, rtol=1e-3)
+    apart = np.eye(4)
+    apart[0, 3] = 0.1
+    _, wider = verification.combined([same[0], verification.Sighting(view, apart, P)])
+    assert wider[0, 0] > 2 * P[0, 0]
+
+
+def test_views_that_contradict_do_not_agree():
+    P = np.diag([0.01**2] * 3 + [0.01**2] * 3)
+    view = verification.View(1, np.eye(4), P, 100, 0.8, 0.9, 0.9)
+    gates = Relocalizer.__init__.__defaults__[0].gates
+    here = verification.Sighting(view, np.eye(4), P)
+    for axis, away, expected in ((0, 0.03, True), (0, 0.14, False), (2, 1.0, False)):
+        T = np.eye(4)
+        T[axis, 3] = away
+        assert verification.agree(here, verification.Sighting(view, T, P), gates) is expected
+    loose = verification.Sighting(view, T, np.eye(6))
+    assert not verification.agree(here, loose, gates)  # a wide covariance is no excuse
+
+
+def test_alignment_needs_no_spread_of_positions():
+    rng = np.random.default_rng(0)
+    poses = np.stack([se3.exp(np.r_[0, 0, 0, rng.normal(size=3)]) for _ in range(4)])
+    world = se3.exp(np.array([1.0, 2, 3, 0.3, 0.2, 0.1]))
+    np.testing.assert_allclose(aligned(world @ poses, poses), world, atol=1e-9)
+
+
+def test_vocabulary_tells_images_apart_and_survives_storing():
+    rng = np.random.default_rng(0)
+    kinds = rng.normal(size=(6, 40, 16)).astype(np.float32)
+    see = lambda i: kinds[i] + 0.05 * rng.normal(size=(40, 16)).astype(np.float32)  # noqa: E731
+    words = learn([see(i) for i in range(6) for _ in range(2)], "toy", "abc")
+    words = Vocabulary.from_bytes(words.to_bytes())
+    assert (words.model, words.checksum) == ("toy", "abc")
+    index = PlaceIndex(list(range(6)), np.stack([words.describe(see(i)) for i in range(6)]))
+    assert [index.nearest(words.describe(see(i)), 1)[0][0] for i in range(6)] == list(range(6))
+    index.add(9, words.describe(see(2)))
+    assert {id for id, _ in index.nearest(words.describe(see(2)), 2)} == {2, 9}
+
+
+def test_index_of_nothing():
+    index = PlaceIndex([], np.zeros((0, 0), np.float32))
+    assert index.nearest(np.ones(4, np.float32), 5) == []
+    index.add(3, np.ones(4, np.float32))
+    assert index.nearest(np.ones(4, np.float32), 5)[0][0] == 3
+
+
+@pytest.mark.parametrize("meta", ["", "[]", '{"cameras": {}}', '{"cameras": {"x.jpg": {}}}'])
+def test_folders_that_are_no_recording_are_refused_in_words(tmp_path, meta, capsys):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "meta.json").write_text(meta)
+    assert main(["map", "build", str(tmp_path), "--out", str(tmp_path / "x.l2m")]) == 2
+    assert "meta.json" in capsys.readouterr().err
+    assert not (tmp_path / "x.l2m").exists()
+
+
+def test_unplaced_keyframes_are_not_answers(store):
+    assert map_keyframe(1).map_from_camera is None
+    assert set(store.poses()) <= set(store.ids())
+
+
+def test_stereo_folder_gives_a_right_image(tmp_path):
+    write_relief(tmp_path / "s", PATH[:1])
+    images = tmp_path / "s/images"
+    for side in "LR":
+        cv2.imwrite(str(images / f"{side}_0.png"), cv2.imread(str(images / "000.png")))
+    meta = json.loads((tmp_path / "s/meta.json").read_text())
+    entry = next(iter(meta["cameras"].values()))
+    meta |= {"cameras": {"L_0.png": entry, "R_0.png": entry}, "stereo_baseline_m": 0.1}
+    (tmp_path / "s/meta.json").write_text(json.dumps(meta))
+    with open_recording(tmp_path / "s") as recording:
+        (shot,) = recording.shots()
+    assert shot.frame.right_rgb is not None and shot.frame.right_from_camera[0, 3] == -0.1

@@ -1,0 +1,104 @@
+"""The map beside the running node: built, saved, found again by another node, faults in words."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy")
+pytest.importorskip("faiss")
+pytest.importorskip("gtsam")
+
+from fakes.scenes import HEIGHT, WIDTH, K, pose, render
+from geometry_msgs.msg import PoseArray, PoseWithCovarianceStamped
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from ros_bench import Bench, stamp_of
+from sensor_msgs.msg import PointCloud2
+
+from l2m_ros.frames.messages import (
+    camera_info_message,
+    header,
+    image_message,
+    read_cloud,
+    read_pose,
+)
+from l2m_ros.mapping.store import open_map
+from l2m_ros.matching.catalogue import load_matcher
+from l2m_ros.types import Camera
+
+CAMERA = Camera(WIDTH, HEIGHT, K)
+PATH = [pose(x=0.08 * i, turn_deg=-1.0 * i) for i in range(-3, 4)]
+VIEWS = [render(T) for T in PATH]
+
+
+class WallBench(Bench):
+    """The camera moves along the wall of `fakes.scenes`."""
+
+    def send(self, number=None, *, with_depth=True):
+        number = self.number if number is None else number
+        self.number = number + 1
+        rgb, depth = VIEWS[min(number, 2 * len(VIEWS) - 1 - number) % len(VIEWS)]
+        head = header(stamp_of(number * 4), "cam")
+        self.publishers["camera_info"].publish(camera_info_message(CAMERA, head))
+        self.publishers["depth"].publish(image_message(depth.astype(np.float32), "32FC1", head))
+        self.publishers["image"].publish(image_message(rgb, "rgb8", head))
+        return True
+
+
+def bench(path, mode, **parameters):
+    given = {"map.path": str(path), "map.mode": mode, "map.every_m": 0.05, "map.period_s": 0.0}
+    matcher = load_matcher("sift", max_points=600)
+    return WallBench(matcher, **{**given, "queue": "all", **parameters})
+
+
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+
+def test_drive_builds_a_map_in_which_another_node_finds_itself(tmp_path):
+    path = tmp_path / "wall.l2m"
+    with bench(path, "build") as building:
+        clouds, keyframes = [], []
+        building.driver.create_subscription(PointCloud2, "/l2m/map_points", clouds.append, LATCHED)
+        building.driver.create_subscription(
+            PoseArray, "/l2m/map_keyframes", keyframes.append, LATCHED
+        )
+        building.wait(lambda: building.send() and building.number >= 7, every_s=0.1)
+        building.wait(lambda: keyframes and len(keyframes[-1].poses) >= 4 and clouds, 60.0)
+        assert building.call("/l2m/save_map").success
+        building.wait(lambda: "saved in" in building.values("node").get("map", ""), 90.0)
+        z = read_cloud(clouds[0])["x"]  # the base looks along x: the wall is 2.5 to 4 m ahead
+        assert 2.0 < np.median(z) < 4.5
+    store = open_map(str(path))
+    assert len(store.poses()) == len(store.ids()) >= 4
+    store.close()
+    with bench(path, "localize") as finding:
+        found: list[PoseWithCovarianceStamped] = []
+        finding.listen(PoseWithCovarianceStamped, "/l2m/map_pose", found.append)
+        finding.number = 4  # it starts elsewhere
+        finding.wait(lambda: finding.send() and found, 60.0, every_s=0.2)
+        T, P = read_pose(found[0].pose)
+        assert found[0].header.frame_id == "map" and np.linalg.eigvalsh(P)[0] > 0
+        assert np.linalg.norm(T[:3, 3]) < 0.08 * 6 + 0.05  # along the drive, and on its line
+        assert abs(T[0, 3]) < 0.05 and abs(T[2, 3]) < 0.05
+        assert finding.call("/l2m/relocalize").success
+        assert not finding.call("/l2m/save_map").success
+
+
+@pytest.mark.parametrize("content", [None, b"not a map"])
+def test_map_that_cannot_be_opened_is_said_and_tracking_goes_on(tmp_path, content):
+    path = tmp_path / "x.l2m"
+    if content is not None:
+        path.write_bytes(content)
+    with bench(path, "localize") as running:
+        running.recover(2)
+        running.says("node", "l2m map build", level=2)
+
+
+def test_services_without_a_map_say_what_to_set():
+    with Bench() as running:
+        for name in ("save_map", "load_map", "relocalize"):
+            answer = running.call(f"/l2m/{name}")
+            assert not answer.success and "map.mode" in answer.message
+
+
+def test_mode_needs_a_path():
+    with Bench(activate=False) as running:
+        assert "map.path" in running.set("map.mode", "build")
