@@ -77,9 +77,11 @@ def measured(shots: list[SimulatedFrame], fault: str, args: argparse.Namespace) 
     with tempfile.TemporaryDirectory() as folder:
         bag = Path(folder) / "run.mcap"
         write_bag(bag, spoil(shots, names, seed=args.seed))
-        said = io.StringIO()
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(io.StringIO()):
-            cli.main(["replay", str(bag), "--json", "--model", args.model, *sensors])
+        said, errors = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(errors):
+            code = cli.main(["replay", str(bag), "--json", "--model", args.model, *sensors])
+    if code > 1:  # 1: no frame was posed
+        raise SystemExit(f"{fault}: {errors.getvalue()}")
     return json.loads(said.getvalue())
 
 

@@ -284,7 +284,10 @@ def _from_prior(problem: _Problem, prior: TranslationPrior, source: str) -> Metr
         )
     W = np.linalg.inv(prior.covariance)
     poses = [view.fit.pose] if view.other is None else [view.fit.pose, view.other]
-    T, length, misfit = min((_scaled_direction(T, prior, W) for T in poses), key=lambda x: x[2])
+    common = problem.options.common_share
+    vague = direction_covariance(view.fit, problem.pairs.query, None, common)[:3, :3]
+    scaled = (_scaled_direction(T, prior, vague) for T in poses)
+    T, length, misfit = min(scaled, key=lambda x: x[2])
     direction = T[:3, 3]
     sigma = 1.0 / np.sqrt(float(direction @ W @ direction))
     if misfit > CHI2_99_3 or length < 2.0 * sigma:
@@ -307,10 +310,15 @@ def _from_prior(problem: _Problem, prior: TranslationPrior, source: str) -> Metr
 
 
 def _scaled_direction(
-    T: FloatArray, prior: TranslationPrior, W: FloatArray
+    T: FloatArray, prior: TranslationPrior, vague: FloatArray
 ) -> tuple[FloatArray, float, float]:
-    """(pose, the length along its direction that suits the prior, what misfit is left)."""
+    """(pose, the length along its direction that suits the prior, what misfit is left).
+
+    vague (3, 3): covariance of the unit direction, which a small motion shows badly.
+    """
     d = T[:3, 3]
+    far = float(prior.translation_m @ prior.translation_m)
+    W = np.linalg.inv(prior.covariance + far * vague)
     length = float(d @ W @ prior.translation_m) / float(d @ W @ d)
     off = prior.translation_m - length * d
     return T, length, float(off @ W @ off)

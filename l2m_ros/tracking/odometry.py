@@ -21,6 +21,7 @@ from l2m_ros.types import FloatArray
 
 UNMEASURED_VARIANCE = 1e3  # drivers write 1e3 to 1e9 for an axis that nobody measured
 MIN_SHARE = 0.002  # of the way: nobody's odometry is better, a covariance that says so is no growth
+MOUNTING = 0.02  # of the way: a camera's place on its robot is known to a degree
 SHRINKS = 0.05  # of the largest variance: interpolated covariances shrink by less in some direction
 FLOOR_M = 1e-3
 FLOOR_RAD = 1e-3
@@ -82,7 +83,7 @@ def step(
     modelled = unusable(a, b, added)
     turn = np.kron(np.eye(2), a.odom_from_base[:3, :3].T)
     if modelled is None:
-        floor_m = MIN_SHARE * float(np.linalg.norm(a_from_b[:3, 3]))
+        floor_m = MOUNTING * float(np.linalg.norm(a_from_b[:3, 3]))
         P = turn @ _positive(added) @ turn.T + np.diag([floor_m**2 + 1e-8] * 3 + [0.0] * 3)
     else:
         P = noise.covariance(a_from_b)
