@@ -1,6 +1,7 @@
 """How true the tracker's poses are on simulated runs with depth: a row a run.
 
 python benchmarks/tracking.py [--model lite] [--frames 200] [--scene room] [--faults noise,depth]
+[--subpixel]
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import numpy as np
 from l2m_ros.matching.catalogue import load_matcher
 from l2m_ros.matching.matcher import Matcher
 from l2m_ros.progress import track
-from l2m_ros.tracking.tracker import Tracker
+from l2m_ros.tracking.tracker import Tracker, TrackerOptions
 from l2m_ros.workshop.evaluation.tracking import PosedFrame, TrackingSummary, pose_errors, summarize
 from l2m_ros.workshop.evaluation.trajectory import Trajectory
 from l2m_ros.workshop.simulation.faults import Faults
@@ -21,9 +22,11 @@ from l2m_ros.workshop.simulation.sequence import SimulationOptions, simulate
 PATHS = ("handheld", "drive", "turn")
 
 
-def tracked(matcher: Matcher, options: SimulationOptions) -> TrackingSummary:
+def tracked(
+    matcher: Matcher, options: SimulationOptions, tracking: TrackerOptions
+) -> TrackingSummary:
     """The report card of one run."""
-    tracker, posed, stamps, truth = Tracker(matcher), [], [], []
+    tracker, posed, stamps, truth = Tracker(matcher, tracking), [], [], []
     for shot in track(simulate(options), options.path, total=options.frames):
         result = tracker.process(shot.frame)
         stamps.append(shot.frame.stamp_ns)
@@ -43,6 +46,7 @@ def main() -> None:
     parser.add_argument("--scene", default="room")
     parser.add_argument("--path", action="append", choices=PATHS, help="default: all")
     parser.add_argument("--faults", default="noise,depth")
+    parser.add_argument("--subpixel", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     matcher = load_matcher(args.model)
@@ -58,7 +62,7 @@ def main() -> None:
             faults=Faults.named(filter(None, args.faults.split(","))),
             seed=args.seed,
         )
-        s = tracked(matcher, options)
+        s = tracked(matcher, options, TrackerOptions(subpixel=args.subpixel))
         print(
             f"{path:<10} {s.posed_percent:7.1f} {s.translation_median_mm:10.1f}"
             f" {s.translation_p95_mm:7.1f} {s.rotation_median_deg:11.3f}"

@@ -103,6 +103,35 @@ def test_auto_takes_the_first_engine_with_cuda(card, monkeypatch):
         choose_backend(card, BackendOptions(device="cuda"))
 
 
+def test_auto_falls_back_where_a_device_is_told_of_but_does_not_open(
+    card, monkeypatch, caplog
+) -> None:
+    """onnxruntime-gpu tells how it was built, also where no GPU is plugged in."""
+    tried = []
+
+    def engine(name: str, opens: bool):
+        def load(card, options):
+            tried.append((name, options.device))
+            if not opens and options.device == "cuda":
+                raise BackendUnavailable("the driver is missing")
+            return name
+
+        return load
+
+    monkeypatch.setattr(backends, "_cuda_of", {"onnxruntime", "torch"}.__contains__)
+    monkeypatch.setitem(backends.BACKENDS, "onnxruntime", engine("onnxruntime", False))
+    monkeypatch.setitem(backends.BACKENDS, "torch", engine("torch", False))
+    with caplog.at_level("INFO"):
+        assert load_backend("auto", card, BackendOptions()) == "onnxruntime"
+    assert tried == [("onnxruntime", "cuda"), ("torch", "cuda"), ("onnxruntime", "cpu")]
+    assert "onnxruntime on cuda would not open (the driver is missing)" in caplog.text
+    assert "toy runs by onnxruntime on cpu" in caplog.text
+    with pytest.raises(BackendUnavailable, match="torch on cuda would not open"):
+        load_backend("auto", card, BackendOptions(device="cuda"))
+    monkeypatch.setitem(backends.BACKENDS, "torch", engine("torch", True))
+    assert load_backend("auto", card, BackendOptions()) == "torch"
+
+
 def test_missing_engines_are_named(card, monkeypatch):
     monkeypatch.setattr(
         backends.importlib, "import_module", lambda name: (_ for _ in ()).throw(

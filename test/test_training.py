@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -19,6 +21,7 @@ from l2m_ros.cli import main
 from l2m_ros.errors import InvalidInput, ModelError
 from l2m_ros.networks.registry import build
 from l2m_ros.workshop.training import checkpoint, curves
+from l2m_ros.workshop.training.carry import begin_from, write_carry
 from l2m_ros.workshop.training.data import (
     Ahead,
     Batches,
@@ -105,6 +108,51 @@ class _StopAfter:
             raise KeyboardInterrupt
         self.left -= 1
         return self.source.pair(*args, **kwargs)
+
+
+def test_a_run_goes_on_from_the_file_that_another_left(tmp_path: Path) -> None:
+    """Means exactly, weights and AdamW's moments to bfloat16; what is frozen is kept once."""
+    options = options_from(
+        {**settings(4), "loop": {**settings(4)["loop"], "rates": {"encoder": 0}}}
+    )
+    network = build("lite", **TINY)
+    train_decoder(options, network, pairs(), pairs(50), tmp_path / "first")
+    before = checkpoint.load(tmp_path / "first")
+    write_carry(tmp_path / "first", tmp_path / "carry.safetensors")
+    further = replace(options, loop=replace(options.loop, steps=5))
+    other = build("lite", **TINY)
+    train_decoder(
+        further,
+        other,
+        pairs(),
+        pairs(50),
+        tmp_path / "second",
+        carry=tmp_path / "carry.safetensors",
+    )
+    after = checkpoint.load(tmp_path / "second")
+    assert (before["step"], after["step"]) == (4, 5)
+    for name, value in before["model"].items():
+        if name.startswith("encoder"):
+            torch.testing.assert_close(after["model"][name], value, atol=0, rtol=0)
+    straight = tmp_path / "straight"
+    shutil.copytree(tmp_path / "first", straight)
+    train_decoder(further, build("lite", **TINY), pairs(), pairs(50), straight)
+    for name, value in checkpoint.load(straight)["model"].items():
+        torch.testing.assert_close(after["model"][name], value, atol=2e-5, rtol=2e-2)
+    with pytest.raises(ModelError, match="no state to go on with"):
+        begin_from(straight / "checkpoint.pt", tmp_path / "third", [])
+
+
+def test_an_archive_of_photographs_is_unpacked_once(tmp_path: Path) -> None:
+    from l2m_ros.commands.train import _unpacked
+
+    write_photographs(tmp_path / "photographs", 3)
+    archive = shutil.make_archive(str(tmp_path / "some"), "gztar", tmp_path / "photographs")
+    (tmp_path / "run").mkdir()
+    folder = _unpacked(Path(archive), tmp_path / "run")
+    assert len(list(folder.rglob("*.png"))) == 3
+    assert _unpacked(Path(archive), tmp_path / "run") == folder
+    assert _unpacked(tmp_path / "photographs", tmp_path) == tmp_path / "photographs"
 
 
 def test_log_and_curves_hold_what_was_measured(tmp_path: Path) -> None:

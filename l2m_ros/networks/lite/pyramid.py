@@ -44,10 +44,11 @@ def standardised(image: Tensor) -> Tensor:
 
 
 class GradientPyramid(nn.Module):
-    """Image -> square-rooted oriented gradient energy at 1/2, 1/4, 1/8 and 1/16."""
+    """Image -> square-rooted oriented gradient energy at 1/2, 1/4, 1/8 and 1/16 (or fewer)."""
 
-    def __init__(self) -> None:
+    def __init__(self, levels: int = 4) -> None:
         super().__init__()
+        self.levels = levels
         angle = torch.arange(ORIENTATIONS) * (2 * math.pi / ORIENTATIONS)
         steer = torch.stack([angle.cos(), angle.sin()], dim=1)  # (8, 2)
         derivative = _derivative_filters()
@@ -56,14 +57,14 @@ class GradientPyramid(nn.Module):
         self.register_buffer("blur", _binomial(ORIENTATIONS), persistent=False)
 
     def forward(self, planes: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) from `standardised` -> 4 x (B, 8, h, w), values about 0 to 1."""
+        """(B, 1 or 3, H, W), grey first -> levels x (B, 8, h, w), values about 0 to 1."""
         with torch.autocast(planes.device.type, enabled=False):
             slope = F.conv2d(planes[:, :1], self.derivative, stride=2, padding=2)
             size = ((slope * slope).sum(dim=1, keepdim=True) + NOISE**2).sqrt()
             # Lobes of 60 degrees to either side: 2 |g| (cos - 1/2), the negative part cut.
             energy = F.relu(F.conv2d(slope, self.steer) - size)
             levels = [energy]
-            for _ in range(3):
+            for _ in range(self.levels - 1):
                 energy = F.conv2d(energy, self.blur, stride=2, padding=1, groups=ORIENTATIONS)
                 levels.append(energy)
             return [(level + 1e-4).sqrt() for level in levels]

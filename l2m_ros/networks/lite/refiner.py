@@ -82,13 +82,15 @@ def _neighbours(plane: Tensor, radius: int) -> Tensor:
 class Refiner(nn.Module):
     """One level's correction of the warp: soft choice among candidates, then a small network."""
 
-    def __init__(self, radius: int, descriptor: int, above: int, hidden: int, layers: int) -> None:
+    def __init__(
+        self, radius: int, descriptor: int, above: int, hidden: int, layers: int, look: int = 16
+    ) -> None:
         super().__init__()
         self.radius = radius
         window = (2 * radius + 1) ** 2
         self.tenth_sharpness = nn.Parameter(torch.tensor(2.0))
-        self.look = nn.Conv2d(descriptor, 16, 1)
-        self.enter = nn.Conv2d(window + 16 + 2 + above, hidden, 1)
+        self.look = nn.Conv2d(descriptor, look, 1)
+        self.enter = nn.Conv2d(window + look + 2 + above, hidden, 1)
         self.spread = nn.ModuleList(
             nn.Conv2d(hidden, hidden, 5, padding=2, groups=hidden) for _ in range(layers)
         )
@@ -109,6 +111,11 @@ class Refiner(nn.Module):
         y = (weight * _neighbours(warp[:, 1:], self.radius)).sum(1, keepdim=True)
         return (torch.cat([x, y], dim=1) - warp * total) / (total + EVIDENCE)
 
+    def _mixed(self, state: Tensor) -> Tensor:
+        for spread, mix in zip(self.spread, self.mix, strict=True):
+            state = state + F.relu(mix(spread(state)))
+        return state
+
     def forward(
         self, query: Tensor, keyframe: Tensor, warp: Tensor, above: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -127,8 +134,7 @@ class Refiner(nn.Module):
         cell = torch.tensor([width / 2.0, height / 2.0], device=warp.device).view(1, 2, 1, 1)
         state = torch.cat([window, self.look(query), chosen * cell, above], dim=1)
         state = F.relu(self.enter(state))
-        for spread, mix in zip(self.spread, self.mix, strict=True):
-            state = state + F.relu(mix(spread(state)))
+        state = self._mixed(state)
         out = self.leave(state).float()
         warp = warp + chosen + out[:, :2] / cell
         return warp, state, out[:, 2:3], out[:, 3:6]

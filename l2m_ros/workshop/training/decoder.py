@@ -14,6 +14,7 @@ from l2m_ros.errors import InvalidInput
 from l2m_ros.networks.checkpoint import load_state, read_state, torch_tensors
 from l2m_ros.spelling import nearest
 from l2m_ros.workshop.training import checkpoint
+from l2m_ros.workshop.training.carry import begin_from
 from l2m_ros.workshop.training.data import Batch, Batches, PairMaker, Schedule, SizeShare
 from l2m_ros.workshop.training.loop import LoopOptions, LossOf, Run, Validate, train
 from l2m_ros.workshop.training.losses import LossOptions, matcher_loss
@@ -32,6 +33,7 @@ class DecoderOptions:
     sizes: tuple[SizeShare, ...] = (SizeShare(320, 256, 8, 1.0),)
     validation: tuple[tuple[int, int, int], ...] = ((320, 256, 24), (640, 480, 12))
     both_ways: bool = True  # every pair is matched in both directions
+    pairs_on_device: bool = False  # made by torch where the network is; on a GPU always
     start: Path | None = None  # a checkpoint whose mean weights to begin with
     loop: LoopOptions = field(default_factory=lambda: LoopOptions(steps=1))
     loss: LossOptions = field(default_factory=LossOptions)
@@ -106,7 +108,7 @@ def l2m_levels(model: nn.Module, batch: Batch) -> list[dict[str, Tensor]]:
     return [first, *({"warp": level.flow, "certainty": level.certainty} for level in refined)]
 
 
-LEVELS = {"lite": lite_levels, "l2m": l2m_levels}
+LEVELS = {"lite": lite_levels, "lite2": lite_levels, "l2m": l2m_levels}
 
 
 def match_of(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -123,6 +125,7 @@ def train_decoder(
     held_out: PairMaker,
     folder: Path,
     scenes: Validate | None = None,
+    carry: Path | None = None,
 ) -> bool:
     """Train `network` on `pairs`; figures of `held_out` pairs and of `scenes` on the way.
 
@@ -137,6 +140,9 @@ def train_decoder(
         if not isinstance(batches, Schedule):
             batches = Batches(batches, options.sizes, options.loop.seed, options.both_ways)
         run = Run(network, _loss_of(options), batches, options.loop, processes)
+        if carry is not None and processes.leads:
+            begin_from(carry, folder, run.optimizer.state_dict()["param_groups"])
+        processes.wait()
         lifted = LiftedValidation(
             held_out, match_of, options.validation, device=options.loop.device
         )
@@ -180,7 +186,8 @@ def mean_weights(folder: Path) -> dict[str, Tensor]:
     if state is None:
         raise InvalidInput(f"{folder}: holds no {checkpoint.NAME}: train first")
     checkpoint.require_parts(state, str(folder / checkpoint.NAME))
-    return {name: value for name, value in state["ema"].items() if name != "steps"}
+    means = {name: value for name, value in state["ema"].items() if name != "steps"}
+    return {**state["model"], **means}  # whole numbers have no mean
 
 
 def split_photographs(paths: Sequence[T], every: int = 20) -> tuple[list[T], list[T]]:

@@ -59,6 +59,11 @@ class Processes:
             for value in module.state_dict().values():
                 dist.broadcast(value, src=0)
 
+    def wait(self) -> None:
+        """Until everyone is here."""
+        if self.count > 1:
+            dist.barrier()
+
     def agreed(self, value: float) -> float:
         """The first one's number (clocks differ; decisions must not)."""
         if self.count == 1:
