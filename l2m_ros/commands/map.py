@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument("recording", type=Path, metavar="BAG_OR_FOLDER")
     build.add_argument("--out", required=True, metavar="MAP", help="a file, or postgresql://...")
     build.add_argument("--every", type=int, default=1, metavar="N", help="each Nth image")
-    build.add_argument("--every-m", type=float, default=0.25, help="between keyframes, metres")
+    build.add_argument("--every-m", type=float, default=0.12, help="between keyframes, metres")
     build.add_argument("--features-mb", type=float, help="stored features at most")
     build.add_argument("--max-keyframes", type=int, default=0, help="0 = no bound")
     build.add_argument("--world", help="name of the truth's frame, if the folder has none")

@@ -16,15 +16,13 @@ import numpy as np
 
 from l2m_ros.geometry import se3
 from l2m_ros.mapping.records import Edge
+from l2m_ros.mapping.verification import unmodelled
 from l2m_ros.types import FloatArray
 
 Poses = dict[int, FloatArray]
 Placed = dict[int, tuple[FloatArray, FloatArray]]
 
 ROBUST_SIGMAS = {"odometry": 5.0, "loop": 2.5, "prior": 5.0}  # of Cauchy's weight
-# What covariances of single edges leave out: calibration, time stamps, and that keyframes share
-# images. Per axis, added to each edge.
-FLOOR_M, FLOOR_RAD = 0.002, 0.002
 ORIGIN_M, ORIGIN_RAD = 1e-4, 1e-4  # the first keyframe is the map's origin
 MAX_ITERATIONS = 50
 
@@ -99,7 +97,8 @@ def optimised(edges: Iterable[Edge], first: Poses) -> Placed:
 
 
 def _factor(edge: Edge) -> gtsam.NonlinearFactor:
-    noise = gtsam.noiseModel.Gaussian.Covariance(_theirs(edge.a_from_b, edge.covariance))
+    P = edge.covariance if edge.kind == "prior" else edge.covariance + unmodelled(edge.a_from_b)
+    noise = gtsam.noiseModel.Gaussian.Covariance(_theirs(edge.a_from_b, P))
     cauchy = gtsam.noiseModel.mEstimator.Cauchy.Create(ROBUST_SIGMAS[edge.kind])
     noise = gtsam.noiseModel.Robust.Create(cauchy, noise)
     pose = gtsam.Pose3(edge.a_from_b)
@@ -121,9 +120,8 @@ _SWAP = np.array([3, 4, 5, 0, 1, 2])  # gtsam has rotation first, about the movi
 
 
 def _theirs(T: FloatArray, P: FloatArray) -> FloatArray:
-    floor = np.diag([FLOOR_M**2] * 3 + [FLOOR_RAD**2] * 3)
     A = np.kron(np.eye(2), T[:3, :3].T)
-    turned = A @ (P + floor) @ A.T
+    turned = A @ P @ A.T
     return np.asarray(0.5 * (turned + turned.T)[np.ix_(_SWAP, _SWAP)])
 
 
@@ -137,8 +135,8 @@ def misfit(edge: Edge, placed: Placed) -> float:
     """Chi-square of an edge with six degrees of freedom, by its own covariance."""
     a_from_b = se3.inverse(placed[edge.a][0]) @ placed[edge.b][0]
     d = se3.difference(a_from_b, edge.a_from_b)
-    floor = np.diag([FLOOR_M**2] * 3 + [FLOOR_RAD**2] * 3)
-    return float(d @ np.linalg.solve(edge.covariance + floor, d))
+    P = edge.covariance + unmodelled(edge.a_from_b)
+    return float(d @ np.linalg.solve(P, d))
 
 
 def bridges(gone: set[int], edges: list[Edge]) -> list[Edge]:

@@ -62,7 +62,7 @@ class MapperOptions:
 class PickerOptions:
     """A new view is one that differs by `every_m` from the keyframes of this drive."""
 
-    every_m: float = 0.25  # metres, a turn counted as `places.VIEW_RAD_PER_M` says
+    every_m: float = 0.12  # metres, a turn counted as `places.VIEW_RAD_PER_M` says
 
 
 @dataclass(frozen=True)
