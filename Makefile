@@ -43,7 +43,7 @@ $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo-ready: setup.py | $(VENV)/bin/pip
-	$(BIN)/pip install -q -e '.[ros,onnx,view]'
+	$(BIN)/pip install -q -e '.[ros,onnx,view,map]'
 	@touch $@
 
 $(VENV)/.docs-ready: setup.py | $(VENV)/bin/pip
