@@ -99,8 +99,8 @@ def test_view_pair_of_a_scene_and_of_files(scenes, tmp_path, capsys):
     ("arguments", "words"),
     [
         (["SCENES/relief", "--pair", "9"], "pairs 0 to"),
-        (["SCENES/planar/images/8.png", "/nowhere.png"], "cannot be read: No such file"),
-        (["SCENES/planar/meta.json", "SCENES/planar/meta.json"], "not a picture"),
+        (["SCENES/planar/images/8.png", "/nowhere.png"], "No such file"),
+        (["SCENES/planar/meta.json", "SCENES/planar/meta.json"], "is not a PNG, JPEG"),
         (["SCENES/relief", "--out", "x.txt"], "ends in .jpg or .png"),
     ],
 )
