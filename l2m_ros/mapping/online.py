@@ -29,6 +29,7 @@ from l2m_ros.types import FloatArray, Lost
 WAITING = 32  # keyframes that may wait for the map's thread
 # How far odometry may have drifted since the last fix, to search around it first.
 DRIFT_M, DRIFT_RAD = 0.3, 0.1
+RELOAD_NS = 10_000_000_000  # between two readings of a map that others write
 OPTIMISE_EVERY = 10  # keyframes without a loop
 
 
@@ -55,7 +56,7 @@ class OnlineMap:
         self._changed = threading.Condition()
         self._due_ns = 0
         self._since_optimised = 0
-        self._store_version = 0
+        self._store_version, self._loaded_ns = 0, 0
         self._store: MapStore | None = None
         self._tracked: TrackedMapper | None = None
         self._relocalizer: Relocalizer | None = None
@@ -188,7 +189,9 @@ class OnlineMap:
             return None
         self._due_ns = result.frame.stamp_ns + round(self.options.period_s * 1e9)
         version = self._store.version()
-        if version != self._store_version:  # another robot added to the map
+        due = result.frame.stamp_ns - self._loaded_ns >= RELOAD_NS
+        if version != self._store_version and due:  # another robot added to the map
+            self._loaded_ns = result.frame.stamp_ns
             self._relocalizer.places.load()
             self._store_version, self.version = version, self.version + 1
         found = self._relocalizer.localize(result.frame, self._hint_for(result))

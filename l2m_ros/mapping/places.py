@@ -37,11 +37,13 @@ class Places:
         self._cached = cached
         self._places: OrderedDict[int, Place] = OrderedDict()
         self._turn = threading.RLock()
+        self._stack: tuple[tuple[int, int], np.ndarray, FloatArray] | None = None
         self.load()
 
     def load(self) -> None:
         """Everything anew, after somebody changed the map."""
         self._places.clear()
+        self._stack = None
         self.poses: dict[int, tuple[FloatArray, FloatArray]] = self.store.poses()
         content = self.store.vocabulary()
         self.vocabulary = None if content is None else Vocabulary.from_bytes(content)
@@ -82,12 +84,19 @@ class Places:
         for id in ids:
             self._places.pop(id, None)
 
+    def _stacked(self) -> tuple[np.ndarray, FloatArray]:
+        """Ids (N,) and poses (N, 4, 4), kept while the poses are the same: 10,000 take 10 ms."""
+        key = (id(self.poses), len(self.poses))
+        if self._stack is None or self._stack[0] != key:
+            poses = np.stack([pose for pose, _ in self.poses.values()])
+            self._stack = (key, np.array(list(self.poses)), poses)
+        return self._stack[1], self._stack[2]
+
     def near(self, map_from_camera: FloatArray, count: int) -> list[int]:
         """The placed keyframes that look at about the same part of the map, best first."""
         if not self.poses:
             return []
-        ids = np.array(list(self.poses))
-        poses = np.stack([pose for pose, _ in self.poses.values()])
+        ids, poses = self._stacked()
         order = np.argsort(view_distance(poses, map_from_camera), kind="stable")
         return [int(id) for id in ids[order[:count]]]
 

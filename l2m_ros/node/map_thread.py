@@ -36,7 +36,8 @@ WAIT_S = 0.2
 NICE = 10  # of the map's thread: tracking comes first on a busy machine
 PATH_KEPT = 5000
 PATH_EVERY_M = 0.05
-POINTS_EVERY = 10  # keyframes, before ~/map_points is made anew
+# ~/map_points reads every keyframe: it is made anew after so many new ones, or so large a share.
+POINTS_EVERY, POINTS_GROWTH = 10, 0.2
 
 
 class MapThread:
@@ -208,7 +209,8 @@ class MapThread:
         placed = [self._of_base(pose) for pose, _ in poses.values()]
         self._publishers["map_keyframes"].publish(map_outputs.pose_array(placed, head))
         self._shown = self.online.version
-        if abs(len(poses) - self._shown_points) < POINTS_EVERY and self._shown_points:
+        due = max(POINTS_EVERY, POINTS_GROWTH * self._shown_points)
+        if self._shown_points and abs(len(poses) - self._shown_points) < due:
             return
         from l2m_ros.mapping import export
 
