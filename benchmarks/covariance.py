@@ -7,6 +7,8 @@ error / bound   RMS of the error in units of the smallest covariance that any un
 ANEES           average of e^T P^-1 e with the covariance P that was returned, over its degrees of
                 freedom, with the 95 % interval of chi-square: below it, the pose is better than it
                 says; above it, it is over-confident
+shipped         ANEES with the options that ship: they allow for errors that matches of one region
+                have in common, which the drawn noise of this benchmark has not, so it lies below 1
 """
 
 from __future__ import annotations
@@ -91,6 +93,7 @@ class Row:
     high: float
     sigma_m: float  # median of what was claimed
     error_m: float  # RMS
+    anees_shipped: float = float("nan")  # with the shipped options
 
     @property
     def verdict(self) -> str:
@@ -103,6 +106,7 @@ class Row:
 def measure(configuration: Configuration, trials: int) -> Row:
     """One line of the table."""
     nees, bound, errors, sigmas, lost, dof = [], [], [], [], 0, 6
+    nees_shipped: list[float] = []
     for seed in range(trials):
         t = trial(configuration.world, seed)
         rng = np.random.default_rng([seed, 1])
@@ -118,6 +122,7 @@ def measure(configuration: Configuration, trials: int) -> Row:
             basis, dof = across_direction(outcome.keyframe_from_camera[:3, 3]), 5
         e = basis.T @ se3.difference(outcome.keyframe_from_camera, truth)
         nees.append(e @ np.linalg.solve(basis.T @ outcome.covariance @ basis, e))
+        nees_shipped += _shipped_nees(t, options, evidence, basis, truth)
         information = true_information(configuration, t, truth, prior)
         bound.append(e @ basis.T @ information @ basis @ e)
         errors.append(np.linalg.norm((basis @ e)[:3]))
@@ -135,7 +140,22 @@ def measure(configuration: Configuration, trials: int) -> Row:
         float(high),
         float(np.median(sigmas)) if sigmas else np.nan,
         float(np.sqrt(np.mean(np.square(errors)))) if errors else np.nan,
+        float(np.mean(nees_shipped) / dof) if nees_shipped else np.nan,
     )
+
+
+def _shipped_nees(
+    t: Trial, options: PoseOptions, evidence: ScaleEvidence, basis: FloatArray, truth: FloatArray
+) -> list[float]:
+    """e^T P^-1 e of the same trial with the shipped options; nothing where there is no pose."""
+    shipped = PoseOptions(
+        depth_noise=options.depth_noise, depth_scale_sigma=options.depth_scale_sigma
+    )
+    outcome = estimate_pose(t.matches, t.query, t.keyframe, shipped, evidence)
+    if isinstance(outcome, Lost) or outcome.covariance is None:
+        return []
+    e = basis.T @ se3.difference(outcome.keyframe_from_camera, truth)
+    return [float(e @ np.linalg.solve(basis.T @ outcome.covariance @ basis, e))]
 
 
 def told(
@@ -224,6 +244,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     chosen = [c for c in configurations() if not args.only or args.only in c.world.name]
     head = f"{'configuration':32} {'error/bound':>11} {'ANEES':>6} {'95 % interval':>15} "
+    head += f"{'shipped':>7} "
     if not args.json:
         print(head + f"{'error m':>9} {'sigma m':>9} {'lost':>4}  verdict")
     rows = []
@@ -234,6 +255,7 @@ def main(argv: list[str] | None = None) -> int:
             limit = f"{row.low:.3f} .. {row.high:.3f}" if row.holds else f"<= {1.5 * row.high:.3f}"
             print(
                 f"{row.name:32} {row.error_over_bound:11.3f} {row.anees:6.3f} {limit:>15} "
+                f"{row.anees_shipped:7.3f} "
                 f"{row.error_m:9.5f} {row.sigma_m:9.5f} {row.lost:4d}  {row.verdict}",
                 flush=True,
             )
