@@ -173,7 +173,7 @@ def told(
         )
         prior[:3, :3] = np.eye(3) / sigma_m**2
     options = PoseOptions(
-        common_share=0.0,  # drawn noise is independent
+        common_px=0.0,  # drawn noise is independent
         depth_noise=world.depth_noise,
         depth_scale_sigma=configuration.scale_sigma,
     )

@@ -345,6 +345,8 @@ class MetricPose:
     covariance: FloatArray  # 6x6
     inliers: npt.NDArray[np.bool_]  # (N,) over the correspondences given
     scale_source: str  # a key of geometry.scale.SCALE_SOURCES
+    support: float = 1.0  # of the matches that could contradict the pose, the share that agrees
+    disagreement: float = 0.0  # with two-view geometry: chi-square of five degrees of freedom
 
     def __post_init__(self) -> None:
         _set(

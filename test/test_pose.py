@@ -14,7 +14,7 @@ from l2m_ros.types import Camera, Correspondences, Frame, Lost, LostReason, Metr
 
 SENSOR = DepthNoise(0.002, 0.002)
 BLIND = World("blind", outliers=0.3, keyframe_depth=False)
-EXACT = PoseOptions(depth_noise=NO_NOISE, common_share=0.0)
+EXACT = PoseOptions(depth_noise=NO_NOISE, common_px=0.0)
 TURN = (0.0, 0.0, 0.0, 0.05, -0.15, 0.03)
 
 
@@ -48,7 +48,7 @@ def solve(world, seed=0, options=EXACT, **evidence):
     ids=lambda world: world.name,
 )
 def test_depth_gives_a_metric_pose_as_good_as_it_says(world):
-    t, pose = solve(world, options=PoseOptions(depth_noise=world.depth_noise, common_share=0.0))
+    t, pose = solve(world, options=PoseOptions(depth_noise=world.depth_noise, common_px=0.0))
     assert isinstance(pose, MetricPose) and pose.scale_source == "depth"
     assert sigmas(pose, t.keyframe_from_camera) < 2.2
     assert np.linalg.norm((pose.keyframe_from_camera - t.keyframe_from_camera)[:3, 3]) < 0.02
@@ -58,7 +58,7 @@ def test_depth_gives_a_metric_pose_as_good_as_it_says(world):
 def test_depth_in_both_frames_pins_the_way_forward():
     """Matches to 2.4 mrad and ranges to 2 mm: z is known better, and says so."""
     one = World("one", camera=SMALL, sigma_px=0.3, depth_noise=DepthNoise(0.002, 0.0))
-    options = PoseOptions(depth_noise=one.depth_noise, common_share=0.0)
+    options = PoseOptions(depth_noise=one.depth_noise, common_px=0.0)
     sigma_m, errors = [], []
     for world in (one, replace(one, query_depth=True)):
         found = [solve(world, seed, options) for seed in range(8)]
@@ -190,7 +190,7 @@ def test_matches_without_depth_help_by_their_lines():
     left = t.matches.select(t.matches.keyframe_px[:, 0] < 199)
     alone = estimate_pose(left, t.query, half, EXACT)
     assert sigmas(pose, t.keyframe_from_camera) < 2
-    assert np.trace(pose.covariance[3:, 3:]) < 0.5 * np.trace(alone.covariance[3:, 3:])
+    assert np.trace(pose.covariance[3:, 3:]) < 0.6 * np.trace(alone.covariance[3:, 3:])
     assert pose.inliers.mean() > 0.95
 
 
@@ -351,5 +351,5 @@ def test_options_are_checked():
         PoseOptions(sources=("gps",))
     with pytest.raises(InvalidInput, match="threshold_px"):
         PoseOptions(threshold_px=0)
-    with pytest.raises(InvalidInput, match="common_share"):
-        PoseOptions(common_share=2.0)
+    with pytest.raises(InvalidInput, match="common_px"):
+        PoseOptions(common_px=-1.0)

@@ -37,12 +37,14 @@ def exact_pairs(n=40, seed=0, query_depth=True, at_infinity=False):
         Y[:2] / Y[2],
         k,
         noise,
+        np.zeros((3, n)),
         np.ones((2, n)),
         z,
         np.ones(n),
         known,
         np.ones(n),
         np.zeros((2, n)),
+        np.zeros(n),
         DepthNoise(SIGMA_M, 0),
     )
 

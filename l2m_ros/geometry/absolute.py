@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from l2m_ros.geometry.ransac import POINTS_SAMPLE, Search, accidental, find_absolute
@@ -26,10 +28,12 @@ def absolute_pose(
     image_area: float,
     shift_sigma_m: float = 0.0,
     initial: FloatArray | None = None,
+    hole_sigma: float = 0.0,
 ) -> Fit | Lost:
     """The pose that the matches with depth agree on, then all matches.
 
-    image_area in normalised units; `initial` replaces the search.
+    image_area in normalised units; `initial` replaces the search. hole_sigma: what a match without
+    depth errs on top, normalised units.
     """
     flat = one_depth(pairs)
     if flat is not None:
@@ -50,12 +54,13 @@ def absolute_pose(
     probability = np.pi * radius**2 / image_area
     if accidental(inliers, len(pairs), sample=POINTS_SAMPLE, probability=probability):
         return _too_few(inliers, len(pairs))
-    return with_rays(pairs, fit, search, shift_sigma_m)
+    return with_rays(pairs, fit, search, shift_sigma_m, hole_sigma)
 
 
 def accepted_radius(pairs: RayPairs, fit: Fit, *, dof: int) -> float:
     """How far off a match may lie and still weigh more than half, normalised units."""
-    variance = fit.noise.match * float(np.median(pairs.noise[0]))
+    xx, xy, yy = pairs.covariance(fit.noise.match)
+    variance = float(np.median(np.sqrt(np.maximum(xx * yy - xy * xy, 0.0))))
     return float(np.sqrt(HALF_WEIGHT[dof] * variance))
 
 
@@ -72,8 +77,14 @@ def one_depth(pairs: RayPairs) -> Lost | None:
     return None
 
 
-def with_rays(pairs: RayPairs, fit: Fit, search: Search, shift_sigma_m: float) -> Fit:
-    """Matches without depth join in by their epipolar lines, once t has a direction."""
+def with_rays(
+    pairs: RayPairs, fit: Fit, search: Search, shift_sigma_m: float, hole_sigma: float
+) -> Fit:
+    """Matches without depth join in by their epipolar lines, once t has a direction.
+
+    A depth camera fails on gloss, on dark things and beside edges, and there the matches are worse
+    too: hole_sigma.
+    """
     without = ~(np.isfinite(pairs.keyframe_m) | np.isfinite(pairs.query_m))
     if without.sum() < MIN_FRACTION_WITHOUT_DEPTH * len(pairs):
         return fit
@@ -84,10 +95,10 @@ def with_rays(pairs: RayPairs, fit: Fit, search: Search, shift_sigma_m: float) -
     rays = without & plausible_depth(pairs, fit.pose, inlier, search.threshold)
     rays &= epipolar_distance(pairs, fit.pose) < WIDE * search.threshold
     chosen = np.flatnonzero(rays | (~without & (fit.weights > 1e-3)))
-    joint = pairs.select(chosen)
+    joint = pairs.select(chosen).blurred(np.where(without[chosen], hole_sigma**2, 0.0))
     terms = depth_terms(joint, shift_sigma_m=shift_sigma_m, epipolar=True)
     both = refine(joint, fit.pose, terms, fit.noise)
-    return fit if both is None else both.over(chosen, len(pairs))
+    return fit if both is None else replace(both.over(chosen, len(pairs)), fewer=fit)
 
 
 def _reprojection_distance(pairs: RayPairs, T: FloatArray) -> FloatArray:

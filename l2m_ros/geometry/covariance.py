@@ -1,15 +1,21 @@
 """How sure a pose is.
 
-    P = (k s f + c N / 12) A^-1 + u^2 t t^T
+    P = W (k s f A^-1) + A^-1 (r^2 sum G G^T + c c^T) A^-1 + u^2 t t^T
 
     A  Gauss-Newton Hessian of the robust cost, residuals in units of their estimated noise
     f  what the robust weights make of A, against plain least squares (0.99 to 1.01)
     s  the noise was estimated from n residuals itself: n / (n - 2), as in Student's t
     k  matches / effective matches: neighbours err together, so they count less than they are
-    c  fraction of a match's variance that its region's matches have in common (the intraclass
-       correlation of Kish's design effect): a pose bends to errors as wide as that, so residuals
-       do not show them, and it has to be told (0 = there are none)
-    u  the scale's relative uncertainty, common to all depths: along t, whatever the matches say
+    W  wider along the directions in which the pose scatters when one region of the image after
+       another is left out (delete-a-group jackknife), by what exceeds chance
+
+Those see errors that residuals show. A pose bends to smooth errors, so some have to be told:
+
+    r  error in pixels that all matches of one region (4 x 3 of the image) have in common: what
+       a matcher gets wrong near an edge, a lens model, a rolling shutter. G (6, 2) is what a
+       shift of one region's matches does to the normal equations
+    c  the same for an error that all depths have in common (`Depths.bias_m`)
+    u  the depths' scale, relative: along t, whatever the matches say
 
 The effective number is measured, not assumed. Residuals are summed over blocks of the image:
 independent ones give sums whose squares equal the sum of squares, correlated ones give more. A
@@ -19,6 +25,8 @@ is significant counts.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -32,27 +40,64 @@ Mask = npt.NDArray[np.bool_]
 
 BLOCKS = (24, 12, 6, 3)  # blocks across the matched area
 SIGNIFICANT = 3.0  # standard deviations above 1 before a ratio is believed
-REGIONS = 12.0  # of the image, 4 x 3, whose matches share an error that no residual shows
+REGIONS = (4, 3)  # of the image, across and down, whose matches share an error
+LEFT_OUT = 4  # blocks across the matched area that the jackknife leaves out one by one
+MIN_LEFT_OUT = 8  # blocks with matches; fewer say nothing about scatter
+CHI2_99_6 = 16.81  # 99 % of chi-square with six degrees of freedom
 MIN_PER_BLOCK = 1.5  # matches; below, a block size says nothing about correlation
 
 
-def pose_covariance(
-    fit: Fit, query: FloatArray, scale_sigma: float, common: float = 0.0
-) -> FloatArray:
-    """6x6 about the keyframe's fixed axes; query (2, N) are the matches' rays.
+@dataclass(frozen=True, eq=False)
+class Common:
+    """Errors that many matches share, which no number of matches averages out."""
 
-    common: fraction of a match's variance that its region's matches have in common.
+    region: Index  # (N,) each match's region of the query
+    sigma: float = 0.0  # of the keyframe's pixel by region, each axis, normalised units
+    scale_sigma: float = 0.0  # of all depths, relative
+
+
+def regions(pixels: FloatArray, size: tuple[int, int]) -> Index:
+    """(N,) which of the image's REGIONS holds each pixel (N, 2)."""
+    cell = np.floor((pixels + 0.5) / size * REGIONS).astype(np.intp)
+    column, row = np.clip(cell, 0, np.array(REGIONS) - 1).T
+    return np.asarray(row * REGIONS[0] + column)
+
+
+def pose_covariance(fit: Fit, query: FloatArray, common: Common) -> FloatArray:
+    """6x6 about the keyframe's fixed axes; query (2, N) are the matches' rays."""
+    P = _covariance(fit, query, common)
+    if fit.fewer is None:
+        return P
+    apart = difference(fit.fewer.pose, fit.pose)
+    squared = float(apart @ np.linalg.solve(_covariance(fit.fewer, query, common), apart))
+    return admit(P, apart, squared, CHI2_99_6)
+
+
+def admit(P: FloatArray, apart: FloatArray, squared: float, limit: float) -> FloatArray:
+    """P, wide enough for another estimate that lies `apart` (6,) from this one.
+
+    squared: their distance in standard deviations, squared. Where it exceeds what chance allows,
+    the other estimate enters as the other half of a mixture.
     """
-    free, P = np.ix_(fit.free, fit.free), np.zeros((7, 7))
-    P[free] = np.linalg.inv(fit.information[free])
-    P = P[:6, :6] * inflation(fit, query, common)
+    excess = max(0.0, 1.0 - limit / max(squared, 1e-12))
+    return np.asarray(P + excess * np.outer(apart, apart))
+
+
+def _covariance(fit: Fit, query: FloatArray, common: Common) -> FloatArray:
+    free = np.ix_(fit.free, fit.free)
+    inverse = np.zeros((7, 7))
+    inverse[free] = np.linalg.inv(fit.information[free])
+    P = inverse[:6, :6] * inflation(fit, query)
+    if len(fit.free) >= 6:
+        P = _widened(P, jackknife(fit, query)[:6, :6], fit, query)
+    P = P + _shared(fit, inverse, common)
     t = fit.pose[:3, 3]
-    P[:3, :3] += scale_sigma**2 * np.outer(t, t)
+    P[:3, :3] += common.scale_sigma**2 * np.outer(t, t)
     return np.asarray(0.5 * (P + P.T))
 
 
 def direction_covariance(
-    fit: Fit, query: FloatArray, other: FloatArray | None, common: float = 0.0
+    fit: Fit, query: FloatArray, other: FloatArray | None, common: Common
 ) -> FloatArray:
     """6x6 of rotation and unit direction: no variance along the direction (rank 5).
 
@@ -60,33 +105,58 @@ def direction_covariance(
     """
     basis = across_direction(fit.pose[:3, 3])
     A = basis.T @ fit.information[:6, :6] @ basis
-    P = basis @ np.linalg.inv(A) @ basis.T * inflation(fit, query, common)
+    inverse = np.zeros((7, 7))
+    inverse[:6, :6] = basis @ np.linalg.inv(A) @ basis.T
+    P = inverse[:6, :6] * inflation(fit, query) + _shared(fit, inverse, common)
     if other is not None:
         apart = difference(other, fit.pose)
         P = P + np.outer(apart, apart)  # about the published one, so not a quarter of it
     return np.asarray(0.5 * (P + P.T))
 
 
-def rotation_covariance(
-    fit: Fit, query: FloatArray, unseen: float, common: float = 0.0
-) -> FloatArray:
+def rotation_covariance(fit: Fit, query: FloatArray, unseen: float, common: Common) -> FloatArray:
     """3x3; unseen: parallax in normalised units that would have passed for none."""
-    P = np.linalg.inv(fit.information[3:6, 3:6]) * inflation(fit, query, common)
-    return np.asarray(0.5 * (P + P.T) + unseen**2 * np.eye(3))
+    inverse = np.zeros((7, 7))
+    inverse[3:6, 3:6] = np.linalg.inv(fit.information[3:6, 3:6])
+    P = inverse[:6, :6] * inflation(fit, query) + _shared(fit, inverse, common)
+    return np.asarray(0.5 * (P + P.T)[3:, 3:] + unseen**2 * np.eye(3))
 
 
-def inflation(fit: Fit, query: FloatArray, common: float = 0.0) -> float:
+def inflation(fit: Fit, query: FloatArray) -> float:
     n = max(fit.noise_rows - len(fit.free), 3.0)
-    student = n / (n - 2.0)
-    shared = common * float(fit.weights.sum()) / REGIONS
-    return fit.weight_factor * student / independent_fraction(fit, query) + shared
+    return fit.weight_factor * n / (n - 2.0) / independent_fraction(fit, query)
+
+
+def _shared(fit: Fit, inverse: FloatArray, common: Common) -> FloatArray:
+    """6x6: what the errors do that matches have in common."""
+    shifts = np.zeros((7, 2, REGIONS[0] * REGIONS[1]))  # of the normal equations, by region
+    bias = np.zeros(7)
+    for part in fit.parts:
+        Jw = part.J * part.weights
+        score = np.einsum("irn,krn->ikn", Jw, part.by_match)  # (7, 2, N)
+        where = common.region[part.index]
+        for i, k in np.ndindex(7, 2):
+            shifts[i, k] += np.bincount(where, score[i, k], shifts.shape[2])
+        bias += np.einsum("irn,rn->i", Jw, part.by_bias)
+    moved = inverse @ np.column_stack([common.sigma * shifts.reshape(7, -1), bias])
+    return np.asarray((moved @ moved.T)[:6, :6])
+
+
+def _widened(P: FloatArray, scatter: FloatArray, fit: Fit, query: FloatArray) -> FloatArray:
+    """P, wider along the directions in which the scatter exceeds what chance makes of it."""
+    L = np.linalg.cholesky(P + 1e-12 * np.trace(P) / 6.0 * np.eye(6))
+    inverse = np.linalg.inv(L)
+    ratios, axes = np.linalg.eigh(inverse @ scatter @ inverse.T)
+    blocks = LEFT_OUT * LEFT_OUT
+    chance = (1.0 + np.sqrt(6.0 / blocks)) ** 2 - 1.0  # Marchenko and Pastur's upper edge
+    return np.asarray(L @ (axes * np.maximum(ratios - chance, 1.0)) @ axes.T @ L.T)
 
 
 def independent_fraction(fit: Fit, query: FloatArray) -> float:
     """Effective matches / matches, in (0, 1]."""
     cell = _cells(query, fit.weights > 0.5, BLOCKS[0])
-    of_each = sum(float((error * error).sum()) for _, error in fit.errors)
-    sums = [_block_sums(cell[index], error) for index, error in fit.errors]
+    of_each = sum(float((part.weighted**2).sum()) for part in fit.parts)
+    sums = [_block_sums(cell[part.index], part.weighted) for part in fit.parts]
     roots = np.sqrt([_block_ratio(sums, of_each, blocks, len(fit.free)) for blocks in BLOCKS])
     whole = np.where(roots[1:] > 1.0, 2.0 * roots[1:] - roots[:-1], 1.0)
     return float(1.0 / max(roots.max(), whole.max()) ** 2)
@@ -123,6 +193,34 @@ def _cells(query: FloatArray, inlier: Mask, blocks: int) -> Index:
     size = float((query[:, inlier].max(axis=1, keepdims=True) - low).max()) * 1.000001 + 1e-12
     column, row = np.clip(((query - low) * (blocks / size)).astype(np.intp), 0, blocks - 1)
     return np.asarray(row * blocks + column)
+
+
+def jackknife(fit: Fit, query: FloatArray) -> FloatArray:
+    """7x7: how the pose scatters when one block of the image after another is left out.
+
+    Each block's share of the normal equations is taken out of them: a 6x6 solve a block.
+    """
+    P = np.zeros((7, 7))
+    cell = _cells(query, fit.weights > 0.5, LEFT_OUT)
+    A, b = np.zeros((LEFT_OUT**2, 7, 7)), np.zeros((LEFT_OUT**2, 7))
+    for part in fit.parts:
+        where, Jw = cell[part.index], part.J * part.weights
+        for number in np.unique(where):
+            chosen = where == number
+            rows = Jw[:, :, chosen].reshape(7, -1)
+            A[number] += rows @ part.J[:, :, chosen].reshape(7, -1).T
+            b[number] += rows @ part.error[:, chosen].ravel()
+    filled = A.any(axis=(1, 2))
+    n = int(filled.sum())
+    if n < MIN_LEFT_OUT:
+        return P
+    free = np.ix_(fit.free, fit.free)
+    A, b = A[filled][:, free[0], free[1]], b[filled][:, fit.free]
+    rest = fit.information[free] - A
+    moved = np.linalg.solve(rest, (b.sum(axis=0) - b)[:, :, None])[:, :, 0]
+    moved -= moved.mean(axis=0)
+    P[free] = (n - 1) / n * moved.T @ moved
+    return P
 
 
 def across_direction(t: FloatArray) -> FloatArray:

@@ -16,9 +16,13 @@ import numpy.typing as npt
 from l2m_ros.errors import InvalidInput
 from l2m_ros.geometry import se3
 from l2m_ros.geometry.absolute import absolute_pose
+from l2m_ros.geometry.agreement import CHI2_999_5, disagreement
 from l2m_ros.geometry.covariance import (
+    Common,
+    admit,
     direction_covariance,
     pose_covariance,
+    regions,
     rotation_covariance,
 )
 from l2m_ros.geometry.ransac import Search
@@ -32,6 +36,7 @@ from l2m_ros.geometry.scale import (
     ScaleRequest,
     TranslationPrior,
 )
+from l2m_ros.geometry.texture import TextureNoise, is_textured, texture_covariance
 from l2m_ros.geometry.triangulation import triangulated_depth
 from l2m_ros.geometry.two_view import TwoView, relative_pose
 from l2m_ros.types import (
@@ -57,11 +62,11 @@ class PoseOptions:
     """Defaults live here; the node's parameters and the command line refer to them."""
 
     threshold_px: float = 2.0  # of PoseLib's search; the refinement estimates the noise itself
-    # Of a match's variance, shared by its region (see `covariance`). Measured in rendered rooms:
-    # the NEES of SIFT, AKAZE and lite is 5 to 10 with 0.05, 14 to 25 with 0 (6 = honest).
-    common_share: float = 0.05
+    # Error that a region's matches share (see `covariance`).
+    common_px: float = 0.3
     min_parallax_px: float = 0.5  # below, a direction is not worth naming
     depth_noise: DepthNoise = field(default_factory=DepthNoise)
+    texture: TextureNoise = field(default_factory=TextureNoise)
     depth_scale_sigma: float = 0.0  # relative, of the depth sensor's calibration
     search_matches: int = 300  # drawn for the search; the refinement takes all
     sources: tuple[str, ...] = tuple(SCALE_SOURCES)  # tried in this order
@@ -70,8 +75,8 @@ class PoseOptions:
     def __post_init__(self) -> None:
         if not self.threshold_px > 0:
             raise InvalidInput(f"threshold_px must be positive, got {self.threshold_px:g}")
-        if not 0.0 <= self.common_share <= 1.0:
-            raise InvalidInput(f"common_share must lie in [0, 1], got {self.common_share:g}")
+        if not 0.0 <= self.common_px <= 100.0:
+            raise InvalidInput(f"common_px must lie in [0, 100], got {self.common_px:g}")
         unknown = [name for name in self.sources if name not in SCALE_SOURCES]
         if unknown:
             raise InvalidInput(
@@ -90,8 +95,9 @@ def estimate_pose(
     bad = _unusable(matches)
     if bad is not None:
         return bad
-    pairs = ray_pairs(matches, query.camera, keyframe.camera)
-    usable = _usable(matches, pairs)
+    floor_px = texture_covariance(keyframe, matches.keyframe_px, options.texture)
+    pairs = ray_pairs(matches, query.camera, keyframe.camera, floor_px)
+    usable = _usable(matches, pairs, is_textured(floor_px))
     if isinstance(usable, Lost):
         return usable
     problem = _Problem(matches, pairs, usable, query, keyframe, options, evidence)
@@ -113,17 +119,22 @@ def _unusable(matches: Correspondences) -> Lost | None:
     return None
 
 
-def _usable(matches: Correspondences, pairs: RayPairs) -> Index | Lost:
+def _usable(
+    matches: Correspondences, pairs: RayPairs, textured: npt.NDArray[np.bool_]
+) -> Index | Lost:
     """Indices of the matches that count, if there are enough."""
     confident = matches.confidence > 0
     known = np.isfinite(pairs.query).all(axis=0) & np.isfinite(pairs.keyframe).all(axis=0)
-    usable = np.flatnonzero(confident & known & np.isfinite(pairs.noise).all(axis=0))
-    if len(usable) < MIN_MATCHES:
+    usable = confident & known & np.isfinite(pairs.noise).all(axis=0)
+    on_texture = np.flatnonzero(usable & textured)
+    if len(on_texture) < MIN_MATCHES:
+        blank = int((usable & ~textured).sum())
         return Lost(
             LostReason.TOO_FEW_MATCHES,
-            f"{len(usable)} usable matches of {len(matches)}, a pose takes {MIN_MATCHES}",
+            f"{len(on_texture)} usable matches of {len(matches)}, a pose takes {MIN_MATCHES}"
+            + (f"; {blank} lie where the keyframe's image shows no texture" if blank else ""),
         )
-    return usable
+    return on_texture
 
 
 class _Problem:
@@ -147,6 +158,8 @@ class _Problem:
         self.request = ScaleRequest(
             matches, query, keyframe, evidence, options.depth_noise, options.depth_scale_sigma
         )
+        asked = options.texture.grey > 0 and bool(self.pairs.floor.any())
+        self.hole_sigma = options.texture.hole_px / focal_px(self.keyframe) if asked else 0.0
         self._two_view: TwoView | Lost | None = None
 
     def search(self, camera: Camera) -> Search:
@@ -164,6 +177,11 @@ class _Problem:
                 min_parallax=self.options.min_parallax_px / f,
             )
         return self._two_view
+
+    def common(self, scale_sigma: float = 0.0) -> Common:
+        """What the matches' errors have in common."""
+        region = regions(self.request.matches.query_px, self.query.size)
+        return Common(region, self.options.common_px / focal_px(self.keyframe), scale_sigma)
 
     def inliers(self, fit: Fit) -> npt.NDArray[np.bool_]:
         """(N,) over the matches as they were given."""
@@ -192,13 +210,27 @@ class _Problem:
                 )
         return None
 
-    def metric(self, fit: Fit, source: str, scale_sigma: float) -> MetricPose | Lost:
+    def metric(
+        self, fit: Fit, source: str, scale_sigma: float, with_depth: npt.NDArray[np.bool_]
+    ) -> MetricPose | Lost:
         bad = self.degenerate(fit.weights)
         if bad is not None:
             return bad
-        covariance = pose_covariance(fit, self.pairs.query, scale_sigma, self.options.common_share)
+        if not fit.converged:
+            return Lost(
+                LostReason.DEGENERATE,
+                "the refinement did not settle: the matches agree on no single pose",
+            )
+        covariance = pose_covariance(fit, self.pairs.query, self.common(scale_sigma))
         bad = _undetermined(covariance)
-        return bad or MetricPose(fit.pose, covariance, self.inliers(fit), source)
+        return bad or MetricPose(
+            fit.pose, covariance, self.inliers(fit), source, self.support(fit, with_depth)
+        )
+
+    def support(self, fit: Fit, with_depth: npt.NDArray[np.bool_]) -> float:
+        """Share of the matches with depth that agree, each by the matcher's own certainty."""
+        certainty = self.request.matches.confidence * with_depth
+        return float(certainty[fit.weights > 0.5].sum() / max(certainty.sum(), 1e-9))
 
 
 def _pose(problem: _Problem) -> MetricPose | RelativePose | Lost:
@@ -250,8 +282,25 @@ def _from_depths(problem: _Problem, depths: Depths, source: str) -> MetricPose |
         image_area=side.width * side.height / f**2,
         shift_sigma_m=depths.shift_sigma_m,
         initial=depths.initial if initial is None else initial,
+        hole_sigma=problem.hole_sigma,
     )
-    return fit if isinstance(fit, Lost) else problem.metric(fit, source, depths.scale_sigma)
+    if isinstance(fit, Lost):
+        return fit
+    with_depth = np.isfinite(pairs.keyframe_m) | np.isfinite(pairs.query_m)
+    pose = problem.metric(fit, source, depths.scale_sigma, with_depth)
+    return pose if isinstance(pose, Lost) else _compared(problem, pose)
+
+
+def _compared(problem: _Problem, pose: MetricPose) -> MetricPose:
+    """The pose, as uncertain as its difference from the two-view geometry asks for."""
+    view = _relative(problem)
+    if isinstance(view, Lost) or view.kind == "rotation" or view.covariance is None:
+        return pose
+    found = disagreement(
+        pose.keyframe_from_camera, pose.covariance, view.keyframe_from_camera, view.covariance
+    )
+    P = admit(pose.covariance, found.apart, found.squared, CHI2_999_5)
+    return replace(pose, covariance=P, disagreement=found.squared)
 
 
 def _scaled(problem: _Problem, pairs: RayPairs) -> FloatArray | None:
@@ -306,7 +355,8 @@ def _from_prior(problem: _Problem, prior: TranslationPrior, source: str) -> Metr
     )
     if fit is None:
         return Lost(LostReason.NO_SCALE, f"{source} and the matches do not determine a pose")
-    return problem.metric(fit.over(chosen, len(problem.pairs)), source, 0.0)
+    everything = np.ones(len(problem.pairs), dtype=np.bool_)
+    return problem.metric(fit.over(chosen, len(problem.pairs)), source, 0.0, everything)
 
 
 def _scaled_direction(
@@ -326,7 +376,7 @@ def _scaled_direction(
 
 def _undetectable_parallax(problem: _Problem, view: TwoView) -> float:
     """Parallax that passes for none, normalised: half a standard deviation, or the threshold."""
-    own = float(np.sqrt(view.fit.noise.match * np.median(problem.pairs.noise[0])))
+    own = float(np.sqrt(np.median(problem.pairs.covariance(view.fit.noise.match)[0])))
     return max(view.parallax, 0.5 * own)
 
 
@@ -342,15 +392,10 @@ def _relative(problem: _Problem) -> RelativePose | Lost:
     P: FloatArray = np.zeros((6, 6))
     if view.kind == "rotation":
         P[3:, 3:] = rotation_covariance(
-            view.fit,
-            problem.pairs.query,
-            _undetectable_parallax(problem, view),
-            problem.options.common_share,
+            view.fit, problem.pairs.query, _undetectable_parallax(problem, view), problem.common()
         )
         return RelativePose(view.fit.pose, inliers, "rotation", P)
-    P = direction_covariance(
-        view.fit, problem.pairs.query, view.other, problem.options.common_share
-    )
+    P = direction_covariance(view.fit, problem.pairs.query, view.other, problem.common())
     return RelativePose(view.fit.pose, inliers, view.kind, P)
 
 

@@ -9,7 +9,7 @@ noise         the query's pixel is exact, the keyframe's errs: a dense matcher s
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -29,16 +29,27 @@ class RayPairs:
     query: FloatArray  # (2, N)
     keyframe: FloatArray  # (2, N)
     noise: FloatArray  # (3, N): xx, xy, yy of the keyframe's covariance at a variance factor of 1
+    floor: FloatArray  # (3, N): covariance that comes on top whatever the factor
     stretch: FloatArray  # (2, N): length of a pixel there over one on the axis, query and keyframe
     keyframe_m: FloatArray  # (N,) depth z, NaN = unknown
     keyframe_variance_factor: FloatArray  # (N,) of the depth noise's variance, see `Depths`
     query_m: FloatArray
     query_variance_factor: FloatArray
     slope: FloatArray  # (2, N) of the keyframe's depth: metres by normalised units
+    bias_m: FloatArray  # (N,) of the keyframe's depth: one standard deviation of a common error
     depth_noise: DepthNoise = field(default_factory=DepthNoise)
 
     def __len__(self) -> int:
         return int(self.query.shape[1])
+
+    def covariance(self, factor: float) -> FloatArray:
+        """(3, N): xx, xy, yy of the keyframe's pixel at a variance factor of the matches."""
+        return factor * self.noise + self.floor
+
+    def scaled_fraction(self, factor: float) -> FloatArray:
+        """(N,) of that covariance, the part which the factor scales."""
+        scaled = factor * (self.noise[0] + self.noise[2])
+        return np.asarray(scaled / (scaled + self.floor[0] + self.floor[2]))
 
     def select(self, index: Index) -> RayPairs:
         """Those that the sorted `index` names."""
@@ -48,14 +59,21 @@ class RayPairs:
             self.query[:, index],
             self.keyframe[:, index],
             self.noise[:, index],
+            self.floor[:, index],
             self.stretch[:, index],
             self.keyframe_m[index],
             self.keyframe_variance_factor[index],
             self.query_m[index],
             self.query_variance_factor[index],
             self.slope[:, index],
+            self.bias_m[index],
             self.depth_noise,
         )
+
+    def blurred(self, variance: FloatArray) -> RayPairs:
+        """With this variance (N,) on top of the keyframe's pixels, both axes."""
+        zero = np.zeros(len(self))
+        return replace(self, floor=self.floor + np.stack([variance, zero, variance]))
 
     def with_depths(self, depths: Depths, keyframe: Camera) -> RayPairs:
         slope = np.zeros_like(self.query)
@@ -65,31 +83,45 @@ class RayPairs:
             self.query,
             self.keyframe,
             self.noise,
+            self.floor,
             self.stretch,
             depths.keyframe_m,
             depths.keyframe_variance_factor,
             depths.query_m,
             depths.query_variance_factor,
             slope,
+            np.nan_to_num(depths.bias.sigma_m(depths.keyframe_m)),
             depths.noise,
         )
 
 
-def ray_pairs(matches: Correspondences, query: Camera, keyframe: Camera) -> RayPairs:
-    """NaN where a lens sends no ray or the precision is no precision."""
+def ray_pairs(
+    matches: Correspondences,
+    query: Camera,
+    keyframe: Camera,
+    floor_px: FloatArray | None = None,
+) -> RayPairs:
+    """NaN where a lens sends no ray or the precision is no precision.
+
+    floor_px: (3, N) covariance of the keyframe's pixels that the matches' agreement cannot shrink.
+    """
     unknown = np.full(len(matches), np.nan)
     query_xy = unproject(query, matches.query_px)[:, :2]
     keyframe_xy = unproject(keyframe, matches.keyframe_px)[:, :2]
     return RayPairs(
         np.ascontiguousarray(query_xy.T),
         np.ascontiguousarray(keyframe_xy.T),
-        _noise(matches.precision, keyframe, keyframe_xy),
+        _normalised(_covariance_px(matches.precision, len(matches)), keyframe, keyframe_xy),
+        np.zeros((3, len(matches)))
+        if floor_px is None
+        else _normalised(floor_px, keyframe, keyframe_xy),
         np.stack([_stretch(query, query_xy), _stretch(keyframe, keyframe_xy)]),
         unknown,
         unknown,
         unknown,
         unknown,
         np.zeros((2, len(matches))),
+        np.zeros(len(matches)),
     )
 
 
@@ -103,9 +135,9 @@ def focal_px(camera: Camera) -> float:
     return float(np.sqrt(camera.K[0, 0] * camera.K[1, 1]))
 
 
-def _noise(precision: FloatArray | None, camera: Camera, xy: FloatArray) -> FloatArray:
-    """(3, N) covariance in normalised units; 1 px isotropic where the matcher says nothing."""
-    xx, xy_, yy = _covariance_px(precision, len(xy))
+def _normalised(covariance_px: FloatArray, camera: Camera, xy: FloatArray) -> FloatArray:
+    """(3, N) px^2 -> normalised units."""
+    xx, xy_, yy = covariance_px
     a, b, c, d = _normalised_from_px(camera, xy)
     return np.stack(
         [
@@ -124,16 +156,15 @@ def _stretch(camera: Camera, xy: FloatArray) -> FloatArray:
     return np.asarray(focal_px(camera) * np.sqrt(np.abs(a * d - b * c)))
 
 
-def _covariance_px(
-    precision: FloatArray | None, n: int
-) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _covariance_px(precision: FloatArray | None, n: int) -> FloatArray:
+    """(3, N); 1 px isotropic where the matcher says nothing."""
     if precision is None:
-        return np.ones(n), np.zeros(n), np.ones(n)
+        return np.stack([np.ones(n), np.zeros(n), np.ones(n)])
     a, b, d = precision[:, 0, 0], precision[:, 0, 1], precision[:, 1, 1]
     with np.errstate(divide="ignore", invalid="ignore"):
         det = a * d - b * b
         det = np.where((det > 0) & (a > 0), det, np.nan)
-        return d / det, -b / det, a / det
+        return np.stack([d / det, -b / det, a / det])
 
 
 def _normalised_from_px(

@@ -34,9 +34,10 @@ from l2m_ros.types import FloatArray
 
 # d^2 of half weight by observed rows: an inlier lies beyond once in 300 to 500.
 HALF_WEIGHT = np.array([1.0, 9.0, 12.0, 14.5])
-MAX_ITERATIONS = 12
+MAX_ITERATIONS = 20
 STEP_SIGMAS = 0.1  # done when a step is shorter; the next would be a tenth of that
-SETTLED = 0.05  # ... and the match noise changes by no more than this fraction
+CONVERGED_SIGMAS = 1.0  # a last step that is longer says that there is no answer
+SETTLED = 0.05  # ... and the match noise changes by no more than this share
 MIN_MATCH_FACTOR = 0.02**2  # px^2: an exact world must not give a zero covariance
 MIN_DEPTH_ROWS = 30.0  # residuals needed before the depth's noise model is doubted
 NONE = np.zeros(0, dtype=np.intp)
@@ -61,6 +62,23 @@ class Terms:
 
 
 @dataclass(frozen=True, eq=False)
+class Part:
+    """What the matches of one group say at the solution: their rows of the normal equations."""
+
+    index: Index  # (N,) which matches
+    error: FloatArray  # (r, N) whitened
+    J: FloatArray  # (7, r, N), axes of the keyframe
+    by_match: FloatArray  # (2, r, N) by the keyframe's pixel, normalised
+    by_bias: FloatArray  # (r, N) by the error that all depths have in common
+    weights: FloatArray  # (N,)
+
+    @property
+    def weighted(self) -> FloatArray:
+        """(r, N)"""
+        return self.weights * self.error
+
+
+@dataclass(frozen=True, eq=False)
 class Fit:
     """A pose with all that its covariance is made of."""
 
@@ -68,18 +86,20 @@ class Fit:
     information: FloatArray  # (7, 7): sum of w J^T J and the priors, axes of the keyframe
     free: Index  # the parameters that were estimated
     weights: FloatArray  # (N,) in [0, 1]
-    errors: list[tuple[Index, FloatArray]]  # per group: which matches, e (r, N)
+    parts: list[Part]
     noise: Noise
     noise_rows: float  # how many residuals the match noise was estimated from
     weight_factor: float  # covariance of the estimate over inverse information, by the weights
     shift_m: float
+    converged: bool = True
+    fewer: Fit | None = None  # the fit before matches without depth joined in
 
     def over(self, index: Index, n: int) -> Fit:
         """The same fit, seen from the n matches of which `index` were fitted."""
         weights = np.zeros(n)
         weights[index] = self.weights
-        errors = [(index[group], error) for group, error in self.errors]
-        return replace(self, weights=weights, errors=errors)
+        parts = [replace(part, index=index[part.index]) for part in self.parts]
+        return replace(self, weights=weights, parts=parts)
 
 
 def depth_terms(pairs: RayPairs, *, shift_sigma_m: float = 0.0, epipolar: bool = False) -> Terms:
@@ -107,7 +127,7 @@ def rotation_terms(pairs: RayPairs) -> Terms:
 def refine(pairs: RayPairs, T: FloatArray, terms: Terms, noise: Noise) -> Fit | None:
     """From a pose that is about right; None where the matches do not determine one."""
     groups = _groups(pairs, terms)
-    shift_m = 0.0
+    shift_m, converged = 0.0, False
     for _ in range(MAX_ITERATIONS):
         for group in groups:
             group.evaluate(T, noise, shift_m)
@@ -118,12 +138,14 @@ def refine(pairs: RayPairs, T: FloatArray, terms: Terms, noise: Noise) -> Fit | 
         before, at = noise, T
         noise = _noise_now(groups, noise, len(terms.free))
         T, shift_m = _moved(T, step, terms), shift_m + float(step[SHIFT])
-        done = float(step @ A @ step) < STEP_SIGMAS**2
+        length = float(step @ A @ step)
+        done, converged = length < STEP_SIGMAS**2, length < CONVERGED_SIGMAS**2
         if done and abs(noise.match / before.match - 1.0) < SETTLED:
             break
     # The rows belong to the last point but one; the step between them is far below the noise.
     A, _ = _normal_equations(groups, terms, at, shift_m, gauge=False)
-    return _fit(len(pairs), groups, terms, T, shift_m, A, noise)
+    fit = _fit(len(pairs), groups, terms, T, shift_m, A, noise)
+    return replace(fit, converged=converged)
 
 
 class _Group:
@@ -139,6 +161,13 @@ class _Group:
             self.rows = self._rows_at(self._pairs, T, self._depth_m, noise, shift_m)
         self._depth_m = self.rows.depth_m
         self.weights = _weights(self.rows)
+
+    def part(self) -> Part:
+        J = self.rows.J.copy()
+        for at in (slice(0, 3), slice(3, 6)):
+            J[at] = np.tensordot(self.rows.axes, self.rows.J[at], axes=1)
+        by_bias = self.rows.J[SHIFT] * self._pairs.bias_m
+        return Part(self.index, self.rows.error, J, self.rows.by_match, by_bias, self.weights)
 
 
 def _groups(pairs: RayPairs, terms: Terms) -> list[_Group]:
@@ -210,12 +239,13 @@ def _noise_now(groups: list[_Group], noise: Noise, parameters: int) -> Noise:
     match, match_rows, depth, depth_rows, rows = np.zeros(5)
     for group in groups:
         squared = group.weights * group.rows.error**2  # (r, N)
-        match_fraction, weight = group.rows.match_fraction, group.weights * _observed(group.rows)
+        share, of_depth = group.rows.match_fraction, group.rows.depth_fraction
+        weight = group.weights * _observed(group.rows)
         expected = weight * calibration(int(group.rows.observed.max()))[0]
-        match += (match_fraction * squared).sum()
-        depth += ((1.0 - match_fraction) * squared).sum()
-        match_rows += (match_fraction * expected).sum()
-        depth_rows += ((1.0 - match_fraction) * expected).sum()
+        match += (share * squared).sum()
+        depth += (of_depth * squared).sum()
+        match_rows += (share * expected).sum()
+        depth_rows += (of_depth * expected).sum()
         rows += expected.sum()
     fitted = parameters / max(rows, 1.0)  # the residuals are smaller by what the fit took
     match_rows, depth_rows = (n * max(1.0 - fitted, 0.1) for n in (match_rows, depth_rows))
@@ -258,7 +288,7 @@ def _fit(
         information=A,
         free=terms.free,
         weights=weights,
-        errors=[(group.index, group.weights * group.rows.error) for group in groups],
+        parts=[group.part() for group in groups],
         noise=noise,
         noise_rows=noise_rows,
         weight_factor=factor / max(float(weights.sum()), 1e-9),

@@ -43,8 +43,10 @@ class Rows:
 
     error: FloatArray  # (r, N)
     J: FloatArray  # (PARAMETERS, r, N), x y z rot about `axes`
+    by_match: FloatArray  # (2, r, N): how the error changes with the keyframe's pixel (x/z, y/z)
     axes: FloatArray  # (3, 3): fixed axes = axes @ the axes of J
-    match_fraction: FloatArray  # (r, N): of each row's variance, the rest is the depth's
+    match_fraction: FloatArray  # (r, N): of each row's variance, what the match's factor scales
+    depth_fraction: FloatArray  # (r, N): ... and what the depth's factor scales
     observed: FloatArray  # (N,) rows that were observed
     depth_m: FloatArray | None = None  # (N,) the depth that suits the pose best
 
@@ -92,11 +94,14 @@ def keyframe_depth_rows(
         noise.depth * pairs.keyframe_variance_factor * pairs.depth_noise.sigma_m(depth_m) ** 2
     )
     residual -= J[SHIFT] * (prior_m - depth_m)
-    C = _carried(H, noise.match * pairs.noise)
-    error, match_fraction = _whiten(residual, J, C, variance, extra)
+    C = _carried(H, pairs.covariance(noise.match))
+    by_match = -H.transpose(1, 0, 2).copy()
+    error, of_match = _whiten(residual, J, by_match, C, variance, extra)
     best_m = prior_m + variance * (J[SHIFT] * error).sum(axis=0)
     _discard(error, J, Y[2])
-    return Rows(error, J, Rt.T, match_fraction, 2.0 + ranged, _positive(best_m, prior_m))
+    own = of_match * pairs.scaled_fraction(noise.match)
+    depth_m = _positive(best_m, prior_m)
+    return Rows(error, J, by_match, Rt.T, own, 1.0 - of_match, 2.0 + ranged, depth_m)
 
 
 def query_depth_rows(
@@ -113,13 +118,15 @@ def query_depth_rows(
     _lever_columns(J, p, inverse_z, lever)
     variance = noise.depth * pairs.query_variance_factor * pairs.depth_noise.sigma_m(depth_m) ** 2
     residual = pairs.keyframe - p - J[SHIFT] * (pairs.query_m - depth_m)
-    C = _covariance_rows(noise.match * pairs.noise)
-    error, match_fraction = _whiten(residual, J, C, variance, np.zeros(len(pairs)))
+    C = _covariance_rows(pairs.covariance(noise.match))
+    by_match = _identity(len(pairs))
+    error, of_match = _whiten(residual, J, by_match, C, variance, np.zeros(len(pairs)))
     best_m = pairs.query_m + variance * (J[SHIFT] * error).sum(axis=0)
     J[SHIFT] = 0.0  # the shift is the keyframe depth's
     _discard(error, J, X[2])
-    two = np.full(len(pairs), 2.0)
-    return Rows(error, J, np.eye(3), match_fraction, two, _positive(best_m, pairs.query_m))
+    own, two = of_match * pairs.scaled_fraction(noise.match), np.full(len(pairs), 2.0)
+    depth_m = _positive(best_m, pairs.query_m)
+    return Rows(error, J, by_match, np.eye(3), own, 1.0 - of_match, two, depth_m)
 
 
 def epipolar_rows(
@@ -131,7 +138,7 @@ def epipolar_rows(
     line = cross(t, v)
     k = homogeneous(pairs.keyframe)
     raw = (k * line).sum(axis=0)
-    xx, xy, yy = noise.match * pairs.noise
+    xx, xy, yy = pairs.covariance(noise.match)
     to_line = np.stack([xx * line[0] + xy * line[1], xy * line[0] + yy * line[1]])
     variance = np.maximum((to_line * line[:2]).sum(axis=0), 1e-300)
     # The derivative belongs to the point ON the line: taken at the noisy one it biases t.
@@ -140,8 +147,11 @@ def epipolar_rows(
     J = np.zeros((PARAMETERS, 1, len(pairs)))
     J[0:3, 0] = cross(k, v) * inverse_sigma
     J[3:6, 0] = cross(cross(k, t), v) * inverse_sigma
-    ones = np.ones((1, len(pairs)))
-    return Rows((raw * inverse_sigma)[None], J, np.eye(3), ones, ones[0])
+    own = pairs.scaled_fraction(noise.match)[None]
+    one = np.ones(len(pairs))
+    by_match = (line[:2] * inverse_sigma)[:, None]
+    error = (raw * inverse_sigma)[None]
+    return Rows(error, J, by_match, np.eye(3), own, np.zeros_like(own), one)
 
 
 def infinity_rows(
@@ -153,11 +163,13 @@ def infinity_rows(
     J = np.zeros((PARAMETERS, 2, len(pairs)))
     _lever_columns(J, p, inverse_z, ray)
     J[0:3] = 0.0
-    C = _covariance_rows(noise.match * pairs.noise)
+    C = _covariance_rows(pairs.covariance(noise.match))
     none = np.zeros(len(pairs))
-    error, match_fraction = _whiten(pairs.keyframe - p, J, C, none, none)
+    by_match = _identity(len(pairs))
+    error, of_match = _whiten(pairs.keyframe - p, J, by_match, C, none, none)
     _discard(error, J, ray[2])
-    return Rows(error, J, np.eye(3), match_fraction, np.full(len(pairs), 2.0))
+    own, two = of_match * pairs.scaled_fraction(noise.match), np.full(len(pairs), 2.0)
+    return Rows(error, J, by_match, np.eye(3), own, 1.0 - of_match, two)
 
 
 def _pose_columns(J: FloatArray, p: FloatArray, inverse_z: FloatArray) -> None:
@@ -209,11 +221,12 @@ def _covariance_rows(noise: FloatArray) -> list[list[FloatArray]]:
 def _whiten(
     residual: FloatArray,
     J: FloatArray,
+    by_match: FloatArray,
     C: list[list[FloatArray]],
     variance: FloatArray,
     extra: FloatArray,
 ) -> tuple[FloatArray, FloatArray]:
-    """(error, the match's fraction of its variance); J is whitened in place.
+    """(error, match's fraction of its variance); J and by_match are whitened in place.
 
     The first two rows are turned into one across the epipolar line, where depth has no say, and
     one along it; then e = L^-1 r with L L^T = S. `extra` is the last row's own variance.
@@ -225,6 +238,7 @@ def _whiten(
     s = np.where(seen, g[1], 0.0) / np.where(seen, length, 1.0)
     _turn(residual, c, s)
     _turn(J, c, s)
+    _turn(by_match, c, s)
     cc, cs, ss = c * c, c * s, s * s
     S11 = ss * C[0][0] - 2 * cs * C[1][0] + cc * C[1][1]
     S21 = cs * (C[1][1] - C[0][0]) + (cc - ss) * C[1][0]
@@ -245,6 +259,7 @@ def _whiten(
         lower.append((l31, l32, np.sqrt(np.maximum(S33 - l31 * l31 - l32 * l32, 1e-300))))
     _forward(residual[None], lower)
     _forward(J, lower)
+    _forward(by_match, lower)
     return residual, match_fraction
 
 
@@ -269,6 +284,11 @@ def _discard(error: FloatArray, J: FloatArray, z: FloatArray) -> None:
     if behind.any():
         error[:, behind] = FAR
         J[:, :, behind] = 0.0
+
+
+def _identity(n: int) -> FloatArray:
+    """(2, 2, n)"""
+    return np.repeat(np.eye(2)[:, :, None], n, axis=2)
 
 
 def _positive(best_m: FloatArray, measured_m: FloatArray) -> FloatArray:

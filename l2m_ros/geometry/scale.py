@@ -45,6 +45,9 @@ class DepthNoise:
         return np.asarray(self.constant_m + slope * depth_m)
 
 
+NO_NOISE = DepthNoise(0.0, 0.0)
+
+
 @dataclass(frozen=True, eq=False)
 class ScaleEvidence:
     """What is known of the scale besides the frames' own depth; all of it optional."""
@@ -92,6 +95,7 @@ class Depths:
     query_variance_factor: FloatArray
     noise: DepthNoise
     keyframe_slope: FloatArray | None = None  # (2, N) metres per pixel to the right, and down
+    bias: DepthNoise = NO_NOISE  # common to all, not estimated
     scale_sigma: float = 0.0  # common to all, as a fraction
     shift_sigma_m: float = 0.0  # common to all; > 0: estimated with the pose
     initial: FloatArray | None = None  # 4x4 keyframe_from_camera to begin with where parallax fails

@@ -46,6 +46,7 @@ PLANE_MATCHES = 200  # drawn among the inliers: plenty for 8 parameters
 # and a scene without one is not searched for long (2 ms in place of 20).
 PLANE_TRIALS = 100
 SAME_COST = 12.0  # two motions whose -2 log likelihoods differ by less cannot be told apart
+SHARP, MIN_SHARP = 6.0, 30  # variance, times the best tenth's; fewer matches name no case
 SAME_MOTION = 0.02  # radians, or of the unit translation: nearer ones are one motion
 
 
@@ -98,8 +99,7 @@ def _fitted(pairs: RayPairs, T: FloatArray, search: Search) -> tuple[Fit, Index]
 
 def _classified(pairs: RayPairs, fit: Fit, search: Search, min_parallax: float) -> TwoView:
     """The case that explains the essential matrix's inliers best."""
-    inliers = np.flatnonzero(fit.weights > 0.5)
-    kept = pairs.select(inliers)
+    kept = pairs.select(_sharp(pairs, fit))
     turned = rotation_fit(kept, fit.noise)
     plane_search = replace(search, matches=PLANE_MATCHES, max_iterations=PLANE_TRIALS)
     H = find_homography(kept, plane_search)
@@ -116,6 +116,17 @@ def _classified(pairs: RayPairs, fit: Fit, search: Search, min_parallax: float) 
         return TwoView("rotation", rotation, parallax)
     view = TwoView(kind, _forward(pairs, fit), parallax)
     return _planar(pairs, view, H) if kind == "planar" else view
+
+
+def _sharp(pairs: RayPairs, fit: Fit) -> Index:
+    """The inliers that are located well in both directions: corners, not edges or blank walls.
+
+    GRIC counts each match once: many that could lie anywhere would outvote the few that know.
+    """
+    inliers = np.flatnonzero(fit.weights > 0.5)
+    xx, _, yy = pairs.covariance(fit.noise.match)[:, inliers]
+    sharp = inliers[xx + yy <= SHARP * np.quantile(xx + yy, 0.1)]
+    return sharp if len(sharp) >= MIN_SHARP else inliers
 
 
 MODELS = {"general": (1, 3, 5), "planar": (2, 2, 8), "rotation": (2, 2, 3)}
@@ -184,14 +195,14 @@ def _parallax(pairs: RayPairs, turned: FloatArray, noise: Noise) -> float:
     """RMS over the matches, the noise's own part taken out."""
     ray = turned[:3, :3] @ homogeneous(pairs.query)
     off = ((pairs.keyframe - ray[:2] / ray[2]) ** 2).sum(axis=0)
-    own = noise.match * (pairs.noise[0] + pairs.noise[2])
-    return float(np.sqrt(max(np.median(off) - np.median(own), 0.0)))
+    xx, _, yy = pairs.covariance(noise.match)
+    return float(np.sqrt(max(np.median(off) - np.median(xx + yy), 0.0)))
 
 
 def _transfer_squared(pairs: RayPairs, H: FloatArray, noise: Noise) -> FloatArray:
     moved = H @ homogeneous(pairs.query)
     du, dv = pairs.keyframe - moved[:2] / moved[2]
-    xx, xy, yy = noise.match * pairs.noise
+    xx, xy, yy = pairs.covariance(noise.match)
     return np.asarray((yy * du * du - 2 * xy * du * dv + xx * dv * dv) / (xx * yy - xy * xy))
 
 
