@@ -371,6 +371,7 @@ class LostReason(enum.Enum):
     NO_SCALE = "no_scale"  # a direction is known, its length is not
     UNCERTAIN = "uncertain"  # the covariance exceeds what the caller accepts
     IMPLAUSIBLE = "implausible"  # speed or reprojection beyond the gate
+    CONTRADICTED = "contradicted"  # independent evidence speaks against it (`tracking.trust`)
     UNKNOWN_PLACE = "unknown_place"  # no keyframes of the map agree on where this is
     AMBIGUOUS = "ambiguous"  # two places of the map look like this one
     REPEATED_IMAGE = "repeated_image"  # the image before under a new stamp

@@ -77,10 +77,10 @@ def admit(P: FloatArray, apart: FloatArray, squared: float, limit: float) -> Flo
     """P, wide enough for another estimate that lies `apart` (6,) from this one.
 
     squared: their distance in standard deviations, squared. Where it exceeds what chance allows,
-    the other estimate enters as the other half of a mixture.
+    the other estimate enters as the other half of a mixture, and P itself was too small by as much.
     """
     excess = max(0.0, 1.0 - limit / max(squared, 1e-12))
-    return np.asarray(P + excess * np.outer(apart, apart))
+    return np.asarray(P * max(1.0, squared / limit) + excess * np.outer(apart, apart))
 
 
 def _covariance(fit: Fit, query: FloatArray, common: Common) -> FloatArray:

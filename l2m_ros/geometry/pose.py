@@ -101,7 +101,10 @@ def estimate_pose(
     if isinstance(usable, Lost):
         return usable
     problem = _Problem(matches, pairs, usable, query, keyframe, options, evidence)
-    return problem.degenerate(np.ones(len(usable))) or _pose(problem)
+    try:
+        return problem.degenerate(np.ones(len(usable))) or _pose(problem)
+    except np.linalg.LinAlgError as error:
+        return Lost(LostReason.DEGENERATE, f"the matches determine no covariance ({error})")
 
 
 def _unusable(matches: Correspondences) -> Lost | None:
@@ -292,12 +295,18 @@ def _from_depths(problem: _Problem, depths: Depths, source: str) -> MetricPose |
 
 
 def _compared(problem: _Problem, pose: MetricPose) -> MetricPose:
-    """The pose, as uncertain as its difference from the two-view geometry asks for."""
-    view = _relative(problem)
-    if isinstance(view, Lost) or view.kind == "rotation" or view.covariance is None:
+    """The pose, as uncertain as its difference from the two-view geometry asks for.
+
+    A motion too small to be told from a rotation has a direction too, a vague one.
+    """
+    view = problem.two_view()
+    if isinstance(view, Lost):
         return pose
-    found = disagreement(
-        pose.keyframe_from_camera, pose.covariance, view.keyframe_from_camera, view.covariance
+    Q = direction_covariance(view.general, problem.pairs.query, None, problem.common())
+    motions = [view.general.pose] if view.other is None else [view.general.pose, view.other]
+    found = min(
+        (disagreement(pose.keyframe_from_camera, pose.covariance, T, Q) for T in motions),
+        key=lambda it: it.squared,
     )
     P = admit(pose.covariance, found.apart, found.squared, CHI2_999_5)
     return replace(pose, covariance=P, disagreement=found.squared)
@@ -333,7 +342,7 @@ def _from_prior(problem: _Problem, prior: TranslationPrior, source: str) -> Metr
         )
     W = np.linalg.inv(prior.covariance)
     poses = [view.fit.pose] if view.other is None else [view.fit.pose, view.other]
-    common = problem.options.common_share
+    common = problem.common()
     vague = direction_covariance(view.fit, problem.pairs.query, None, common)[:3, :3]
     scaled = (_scaled_direction(T, prior, vague) for T in poses)
     T, length, misfit = min(scaled, key=lambda x: x[2])
@@ -400,8 +409,13 @@ def _relative(problem: _Problem) -> RelativePose | Lost:
 
 
 def _undetermined(covariance: FloatArray) -> Lost | None:
-    if np.isfinite(covariance).all():
+    if np.isfinite(covariance).all() and _semidefinite(covariance):
         sigma_rad = float(np.sqrt(max(np.linalg.eigvalsh(covariance[3:, 3:])[-1], 0.0)))
         if sigma_rad < MAX_SIGMA_RAD:
             return None
     return Lost(LostReason.DEGENERATE, "the matches leave the rotation open")
+
+
+def _semidefinite(covariance: FloatArray) -> bool:
+    least = float(np.linalg.eigvalsh(covariance)[0])
+    return least >= -1e-10 * float(np.abs(covariance).max())

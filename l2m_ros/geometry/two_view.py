@@ -57,6 +57,7 @@ class TwoView:
     kind: str  # general | planar | rotation
     fit: Fit
     parallax: float  # RMS displacement that no rotation explains, normalised units
+    general: Fit  # of the essential matrix, whatever the case
     other: FloatArray | None = None  # 4x4: a plane's second motion, as likely as the first
 
 
@@ -80,7 +81,8 @@ def relative_pose(
     if accidental(inliers, len(pairs), sample=RAYS_SAMPLE, probability=probability):
         return _too_few(inliers, len(pairs))
     view = _classified(chosen, fit, search, min_parallax)
-    return replace(view, fit=view.fit.over(near, len(pairs)))
+    n = len(pairs)
+    return replace(view, fit=view.fit.over(near, n), general=view.general.over(near, n))
 
 
 def _fitted(pairs: RayPairs, T: FloatArray, search: Search) -> tuple[Fit, Index] | Lost:
@@ -113,8 +115,8 @@ def _classified(pairs: RayPairs, fit: Fit, search: Search, min_parallax: float) 
     parallax = _parallax(kept, turned, fit.noise)
     if kind == "rotation" or parallax < min_parallax:
         rotation = refine(pairs, turned, rotation_terms(pairs), fit.noise) or fit
-        return TwoView("rotation", rotation, parallax)
-    view = TwoView(kind, _forward(pairs, fit), parallax)
+        return TwoView("rotation", rotation, parallax, fit)
+    view = TwoView(kind, _forward(pairs, fit), parallax, fit)
     return _planar(pairs, view, H) if kind == "planar" else view
 
 
@@ -170,8 +172,8 @@ def _planar(pairs: RayPairs, view: TwoView, H: FloatArray) -> TwoView:
     for fit in ranked[1:]:
         apart = float(np.linalg.norm(se3.difference(fit.pose, best.pose)))
         if apart > SAME_MOTION and _cost(pairs, fit, view.fit.noise) < bound:
-            return replace(view, fit=best, other=fit.pose)
-    return replace(view, fit=best)
+            return replace(view, fit=best, general=best, other=fit.pose)
+    return replace(view, fit=best, general=best)
 
 
 def _cost(pairs: RayPairs, fit: Fit, noise: Noise) -> float:

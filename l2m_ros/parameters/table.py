@@ -177,6 +177,12 @@ _TRACKING = [
               "refined by their own patches of pixels: finer poses for a few ms a frame"),
     Parameter("tracking.min_inliers", _GATES.min_inliers, "a pose with fewer inliers is not "
               "published", "frame", low=6, high=100000),
+    Parameter("tracking.min_support", float(TRACKER.trust.min_support), "a pose is not published "
+              "where a smaller share of the matches with depth agrees on it", "frame", low=0.0,
+              high=1.0),
+    Parameter("tracking.max_disagreement", float(TRACKER.trust.max_disagreement), "a pose is not "
+              "published where two-view geometry of the same matches differs by more (chi-square, "
+              "5 degrees of freedom)", "frame", low=20.0, high=1e9),
     Parameter("tracking.max_sigma_m", float(_GATES.max_sigma_m), "a pose whose position is less "
               "certain is not published, metres", "frame", low=1e-4, high=1000.0),
     Parameter("tracking.max_sigma_rad", float(_GATES.max_sigma_rad), "a pose whose rotation is "
@@ -207,9 +213,12 @@ _TRACKING = [
               "(mean Laplacian, grey levels) never becomes a keyframe", "frame", low=0.0, high=99),
     Parameter("pose.threshold_px", float(_POSE.threshold_px), "reprojection error of an inlier, "
               "pixels", "frame", low=0.1, high=50.0),
-    Parameter("pose.common_share", float(_POSE.common_share), "share of a match's variance that "
-              "its region's matches have in common: more makes covariances larger", "frame",
-              low=0.0, high=1.0),
+    Parameter("pose.common_px", float(_POSE.common_px), "error that the matches of a region (a "
+              "twelfth of the image) have in common, pixels: more makes covariances larger",
+              "frame", low=0.0, high=100.0),
+    Parameter("pose.texture_grey", float(_POSE.texture.grey), "by how many grey levels two images "
+              "of a point differ: more trusts blank walls and edges less; 0 = all matches alike",
+              "frame", low=0.0, high=255.0),
 ]  # fmt: skip
 
 _MAP = [
@@ -271,7 +280,14 @@ def tracker_options(values: Values) -> TrackerOptions:
     own = ("max_matches", "subpixel", "kept_keyframes", "restart_after", "accept_repeated")
     return TrackerOptions(
         **_fields(values, "tracking", own),
-        pose=replace(_POSE, **_fields(values, "pose", ("threshold_px", "common_share"))),
+        pose=replace(
+            _POSE,
+            texture=replace(_POSE.texture, grey=values["pose.texture_grey"]),
+            **_fields(values, "pose", ("threshold_px", "common_px")),
+        ),
+        trust=replace(
+            TRACKER.trust, **_fields(values, "tracking", ("min_support", "max_disagreement"))
+        ),
         gates=replace(_GATES, **_fields(values, "tracking", gates)),
         keyframes=replace(_KEYFRAMES, **_fields(values, "keyframes", (*bands, *looks))),
         base_from_camera=base_from_camera(values),

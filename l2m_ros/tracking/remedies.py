@@ -17,6 +17,8 @@ REMEDIES = {
     LostReason.UNCERTAIN: "more texture, or more motion across the view, would help",
     LostReason.REPEATED_IMAGE: "restart the camera's driver, or look at its link",
     LostReason.LOOKS_ALIKE: "a new chain begins; if the place is the same, odometry is wrong",
+    LostReason.CONTRADICTED: "is depth of this camera, registered to it, of the same time? "
+    "does this matcher suit such motion?",
     LostReason.IMPLAUSIBLE: "check stamps and camera_info, or raise the bound that it names",
 }
 NO_SCALE = "matched, but without metres: nothing is published on ~/pose; "

@@ -36,6 +36,7 @@ from l2m_ros.tracking.keyframes import (
 from l2m_ros.tracking.odom_frame import OdomFrame, Sighting, moved_chain
 from l2m_ros.tracking.odometry import OdometryNoise, OdometrySample, OdometryStep
 from l2m_ros.tracking.scale_evidence import scale_evidence, stereo_depth
+from l2m_ros.tracking.trust import TrustOptions, contradicted
 from l2m_ros.tracking.velocity import Twist, twist_between
 from l2m_ros.types import (
     Correspondences,
@@ -65,6 +66,7 @@ class TrackerOptions:
     subpixel: bool = False  # pairs of a dense match are refined by their patches of pixels
     pose: PoseOptions = field(default_factory=PoseOptions)
     gates: GateOptions = field(default_factory=GateOptions)
+    trust: TrustOptions = field(default_factory=TrustOptions)
     keyframes: KeyframeOptions = field(default_factory=KeyframeOptions)
     kept_keyframes: int = 5  # tried after a loss
     restart_after: int = 15  # frames lost before a new chain begins
@@ -212,6 +214,10 @@ class Tracker:
             outcome = self._pose(pairs, now, keyframe, step)
             outcome, slip = self._against_parallax(pairs, now, keyframe, step, outcome)
             outcome = gate(outcome, self.options.gates)
+            if not isinstance(outcome, Lost):
+                bounds = self.options.trust
+                against = contradicted(outcome, pairs, now.frame, keyframe.frame, bounds)
+                outcome = against or outcome
             before = self._odom.newest(keyframe.chain)
             if isinstance(outcome, MetricPose) and before is not None:
                 last = StampedPose(before.stamp_ns, before.odom_from_camera)

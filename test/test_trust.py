@@ -1,0 +1,237 @@
+"""What makes a pose trusted: texture, agreement, support, content. Each case was published once."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from l2m_ros.geometry import refine as refinement
+from l2m_ros.geometry import se3
+from l2m_ros.geometry.agreement import disagreement
+from l2m_ros.geometry.covariance import admit
+from l2m_ros.geometry.pose import PoseOptions, estimate_pose
+from l2m_ros.geometry.scale import DepthNoise
+from l2m_ros.geometry.synthetic import World, trial
+from l2m_ros.geometry.texture import TextureNoise, is_textured, texture_covariance
+from l2m_ros.tracking.tracker import Tracker
+from l2m_ros.tracking.trust import TrustOptions, contradicted, likeness
+from l2m_ros.types import (
+    Camera,
+    Correspondences,
+    DenseMatch,
+    Features,
+    Frame,
+    Lost,
+    LostReason,
+    MetricPose,
+    Reference,
+)
+from l2m_ros.workshop.simulation.oracle import OracleMatcher
+from l2m_ros.workshop.simulation.sequence import SimulationOptions, simulate
+
+CAMERA = Camera(320, 240, np.array([[250.0, 0, 160], [0, 250.0, 120], [0, 0, 1]]))
+FIVE_SIGMA = 42.0  # chi-square of six degrees of freedom, as unlikely as 5 sigma of one
+SENSOR = DepthNoise(0.002, 0.002)
+
+
+def frame(grey):
+    return Frame(np.repeat(np.round(grey).astype(np.uint8)[..., None], 3, axis=2), CAMERA)
+
+
+def noise_image(seed=0):
+    import cv2
+
+    rng = np.random.default_rng(seed)
+    return cv2.GaussianBlur(rng.uniform(0, 255, (240, 320)), (0, 0), 1.5) * 3 - 255
+
+
+def test_corners_are_exact_edges_half_and_walls_not_at_all():
+    grey = np.full((240, 320), 100.0)
+    grey[:, 160:] = 180.0  # an upright edge
+    grey[20:80, 20:80] = np.clip(noise_image()[20:80, 20:80], 0, 255)
+    at = np.array([[50.0, 50.0], [160.0, 150.0], [250.0, 200.0]])
+    xx, xy, yy = texture_covariance(frame(grey), at, TextureNoise())
+    corner, edge, wall = range(3)
+    assert max(xx[corner], yy[corner]) < 1.0
+    assert xx[edge] < 1.0 and yy[edge] > 400.0 and abs(xy[edge]) < 1.0
+    assert min(xx[wall], yy[wall]) > 400.0
+    assert is_textured(np.stack([xx, xy, yy])).tolist() == [True, True, False]
+
+
+def test_the_covariance_turns_with_the_image():
+    """An edge at 30 degrees: exact across it, open along it."""
+    v, u = np.mgrid[:240, :320]
+    normal = np.array([np.cos(np.radians(30)), np.sin(np.radians(30))])
+    grey = 100 + 80 / (1 + np.exp(-((u - 160) * normal[0] + (v - 120) * normal[1])))
+    xx, xy, yy = texture_covariance(frame(grey), np.array([[160.0, 120.0]]), TextureNoise())[:, 0]
+    values, vectors = np.linalg.eigh([[xx, xy], [xy, yy]])
+    assert values[0] < 1.0 and values[1] > 400.0
+    assert abs(vectors[:, 0] @ normal) == pytest.approx(1.0, abs=0.01)
+
+
+def test_an_image_of_one_colour_is_not_asked():
+    at = np.array([[50.0, 50.0]])
+    assert not texture_covariance(frame(np.full((240, 320), 90.0)), at, TextureNoise()).any()
+
+
+def test_a_smooth_lie_on_a_blank_wall_does_not_move_the_pose():
+    """Two thirds of the image are blank and matched there by 2 px of smooth error."""
+    t = trial(World("wall", depth_noise=SENSOR, matches=1500), 0)
+    width, height = t.keyframe.camera.size
+    grey = np.full((height, width), 120, np.uint8)
+    rng = np.random.default_rng(0)
+    grey[:, : width // 3] = rng.integers(0, 255, (height, width // 3))
+    keyframe = replace(t.keyframe, rgb=np.repeat(grey[..., None], 3, axis=2))
+    u, v = t.matches.keyframe_px.T
+    lie = np.stack([2 * np.sin(v / 90.0), 2 * np.cos(u / 110.0)], axis=1)
+    lied = np.where((u > width / 3 + 12)[:, None], lie, 0.0)
+    matches = replace(t.matches, keyframe_px=t.matches.keyframe_px + lied)
+    asked = PoseOptions(depth_noise=SENSOR)
+    deaf = replace(asked, texture=TextureNoise(grey=0.0))
+    squared, off_m = [], []
+    for options in (asked, deaf):
+        pose = estimate_pose(matches, t.query, keyframe, options)
+        error = se3.difference(pose.keyframe_from_camera, t.keyframe_from_camera)
+        squared.append(error @ np.linalg.solve(pose.covariance, error))
+        off_m.append(np.linalg.norm(error[:3]))
+    assert off_m[0] < 0.3 * off_m[1]
+    assert squared[0] < 20.0
+
+
+def test_a_pose_agrees_with_itself_and_not_with_another():
+    T = se3.transform(np.eye(3), np.array([0.3, 0.0, 0.1]))
+    view = T.copy()
+    view[:3, 3] /= np.linalg.norm(T[:3, 3])
+    P, Q = np.diag([1e-6] * 3 + [1e-7] * 3), np.diag([1e-5] * 3 + [1e-7] * 3)
+    assert disagreement(T, P, view, Q).squared == pytest.approx(0.0, abs=1e-12)
+    turn = np.array([0.0, 0.004, 0.0])
+    other = se3.perturb(view, np.concatenate([np.zeros(3), turn]))
+    other[:3, 3] = view[:3, 3]
+    found = disagreement(T, P, other, Q)
+    assert found.squared == pytest.approx(0.004**2 / 2e-7, rel=1e-6)
+    assert found.apart[3:] == pytest.approx(turn, abs=1e-9)
+    wide = admit(P, found.apart, found.squared, 20.0)
+    assert found.apart @ np.linalg.solve(wide, found.apart) < 2.0
+    assert np.array_equal(admit(P, found.apart, 19.0, 20.0), P)
+
+
+def test_the_opposite_direction_disagrees():
+    T = se3.transform(np.eye(3), np.array([0.3, 0.0, 0.1]))
+    view = T.copy()
+    view[:3, 3] /= -np.linalg.norm(T[:3, 3])
+    P = np.diag([1e-6] * 3 + [1e-7] * 3)
+    assert disagreement(T, P, view, P).squared > 1e4
+
+
+def test_a_refinement_that_does_not_settle_is_lost(monkeypatch):
+    t = trial(World("restless", matches=300), 0)
+    exact = PoseOptions(common_px=0.0)
+    assert isinstance(estimate_pose(t.matches, t.query, t.keyframe, exact), MetricPose)
+    monkeypatch.setattr(refinement, "CONVERGED_SIGMAS", 0.0)
+    lost = estimate_pose(t.matches, t.query, t.keyframe, replace(exact, sources=("depth",)))
+    assert isinstance(lost, Lost) and "did not settle" in lost.detail
+
+
+def test_a_covariance_that_cannot_be_is_lost(monkeypatch):
+    def fails(*_):
+        raise np.linalg.LinAlgError("Singular matrix")
+
+    t = trial(World("singular", matches=300), 0)
+    monkeypatch.setattr("l2m_ros.geometry.pose.pose_covariance", fails)
+    lost = estimate_pose(t.matches, t.query, t.keyframe)
+    assert isinstance(lost, Lost) and lost.reason is LostReason.DEGENERATE
+    monkeypatch.setattr("l2m_ros.geometry.pose.pose_covariance", lambda *_: -np.eye(6))
+    assert isinstance(estimate_pose(t.matches, t.query, t.keyframe), Lost)
+
+
+@pytest.fixture(scope="module")
+def shots():
+    return list(simulate(SimulationOptions(frames=12, width=240, height=180, rate_hz=8.0)))
+
+
+def planar_depth(shot_frame, seed):
+    """Depth of a plane that is not there."""
+    rng = np.random.default_rng(seed)
+    a, b, c = rng.uniform(-0.6, 0.6, 2).tolist() + [rng.uniform(1.2, 3.0)]
+    height, width = shot_frame.depth.shape
+    K = shot_frame.camera.K
+    x, y = (np.arange(width) - K[0, 2]) / K[0, 0], (np.arange(height) - K[1, 2]) / K[1, 1]
+    z = c / (1 - a * x[None] - b * y[:, None])
+    return replace(
+        shot_frame,
+        depth=np.where((z > 0.3) & (z < 8), z, np.nan).astype(np.float32),
+        right_rgb=None,
+        right_camera=None,
+        right_from_camera=None,
+    )
+
+
+def test_depth_of_another_plane_is_refused_or_vague(shots):
+    """Where the scene itself is one plane nothing contradicts another one: a few are left."""
+    world = {shot.frame.stamp_ns: shot.world_from_camera for shot in shots}
+    frames, wrong = 0, 0
+    for seed in range(3):
+        matcher = OracleMatcher(stride=4, noise_px=0.3)
+        list(matcher.watch(shots))
+        tracker = Tracker(matcher)
+        for shot in shots[:6]:
+            result = tracker.process(planar_depth(shot.frame, seed))
+            frames += 1
+            if result.pose is None:
+                continue
+            kept_from_world = np.linalg.inv(world[result.keyframe.frame.stamp_ns])
+            truth = kept_from_world @ shot.world_from_camera
+            error = se3.difference(result.pose.keyframe_from_camera, truth)
+            squared = error @ np.linalg.solve(result.pose.covariance, error)
+            wrong += squared > FIVE_SIGMA and np.linalg.norm(error[:3]) > 0.02
+    assert wrong <= frames // 6
+
+
+class Identity:
+    """A matcher that finds every pixel where it was, whatever the images show."""
+
+    name = "identity"
+
+    def encode(self, rgb):
+        return Features(self.name, (rgb.shape[1], rgb.shape[0]), None)
+
+    def reference(self, features):
+        return Reference(self.name, features.image_size, None)
+
+    def match(self, query, reference):
+        size = query.image_size
+        grid = DenseMatch(np.zeros((45, 60, 2)), np.ones((45, 60)), size, size).grid_px()
+        return DenseMatch(grid, np.ones((45, 60), np.float32), size, size)
+
+
+def test_an_identity_warp_over_other_content_is_no_pose(shots):
+    tracker = Tracker(Identity())
+    tracker.process(shots[0].frame)
+    still = tracker.process(replace(shots[0].frame, stamp_ns=shots[1].frame.stamp_ns))
+    assert still.pose is not None  # the same view: nothing moved, and that is true
+    other = replace(shots[0].frame, rgb=shots[8].frame.rgb[::-1].copy(), stamp_ns=10**9)
+    result = tracker.process(other)
+    assert result.pose is None and result.outcome.reason is LostReason.CONTRADICTED
+    assert "same content" in result.reason
+
+
+def test_likeness_is_asked_of_small_motion_only():
+    a = frame(np.clip(noise_image(), 0, 255)).rgb
+    pixels = np.stack(np.meshgrid(np.arange(20, 300, 10), np.arange(20, 220, 10)), -1)
+    pixels = pixels.reshape(-1, 2).astype(float)
+    same = Correspondences(pixels, pixels, np.ones(len(pixels)))
+    assert likeness(same, a, a) == pytest.approx(1.0, abs=0.05)
+    brighter = np.clip(a * 0.6 + 40, 0, 255).astype(np.uint8)
+    assert likeness(same, a, brighter) > 0.9
+    other = frame(np.clip(noise_image(1), 0, 255)).rgb
+    assert abs(likeness(same, a, other)) < 0.2
+    assert likeness(replace(same, keyframe_px=pixels + 20), a, other) is None
+
+
+def test_a_minority_is_not_believed(shots):
+    pose = MetricPose(np.eye(4), np.eye(6) * 1e-6, np.ones(0, bool), "depth", support=0.3)
+    lost = contradicted(
+        pose, Correspondences.empty(), shots[0].frame, shots[0].frame, TrustOptions()
+    )
+    assert lost.reason is LostReason.CONTRADICTED
+    assert "30 %" in lost.detail and "tracking.min_support" in lost.detail
