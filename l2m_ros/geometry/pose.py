@@ -297,10 +297,10 @@ def _from_depths(problem: _Problem, depths: Depths, source: str) -> MetricPose |
 def _compared(problem: _Problem, pose: MetricPose) -> MetricPose:
     """The pose, as uncertain as its difference from the two-view geometry asks for.
 
-    A motion too small to be told from a rotation has a direction too, a vague one.
+    Not where a rotation explains the matches: the direction of so small a motion is anybody's.
     """
     view = problem.two_view()
-    if isinstance(view, Lost):
+    if isinstance(view, Lost) or view.kind == "rotation":
         return pose
     Q = direction_covariance(view.general, problem.pairs.query, None, problem.common())
     motions = [view.general.pose] if view.other is None else [view.general.pose, view.other]

@@ -47,7 +47,7 @@ class TrustOptions:
     min_support: float = 0.45
     # Chi-square of five degrees of freedom between the pose and two-view geometry. Beyond 20 the
     # covariance grows with it; in real rooms 2 % of the poses with right depth lie beyond 250.
-    max_disagreement: float = 100.0
+    max_disagreement: float = 250.0
 
 
 def contradicted(
