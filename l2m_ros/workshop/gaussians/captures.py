@@ -11,7 +11,7 @@ are moved by half a pixel. Images with a lens are undistorted to the same K.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -64,8 +64,13 @@ class Captures:
         return [c for i, c in enumerate(self.items) if i % HOLD_OUT_EVERY != HOLD_OUT_FIRST]
 
 
-def load_captures(source: Path, *, longest_px: int = 320, limit: int = 200) -> Captures:
-    """At most `limit` images, spread over the source, shrunk to `longest_px`."""
+def load_captures(
+    source: Path, *, longest_px: int = 320, limit: int = 200, only: Collection[str] | None = None
+) -> Captures:
+    """At most `limit` images, spread over the source, shrunk to `longest_px`.
+
+    With `only`, just the images of these names.
+    """
     for marker, reader in READERS:
         if (source / marker).is_file():
             names, read, metric = reader(source)
@@ -81,6 +86,8 @@ def load_captures(source: Path, *, longest_px: int = 320, limit: int = 200) -> C
     if len(names) > limit:
         chosen = np.linspace(0, len(names) - 1, limit).round().astype(int)
         names = [names[i] for i in chosen]
+    if only is not None:
+        names = [name for name in names if name in only]
     items = [read(name).shrunk(longest_px) for name in track(names, "reading images")]
     return Captures(source, items, metric)
 

@@ -15,7 +15,8 @@ in normalised coordinates, d^2 (1 / (l1^2 + l2^2) + 1 / (l1'^2 + l2'^2)), as mat
 b is a held-out view; a and c see the same place from about a quarter of its distance aside.
 
 The depth error is |d / d* - 1| over the labelled pixels of held-out views. d* is known depth, or
-else the depth of SIFT matches triangulated with the known poses; with neither it is None.
+else the depth of SIFT matches of the full images, triangulated with the known poses, that two
+pairs of views at least agree on within 0.5 %; with neither it is None.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from l2m_ros.matching.catalogue import load_matcher
 from l2m_ros.matching.sampling import correspondences
 from l2m_ros.progress import progress
 from l2m_ros.types import FloatArray
-from l2m_ros.workshop.gaussians.captures import Capture, Captures
+from l2m_ros.workshop.gaussians.captures import Capture, Captures, load_captures
 from l2m_ros.workshop.gaussians.fit import psnr_on
 from l2m_ros.workshop.gaussians.initial import triangulate
 from l2m_ros.workshop.gaussians.labels import depth_at, label_between
@@ -43,7 +44,16 @@ from l2m_ros.workshop.gaussians.rendering import render
 WAYS = ("alpha", "dominant", "plane", "plane_regularised")
 NEAR_VIEWS = 4  # around each held-out view; every ordered pair of them is a chain
 LEAST_ALPHA = 0.5
-STEREO_MATCHES = 4000
+TRUTH_PX, TRUTH_KEYPOINTS = 1536, 8000  # SIFT is run on larger images than were fitted
+TRUTH_AGREEMENT = 0.005  # of a point's depth from different views
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """Depth known at points of a view."""
+
+    px: FloatArray  # (N, 2), between pixels too
+    depth: FloatArray  # (N,)
 
 
 @dataclass
@@ -147,7 +157,7 @@ class _Tally:
         middle: Capture,
         around: list[Capture],
         depths: list[FloatArray],
-        truth: FloatArray | None,
+        truth: Truth | None,
     ) -> None:
         """`depths` are those of the middle and then of the views around it."""
         labelled = np.zeros(depths[0].shape, bool)
@@ -159,8 +169,10 @@ class _Tally:
                     self.epipolar.append(_chained(to_middle, depths, i, a, middle, c))
         self.share.append(float(labelled.mean()))
         if truth is not None:
-            judged = labelled & (np.nan_to_num(truth) > 0)
-            self.depth.append(np.abs(depths[0][judged] / truth[judged] - 1))
+            near = np.clip(truth.px.round().astype(int), 0, np.array(middle.view.size) - 1)
+            ours = depth_at(depths[0], truth.px)
+            judged = labelled[near[:, 1], near[:, 0]] & (ours > 0)
+            self.depth.append(np.abs(ours[judged] / truth.depth[judged] - 1))
 
 
 def _chained(
@@ -194,30 +206,52 @@ def symmetric_epipolar(
     return np.asarray(residual * sum(1 / np.maximum(length, 1e-18) for length in lengths))
 
 
-def true_depths(captures: Captures, distance: float) -> tuple[dict[str, FloatArray], str]:
-    """Depth of the held-out views that is known otherwise, by name, and how."""
-    known = {c.name: c.depth for c in captures.held_out if c.depth is not None}
+def true_depths(captures: Captures, distance: float) -> tuple[dict[str, Truth], str]:
+    """What is known otherwise of the held-out views' depth, by name; "depth", "sift" or "none"."""
+    known = {c.name: _of_map(c.depth) for c in captures.held_out if c.depth is not None}
     if known:
         return known, "depth"
-    sparse = {}
-    matcher = load_matcher("sift", backend="auto")
-    encoded: dict[str, Any] = {}
+    around = {
+        capture.name: [c.name for c in views_around(captures.items, index, distance)]
+        for index, capture in enumerate(captures.items)
+        if capture in captures.held_out
+    }
+    names = {name for middle, others in around.items() for name in (middle, *others)}
+    sharp = load_captures(
+        captures.source, longest_px=TRUTH_PX, limit=max(3, len(captures.items)), only=names
+    )
+    by_name, small = {c.name: c for c in sharp.items}, {c.name: c for c in captures.items}
+    matcher = load_matcher("sift", backend="auto", max_points=TRUTH_KEYPOINTS)
+    encoded = {name: matcher.encode(capture.rgb) for name, capture in by_name.items()}
+    truths = {}
+    for name, others in around.items():
+        found = []
+        for other in others:
+            match = matcher.match(encoded[name], matcher.reference(encoded[other]))
+            pairs = correspondences(match, limit=TRUTH_KEYPOINTS)
+            xyz, good = triangulate(
+                by_name[name], by_name[other], pairs.query_px, pairs.keyframe_px
+            )
+            found.append(np.c_[pairs.query_px, xyz[:, 2]][good])
+        truths[name] = _agreed(np.concatenate(found), by_name[name], small[name])
+    return truths, "sift" if truths else "none"
 
-    def features(capture: Capture) -> Any:
-        if capture.name not in encoded:
-            encoded[capture.name] = matcher.encode(capture.rgb)
-        return encoded[capture.name]
 
-    for index, capture in enumerate(captures.items):
-        if capture not in captures.held_out:
-            continue
-        depth = np.full(capture.rgb.shape[:2], np.nan)
-        for other in views_around(captures.items, index, distance):
-            match = matcher.match(features(capture), matcher.reference(features(other)))
-            pairs = correspondences(match, limit=STEREO_MATCHES)
-            xyz, good = triangulate(capture, other, pairs.query_px, pairs.keyframe_px)
-            px = pairs.query_px[good].round().astype(int)
-            inside = (px >= 0).all(1) & (px < capture.view.size).all(1)
-            depth[px[inside, 1], px[inside, 0]] = xyz[good][inside, 2]
-        sparse[capture.name] = depth
-    return sparse, "sift" if sparse else "none"
+def _of_map(depth: FloatArray) -> Truth:
+    rows, columns = np.nonzero(np.nan_to_num(depth) > 0)
+    return Truth(np.stack([columns, rows], axis=1).astype(float), depth[rows, columns])
+
+
+def _agreed(found: FloatArray, sharp: Capture, small: Capture) -> Truth:
+    """Points (u, v, depth) that two views at least agree on, in the small image's pixels."""
+    _, point, count = np.unique(found[:, :2], axis=0, return_inverse=True, return_counts=True)
+    order = np.argsort(point.ravel(), kind="stable")
+    px, depth = [], []
+    for group in np.split(found[order], np.cumsum(count)[:-1]):
+        middle = float(np.median(group[:, 2]))
+        if len(group) > 1 and np.abs(group[:, 2] / middle - 1).max() < TRUTH_AGREEMENT:
+            px.append(group[0, :2])
+            depth.append(middle)
+    scale = np.array(small.view.size) / np.array(sharp.view.size)
+    at = (np.array(px).reshape(-1, 2) + 0.5) * scale - 0.5
+    return Truth(at, np.array(depth))
