@@ -85,6 +85,19 @@ def test_what_is_flat_or_unlike_stays_where_it_was():
         assert np.abs(after.keyframe_px - pairs.keyframe_px).max() <= SubpixelOptions().move_px
 
 
+def test_grey_levels_of_a_bare_wall_do_not_end_a_run():
+    """A step edge has no second direction: nothing to invert, nothing to divide by."""
+    wall = np.full((SIZE[1], SIZE[0], 3), 200, np.uint8)
+    wall[:, 160:] = 60
+    told = np.broadcast_to(np.eye(2), (SIZE[1] // 4, SIZE[0] // 4, 2, 2))
+    warp = _dense(np.eye(2, 3), np.array([0.3, 0.2]))
+    match = DenseMatch(warp.warp_px, warp.certainty, SIZE, SIZE, told)
+    pairs = correspondences(match, limit=1000)
+    after = refined_pairs(match, pairs, wall, wall)
+    assert np.isfinite(after.precision).all()
+    assert (after.keyframe_px == pairs.keyframe_px).all()
+
+
 def test_the_jacobian_is_the_warps_slope_and_one_where_the_warp_breaks():
     affine = np.array([[1.2, -0.3, 4.0], [0.2, 0.9, -2.0]])
     match = _dense(affine, np.zeros(2))

@@ -175,7 +175,8 @@ def _align(
     variance = np.maximum(left / (count - 4), options.noise_grey**2) / np.maximum(gain, 0.2) ** 2
     variance *= options.shared * 4.0**query_level
     covariance = _covariance(xx, xy, yy, determinant, variance, jacobian)
-    covariance += np.eye(2, dtype=np.float32) * options.floor_px**2
+    covariance += np.eye(2) * options.floor_px**2
+    covariance[~good] = np.eye(2)  # without texture there is nothing to invert
     return _Aligned(point, np.linalg.inv(covariance).astype(np.float32), good)
 
 
@@ -239,6 +240,6 @@ def _covariance(
     xx: F32, xy: F32, yy: F32, determinant: F32, variance: FloatArray, jacobian: FloatArray
 ) -> FloatArray:
     """(N, 2, 2) px^2 of the keyframe: A (variance H^-1) A^T."""
-    inverse = np.stack([yy, -xy, -xy, xx], axis=1) / determinant[:, None]
+    inverse = np.stack([yy, -xy, -xy, xx], axis=1).astype(np.float64) / determinant[:, None]
     local = (inverse * variance[:, None]).reshape(-1, 2, 2)
     return jacobian @ local @ jacobian.transpose(0, 2, 1)
