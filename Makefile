@@ -12,7 +12,7 @@ TORCH  ?= torch==2.13.0
 STRICT := l2m_ros/types.py l2m_ros/errors.py l2m_ros/geometry l2m_ros/matching l2m_ros/engines \
           l2m_ros/export l2m_ros/tracking l2m_ros/frames/messages.py
 
-.PHONY: demo test test-slow lint format docs clean
+.PHONY: demo test test-slow lint format docs audit lock clean
 
 demo: $(VENV)/.demo-ready
 	$(BIN)/l2m demo --out demo
@@ -22,6 +22,7 @@ test: $(VENV)/.test-ready
 
 test-slow: $(VENV)/.test-ready
 	$(BIN)/python -m pytest -q -m slow $(PYTEST_ARGS)
+	L2M_FUZZ=200000 $(BIN)/python -m pytest -q test/fuzz $(PYTEST_ARGS)
 
 lint: $(VENV)/.test-ready
 	$(BIN)/ruff check .
@@ -54,6 +55,17 @@ $(VENV)/.test-ready: setup.py | $(VENV)/bin/pip
 	$(BIN)/pip install -q $(TORCH)
 	$(BIN)/pip install -q -e '.[test]'
 	@touch $@
+
+# Known faults of what is installed, and a list of it (CycloneDX).
+audit: $(VENV)/.test-ready
+	$(BIN)/pip install -q pip-audit cyclonedx-bom
+	@mkdir -p build
+	$(BIN)/cyclonedx-py environment $(BIN)/python -o build/sbom.json
+	$(BIN)/pip-audit --local --progress-spinner off
+
+lock: $(VENV)/.test-ready
+	echo "# What the tests last passed with (x86-64, Python 3.11): make lock writes it." > test/requirements.lock
+	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu//' >> test/requirements.lock
 
 clean:
 	rm -rf $(VENV) build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache

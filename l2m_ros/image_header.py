@@ -19,6 +19,7 @@ MIN_SIDE, MAX_SIDE = 16, 32_000
 KINDS = "PNG, JPEG, BMP, WebP, TIFF or PNM"
 _PNM_GAP = rb"\s+(?:#[^\n]*\n\s*)*"
 PNM_HEADER = re.compile(rb"P[1-6fF]" + _PNM_GAP + rb"(\d{1,9})" + _PNM_GAP + rb"(\d{1,9})\s")
+EXIF_IFD, FOCAL_35MM = 0x8769, 0xA405  # tags of EXIF
 # TIFF tags: width, height, and what one strip or tile holds.
 WIDTH, HEIGHT, TILE_WIDTH, TILE_HEIGHT = 256, 257, 322, 323
 
@@ -87,6 +88,33 @@ def header_size(data: bytes) -> tuple[int, int] | None:
     return (int(found[1]), int(found[2])) if found else None
 
 
+def focal_in_widths(data: bytes) -> float | None:
+    """Focal length over the longer side, from a JPEG's EXIF (FocalLengthIn35mmFilm); None where
+    it says nothing. 35 mm film is 36 mm wide."""
+    try:
+        at = data.index(b"Exif\0\0", 0, 1 << 16) + 6
+        found = _ifd(data[at:], None)
+        millimetres = _ifd(data[at:], found[EXIF_IFD]).get(FOCAL_35MM, 0)
+    except (ValueError, struct.error, IndexError, KeyError):
+        return None
+    return millimetres / 36.0 if 4 <= millimetres <= 2000 else None
+
+
+def _ifd(data: bytes, at: int | None) -> dict[int, int]:
+    """Whole numbers of a TIFF directory by tag; at None = the first one."""
+    order = {b"II": "<", b"MM": ">"}[data[:2]]
+    if at is None:
+        (at,) = struct.unpack(order + "I", data[4:8])
+    (count,) = struct.unpack(order + "H", data[at : at + 2])
+    tags = {}
+    for k in range(count):
+        entry = data[at + 2 + 12 * k : at + 14 + 12 * k]
+        tag, kind = struct.unpack(order + "HH", entry[:4])
+        form = "H" if kind == 3 else "I"
+        (tags[tag],) = struct.unpack(order + form, entry[8 : 8 + struct.calcsize(form)])
+    return tags
+
+
 def _is_whole(data: bytes) -> bool:
     """Does the file reach its own end? OpenCV fills what is missing with grey and says nothing."""
     if data[:2] == b"\xff\xd8":
@@ -122,16 +150,7 @@ def _exr_size(data: bytes) -> tuple[int, int]:
 def _tiff_size(data: bytes) -> tuple[int, int]:
     """Of the first page; where its tiles are larger than the picture, theirs: they are decoded
     whole."""
-    order = "<" if data[:1] == b"I" else ">"
-    (at,) = struct.unpack(order + "I", data[4:8])
-    (count,) = struct.unpack(order + "H", data[at : at + 2])
-    tags = {}
-    for k in range(count):
-        entry = data[at + 2 + 12 * k : at + 14 + 12 * k]
-        tag, kind = struct.unpack(order + "HH", entry[:4])
-        if tag in (WIDTH, HEIGHT, TILE_WIDTH, TILE_HEIGHT):
-            form = "H" if kind == 3 else "I"
-            (tags[tag],) = struct.unpack(order + form, entry[8 : 8 + struct.calcsize(form)])
+    tags = _ifd(data, None)
     width, height = tags.get(WIDTH, 0), tags.get(HEIGHT, 0)
     tile = tags.get(TILE_WIDTH, 0) * tags.get(TILE_HEIGHT, 0)
     larger = tile > 4 * max(width * height, 1 << 20)

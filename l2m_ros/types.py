@@ -59,6 +59,9 @@ def resized_K(K: FloatArray, size: tuple[int, int], new_size: tuple[int, int]) -
     return np.asarray(resized)
 
 
+LARGEST_DISTORTION, LARGEST_K = 1e6, 1e8  # coefficients; pixels
+
+
 @dataclass(frozen=True, eq=False)
 class Camera:
     """Intrinsics of one image: the projection itself is in `geometry.camera`."""
@@ -96,6 +99,12 @@ class Camera:
             f" coefficients, got {D.size}",
         )
         _require(np.isfinite(D).all(), f"D holds NaN or infinity: {D.tolist()}")
+        _require(
+            (np.abs(D) < LARGEST_DISTORTION).all() and (np.abs(K) < LARGEST_K).all(),
+            f"K {K.ravel().tolist()} or D {D.tolist()} is beyond any lens",
+        )
+        # Numbers below do nothing within an image, but their polynomials have no roots.
+        D = _frozen(np.where(np.abs(D) < 1e-15, 0.0, D))
         _set(self, width=int(self.width), height=int(self.height), K=K, D=D)
 
     @property
@@ -197,7 +206,8 @@ class DenseMatch:
     def __post_init__(self) -> None:
         warp, certainty = _frozen(self.warp_px, np.float32), _frozen(self.certainty, np.float32)
         _require(
-            warp.ndim == 3 and warp.shape[2] == 2, f"warp_px must be (h, w, 2), got {warp.shape}"
+            warp.ndim == 3 and warp.shape[2] == 2 and warp.size > 0,
+            f"warp_px must be (h, w, 2), got {warp.shape}",
         )
         _require(
             certainty.shape == warp.shape[:2],

@@ -1,6 +1,7 @@
 """l2m match, bench, export and engine as a person types them."""
 
 import json
+import struct
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ from fakes.toy_network import ramp
 from l2m_ros import cli
 from l2m_ros.commands.options import numbers, size_of
 from l2m_ros.engines.tensorrt.engine_cache import EngineCache, EngineKey
+from l2m_ros.image_header import focal_in_widths
 from l2m_ros.images import read_depth, read_rgb, write_rgb
 
 
@@ -40,7 +42,7 @@ def pair(tmp_path):
 def test_match_prints_and_draws(capsys, toy, pair, tmp_path):
     out = tmp_path / "out"
     code, text, err = l2m(capsys, "match", *pair, "--model", toy, "--out", out)
-    assert code == 0 and "matches" in text and "no pose: give --camera" in text
+    assert code == 0 and "matches" in text and ("b_from_a" in text or "no pose" in text)
     assert "runs by onnxruntime on cpu" in err or "cuda" in err
     assert read_rgb(out / "matches.png").shape[2] == 3
     warped = read_rgb(out / "warped.png")
@@ -244,3 +246,25 @@ def test_both_directions_are_split_where_they_join():
         assert np.allclose(pairs.query_px, [[-0.5, -0.5]])
         assert np.allclose(pairs.keyframe_px, [[159.5, 79.5]])
         assert np.allclose(dense.warp_px[0, 0], (grid[0, 0] * 0.5 + 1) / 2 * [160, 80] - 0.5)
+
+
+def with_exif(jpeg: bytes, focal_35mm: int) -> bytes:
+    """A JPEG with FocalLengthIn35mmFilm, big-endian as phones write it."""
+    exif = b"MM\0*" + struct.pack(">IHHHIII", 8, 1, 0x8769, 4, 1, 26, 0)
+    exif += struct.pack(">HHHIHHI", 1, 0xA405, 3, 1, focal_35mm, 0, 0)
+    body = b"Exif\0\0" + exif
+    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + jpeg[2:]
+
+
+def test_the_focal_length_comes_from_exif_or_is_assumed_and_said(pair, toy, capsys, tmp_path):
+    jpeg = cv2.imencode(".jpg", ramp(64, 48))[1].tobytes()
+    assert focal_in_widths(jpeg) is None
+    assert abs(focal_in_widths(with_exif(jpeg, 27)) - 0.75) < 1e-9
+    for cut in range(0, 120, 3):
+        focal_in_widths(with_exif(jpeg, 27)[:cut])
+    (tmp_path / "phone.jpg").write_bytes(with_exif(jpeg, 27))
+    out = tmp_path / "m.jpg"
+    words = ["match", tmp_path / "phone.jpg", pair[1], "--model", toy, "--out", out]
+    code, _, err = l2m(capsys, *words)
+    assert code in (0, 1) and "focal length 48 px, by its EXIF" in err and "assumed" in err
+    assert out.is_file() and read_rgb(out).shape[2] == 3

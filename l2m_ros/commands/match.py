@@ -11,6 +11,7 @@ pass at a higher resolution, attenuated certainty, balanced sampling of 10000 ma
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ from l2m_ros.errors import InvalidInput
 
 if TYPE_CHECKING:
     from l2m_ros.types import ByteArray, Correspondences, DenseMatch, Frame
+
+ASSUMED_FOCAL = 0.8  # of the longest side: between a phone (0.75) and a laptop (0.9)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--depth-b", type=Path, metavar="FILE", help="the same of B")
     add("--depth-scale", type=float, default=DEPTH_SCALE_M, help="metres per unit of a PNG")
     add("--limit", type=int, default=LIMIT, help="most matches")
-    parser.add_argument("--out", type=Path, default=Path("match"), metavar="DIR")
+    parser.add_argument("--out", type=Path, default=Path("match"), metavar="DIR|FILE.jpg")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of words")
     reference = parser.add_argument_group("the published schedule")
     reference.add_argument("--like-reference", action="store_true")
@@ -58,13 +61,11 @@ def run(args: argparse.Namespace) -> int:
 
     show_log()
     a, b = read_rgb(args.a), read_rgb(args.b)
-    frames = _frames(args, a, b)
     dense, pairs = _like_reference(args, a, b) if args.like_reference else _matched(args, a, b)
     report: dict[str, Any] = {"matches": len(pairs)}
     if dense is not None:
         report["certain_share"] = round(float((dense.certainty > 0.5).mean()), 4)
-    if frames is not None:
-        report["pose"] = _pose(pairs, *frames)
+    report["pose"] = _pose(pairs, *_frames(args, a, b))
     report["pictures"] = _pictures(args.out, a, b, dense, pairs)
     print(as_json(report) if args.json else _words(report))
     return 0 if len(pairs) else 1
@@ -164,16 +165,29 @@ def _has_both_directions(warp: Any) -> bool:
 # --- pose and pictures ----------------------------------------------------------------------
 
 
-def _frames(args: argparse.Namespace, a: ByteArray, b: ByteArray) -> tuple[Frame, Frame] | None:
+def _camera_of(path: Path, rgb: ByteArray, args: argparse.Namespace) -> list[float]:
+    """fx, fy, cx, cy by the focal length in the picture's EXIF, else by one that is assumed."""
+    from l2m_ros.files import read_file
+    from l2m_ros.image_header import focal_in_widths
+
+    focal = focal_in_widths(read_file(path, 1 << 30))
+    if focal is None and (args.depth_a or args.depth_b or args.camera_b):
+        raise InvalidInput("a pose in metres needs A's camera too: --camera fx,fy,cx,cy")
+    height, width = rgb.shape[:2]
+    focal_px = (focal or ASSUMED_FOCAL) * max(width, height)
+    source = "by its EXIF" if focal else "assumed; say --camera fx,fy,cx,cy"
+    print(f"l2m match: {path.name}: focal length {focal_px:.0f} px, {source}", file=sys.stderr)
+    return [focal_px, focal_px, (width - 1) / 2, (height - 1) / 2]
+
+
+def _frames(args: argparse.Namespace, a: ByteArray, b: ByteArray) -> tuple[Frame, Frame]:
     from l2m_ros.images import read_depth
     from l2m_ros.types import Camera, Frame
 
-    if args.camera is None:
-        if args.depth_a or args.depth_b or args.camera_b:
-            raise InvalidInput("a pose needs A's camera too: --camera fx,fy,cx,cy")
-        return None
     frames = []
-    cameras = (args.camera, args.camera_b or args.camera)
+    first = args.camera or _camera_of(args.a, a, args)
+    second = args.camera_b or args.camera or _camera_of(args.b, b, args)
+    cameras = (first, second)
     for rgb, given, path in zip((a, b), cameras, (args.depth_a, args.depth_b), strict=True):
         fx, fy, cx, cy = given
         K = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
@@ -210,6 +224,9 @@ def _pictures(
     from l2m_ros.drawing import draw_matches, warped_keyframe
     from l2m_ros.images import write_rgb
 
+    if out.suffix.lower() in (".png", ".jpg", ".jpeg"):  # one picture, not a folder of that name
+        write_rgb(out, draw_matches(a, b, pairs))
+        return [str(out)]
     pictures = {"matches.png": draw_matches(a, b, pairs)}
     if dense is not None:
         pictures["warped.png"] = warped_keyframe(a, b, dense)
@@ -228,7 +245,7 @@ def _words(report: dict[str, Any]) -> str:
 
 def _pose_words(pose: dict[str, Any] | None) -> list[str]:
     if pose is None:
-        return ["no pose: give --camera fx,fy,cx,cy (and a depth for metres)"]
+        return []
     if "lost" in pose:
         return [f"no pose: {pose['lost']}, {pose['detail']}"]
     x, y, z = pose["translation"]

@@ -30,6 +30,7 @@ FLOAT32 = 7  # sensor_msgs/PointField.FLOAT32
 BASELINES_M = (1e-4, 1e3)  # of a stereo pair that somebody can have built
 # Consumers invert covariances; robot_localization uses this floor too.
 MIN_VARIANCE = 1e-9
+WORST_CONDITION = 1e-12  # smallest over largest variance: a Cholesky needs some digits
 UNKNOWN_VARIANCE = 1e6  # of a twist that nobody measured, and of an edge that is missing
 
 
@@ -168,7 +169,8 @@ def read_right_from_camera(right_info: Any) -> FloatArray:
             "right/camera_info holds no baseline (P[3] = 0): publish the rectified pair with its "
             "stereo calibration, or leave right/image unconnected"
         )
-    baseline_m = -P[0, 3] / P[0, 0]
+    with np.errstate(all="ignore"):
+        baseline_m = -P[0, 3] / P[0, 0]
     if not (np.isfinite(P).all() and BASELINES_M[0] < abs(baseline_m) < BASELINES_M[1]):
         raise InvalidInput(
             f"right/camera_info says that the baseline is {baseline_m:g} m (P[3] = {P[0, 3]:g}, "
@@ -229,11 +231,13 @@ def checked_rotation(q: FloatArray, what: str) -> FloatArray:
 
 
 def positive_definite(covariance: FloatArray) -> FloatArray:
-    """The covariance made symmetric, with eigenvalues of at least MIN_VARIANCE."""
+    """The covariance made symmetric, with eigenvalues of at least MIN_VARIANCE and of a condition
+    that double precision can invert."""
     symmetric: FloatArray = 0.5 * (covariance + covariance.T)
     values, vectors = np.linalg.eigh(symmetric)
-    if values[0] < MIN_VARIANCE:
-        symmetric = (vectors * np.maximum(values, MIN_VARIANCE)) @ vectors.T
+    floor = max(MIN_VARIANCE, WORST_CONDITION * float(values[-1]))
+    if values[0] < floor:
+        symmetric = (vectors * np.maximum(values, floor)) @ vectors.T
         symmetric = 0.5 * (symmetric + symmetric.T)
     return symmetric
 
@@ -340,13 +344,16 @@ def cloud_message(columns: FloatArray, head: Any) -> Any:
 def read_cloud(message: Any) -> dict[str, FloatArray]:
     """Each field of a PointCloud2 of float32 fields, by name, (N,)."""
     order = np.dtype(">f4" if message.is_bigendian else "<f4")
-    kinds = np.dtype(
-        {
-            "names": [field.name for field in message.fields],
-            "formats": [order] * len(message.fields),
-            "offsets": [int(field.offset) for field in message.fields],
-            "itemsize": int(message.point_step),
-        }
-    )
-    points = np.frombuffer(memoryview(message.data).cast("B"), kinds)
+    if wrong := [field.name for field in message.fields if field.datatype != FLOAT32]:
+        raise InvalidInput(f"fields {', '.join(wrong)} of the cloud are not float32")
+    layout = {
+        "names": [field.name for field in message.fields],
+        "formats": [order] * len(message.fields),
+        "offsets": [int(field.offset) for field in message.fields],
+        "itemsize": int(message.point_step),
+    }
+    try:
+        points = np.frombuffer(memoryview(message.data).cast("B"), np.dtype(layout))
+    except (ValueError, TypeError) as error:
+        raise InvalidInput(f"the cloud's fields contradict its bytes: {error}") from error
     return {field.name: np.asarray(points[field.name]) for field in message.fields}

@@ -73,8 +73,8 @@ class PoseOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.threshold_px > 0:
-            raise InvalidInput(f"threshold_px must be positive, got {self.threshold_px:g}")
+        if not 0 < self.threshold_px < 1e4:
+            raise InvalidInput(f"threshold_px must be some pixels, got {self.threshold_px:g}")
         if not 0.0 <= self.common_px <= 100.0:
             raise InvalidInput(f"common_px must lie in [0, 100], got {self.common_px:g}")
         unknown = [name for name in self.sources if name not in SCALE_SOURCES]

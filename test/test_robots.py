@@ -1,0 +1,84 @@
+"""What users of other packages are given: policies, presets, containers, the install script."""
+
+import re
+import subprocess
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+import yaml
+
+from l2m_ros.frames.inputs import TOPICS
+from l2m_ros.frames.outputs import OUTPUTS
+from l2m_ros.parameters.table import PARAMETERS
+
+ROOT = Path(__file__).parent.parent
+INSTRUCTIONS = {"FROM", "SHELL", "RUN", "WORKDIR", "COPY", "USER", "ENV", "CMD"}
+
+
+def test_the_sros2_policy_allows_what_the_node_has_and_no_more():
+    policy = ET.parse(ROOT / "config" / "sros2" / "l2m.policy.xml").getroot()
+    assert policy.tag == "policy" and policy.get("version") == "0.2.0"
+    (profile,) = policy.iterfind("enclaves/enclave/profiles/profile")
+    assert (profile.get("ns"), profile.get("node")) == ("/", "l2m")
+    heard, sent = profile.findall("topics")
+    assert set(TOPICS) <= {topic.text for topic in heard}
+    published = {topic.text for topic in sent}
+    assert {f"~/{name}" for name in OUTPUTS} <= published
+    private = {name.removeprefix("~/") for name in published if name.startswith("~/")}
+    assert private - set(OUTPUTS) == {"transition_event"}
+    services = {service.text for service in profile.iterfind("services/service")}
+    node = (ROOT / "l2m_ros" / "node" / "node.py").read_text()
+    own = set(re.findall(r'create_service\(\w+, "(~/\w+)"', node))
+    assert own <= services and "~/change_state" in services
+
+
+def test_presets_for_others_name_what_exists():
+    nav2 = yaml.safe_load((ROOT / "config" / "nav2.yaml").read_text())
+    assert set(nav2.pop("l2m")["ros__parameters"]) <= set(PARAMETERS)
+    topics = {block["ros__parameters"]["odom_topic"] for block in nav2.values()}
+    assert topics == {"/l2m/odometry"} and "odometry" in OUTPUTS
+    ekf = yaml.safe_load((ROOT / "config" / "robot_localization.yaml").read_text())
+    ekf = ekf["ekf_filter_node"]["ros__parameters"]
+    assert ekf["odom1"] == "/l2m/odometry" and len(ekf["odom1_config"]) == 15
+    assert not any(ekf["odom1_config"][:6])  # velocities only
+    assert ekf["odom_frame"] == PARAMETERS["frames.odom"].default
+    assert ekf["base_link_frame"] == PARAMETERS["frames.base"].default
+
+
+def test_the_install_script_is_sound_and_brings_what_setup_asks_for(tmp_path):
+    script = ROOT / "install" / "workspace.sh"
+    subprocess.run(["sh", "-n", str(script)], check=True)
+    for package in ("poselib", "onnxruntime"):
+        (asked,) = set(re.findall(rf'"{package}(>=[\d.]+)"', (ROOT / "setup.py").read_text()))
+        assert f'"{package}{asked}"' in script.read_text()
+    # With an environment that is there already it only activates it.
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python3").symlink_to("/bin/true")
+    (tmp_path / "bin" / "activate").write_text("echo activated\n")
+    done = subprocess.run(
+        ["sh", "-c", f". {script}"], env={"L2M_VENV": str(tmp_path), "PATH": "/usr/bin:/bin"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == "activated\n"
+
+
+@pytest.mark.parametrize("name", ["jazzy", "jetson"])
+def test_dockerfiles(name):
+    """The rules of hadolint that matter: lists removed, no sudo, not root at the end."""
+    text = (ROOT / "docker" / f"{name}.Dockerfile").read_text()
+    joined = re.sub(r"\\\n", " ", text)
+    lines = [line for line in joined.splitlines() if line.strip() and not line.startswith("#")]
+    assert {line.split()[0] for line in lines} <= INSTRUCTIONS
+    assert lines[0].startswith("FROM ") and ":" in lines[0]
+    assert sum("rm -rf /var/lib/apt/lists" in line for line in lines) == 1
+    assert "--no-install-recommends" in text and "sudo" not in text
+    assert [line for line in lines if line.startswith("USER")] == ["USER l2m"]
+    assert lines[-1].startswith("CMD [")
+
+
+def test_the_lock_file_pins_every_package_of_the_tests():
+    lines = (ROOT / "test" / "requirements.lock").read_text().splitlines()
+    pinned = {line.split("==")[0].lower() for line in lines if "==" in line}
+    assert {"numpy", "torch", "poselib", "hypothesis", "pytest", "rosbags"} <= pinned
+    assert not any("://" in line or "+" in line for line in lines)
