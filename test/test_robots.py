@@ -13,6 +13,7 @@ from l2m_ros.frames.outputs import OUTPUTS
 from l2m_ros.parameters.table import PARAMETERS
 
 ROOT = Path(__file__).parent.parent
+MAP_TOPICS = {"map_pose", "path", "map_points", "map_keyframes"}
 INSTRUCTIONS = {"FROM", "SHELL", "RUN", "WORKDIR", "COPY", "USER", "ENV", "CMD"}
 
 
@@ -26,11 +27,14 @@ def test_the_sros2_policy_allows_what_the_node_has_and_no_more():
     published = {topic.text for topic in sent}
     assert {f"~/{name}" for name in OUTPUTS} <= published
     private = {name.removeprefix("~/") for name in published if name.startswith("~/")}
-    assert private - set(OUTPUTS) == {"transition_event"}
+    assert private - set(OUTPUTS) == {"transition_event", *MAP_TOPICS}
     services = {service.text for service in profile.iterfind("services/service")}
-    node = (ROOT / "l2m_ros" / "node" / "node.py").read_text()
-    own = set(re.findall(r'create_service\(\w+, "(~/\w+)"', node))
+    own = {f"~/{name}" for name in ("set_keyframe", "reset", "save_map", "load_map", "relocalize")}
     assert own <= services and "~/change_state" in services
+    node = (ROOT / "l2m_ros" / "node" / "node.py").read_text()
+    assert set(re.findall(r'create_service\(\w+, "(~/\w+)"', node)) <= own
+    mapping = (ROOT / "l2m_ros" / "node" / "map_thread.py").read_text()
+    assert all(f'"{name}": ("' in mapping for name in MAP_TOPICS)
 
 
 def test_presets_for_others_name_what_exists():

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,11 +62,14 @@ def run(args: argparse.Namespace) -> int:
 
     show_log()
     a, b = read_rgb(args.a), read_rgb(args.b)
+    said: list[str] = []
+    frames = _frames(args, a, b, said.append)
     dense, pairs = _like_reference(args, a, b) if args.like_reference else _matched(args, a, b)
+    print("".join(f"l2m match: {words}\n" for words in said), end="", file=sys.stderr)
     report: dict[str, Any] = {"matches": len(pairs)}
     if dense is not None:
         report["certain_share"] = round(float((dense.certainty > 0.5).mean()), 4)
-    report["pose"] = _pose(pairs, *_frames(args, a, b))
+    report["pose"] = _pose(pairs, *frames)
     report["pictures"] = _pictures(args.out, a, b, dense, pairs)
     print(as_json(report) if args.json else _words(report))
     return 0 if len(pairs) else 1
@@ -165,7 +169,10 @@ def _has_both_directions(warp: Any) -> bool:
 # --- pose and pictures ----------------------------------------------------------------------
 
 
-def _camera_of(path: Path, rgb: ByteArray, args: argparse.Namespace) -> list[float]:
+Say = Callable[[str], None]
+
+
+def _camera_of(path: Path, rgb: ByteArray, args: argparse.Namespace, say: Say) -> list[float]:
     """fx, fy, cx, cy by the focal length in the picture's EXIF, else by one that is assumed."""
     from l2m_ros.files import read_file
     from l2m_ros.image_header import focal_in_widths
@@ -176,17 +183,17 @@ def _camera_of(path: Path, rgb: ByteArray, args: argparse.Namespace) -> list[flo
     height, width = rgb.shape[:2]
     focal_px = (focal or ASSUMED_FOCAL) * max(width, height)
     source = "by its EXIF" if focal else "assumed; say --camera fx,fy,cx,cy"
-    print(f"l2m match: {path.name}: focal length {focal_px:.0f} px, {source}", file=sys.stderr)
+    say(f"{path.name}: focal length {focal_px:.0f} px, {source}")
     return [focal_px, focal_px, (width - 1) / 2, (height - 1) / 2]
 
 
-def _frames(args: argparse.Namespace, a: ByteArray, b: ByteArray) -> tuple[Frame, Frame]:
+def _frames(args: argparse.Namespace, a: ByteArray, b: ByteArray, say: Say) -> tuple[Frame, Frame]:
     from l2m_ros.images import read_depth
     from l2m_ros.types import Camera, Frame
 
     frames = []
-    first = args.camera or _camera_of(args.a, a, args)
-    second = args.camera_b or args.camera or _camera_of(args.b, b, args)
+    first = args.camera or _camera_of(args.a, a, args, say)
+    second = args.camera_b or args.camera or _camera_of(args.b, b, args, say)
     cameras = (first, second)
     for rgb, given, path in zip((a, b), cameras, (args.depth_a, args.depth_b), strict=True):
         fx, fy, cx, cy = given
