@@ -14,6 +14,7 @@ from l2m_ros.geometry import se3
 from l2m_ros.mapping.store import MapStore
 from l2m_ros.types import FloatArray
 
+ROUNDS = 10  # of weighing and aligning
 ARM_M = 1.0  # length of the axes by which rotations count beside positions
 WRONG_SIGMAS, WRONG_M, WRONG_DEG = 5.0, 0.10, 5.0
 WITHIN = {"5cm_5deg": (0.05, 5.0), "10cm_5deg": (0.10, 5.0)}
@@ -32,11 +33,26 @@ def world_from_map(store: MapStore) -> FloatArray | None:
 
 
 def aligned(truth: FloatArray, poses: FloatArray) -> FloatArray:
-    """4x4 with truth = result @ poses in the least squares of origins and axes' tips (N, 4, 4)."""
+    """4x4 with truth = result @ poses (N, 4, 4), by the origins and the tips of the axes.
+
+    Keyframes that lie far off weigh little (Cauchy): they shall not bend the frame in which all
+    other answers are judged.
+    """
     tips = np.array([[0, 0, 0, 1], [ARM_M, 0, 0, 1], [0, ARM_M, 0, 1], [0, 0, ARM_M, 1]]).T
-    a, b = ((T @ tips)[:, :3].swapaxes(1, 2).reshape(-1, 3) for T in (poses, truth))
-    centre_a, centre_b = a.mean(axis=0), b.mean(axis=0)
-    U, _, Vt = np.linalg.svd((b - centre_b).T @ (a - centre_a))
+    weight = np.ones(len(poses))
+    for _ in range(ROUNDS):
+        T = _least_squares(poses @ tips, truth @ tips, weight)
+        off_m = np.linalg.norm((T @ poses - truth)[:, :3, 3], axis=1)
+        weight = 1.0 / (1.0 + (off_m / max(2.0 * float(np.median(off_m)), 1e-9)) ** 2)
+    return T
+
+
+def _least_squares(poses: FloatArray, truth: FloatArray, weight: FloatArray) -> FloatArray:
+    """Rotation and translation between points (N, 4, K), each image with its weight."""
+    a, b = (points[:, :3].swapaxes(1, 2).reshape(-1, 3) for points in (poses, truth))
+    w = np.repeat(weight / weight.sum(), poses.shape[2])[:, None] / poses.shape[2]
+    centre_a, centre_b = (w * a).sum(axis=0), (w * b).sum(axis=0)
+    U, _, Vt = np.linalg.svd((w * (b - centre_b)).T @ (a - centre_a))
     R = U @ np.diag([1.0, 1.0, np.sign(np.linalg.det(U @ Vt))]) @ Vt
     return se3.transform(R, centre_b - R @ centre_a)
 

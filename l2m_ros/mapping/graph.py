@@ -9,6 +9,7 @@ wheels for aarch64.)
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Mapping, Sequence
 
 import gtsam
@@ -23,6 +24,7 @@ Poses = dict[int, FloatArray]
 Placed = dict[int, tuple[FloatArray, FloatArray]]
 
 ROBUST_SIGMAS = {"odometry": 5.0, "loop": 2.5, "prior": 5.0}  # of Cauchy's weight
+UNVERIFIED = 25.0  # an edge of tracking counts as this much less certain at the start
 ORIGIN_M, ORIGIN_RAD = 1e-4, 1e-4  # the first keyframe is the map's origin
 MAX_ITERATIONS = 50
 
@@ -54,24 +56,34 @@ def components(ids: Iterable[int], edges: Iterable[Edge]) -> list[list[int]]:
 
 
 def chained(ids: list[int], edges: Sequence[Edge], known: Mapping[int, FloatArray]) -> Poses:
-    """First places of a connected group: the known ones, the rest along their edges."""
-    neighbours: dict[int, list[tuple[int, FloatArray]]] = {id: [] for id in ids}
-    for edge in sorted(edges, key=lambda e: e.kind != "odometry"):
+    """First places of a connected group, along its most certain edges (a minimum spanning tree).
+
+    From the oldest keyframe that is known, or from the priors. Edges of tracking come late: loops
+    are verified from either side, and a start at a wrong edge is where robust weights would stay.
+    """
+    neighbours: dict[int, list[tuple[float, int, FloatArray]]] = {id: [] for id in ids}
+    for edge in edges:
         if edge.a in neighbours and edge.b in neighbours and edge.a != edge.b:
-            neighbours[edge.a].append((edge.b, edge.a_from_b))
-            neighbours[edge.b].append((edge.a, se3.inverse(edge.a_from_b)))
-    inside = set(ids)
-    poses = {id: known[id] for id in ids if id in known}
-    poses.update({e.a: e.a_from_b for e in edges if e.kind == "prior" and e.a in inside})
-    if not poses:
-        poses[ids[0]] = np.eye(4)
-    queue = list(poses)
+            variance = float(np.trace(edge.covariance + unmodelled(edge.a_from_b)))
+            cost = variance * (UNVERIFIED if edge.kind == "odometry" else 1.0)
+            neighbours[edge.a].append((cost, edge.b, edge.a_from_b))
+            neighbours[edge.b].append((cost, edge.a, se3.inverse(edge.a_from_b)))
+    start = min(ids)
+    first = {e.a: e.a_from_b for e in edges if e.kind == "prior" and e.a in neighbours}
+    poses: Poses = first or {start: known.get(start, np.eye(4))}
+    queue = [(cost, b, a, T) for a in poses for cost, b, T in neighbours[a]]
+    queue = [(cost, n, *rest) for n, (cost, *rest) in enumerate(queue)]
+    heapq.heapify(queue)
+    count = len(queue)
     while queue:
-        a = queue.pop(0)
-        for b, a_from_b in neighbours[a]:
-            if b not in poses:
-                poses[b] = se3.compose(poses[a], a_from_b)
-                queue.append(b)
+        _, _, b, a, a_from_b = heapq.heappop(queue)
+        if b in poses:
+            continue
+        poses[b] = se3.compose(poses[a], a_from_b)
+        for cost, c, T in neighbours[b]:
+            if c not in poses:
+                heapq.heappush(queue, (cost, count, c, b, T))
+                count += 1
     return poses
 
 

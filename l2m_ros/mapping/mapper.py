@@ -20,7 +20,7 @@ from l2m_ros.mapping.options import MAPPER, MapperOptions
 from l2m_ros.mapping.places import Places, view_distance
 from l2m_ros.mapping.records import GIVEN_DEPTH, TRIANGULATED, Edge, MapKeyframe, StoredFeatures
 from l2m_ros.mapping.store import MapStore
-from l2m_ros.mapping.verification import CHI2_999_6, View, look
+from l2m_ros.mapping.verification import CHI2_999_6, View, look, unmodelled
 from l2m_ros.matching import portable
 from l2m_ros.matching.matcher import Matcher
 from l2m_ros.timing import StageTimes
@@ -63,6 +63,7 @@ class Mapper:
         self._edges = store.edges()
         self._ids = store.ids()
         self._recent: list[int] = []
+        self._proven: set[Edge] = set()
         self._learnt_at = len(self.places.index) if self.places.fits else 0
 
     @property
@@ -227,6 +228,39 @@ class Mapper:
         floor = np.diag([g.agree_m**2] * 3 + [g.agree_rad**2] * 3)
         return float(d @ np.linalg.solve(there.covariance + P + floor, d)) < CHI2_999_6
 
+    def drop_unproven(self) -> list[Edge]:
+        """Takes away edges of tracking that alone join parts of the map and do not pass as loops.
+
+        One wrong edge of tracking, over a gap in the recording, would place all that hangs on it.
+        """
+        loops = [edge for edge in self._edges if edge.kind != "odometry"]
+        group = {}
+        for number, ids in enumerate(graph.components(self._ids, loops)):
+            group.update(dict.fromkeys(ids, number))
+        dropped = []
+        for edge in [e for e in self._edges if e.kind == "odometry"]:
+            if edge in self._proven or group[edge.a] == group[edge.b]:
+                continue
+            if self._proves(edge):
+                self._proven.add(edge)
+            else:
+                dropped.append(edge)
+        self.store.remove_edges(dropped)
+        gone = {id(edge) for edge in dropped}
+        self._edges = [edge for edge in self._edges if id(edge) not in gone]
+        return dropped
+
+    def _proves(self, edge: Edge) -> bool:
+        """Whether images say what tracking said, from either side."""
+        keyframe = self.store.keyframe(edge.b)
+        features = portable.from_arrays(self.matcher, self._arrays(edge.b), keyframe.camera.size)
+        seen = self._edge(edge.a, edge.b, keyframe.frame(), features)
+        if seen is None:
+            return False
+        d = se3.difference(seen.a_from_b, edge.a_from_b)
+        P = seen.covariance + edge.covariance + 2 * unmodelled(edge.a_from_b)
+        return float(d @ np.linalg.solve(P, d)) < CHI2_999_6
+
     # --- the whole ------------------------------------------------------------------------------
 
     def optimise(self, keep: Collection[int] = ()) -> None:
@@ -257,6 +291,7 @@ class Mapper:
         """Places and depth as they are best known now, before the map is closed."""
         if not self.places.fits and len(self._ids) > 1:
             self.learn_vocabulary()
+        self.drop_unproven()
         self.optimise()
         self.triangulate()
         if self.options.max_keyframes:

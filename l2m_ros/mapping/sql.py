@@ -111,6 +111,14 @@ class SqlStore:
             for edge in edges:
                 cursor.execute(ADD_EDGE, _edge_row(edge))
 
+    def remove_edges(self, edges: Iterable[Edge]) -> None:
+        with self.transaction(write=True) as cursor:
+            for edge in edges:
+                cursor.execute(
+                    "DELETE FROM edge WHERE a = ? AND b = ? AND kind = ?",
+                    (edge.a, edge.b, edge.kind),
+                )
+
     def remove(self, ids: Iterable[int], bridges: Iterable[Edge] = ()) -> None:
         with self.transaction(write=True) as cursor:
             for id in ids:
