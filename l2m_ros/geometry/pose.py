@@ -285,7 +285,8 @@ def _from_depths(problem: _Problem, depths: Depths, source: str) -> MetricPose |
         image_area=side.width * side.height / f**2,
         shift_sigma_m=depths.shift_sigma_m,
         initial=depths.initial if initial is None else initial,
-        hole_sigma=problem.hole_sigma,
+        # A stereo pair has no depth where things are far: there the rays are as good as any.
+        hole_sigma=problem.hole_sigma if source == "depth" else 0.0,
     )
     if isinstance(fit, Lost):
         return fit
