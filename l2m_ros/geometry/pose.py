@@ -285,8 +285,7 @@ def _from_depths(problem: _Problem, depths: Depths, source: str) -> MetricPose |
         image_area=side.width * side.height / f**2,
         shift_sigma_m=depths.shift_sigma_m,
         initial=depths.initial if initial is None else initial,
-        # A stereo pair has no depth where things are far: there the rays are as good as any.
-        hole_sigma=problem.hole_sigma if source == "depth" else 0.0,
+        hole_sigma=problem.hole_sigma,
     )
     if isinstance(fit, Lost):
         return fit

@@ -30,7 +30,7 @@ from l2m_ros.types import (
     RelativePose,
 )
 
-STILL = 0.005  # of the width, 3 px at 640: more motion also changes scale, and with it the patches
+STILL = 0.02  # of the width: a warp that moves less is compared patch by patch
 PATCH = 11  # pixels across
 PATCHES = 300
 MIN_PATCHES = 20
