@@ -86,22 +86,22 @@ def measured(shots: list[SimulatedFrame], fault: str, args: argparse.Namespace) 
 
 
 def row(fault: str, scene: str, figures: dict[str, Any]) -> str:
-    p = figures.get("poses", {})
+    p = {key: value or 0.0 for key, value in figures.get("poses", {}).items()}
     top = max(figures["diagnostics"].items(), key=lambda item: item[1], default=("", 0))
     return (
         f"{fault:<19} {scene:<9} {p.get('posed_percent', 0.0):6.1f} "
-        f"{p.get('harmful_poses', 0):5d} {p.get('wrong_poses', 0):5d} "
+        f"{p.get('harmful_poses', 0):5.0f} {p.get('wrong_poses', 0):5.0f} "
         f"{p.get('nees_mean', float('nan')):8.2f}   {top[1]:3d} x {top[0][:70]}"
     )
 
 
 def verdict(kept: dict[str, Any]) -> str:
-    wrong = sum(f.get("poses", {}).get("harmful_poses", 0) for f in kept.values())
+    wrong = sum(f.get("poses", {}).get("harmful_poses") or 0 for f in kept.values())
     few = [
         name
         for name, f in kept.items()
         if name.split(" ")[0] not in UNOBSERVABLE
-        and f.get("poses", {}).get("posed_percent", 0.0) < GOAL_POSED
+        and (f.get("poses", {}).get("posed_percent") or 0.0) < GOAL_POSED
     ]
     return (
         f"{len(kept)} runs, {wrong} wrong poses (goal 0); below {GOAL_POSED:g} % posed where the "

@@ -10,9 +10,10 @@ a keyframe's scene is known, from an earlier motion, both can be checked:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from l2m_ros.geometry import se3
 from l2m_ros.geometry.camera import unproject
@@ -23,21 +24,36 @@ from l2m_ros.types import Correspondences, FloatArray, Frame, MetricPose, Relati
 
 SOURCE = "odometry"
 MIN_PARALLAX_RAD = 0.02  # less triangulates nothing worth remembering
+CHECKED_RAD = 0.003  # less shows no slip either
 MIN_POINTS = 20
 UNSEEN_PX = 0.5  # parallax that passes for none
 ALONG_VIEW = 3.0  # a motion along the view moves the pixels of an ordinary lens that much less
-CONTENT = 0.1  # relative: the median depth of other points of the same scene differs by that
-SIGMAS = 4.0
+SAME_PX = 4.0  # a point this near in the keyframe is the same point
+NEIGHBOUR = 0.03  # relative: depths of such neighbours differ by that, as a whole
+SIGMAS = 3.0
 REMEDY = "do the wheels slip? is base_from_camera right? is odom this robot's?"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SceneDepth:
-    """Median depth of what a keyframe sees, from a motion that odometry measured."""
+    """Depth of points that a keyframe sees, from a motion that odometry measured."""
 
-    median_m: float
-    far_m: float  # three quarters are nearer
-    sigma: float  # relative
+    pixels: FloatArray  # (N, 2)
+    depth_m: FloatArray  # (N,)
+    sigma: float  # relative, common to all points
+
+    @property
+    def far_m(self) -> float:
+        """Three quarters are nearer."""
+        return float(np.quantile(self.depth_m, 0.75))
+
+    def log_ratio(self, other: SceneDepth) -> float | None:
+        """By how much the other is further, at the points that both have."""
+        apart, index = cKDTree(self.pixels).query(other.pixels)
+        same = apart < SAME_PX
+        if np.count_nonzero(same) < MIN_POINTS:
+            return None
+        return float(np.median(np.log(other.depth_m[same] / self.depth_m[index[same]])))
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,23 +65,24 @@ class Verdict:
 
 
 def seen_depth(
-    keyframe: Keyframe, query: Frame, pairs: Correspondences, pose: MetricPose
+    keyframe: Keyframe,
+    query: Frame,
+    pairs: Correspondences,
+    pose: MetricPose,
+    min_parallax_rad: float = MIN_PARALLAX_RAD,
 ) -> SceneDepth | None:
     """Of the keyframe, by triangulation of the inliers; None where there is too little parallax."""
     inliers = pairs.select(pose.inliers)
     depth = _triangulated(keyframe, query, inliers, pose.keyframe_from_camera)
-    known = depth[np.isfinite(depth)]
-    if len(known) < MIN_POINTS:
+    known = np.isfinite(depth) & (depth > 0)
+    if np.count_nonzero(known) < MIN_POINTS:
         return None
     angle = _parallax_rad(keyframe, query, inliers, pose.keyframe_from_camera)
-    if angle < MIN_PARALLAX_RAD:
+    if angle < min_parallax_rad:
         return None
-    noise = UNSEEN_PX / focal_px(query.camera) / angle
-    return SceneDepth(
-        float(np.median(known)),
-        float(np.quantile(known, 0.75)),
-        float(np.hypot(_relative_sigma(pose), noise)),
-    )
+    noise = UNSEEN_PX / focal_px(query.camera) / angle / np.sqrt(MIN_POINTS)
+    sigma = float(np.hypot(_relative_sigma(pose), noise))
+    return SceneDepth(inliers.keyframe_px[known], depth[known], sigma)
 
 
 def check(
@@ -85,16 +102,22 @@ def check(
         return _standing(keyframe, query, pairs, outcome, scene, odometry_m)
     if outcome.scale_source != SOURCE:
         return Verdict(outcome)
-    now = seen_depth(keyframe, query, pairs, outcome)
+    now = seen_depth(keyframe, query, pairs, outcome, CHECKED_RAD)
     if now is None:
         return Verdict(outcome)
-    off = abs(float(np.log(now.median_m / scene.median_m)))
-    if off <= SIGMAS * float(np.hypot(np.hypot(now.sigma, scene.sigma), CONTENT)):
+    off = scene.log_ratio(now)
+    if off is None:
         return Verdict(outcome)
+    if abs(off) <= SIGMAS * float(np.sqrt(now.sigma**2 + scene.sigma**2 + NEIGHBOUR**2)):
+        # What they differ by is admitted: slip that begins is a small one first.
+        t = off * outcome.keyframe_from_camera[:3, 3]
+        P = outcome.covariance.copy()
+        P[:3, :3] += np.outer(t, t)
+        return Verdict(replace(outcome, covariance=P))
     return Verdict(
         None,
-        f"odometry says {np.linalg.norm(odometry_m):.2f} m, which puts the scene at "
-        f"{now.median_m:.2f} m; it was at {scene.median_m:.2f} m: {REMEDY}",
+        f"odometry says {np.linalg.norm(odometry_m):.2f} m, which puts the scene "
+        f"{np.exp(off):.2f} times as far as it was: {REMEDY}",
     )
 
 
@@ -122,22 +145,32 @@ def _standing(
 
 
 def depth_in_query(
-    scene_of: Keyframe,
+    keyframe: Keyframe,
     query: Frame,
     pairs: Correspondences,
     pose: MetricPose,
     known: SceneDepth | None,
 ) -> SceneDepth | None:
-    """The scene's depth as the query sees it, for the day that it becomes a keyframe."""
-    depth = _triangulated(scene_of, query, pairs.select(pose.inliers), pose.keyframe_from_camera)
-    if np.isfinite(depth).sum() < MIN_POINTS:
-        return None
-    seen = seen_depth(scene_of, query, pairs, pose) or known
+    """The scene's depth as the query sees it, for the day that it becomes a keyframe.
+
+    Its scale is that of this motion and of what was known before, weighted by their variances.
+    """
+    seen = seen_depth(keyframe, query, pairs, pose)
     if seen is None:
         return None
-    ahead_m = float(pose.keyframe_from_camera[2, 3])
-    ratio = max(1 - ahead_m / seen.median_m, 0.2)
-    return SceneDepth(seen.median_m * ratio, seen.far_m * ratio, seen.sigma)
+    scale, sigma = 1.0, seen.sigma
+    off = None if known is None else known.log_ratio(seen)
+    if known is not None and off is not None:
+        before = known.sigma**2 + NEIGHBOUR**2
+        weight = seen.sigma**2 / (seen.sigma**2 + before)
+        scale, sigma = float(np.exp(-weight * off)), float(np.sqrt(weight * before))
+    inliers = pairs.select(pose.inliers)
+    T = pose.keyframe_from_camera
+    depth = _triangulated(keyframe, query, inliers, T)
+    points = unproject(keyframe.frame.camera, inliers.keyframe_px) * depth[:, None]
+    z = ((points - T[:3, 3]) @ T[:3, :3])[:, 2] * scale
+    good = np.isfinite(z) & (z > 0)
+    return SceneDepth(inliers.query_px[good], z[good], sigma) if good.any() else None
 
 
 def _triangulated(
