@@ -32,7 +32,7 @@ MAX_SIGMA_PX = 8.0  # along the better axis; a match that is less certain is non
 
 @dataclass(frozen=True)
 class TextureNoise:
-    """Measured on half of two RGB-D recordings, see docs/geometry.md."""
+    """Chosen on two whole RGB-D recordings (docs/benchmarks.md): not yet held out."""
 
     grey: float = 4.0  # grey levels; 0: the images are not asked
     floor_px: float = 0.3
