@@ -273,3 +273,31 @@ def test_untrained_keypoints_match_a_moved_wall():
     off = np.linalg.norm((seen[:2] / seen[2]).T - b[j], axis=1)
     assert len(i) > 20
     assert (off < 3).mean() > 0.6
+
+
+@pytest.mark.slow
+def test_the_command_trains_and_writes_a_model_that_matches(tmp_path, capsys):
+    from l2m_ros.cli import main
+    from l2m_ros.matching.catalogue import load_matcher
+    from l2m_ros.matching.metric_matcher import MetricMatcher
+    from l2m_ros.matching.mono_depth import load_depth_reader
+
+    config = {
+        "network": NETWORK, "width": 96, "height": 64, "batch": 2, "validation_pairs": 3,
+        "ransac": {"rounds": 2, "pairs": 30, "hypotheses": 4, "corners": 4},
+        "worlds": {"worlds": 1, "frames": 4}, "loop": {"bf16": False},
+    }  # fmt: skip
+    (tmp_path / "tiny.yaml").write_text(json.dumps(config))
+    out = tmp_path / "run"
+    command = ["train", "metric", "--config", str(tmp_path / "tiny.yaml"), "--steps", "2"]
+    assert main([*command, "--out", str(out)]) == 0
+    assert str(out / "model") in capsys.readouterr().out
+    matcher = load_matcher(str(out / "model"), backend="onnxruntime")
+    assert isinstance(matcher, MetricMatcher)
+    assert matcher.sigmas()["scale_sigma"] > 0.01
+    rgb = posed_frames(1)[0].rgb
+    pairs_found = matcher.match(matcher.encode(rgb), matcher.reference(matcher.encode(rgb)))
+    assert len(pairs_found) > 10
+    assert np.abs(pairs_found.query_px - pairs_found.keyframe_px).max() < 1e-3
+    reader = load_depth_reader(str(out / "model"))
+    assert reader.read(rgb, posed_frames(1)[0].camera).depth.shape == (64, 96)

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from l2m_ros.errors import InvalidInput
-from l2m_ros.geometry.lifted import lifted_motion
+from l2m_ros.geometry.pose import estimate_pose
 from l2m_ros.networks.mickey.network import COMPACT
 from l2m_ros.networks.mickey.solver import Views
 from l2m_ros.spelling import nearest
-from l2m_ros.types import Lost
+from l2m_ros.types import Correspondences, Frame, MatchDepths, MetricPose
 from l2m_ros.workshop.training.loop import LoopOptions, Run, train
 from l2m_ros.workshop.training.metric_data import (
     MetricBatch,
@@ -46,6 +46,7 @@ from l2m_ros.workshop.training.metric_ransac import (
 from l2m_ros.workshop.training.processes import Processes
 
 MIN_PROBABILITY = 1e-3
+PLACE_SIGMA, IMAGE_SIGMA = 0.3, 0.1  # relative, stated to the pose of a network in training
 
 
 @dataclass(frozen=True)
@@ -238,13 +239,18 @@ class PairErrors:
 
 @torch.no_grad()
 def pair_errors(network: Any, pair: MetricPair) -> PairErrors:
-    """By the robot's own solver."""
+    """By what the robot runs: matches with depth at both ends, given to `estimate_pose`."""
     batch = collate([pair], 0, 1.0)
     first, second = network.encode(batch.first), network.encode(batch.second)
     views = views_of(first, second, batch)
     x, y = (points[0].double().numpy() for points in views.points())
     i, j, sure = mutual_pairs(network, first, second)
-    found = lifted_motion(x[i], y[j], sure)
+    pixels = [side["keypoints"][0].T.double().numpy() for side in (first, second)]
+    depths = MatchDepths(x[i, 2], y[j, 2], PLACE_SIGMA, IMAGE_SIGMA)
+    pairs = Correspondences(pixels[0][i], pixels[1][j], np.clip(sure, 0.0, 1.0), depths=depths)
+    found = estimate_pose(
+        pairs, *(Frame(side.rgb, side.camera) for side in (pair.first, pair.second))
+    )
     ratios = [
         _depth_ratios(z, truth, side["keypoints"])
         for z, truth, side in (
@@ -254,15 +260,15 @@ def pair_errors(network: Any, pair: MetricPair) -> PairErrors:
     depth_error = _median(np.abs(ratios[0] - 1))
     factors = (_median(np.log(ratios[0])), _median(np.log(ratios[1])))
     spread = 1.4826 * _median(np.abs(np.log(ratios[0]) - factors[0]))
-    if isinstance(found, Lost):
+    if not isinstance(found, MetricPose):
         return PairErrors(np.nan, np.nan, np.nan, pair.turn_deg, depth_error, factors, spread)
-    truth = pair.second_from_first
-    trace = float(np.trace(found.pose[:3, :3].T @ truth[:3, :3]))
+    pose, truth = found.keyframe_from_camera, pair.second_from_first
+    trace = float(np.trace(pose[:3, :3].T @ truth[:3, :3]))
     way = float(np.linalg.norm(truth[:3, 3]))
     return PairErrors(
         float(np.degrees(np.arccos(np.clip((trace - 1) / 2, -1, 1)))),
-        float(np.linalg.norm(found.pose[:3, 3] - truth[:3, 3])) / way,
-        abs(float(np.linalg.norm(found.pose[:3, 3])) / way - 1),
+        float(np.linalg.norm(pose[:3, 3] - truth[:3, 3])) / way,
+        abs(float(np.linalg.norm(pose[:3, 3])) / way - 1),
         pair.turn_deg,
         depth_error,
         factors,
