@@ -16,7 +16,7 @@ from l2m_ros.matching import portable
 from l2m_ros.matching.matcher import Matcher
 from l2m_ros.types import FloatArray, Frame, Reference
 
-CACHED = 128  # keyframes kept decoded; lite needs 5 MB each
+CACHED = 48  # keyframes kept decoded; lite needs 6 MB each
 
 
 @dataclass(frozen=True, eq=False)
