@@ -46,7 +46,10 @@ EXECUTABLES = ("matcher", "l2m", "wait_until_listening")  # of `ros2 run l2m_ros
 
 
 def shared(folder: str) -> list[tuple[str, list[str]]]:
-    """data_files of a folder and its subfolders, under share/l2m_ros."""
+    """data_files of a folder and its subfolders, under share/l2m_ros.
+
+    models/training holds runs to go on with: a checkout's business, not a robot's.
+    """
     folders = sorted({path.parent for path in (HERE / folder).rglob("*") if path.is_file()})
     return [
         (
@@ -54,7 +57,7 @@ def shared(folder: str) -> list[tuple[str, list[str]]]:
             [str(file.relative_to(HERE)) for file in sorted(path.iterdir()) if file.is_file()],
         )
         for path in folders
-        if "__pycache__" not in path.parts
+        if not {"__pycache__", "training"} & set(path.relative_to(HERE).parts)
     ]
 
 

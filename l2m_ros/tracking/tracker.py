@@ -63,7 +63,7 @@ class TrackerOptions:
     """Defaults live here; the node's parameters and the command line refer to them."""
 
     max_matches: int = 2000  # more do not make the pose better, only slower
-    subpixel: bool = False  # pairs of a dense match are refined by their patches of pixels
+    subpixel: bool = True  # pairs of a dense match are refined by their patches of pixels
     pose: PoseOptions = field(default_factory=PoseOptions)
     gates: GateOptions = field(default_factory=GateOptions)
     trust: TrustOptions = field(default_factory=TrustOptions)
