@@ -55,7 +55,8 @@ def read_file(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
             raise InvalidInput(f"{path} is not a regular file: name a file, no pipe or device")
         if mode.st_size > max_bytes:
             raise InvalidInput(f"{path} has {mode.st_size} bytes, more than {max_bytes} are read")
-        return file.read(max_bytes)
+        content: bytes = file.read(max_bytes)
+        return content
 
 
 def read_text(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> str:

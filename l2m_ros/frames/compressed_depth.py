@@ -46,7 +46,7 @@ def decompress_depth(data: Any, fmt: str, limits: SizeLimits = USUAL) -> FloatAr
         else:
             depth = np.float32(a) / (levels.astype(np.float32) - np.float32(b))
         depth[~((levels > 0) & (depth > 0) & (depth < np.inf))] = np.nan
-    return depth
+    return np.asarray(depth)
 
 
 def _png(body: bytes, limits: SizeLimits) -> npt.NDArray[np.uint16]:
@@ -87,7 +87,9 @@ def decode_rvl(body: bytes, limits: SizeLimits = USUAL) -> npt.NDArray[np.uint16
 
 def _numbers(packed: bytes) -> npt.NDArray[np.int64]:
     words = np.frombuffer(packed[: len(packed) // 4 * 4], "<u4")
-    nibbles = ((words[:, None] >> np.arange(28, -1, -4, np.uint32)) & 15).ravel().astype(np.int64)
+    nibbles = (
+        ((words[:, None] >> np.arange(28, -1, -4, dtype=np.uint32)) & 15).ravel().astype(np.int64)
+    )
     last = np.flatnonzero(nibbles < 8)
     if last.size == 0:
         return np.empty(0, np.int64)

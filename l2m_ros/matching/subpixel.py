@@ -129,7 +129,7 @@ def _pyramid(rgb: ByteArray, options: SubpixelOptions) -> list[F32]:
 
 @dataclass(frozen=True)
 class _Aligned:
-    point: F32  # (N, 2) px of the keyframe
+    point: FloatArray  # (N, 2) px of the keyframe
     precision: F32  # (N, 2, 2) 1 / px^2
     good: npt.NDArray[np.bool_]
 
@@ -204,9 +204,9 @@ def _template(query: F32, level: int, query_px: FloatArray, radius: int) -> tupl
 
 def _rest(seen: F32, template: F32, strength: F32) -> tuple[F32, F32]:
     """The gain between patches, and what it does not explain."""
-    gain = _dot(seen, template) / np.maximum(strength, FLAT)
-    gain = np.where(np.abs(gain) < 1e-3, np.float32(1e-3), gain)
-    return gain, seen - gain[:, None] * template
+    slope = _dot(seen, template) / np.maximum(strength, FLAT)
+    gain: F32 = np.where(np.abs(slope) < 1e-3, 1e-3, slope).astype(np.float32)
+    return gain, np.asarray(seen - gain[:, None] * template, np.float32)
 
 
 def _sampled(image: F32, level: int, pixels: FloatArray) -> F32:
@@ -233,7 +233,7 @@ def _dot(a: F32, b: F32) -> F32:
 
 
 def _moved(jacobian: FloatArray, shift: FloatArray) -> FloatArray:
-    return np.einsum("nij,nj->ni", jacobian, shift)
+    return np.asarray(np.einsum("nij,nj->ni", jacobian, shift))
 
 
 def _covariance(
@@ -242,4 +242,4 @@ def _covariance(
     """(N, 2, 2) px^2 of the keyframe: A (variance H^-1) A^T."""
     inverse = np.stack([yy, -xy, -xy, xx], axis=1).astype(np.float64) / determinant[:, None]
     local = (inverse * variance[:, None]).reshape(-1, 2, 2)
-    return jacobian @ local @ jacobian.transpose(0, 2, 1)
+    return np.asarray(jacobian @ local @ jacobian.transpose(0, 2, 1))

@@ -226,7 +226,7 @@ class Tracker:
             if isinstance(outcome, MetricPose) and before is not None:
                 unseen_s = (now.frame.stamp_ns - before.stamp_ns) * 1e-9
                 outcome = looks_alike(outcome, step, unseen_s) or outcome
-        remarks = {"odometry": slip, "odometry covariance": step and step.modelled}
+        remarks = {"odometry": slip, "odometry covariance": step.modelled if step else None}
         return _Attempt(keyframe, match, pairs, outcome, remarks)
 
     def _odometry_step(self, keyframe: Keyframe, now: _EncodedFrame) -> OdometryStep | None:

@@ -62,7 +62,7 @@ def contradicted(
     if isinstance(outcome, MetricPose):
         words = _against_scale(outcome, options)
     words = words or _against_content(pairs.select(outcome.inliers), query, keyframe)
-    return words and Lost(LostReason.CONTRADICTED, words)
+    return Lost(LostReason.CONTRADICTED, words) if words else None
 
 
 def _against_scale(pose: MetricPose, options: TrustOptions) -> str | None:
@@ -120,4 +120,4 @@ def _patches(rgb: ByteArray, pixels: FloatArray) -> npt.NDArray[np.float32]:
     offset = np.arange(PATCH)
     rows = v[:, None, None] + offset[None, :, None]
     columns = u[:, None, None] + offset[None, None, :]
-    return grey[rows, columns].reshape(len(u), -1).astype(np.float32)
+    return np.asarray(grey[rows, columns].reshape(len(u), -1), np.float32)
