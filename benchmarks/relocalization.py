@@ -1,6 +1,6 @@
 """Where am I in the map? Real sequences: a map from one part, queries from the rest.
 
-python benchmarks/relocalization.py ../shared/sequences/redkitchen [--model sift] [--every 4]
+python benchmarks/relocalization.py SEQUENCES/redkitchen [--model sift] [--every 4]
     blocks      map from every other block of 20 frames, queries from the blocks between
     roll30      map from all frames, queries turned by 30 degrees about the optical axis
     half        ... at half resolution      dark, bright   ... with gamma 2 and 0.5

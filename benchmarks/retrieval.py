@@ -1,7 +1,7 @@
 """Nearest places: time, memory and recall.
 
 python benchmarks/retrieval.py [--sizes 10000,100000,1000000]        simulated descriptors
-python benchmarks/retrieval.py --recall ../shared/sequences/redkitchen ...   real images
+python benchmarks/retrieval.py --recall SEQUENCES/redkitchen ...   real images
 
 Simulated descriptors are whitened ones: directions at random, each query near one of them, at
 the cosine that real images of one place have (0.4).

@@ -1,8 +1,7 @@
 """The pose graph: keyframes where their edges want them, a wrong loop without a say.
 
 gtsam: its robust noise models and marginal covariances are what a map needs, and it is the library
-that the field uses. (scipy has no manifold and no marginals; ceres and g2o have no maintained
-wheels for aarch64.)
+that the field uses; scipy has neither a manifold nor marginals.
 
     residual of an edge = log(measured_b_from_a  b_from_map  map_from_a), Cauchy weight for loops
 """

@@ -1,8 +1,7 @@
 """The nearest descriptors: exact up to EXACT_UP_TO keyframes, by inverted lists beyond.
 
 faiss: exact search with SIMD is fast enough for the largest map that one robot makes, so nothing
-is missed; its inverted lists with fp16 codes hold a million in about 1 GB. (usearch and hnswlib
-build graphs that pay off only beyond that and cost memory and recall.)
+is missed; its inverted lists with fp16 codes hold a million in about 1 GB.
 """
 
 from __future__ import annotations
