@@ -143,7 +143,9 @@ class Bench:
     def _node(self, parameters):
         from l2m_ros.node.node import MatcherNode
 
-        given = {"autostart": False, "model": "truth", "stale_after_s": 0.6, **parameters}
+        # The texture stands still while the truth moves: refined, the pairs would stand still too.
+        still = {"tracking.subpixel": False}
+        given = {"autostart": False, "model": "truth", "stale_after_s": 0.6, **still, **parameters}
         return MatcherNode(
             make_matcher=lambda name, **options: self.matcher,
             context=self.context,
