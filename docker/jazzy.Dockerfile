@@ -7,7 +7,7 @@ RUN apt-get update && apt-get install -y --no-install-recommends \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /ws
 COPY . src/l2m_ros
-RUN . /opt/ros/jazzy/setup.sh && . src/l2m_ros/install/workspace.sh \
+RUN . /opt/ros/jazzy/setup.sh && . src/l2m_ros/docker/workspace.sh \
     && colcon build --packages-select l2m_ros
 # Not root: a node needs no rights.
 RUN useradd --create-home l2m

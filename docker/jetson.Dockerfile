@@ -8,7 +8,7 @@ RUN apt-get update && apt-get install -y --no-install-recommends python3-venv \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /ws
 COPY . src/l2m_ros
-RUN . /opt/ros/humble/install/setup.sh && . src/l2m_ros/install/workspace.sh \
+RUN . /opt/ros/humble/install/setup.sh && . src/l2m_ros/docker/workspace.sh \
     && pip install --no-cache-dir "cuda-python>=12" \
     && colcon build --packages-select l2m_ros
 RUN useradd --create-home --groups video l2m

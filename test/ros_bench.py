@@ -14,6 +14,7 @@ import os
 import threading
 import time
 
+import cv2
 import numpy as np
 import pytest
 
@@ -35,7 +36,8 @@ WIDTH, HEIGHT, FOCAL_PX, Z_M, STEP_M = 160, 120, 100.0, 2.0, 0.005
 LEAN = 0.4  # Z = Z_M + LEAN Y, so that moving along x changes no row's depth
 PERIOD_NS = 50_000_000
 CAMERA = Camera(WIDTH, HEIGHT, np.array([[FOCAL_PX, 0, 79.5], [0, FOCAL_PX, 59.5], [0, 0, 1]]))
-TEXTURE = np.random.default_rng(7).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+NOISE = np.random.default_rng(7).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+TEXTURE = cv2.normalize(cv2.GaussianBlur(NOISE, (0, 0), 1.5), None, 0, 255, cv2.NORM_MINMAX)
 DISCOVERY_S = 20.0  # the machine may be busy
 _domains = itertools.count(os.getpid())
 
@@ -46,7 +48,12 @@ def free_domain() -> int:
 
 
 def rgb(number: int, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
-    image = np.resize(TEXTURE, (height, width, 3)).copy()
+    """What the moving camera sees, so that `TruthMatcher` is right about the pictures too."""
+    texture = np.resize(TEXTURE, (height, width, 3))
+    u, v = np.meshgrid(np.arange(width), np.arange(height))
+    moved = u + shift_px(number, v, height) * width / WIDTH
+    maps = (moved % width).astype(np.float32), v.astype(np.float32)
+    image = cv2.remap(texture, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
     image[0, 0] = number // 256, number % 256, 0
     return image
 

@@ -209,7 +209,11 @@ def test_l2m_run_is_the_same_node(outside):
     ("arguments", "environment", "words"),
     [
         (["--ros-args", "-p", "model"], {}, "model"),
-        ([], {"ROS_LOG_DIR": "/proc/none"}, "set ROS_LOG_DIR to a folder that may be written"),
+        (
+            [],
+            {"ROS_LOG_DIR": "/proc/none"},
+            "set ROS_LOG_DIR (or HOME) to a folder that may be written",
+        ),
     ],
 )
 def test_what_ros_refuses_at_start_is_one_line(arguments, environment, words):

@@ -52,12 +52,22 @@ def test_match_prints_and_draws(capsys, toy, pair, tmp_path):
     assert np.abs(warped[inside].astype(int) - a[inside]).mean() < 12  # B lies on A
 
 
-def test_pose_with_depth_is_metric(capsys, toy, pair, tmp_path):
+@pytest.fixture
+def wall(tmp_path):
+    """A textured wall's window at (6, 0), and the window at the origin."""
+    noise = np.random.default_rng(1).integers(0, 256, (128, 198, 3), np.uint8)
+    texture = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 1.5), None, 0, 255, cv2.NORM_MINMAX)
+    write_rgb(tmp_path / "wall_a.png", np.ascontiguousarray(texture[:, 6:]))
+    write_rgb(tmp_path / "wall_b.png", np.ascontiguousarray(texture[:, :192]))
+    return tmp_path / "wall_a.png", tmp_path / "wall_b.png"
+
+
+def test_pose_with_depth_is_metric(capsys, wall, tmp_path):
     """A rough wall at 2 m, 6 px of shift at f = 200: the camera moved 6 cm to the right."""
     relief_mm = np.random.default_rng(0).integers(-15, 16, (128, 192))
     cv2.imwrite(str(tmp_path / "d.png"), (2000 + relief_mm).astype(np.uint16))
     code, text, _ = l2m(
-        capsys, "match", *pair, "--model", toy, "--camera", "200,200,95.5,63.5",
+        capsys, "match", *wall, "--model", "sift", "--camera", "200,200,95.5,63.5",
         "--depth-b", tmp_path / "d.png", "--out", tmp_path / "out", "--json",
     )  # fmt: skip
     pose = json.loads(text)["pose"]

@@ -353,7 +353,7 @@ def reliability_of(bench, topic="/image"):
 
 
 def test_reliability_follows_the_publisher_and_its_restart(bench):
-    assert reliability_of(bench) == [ReliabilityPolicy.RELIABLE]
+    bench.wait(lambda: reliability_of(bench) == [ReliabilityPolicy.RELIABLE])
     bench.driver.destroy_publisher(bench.publishers["image"])
     bench.publishers["image"] = bench.publisher(Image, "image", reliable=False)
     bench.wait(lambda: reliability_of(bench) == [ReliabilityPolicy.BEST_EFFORT])

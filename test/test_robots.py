@@ -51,7 +51,7 @@ def test_presets_for_others_name_what_exists():
 
 
 def test_the_install_script_is_sound_and_brings_what_setup_asks_for(tmp_path):
-    script = ROOT / "install" / "workspace.sh"
+    script = ROOT / "docker" / "workspace.sh"
     subprocess.run(["sh", "-n", str(script)], check=True)
     for package in ("poselib", "onnxruntime"):
         (asked,) = set(re.findall(rf'"{package}(>=[\d.]+)"', (ROOT / "setup.py").read_text()))

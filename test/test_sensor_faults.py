@@ -143,7 +143,7 @@ def test_an_unknown_fault_is_refused_with_the_nearest_name(shots):
 
 
 def test_faults_are_listed_and_written(capsys, tmp_path):
-    from l2m_ros.bags.replay import open_bag
+    from l2m_ros.bags.reader import open_bag
 
     with pytest.raises(SystemExit):
         cli.main(["simulate", "--help"])

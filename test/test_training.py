@@ -382,7 +382,7 @@ def test_a_damaged_checkpoint_and_one_of_another_network_are_refused(tmp_path: P
         train_tiny(tmp_path / "run", other)
     path = tmp_path / "run" / checkpoint.NAME
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ModelError, match=r"is damaged.*remove it"):
+    with pytest.raises(ModelError, match=r"is not a whole torch checkpoint.*remove it"):
         train_tiny(tmp_path / "run", options_from(settings(2)))
     with pytest.raises(InvalidInput, match="train first"):
         mean_weights(tmp_path)
