@@ -79,7 +79,8 @@ def coverage(pixels: FloatArray, size: tuple[int, int]) -> float:
         return 0.0
     cells = np.floor((pixels + 0.5) / size * COVERAGE_CELLS).astype(int)
     cells = np.clip(cells, 0, np.array(COVERAGE_CELLS) - 1)
-    return len(np.unique(cells[:, 0] * COVERAGE_CELLS[1] + cells[:, 1])) / np.prod(COVERAGE_CELLS)
+    seen = np.unique(cells[:, 0] * COVERAGE_CELLS[1] + cells[:, 1])
+    return len(seen) / (COVERAGE_CELLS[0] * COVERAGE_CELLS[1])
 
 
 def parallax_rad(query_rays: FloatArray, keyframe_rays: FloatArray, R: FloatArray) -> float:

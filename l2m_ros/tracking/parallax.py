@@ -134,7 +134,7 @@ def _standing(
     inliers = pairs.select(outcome.inliers)
     angle = max(_parallax_rad(keyframe, query, inliers, T), UNSEEN_PX / focal_px(query.camera))
     sigma_m = angle * scene.far_m * (1 + scene.sigma)
-    P = np.diag(np.array([1.0, 1.0, ALONG_VIEW, 0.0, 0.0, 0.0]) * sigma_m) ** 2
+    P: FloatArray = np.diag(np.array([1.0, 1.0, ALONG_VIEW, 0.0, 0.0, 0.0]) * sigma_m) ** 2
     if outcome.covariance is not None:
         P[3:, 3:] = outcome.covariance[3:, 3:]
     moved_m = float(np.linalg.norm(odometry_m))
