@@ -134,7 +134,8 @@ def _standing(
     inliers = pairs.select(outcome.inliers)
     angle = max(_parallax_rad(keyframe, query, inliers, T), UNSEEN_PX / focal_px(query.camera))
     sigma_m = angle * scene.far_m * (1 + scene.sigma)
-    P: FloatArray = np.diag(np.array([1.0, 1.0, ALONG_VIEW, 0.0, 0.0, 0.0]) * sigma_m) ** 2
+    sigmas_m = np.array([1.0, 1.0, ALONG_VIEW, 0.0, 0.0, 0.0]) * sigma_m
+    P: FloatArray = np.diag(np.square(sigmas_m))
     if outcome.covariance is not None:
         P[3:, 3:] = outcome.covariance[3:, 3:]
     moved_m = float(np.linalg.norm(odometry_m))
