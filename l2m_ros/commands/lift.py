@@ -98,7 +98,7 @@ def _draw(folder: Path, picture: Path) -> None:
 def _workshop(args: argparse.Namespace):  # type: ignore[no-untyped-def]
     """The parts that the arguments name."""
     from l2m_ros.workshop.lifting import depth, holes, sky
-    from l2m_ros.workshop.lifting.lift import Workshop
+    from l2m_ros.workshop.lifting.lift import LiftingParts
 
     if args.depth_model:
         source: depth.DepthSource = depth.MonocularDepth(args.depth_model)
@@ -110,4 +110,4 @@ def _workshop(args: argparse.Namespace):  # type: ignore[no-untyped-def]
         source = depth.ProceduralDepth(0.35 + 0.65 * min(max(args.difficulty, 0.0), 1.0))
     mask = sky.SkyModel(args.sky_model) if args.sky_model else sky.sky_by_rule
     fill = holes.FILLERS.get(args.fill) or holes.load_diffusion(args.fill)
-    return Workshop(source, sky.no_sky if args.no_sky else mask, fill)
+    return LiftingParts(source, sky.no_sky if args.no_sky else mask, fill)

@@ -60,7 +60,7 @@ class OdomFrame:
             self._published, now.stamp_ns, now.odometry, now.base_from_camera, now.unseen
         )
         if seen is not None:
-            start = _turned(start, *seen)
+            start = _rotate_bridge(start, *seen)
         if self._published is None:  # odom is defined by this moment
             self._published = self._place(self._chains, now, start)
         self._agree.add(self._chains)
@@ -164,7 +164,7 @@ def moved_chain(keyframes: Iterable[Keyframe], before: Keyframe, after: Keyframe
     ]
 
 
-def _turned(start: Bridge, keyframe: Keyframe, pose: RelativePose) -> Bridge:
+def _rotate_bridge(start: Bridge, keyframe: Keyframe, pose: RelativePose) -> Bridge:
     """The turn as the images show it; what a direction without a length says is left unused."""
     R_odom = keyframe.odom_from_keyframe[:3, :3]
     P = start.covariance.copy()

@@ -39,7 +39,7 @@ def scene_summary(scene: Scene, matcher: str, results: Sequence[PairResult]) -> 
         "kind": scene.kind,
         "pairs": len(results),
         "posed_percent": _share(not r.lost for r in results),
-        "corner_auc" if planar else "auc": _named(thresholds, auc),
+        "corner_auc" if planar else "auc": _by_threshold(thresholds, auc),
         "median_error": _finite(np.median([r.error for r in results])),
         "matches": float(np.mean([len(r.matches) for r in results])),
         "inliers": float(np.mean([r.inliers for r in results])),
@@ -149,7 +149,7 @@ def _precision(results: Sequence[PairResult]) -> dict[str, float] | None:
     """Over all matches of the scene whose truth is known."""
     known = [r.match_errors_px for r in results if r.match_errors_px is not None]
     shares = metrics.precision_percent(np.concatenate(known), MATCH_PX) if known else None
-    return None if shares is None else _named(MATCH_PX, shares)
+    return None if shares is None else _by_threshold(MATCH_PX, shares)
 
 
 def _warp(results: Sequence[PairResult]) -> dict[str, Any] | None:
@@ -161,7 +161,7 @@ def _warp(results: Sequence[PairResult]) -> dict[str, Any] | None:
     within = [100.0 * float((errors <= limit).mean()) for limit in MATCH_PX]
     return {
         "median_px": _finite(np.median(errors)),
-        "within_percent": _named(MATCH_PX, within),
+        "within_percent": _by_threshold(MATCH_PX, within),
     }
 
 
@@ -201,7 +201,7 @@ def _mean(values: Sequence[Any]) -> Any:
     return float(np.mean(values))
 
 
-def _named(thresholds: Iterable[int], values: Iterable[float]) -> dict[str, float]:
+def _by_threshold(thresholds: Iterable[int], values: Iterable[float]) -> dict[str, float]:
     return {str(t): value for t, value in zip(thresholds, values, strict=True)}
 
 

@@ -69,7 +69,7 @@ class LiftOptions:
 
 
 @dataclass(frozen=True)
-class Workshop:
+class LiftingParts:
     """The parts that lifting is done with; assembled by the caller."""
 
     depth: DepthSource = field(default_factory=ProceduralDepth)
@@ -91,7 +91,7 @@ def lift_folder(
     photographs: Path,
     out: Path,
     options: LiftOptions = LiftOptions(),
-    workshop: Workshop = Workshop(),
+    workshop: LiftingParts = LiftingParts(),
 ) -> LiftReport:
     """Every photograph of the folder, shard by shard; shards that are there are kept."""
     paths = find_photographs(photographs)
@@ -120,7 +120,7 @@ def lift_folder(
 
 
 def _lifted_or_reason(
-    paths: list[Path], root: Path, options: LiftOptions, workshop: Workshop, index: int
+    paths: list[Path], root: Path, options: LiftOptions, workshop: LiftingParts, index: int
 ) -> Sample | tuple[str, str]:
     """The sample, or (photograph, why not): one damaged photograph does not end a run."""
     name = str(paths[index].relative_to(root))
@@ -166,7 +166,7 @@ def _store(target: Path, made: list[Sample | tuple[str, str]], report: LiftRepor
 
 
 def lift_photograph(
-    paths: Sequence[Path], index: int, name: str, options: LiftOptions, workshop: Workshop
+    paths: Sequence[Path], index: int, name: str, options: LiftOptions, workshop: LiftingParts
 ) -> Sample:
     """Views and correspondences of photograph number `index`; depends on nothing else drawn."""
     rng = np.random.default_rng((options.seed, index))
@@ -208,7 +208,7 @@ def _lifted(
     K: FloatArray,
     hard: float,
     options: LiftOptions,
-    workshop: Workshop,
+    workshop: LiftingParts,
 ) -> Made:
     """Views of the photograph in depth: the first turned and zoomed, the others moved."""
     lifted = workshop.depth.lift(rgb, name, K, rng)
@@ -238,7 +238,7 @@ def _planar(
     K: FloatArray,
     hard: float,
     options: LiftOptions,
-    workshop: Workshop,
+    workshop: LiftingParts,
 ) -> Made:
     """Free homographies of the photograph."""
     size, photo = (options.width, options.height), rgb.shape[1::-1]
@@ -271,7 +271,7 @@ def _picture(
     other: ByteArray,
     hard: float,
     options: LiftOptions,
-    workshop: Workshop,
+    workshop: LiftingParts,
 ) -> ByteArray:
     """What the view's camera takes: its own light, holes filled, its own exposure."""
     if relief is not None and rng.random() < options.relight:

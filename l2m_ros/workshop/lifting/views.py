@@ -147,7 +147,7 @@ def cells_at(relief: Relief, x: FloatArray, y: FloatArray) -> npt.NDArray[np.uin
 def render(relief: Relief, K: FloatArray, T: FloatArray, width: int, height: int) -> View:
     """The view of a camera K at T = view_from_grid (rotation and translation, 4x4)."""
     if not T[:3, 3].any():
-        return _turned(relief, K, T, width, height)
+        return _rotated_view(relief, K, T, width, height)
     start, nearest = _z_buffer(relief, K, T, width, height)
     x, y, omega = _trace(relief, K, T, start)
     cells = cells_at(relief, x, y)
@@ -161,7 +161,7 @@ def render(relief: Relief, K: FloatArray, T: FloatArray, width: int, height: int
     return View(np.stack([x, y], axis=-1), omega, drawn & ~unlabelled, painted, unlabelled, nearest)
 
 
-def _turned(relief: Relief, K: FloatArray, T: FloatArray, width: int, height: int) -> View:
+def _rotated_view(relief: Relief, K: FloatArray, T: FloatArray, width: int, height: int) -> View:
     """Without translation there is no parallax: a homography, whatever the depth."""
     H = relief.K @ T[:3, :3].T @ np.linalg.inv(K)
     x, y, z = (affine(row, width, height) for row in H)

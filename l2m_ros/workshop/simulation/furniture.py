@@ -16,7 +16,7 @@ from l2m_ros.workshop.simulation import prints
 from l2m_ros.workshop.simulation.canvas import Material, encoded, random_colours
 from l2m_ros.workshop.simulation.surfaces import (
     Surface,
-    _turned,
+    _yaw_matrix,
     ball,
     box,
     cylinder,
@@ -29,7 +29,7 @@ Place = Sequence[float]
 
 
 def _at(base: Place, yaw_rad: float, offset: Sequence[float]) -> FloatArray:
-    return np.asarray(base, float) + _turned(yaw_rad) @ np.asarray(offset, float)
+    return np.asarray(base, float) + _yaw_matrix(yaw_rad) @ np.asarray(offset, float)
 
 
 def framed_poster(centre: Place, facing: Place, width: float, height: float) -> list[Surface]:
@@ -287,6 +287,6 @@ def shrub(
     inside[np.arange(count), face] = np.where(rng.random(count) < 0.5, -0.5, 0.5)
     inside[:, 2] = np.where(face == 2, 1.0, inside[:, 2] + 0.5)  # on the sides and the top
     local = inside * np.asarray(size)
-    points = np.asarray(base, float) + local @ _turned(yaw_rad).T
+    points = np.asarray(base, float) + local @ _yaw_matrix(yaw_rad).T
     parts.append(leaves(rng, points, 0.11, m.leaf((0.34, 0.48, 0.18)), droop=0.1))
     return parts

@@ -102,7 +102,7 @@ def panel(
     return quad(corner, right * width, -UP * height, material, **options)
 
 
-def _turned(yaw_rad: float) -> FloatArray:
+def _yaw_matrix(yaw_rad: float) -> FloatArray:
     c, s = np.cos(yaw_rad), np.sin(yaw_rad)
     return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
 
@@ -119,7 +119,7 @@ def box(
     **options: float,
 ) -> list[Sheet]:
     """A box standing on the middle of its base; `front` is its -x face before turning."""
-    turn, half = _turned(yaw_rad), 0.5 * np.asarray(size, float)
+    turn, half = _yaw_matrix(yaw_rad), 0.5 * np.asarray(size, float)
     centre = np.asarray(base, float) + UP * half[2]
     faces = []
     for axis, normal in enumerate(np.array([[-1.0, 0, 0], [1, 0, 0], [0, -1, 0], [0, 1, 0]])):
