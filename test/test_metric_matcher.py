@@ -113,7 +113,8 @@ def test_foreign_features_and_networks_are_refused():
         matched(wrong, image(168, 140), image(168, 140))
 
 
-@pytest.mark.parametrize("precision", [pytest.param("fp32", marks=pytest.mark.slow), "fp16"])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_exported_graphs_give_torchs_pairs(tmp_path, precision):
     network = fill(build_mickey(**{**TINY, "vit_depth": 1, "attention_layers": 1}), "export: ")
     card = export_model(network, CARD, ExportOptions(tmp_path, 140, 168, precision))

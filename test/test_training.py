@@ -436,6 +436,7 @@ def _l2m_run(folder: Path, steps: int) -> tuple[list[float], float, float]:
     return [row["loss"] for row in curves.read(folder / "log.csv")], before, after
 
 
+@pytest.mark.slow
 def test_l2m_of_a_tiny_width_learns(tmp_path: Path) -> None:
     losses, before, after = _l2m_run(tmp_path, steps=40)
     assert losses[1] < 0.9 * losses[0]
