@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from l2m_ros.errors import InvalidInput
 from l2m_ros.types import ByteArray, Correspondences, DenseMatch, Features, Reference
 
 Match = DenseMatch | Correspondences
@@ -35,3 +36,14 @@ class Matcher(Protocol):
         Dense matchers return a DenseMatch, sparse ones Correspondences.
         """
         ...
+
+
+def check_owner(features: object, model: str) -> None:
+    """Refuses what is no Features, and the Features of another model."""
+    if not isinstance(features, Features):
+        raise InvalidInput(f"expected Features of matcher.encode, got {type(features)}")
+    if features.model != model:
+        raise InvalidInput(
+            f"features of model {features.model!r} were given to {model!r}: "
+            "encode the image with this matcher"
+        )

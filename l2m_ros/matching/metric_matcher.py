@@ -14,6 +14,7 @@ import numpy as np
 from l2m_ros.engines.backend import Array, Backend, match_inputs
 from l2m_ros.engines.model_card import ModelCard
 from l2m_ros.errors import InvalidInput, ModelError
+from l2m_ros.matching.matcher import check_owner
 from l2m_ros.matching.preprocess import check_rgb, content_size, network_input
 from l2m_ros.types import ByteArray, Correspondences, Features, MatchDepths, Reference
 
@@ -40,14 +41,14 @@ class MetricMatcher:
         return Features(self.name, (image.shape[1], image.shape[0]), data)
 
     def reference(self, features: Features) -> Reference:
-        self._check_owner(features)
+        check_owner(features, self.name)
         with self._turn:
             data = self.backend.run("reference", features.data)
         return Reference(self.name, features.image_size, data)
 
     def match(self, query: Features, reference: Reference) -> Correspondences:
-        self._check_owner(query)
-        self._check_owner(reference)
+        check_owner(query, self.name)
+        check_owner(reference, self.name)
         if not isinstance(reference, Reference):
             raise InvalidInput("match takes a Reference second: matcher.reference(features)")
         with self._turn:
@@ -56,18 +57,9 @@ class MetricMatcher:
             ends = [self._cells(side) for side in (query, reference)]
         return self._pairs(found, *ends)
 
-    def _check_owner(self, features: Features) -> None:
-        if not isinstance(features, Features):
-            raise InvalidInput(f"expected Features of matcher.encode, got {type(features)}")
-        if features.model != self.name:
-            raise InvalidInput(
-                f"features of model {features.model!r} were given to {self.name!r}: "
-                "encode the image with this matcher"
-            )
-
     def cells(self, features: Features) -> tuple[Array, Array, Array]:
         """Of each cell, row-major: pixel (n, 2), depth (n,), whether it lies on the image (n,)."""
-        self._check_owner(features)
+        check_owner(features, self.name)
         with self._turn:
             pixels, depth, _ = self._cells(features)
         size = np.array(features.image_size)

@@ -14,6 +14,7 @@ import numpy as np
 from l2m_ros.engines.backend import Array, Backend, match_inputs
 from l2m_ros.engines.model_card import ModelCard
 from l2m_ros.errors import InvalidInput, ModelError
+from l2m_ros.matching.matcher import check_owner
 from l2m_ros.matching.preprocess import check_rgb, content_size, network_input
 from l2m_ros.matching.turned import (
     TurnedFeatures,
@@ -48,7 +49,7 @@ class NetworkMatcher:
             return self.backend.run("encode", {"image": tensor})
 
     def reference(self, features: Features) -> Reference:
-        self._check_owner(features)
+        check_owner(features, self.name)
         with self._turn:
             data = self.backend.run("reference", features.data)
         if isinstance(features, TurnedFeatures):
@@ -56,8 +57,8 @@ class NetworkMatcher:
         return Reference(self.name, features.image_size, data)
 
     def match(self, query: Features, reference: Reference) -> DenseMatch:
-        self._check_owner(query)
-        self._check_owner(reference)
+        check_owner(query, self.name)
+        check_owner(reference, self.name)
         if not isinstance(reference, Reference):
             raise InvalidInput("match takes a Reference second: matcher.reference(features)")
         query, reference = self._alike(query, reference)
@@ -78,15 +79,6 @@ class NetworkMatcher:
         assert isinstance(reference, TurnedReference)
         features = Features(self.name, reference.image_size, self._encoded(reference.rgb))
         return query, self.reference(features)
-
-    def _check_owner(self, features: Features) -> None:
-        if not isinstance(features, Features):
-            raise InvalidInput(f"expected Features of matcher.encode, got {type(features)}")
-        if features.model != self.name:
-            raise InvalidInput(
-                f"features of model {features.model!r} were given to {self.name!r}: "
-                "encode the image with this matcher"
-            )
 
     def _in_pixels(self, arrays: dict[str, Array], query: Size, keyframe: Size) -> DenseMatch:
         for name in ("warp", "certainty"):

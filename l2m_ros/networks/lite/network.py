@@ -33,6 +33,7 @@ from l2m_ros.networks.lite.pyramid import (
     standardised,
 )
 from l2m_ros.networks.lite.refiner import Refiner, upsampled, upsampled_warp
+from l2m_ros.networks.shared.residual import Residual
 
 MULTIPLE = 32
 
@@ -56,20 +57,6 @@ class LiteConfig:
     hidden_fine: int = 48  # of the refiner at 1/4
     gradients: bool = True  # descriptors begin as RootSIFT; False: everything is learnt
     prior: bool = True  # the second look at the correlation knows what the neighbours believe
-
-
-class Residual(nn.Module):
-    """Two 3x3 convolutions; the second starts at zero, so that no normalisation is needed."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(channels, channels, 3, padding=1)
-        self.second = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)
-
-    def forward(self, image: Tensor) -> Tensor:
-        return F.relu(image + self.second(F.relu(self.first(image))))
 
 
 class UnitHead(nn.Module):

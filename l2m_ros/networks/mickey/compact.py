@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from l2m_ros.errors import InvalidInput
+from l2m_ros.networks.shared.residual import Residual
 
 CELL = 8
 BORDER = 1  # cells along each side whose keypoints are never drawn
@@ -67,20 +68,6 @@ def corners(slope: Tensor) -> Tensor:
         for part in (slope[:, :1] ** 2, slope[:, 1:] ** 2, slope[:, :1] * slope[:, 1:])
     )
     return (xx * yy - xy * xy) / (xx + yy + 1e-3)
-
-
-class Residual(nn.Module):
-    """Two 3x3 convolutions; the second starts at zero, so that no normalisation is needed."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(channels, channels, 3, padding=1)
-        self.second = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)
-
-    def forward(self, image: Tensor) -> Tensor:
-        return F.relu(image + self.second(F.relu(self.first(image))))
 
 
 class Context(nn.Module):
