@@ -24,7 +24,8 @@ from scipy import stats
 from l2m_ros.geometry import se3
 from l2m_ros.geometry.camera import unproject
 from l2m_ros.geometry.covariance import across_direction
-from l2m_ros.geometry.pose import PoseOptions, estimate_pose
+from l2m_ros.geometry.pose import estimate_pose
+from l2m_ros.geometry.pose_problem import PoseOptions
 from l2m_ros.geometry.rays import ray_pairs
 from l2m_ros.geometry.residuals import Noise, epipolar_rows, keyframe_depth_rows, query_depth_rows
 from l2m_ros.geometry.scale import DepthNoise, Depths, ScaleEvidence, sample_depth, sample_surface

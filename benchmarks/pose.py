@@ -22,7 +22,8 @@ import poselib
 
 from l2m_ros.geometry import se3
 from l2m_ros.geometry.camera import unproject
-from l2m_ros.geometry.pose import PoseOptions, estimate_pose
+from l2m_ros.geometry.pose import estimate_pose
+from l2m_ros.geometry.pose_problem import PoseOptions
 from l2m_ros.geometry.scale import DepthNoise, sample_depth
 from l2m_ros.geometry.synthetic import Trial, World, trial
 from l2m_ros.types import Camera, FloatArray, Lost

@@ -6,7 +6,8 @@ from scipy import stats
 
 from l2m_ros.geometry import se3
 from l2m_ros.geometry.covariance import independent_fraction
-from l2m_ros.geometry.pose import PoseOptions, estimate_pose
+from l2m_ros.geometry.pose import estimate_pose
+from l2m_ros.geometry.pose_problem import PoseOptions
 from l2m_ros.geometry.refine import Fit, Part, calibration
 from l2m_ros.geometry.residuals import Noise
 from l2m_ros.geometry.scale import DepthNoise

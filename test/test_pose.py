@@ -7,7 +7,8 @@ import pytest
 
 from l2m_ros.errors import InvalidInput
 from l2m_ros.geometry import se3
-from l2m_ros.geometry.pose import PoseOptions, estimate_pose
+from l2m_ros.geometry.pose import estimate_pose
+from l2m_ros.geometry.pose_problem import PoseOptions
 from l2m_ros.geometry.scale import SCALE_SOURCES, DepthNoise, ScaleEvidence
 from l2m_ros.geometry.synthetic import FISHEYE, NO_NOISE, SMALL, World, keyframe_depth, trial
 from l2m_ros.types import Camera, Correspondences, Frame, Lost, LostReason, MetricPose, RelativePose

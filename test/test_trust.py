@@ -9,7 +9,8 @@ from l2m_ros.geometry import refine as refinement
 from l2m_ros.geometry import se3
 from l2m_ros.geometry.agreement import disagreement
 from l2m_ros.geometry.covariance import admit
-from l2m_ros.geometry.pose import PoseOptions, estimate_pose
+from l2m_ros.geometry.pose import estimate_pose
+from l2m_ros.geometry.pose_problem import PoseOptions
 from l2m_ros.geometry.scale import DepthNoise
 from l2m_ros.geometry.synthetic import World, trial
 from l2m_ros.geometry.texture import TextureNoise, is_textured, texture_covariance
@@ -137,10 +138,10 @@ def test_a_covariance_that_cannot_be_is_lost(monkeypatch):
         raise np.linalg.LinAlgError("Singular matrix")
 
     t = trial(World("singular", matches=300), 0)
-    monkeypatch.setattr("l2m_ros.geometry.pose.pose_covariance", fails)
+    monkeypatch.setattr("l2m_ros.geometry.pose_problem.pose_covariance", fails)
     lost = estimate_pose(t.matches, t.query, t.keyframe)
     assert isinstance(lost, Lost) and lost.reason is LostReason.DEGENERATE
-    monkeypatch.setattr("l2m_ros.geometry.pose.pose_covariance", lambda *_: -np.eye(6))
+    monkeypatch.setattr("l2m_ros.geometry.pose_problem.pose_covariance", lambda *_: -np.eye(6))
     assert isinstance(estimate_pose(t.matches, t.query, t.keyframe), Lost)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from l2m_ros.geometry.pose import PoseOptions
+from l2m_ros.geometry.pose_problem import PoseOptions
 from l2m_ros.types import FloatArray
 
 OFF, LOCALIZE, BUILD = "off", "localize", "build"

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from l2m_ros.geometry import se3
-from l2m_ros.geometry.pose import PoseOptions, estimate_pose
+from l2m_ros.geometry.pose import estimate_pose
+from l2m_ros.geometry.pose_problem import PoseOptions
 from l2m_ros.mapping.options import ViewGates
 from l2m_ros.mapping.places import Place
 from l2m_ros.matching.matcher import Matcher

@@ -13,7 +13,8 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 
 from l2m_ros.geometry.camera import unproject
-from l2m_ros.geometry.pose import PoseOptions, estimate_pose
+from l2m_ros.geometry.pose import estimate_pose
+from l2m_ros.geometry.pose_problem import PoseOptions
 from l2m_ros.matching.matcher import Match, Matcher
 from l2m_ros.matching.mono_depth import DepthReader
 from l2m_ros.matching.sampling import correspondences

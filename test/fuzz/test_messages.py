@@ -20,7 +20,7 @@ from l2m_ros.frames import messages as m
 from l2m_ros.frames.compressed_depth import decompress_depth
 from l2m_ros.frames.encodings import DEPTH_ENCODINGS, ENCODINGS, decompress
 from l2m_ros.geometry.lens import fold_radius
-from l2m_ros.geometry.pose import PoseOptions
+from l2m_ros.geometry.pose_problem import PoseOptions
 from l2m_ros.image_header import SizeLimits
 from l2m_ros.types import Camera, DenseMatch
 

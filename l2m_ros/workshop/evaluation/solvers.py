@@ -15,7 +15,8 @@ import numpy as np
 import poselib
 
 from l2m_ros.geometry.camera import unproject
-from l2m_ros.geometry.pose import PoseOptions, estimate_pose
+from l2m_ros.geometry.pose import estimate_pose
+from l2m_ros.geometry.pose_problem import PoseOptions
 from l2m_ros.types import (
     Camera,
     Correspondences,

@@ -1,0 +1,158 @@
+"""A pose in metres: from the first scale source that suffices.
+
+depths (any source)     search and refinement, compared with two-view geometry
+translation prior       two-view geometry, its length from the prior
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from l2m_ros.geometry import se3
+from l2m_ros.geometry.absolute import absolute_pose
+from l2m_ros.geometry.agreement import CHI2_999_5, disagreement
+from l2m_ros.geometry.covariance import admit, direction_covariance
+from l2m_ros.geometry.pose_problem import MIN_MATCHES, PoseProblem
+from l2m_ros.geometry.rays import RayPairs, focal_px
+from l2m_ros.geometry.refine import epipolar_terms, refine
+from l2m_ros.geometry.scale import SCALE_SOURCES, Depths, TranslationPrior
+from l2m_ros.geometry.triangulation import triangulated_depth
+from l2m_ros.types import FloatArray, Lost, LostReason, MetricPose
+
+CHI2_99_3 = 11.34  # 99 % of chi-square with three degrees of freedom
+
+
+def metric_pose(problem: PoseProblem) -> MetricPose | Lost | None:
+    """From the first source that gives a pose; None where none has anything to say.
+
+    A degenerate answer is final, a failed one leaves it to the next source.
+    """
+    first: Lost | None = None
+    for name in problem.options.sources:
+        term = SCALE_SOURCES[name](problem.request)
+        if term is None:
+            continue
+        if isinstance(term, TranslationPrior):
+            outcome = _from_prior(problem, term, name)
+        else:
+            outcome = _from_depths(problem, term, name)
+        if isinstance(outcome, MetricPose) or is_final(outcome):
+            return outcome
+        first = first or outcome
+    return first
+
+
+def is_final(lost: Lost) -> bool:
+    return lost.reason is LostReason.DEGENERATE
+
+
+def _from_depths(problem: PoseProblem, depths: Depths, source: str) -> MetricPose | Lost:
+    if depths.known < MIN_MATCHES:
+        return Lost(LostReason.NO_DEPTH, f"{depths.known} matches have a known depth ({source})")
+    pairs = problem.pairs.with_depths(depths, problem.keyframe)
+    side = problem.query if np.isfinite(depths.keyframe_m).any() else problem.keyframe
+    f = focal_px(side)
+    initial = _scaled(problem, pairs) if depths.shift_sigma_m > 0 else None
+    fit = absolute_pose(
+        pairs,
+        problem.search(side),
+        image_area=side.width * side.height / f**2,
+        shift_sigma_m=depths.shift_sigma_m,
+        initial=depths.initial if initial is None else initial,
+        hole_sigma=problem.hole_sigma,
+    )
+    if isinstance(fit, Lost):
+        return fit
+    with_depth = np.isfinite(pairs.keyframe_m) | np.isfinite(pairs.query_m)
+    pose = problem.metric(fit, source, depths.scale_sigma, with_depth)
+    return pose if isinstance(pose, Lost) else _compared(problem, pose)
+
+
+def _compared(problem: PoseProblem, pose: MetricPose) -> MetricPose:
+    """The pose, as uncertain as its difference from the two-view geometry asks for.
+
+    Not where a rotation explains the matches: the direction of so small a motion is anybody's.
+    """
+    view, Q = problem.rough_two_view()
+    if isinstance(view, Lost) or view.kind == "rotation":
+        return pose
+    motions = [view.general.pose] if view.other is None else [view.general.pose, view.other]
+    found = min(
+        (disagreement(pose.keyframe_from_camera, pose.covariance, T, Q) for T in motions),
+        key=lambda it: it.squared,
+    )
+    P = admit(pose.covariance, found.apart, found.squared, CHI2_999_5)
+    return replace(pose, covariance=P, disagreement=found.squared)
+
+
+def _scaled(problem: PoseProblem, pairs: RayPairs) -> FloatArray | None:
+    """The two-view pose with its length from the depths; None below the parallax threshold.
+
+    A network's depth is too coarse to search with where there is parallax; where there is none,
+    the translation comes from it.
+    """
+    view = problem.two_view()
+    if isinstance(view, Lost) or view.kind == "rotation":
+        return None
+    z = triangulated_depth(pairs, view.fit.pose)
+    good = (view.fit.weights > 0.5) & (z > 0) & np.isfinite(pairs.keyframe_m)
+    if good.sum() < MIN_MATCHES:
+        return None
+    length = float(np.exp(np.median(np.log(pairs.keyframe_m[good] / z[good]))))
+    return se3.transform(view.fit.pose[:3, :3], length * view.fit.pose[:3, 3])
+
+
+def _from_prior(problem: PoseProblem, prior: TranslationPrior, source: str) -> MetricPose | Lost:
+    """Rotation and direction from the matches, length from elsewhere."""
+    view = problem.two_view()
+    if isinstance(view, Lost):
+        return view
+    if view.kind == "rotation":
+        # The translation would be the prior's alone; whoever fuses both would count it twice.
+        return Lost(
+            LostReason.NO_SCALE,
+            f"no parallax: {source}'s translation cannot be seen; it takes motion across the view",
+        )
+    W = np.linalg.inv(prior.covariance)
+    poses = [view.fit.pose] if view.other is None else [view.fit.pose, view.other]
+    common = problem.common()
+    vague = direction_covariance(view.fit, problem.pairs.query, None, common)[:3, :3]
+    scaled = (_scaled_direction(T, prior, vague) for T in poses)
+    T, length, misfit = min(scaled, key=lambda x: x[2])
+    direction = T[:3, 3]
+    sigma = 1.0 / np.sqrt(float(direction @ W @ direction))
+    if misfit > CHI2_99_3 or length < 2.0 * sigma:
+        return Lost(
+            LostReason.NO_SCALE,
+            f"{source} says {np.round(prior.translation_m, 4).tolist()} m, the matches say the "
+            f"direction {np.round(direction, 3).tolist()}: no length fits both",
+        )
+    chosen = np.flatnonzero(view.fit.weights > 1e-3)
+    pairs = problem.pairs.select(chosen)
+    fit = refine(
+        pairs,
+        se3.transform(T[:3, :3], length * direction),
+        epipolar_terms(pairs, prior),
+        view.fit.noise,
+    )
+    if fit is None:
+        return Lost(LostReason.NO_SCALE, f"{source} and the matches do not determine a pose")
+    everything = np.ones(len(problem.pairs), dtype=np.bool_)
+    return problem.metric(fit.over(chosen, len(problem.pairs)), source, 0.0, everything)
+
+
+def _scaled_direction(
+    T: FloatArray, prior: TranslationPrior, vague: FloatArray
+) -> tuple[FloatArray, float, float]:
+    """(pose, the length along its direction that suits the prior, what misfit is left).
+
+    vague (3, 3): covariance of the unit direction, which a small motion shows badly.
+    """
+    d = T[:3, 3]
+    far = float(prior.translation_m @ prior.translation_m)
+    W = np.linalg.inv(prior.covariance + far * vague)
+    length = float(d @ W @ prior.translation_m) / float(d @ W @ d)
+    off = prior.translation_m - length * d
+    return T, length, float(off @ W @ off)

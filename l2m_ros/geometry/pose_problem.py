@@ -1,0 +1,186 @@
+"""The usable matches of two frames, and what every way to their pose asks of them.
+
+matches -> checks -> rays -> PoseProblem: two-view geometry when asked for, inliers, degeneracy,
+                             the metric pose of a fit with its covariance
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from l2m_ros.errors import InvalidInput
+from l2m_ros.geometry.covariance import Common, direction_covariance, pose_covariance, regions
+from l2m_ros.geometry.ransac import Search
+from l2m_ros.geometry.rays import Index, RayPairs, focal_px
+from l2m_ros.geometry.refine import Fit
+from l2m_ros.geometry.scale import SCALE_SOURCES, DepthNoise, ScaleEvidence, ScaleRequest
+from l2m_ros.geometry.texture import TextureNoise
+from l2m_ros.geometry.two_view import TwoView, relative_pose
+from l2m_ros.types import (
+    Camera,
+    Correspondences,
+    FloatArray,
+    Frame,
+    Lost,
+    LostReason,
+    MetricPose,
+)
+
+# Enough to check a pose by two-view geometry; all 2,000 take 7 of 25 ms more, to the same end.
+COMPARED_MATCHES = 600
+MIN_MATCHES = 6
+MIN_SPREAD_PX = 1.0  # standard deviation of the matches across their line, in either image
+MAX_SIGMA_RAD = 0.5  # a rotation less certain than this is none
+
+
+@dataclass(frozen=True)
+class PoseOptions:
+    """Defaults live here; the node's parameters and the command line refer to them."""
+
+    threshold_px: float = 2.0  # of PoseLib's search; the refinement estimates the noise itself
+    # Error that a region's matches share (see `covariance`).
+    common_px: float = 0.3
+    min_parallax_px: float = 0.5  # below, a direction is not worth naming
+    depth_noise: DepthNoise = field(default_factory=DepthNoise)
+    texture: TextureNoise = field(default_factory=TextureNoise)
+    depth_scale_sigma: float = 0.0  # relative, of the depth sensor's calibration
+    search_matches: int = 300  # drawn for the search; the refinement takes all
+    sources: tuple[str, ...] = tuple(SCALE_SOURCES)  # tried in this order
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold_px < 1e4:
+            raise InvalidInput(f"threshold_px must be some pixels, got {self.threshold_px:g}")
+        if not 0.0 <= self.common_px <= 100.0:
+            raise InvalidInput(f"common_px must lie in [0, 100], got {self.common_px:g}")
+        unknown = [name for name in self.sources if name not in SCALE_SOURCES]
+        if unknown:
+            raise InvalidInput(
+                f"unknown scale source {unknown[0]!r}; known: {', '.join(SCALE_SOURCES)}"
+            )
+
+
+class PoseProblem:
+    """Usable matches of two frames, with what more than one path needs."""
+
+    def __init__(
+        self,
+        matches: Correspondences,
+        pairs: RayPairs,
+        usable: Index,
+        query: Frame,
+        keyframe: Frame,
+        options: PoseOptions,
+        evidence: ScaleEvidence,
+    ) -> None:
+        self.pairs, self.options = pairs.select(usable), options
+        self._usable, self._given = usable, len(matches)
+        if len(usable) < len(matches):
+            matches = matches.select(usable)
+        self.query, self.keyframe = query.camera, keyframe.camera
+        self.request = ScaleRequest(
+            matches, query, keyframe, evidence, options.depth_noise, options.depth_scale_sigma
+        )
+        asked = options.texture.grey > 0 and bool(self.pairs.floor.any())
+        self.hole_sigma = options.texture.hole_px / focal_px(self.keyframe) if asked else 0.0
+        self._two_view: TwoView | Lost | None = None
+
+    def search(self, camera: Camera) -> Search:
+        threshold = self.options.threshold_px / focal_px(camera)
+        return Search(threshold, self.options.seed, self.options.search_matches)
+
+    def two_view(self) -> TwoView | Lost:
+        """Computed when first asked for: a pose from depth does without."""
+        if self._two_view is None:
+            self._two_view = self._relative(self.pairs)
+        return self._two_view
+
+    def _relative(self, pairs: RayPairs) -> TwoView | Lost:
+        f = focal_px(self.keyframe)
+        return relative_pose(
+            pairs,
+            self.search(self.keyframe),
+            image_size=(self.keyframe.width / f, self.keyframe.height / f),
+            min_parallax=self.options.min_parallax_px / f,
+        )
+
+    def rough_two_view(self) -> tuple[TwoView | Lost, FloatArray]:
+        """Two-view geometry of COMPARED_MATCHES, and its direction's covariance (6x6): a check."""
+        chosen = np.linspace(0, len(self.pairs) - 1, COMPARED_MATCHES).astype(np.intp)
+        some = self.pairs.select(np.unique(chosen))
+        view = self._relative(some)
+        if isinstance(view, Lost):
+            return view, np.zeros((6, 6))
+        common = self.common()
+        common = replace(common, region=common.region[np.unique(chosen)])
+        return view, direction_covariance(view.general, some.query, None, common)
+
+    def common(self, scale_sigma: float = 0.0) -> Common:
+        """What the matches' errors have in common."""
+        region = regions(self.request.matches.query_px, self.query.size)
+        return Common(region, self.options.common_px / focal_px(self.keyframe), scale_sigma)
+
+    def inliers(self, fit: Fit) -> npt.NDArray[np.bool_]:
+        """(N,) over the matches as they were given."""
+        inliers = np.zeros(self._given, dtype=np.bool_)
+        inliers[self._usable] = fit.weights > 0.5
+        return inliers
+
+    def degenerate(self, weights: FloatArray) -> Lost | None:
+        """Too few, identical and collinear matches, in either image; weights (N,)."""
+        inliers = int((weights > 0.5).sum())
+        if inliers < MIN_MATCHES:  # all matches disagree a little: images of different places
+            words = f"{inliers} matches agree on a pose, {MIN_MATCHES} are the least"
+            return Lost(LostReason.TOO_FEW_INLIERS, words)
+        counted = float(weights.sum())
+        for name, xy, camera in (
+            ("query", self.pairs.query, self.query),
+            ("keyframe", self.pairs.keyframe, self.keyframe),
+        ):
+            centred = xy - (xy @ weights / counted)[:, None]
+            spread = np.linalg.eigvalsh((centred * weights) @ centred.T / counted)
+            across, along = np.sqrt(np.maximum(spread, 0.0)) * focal_px(camera)
+            if across < MIN_SPREAD_PX:
+                what = "one line" if along >= MIN_SPREAD_PX else "one point"
+                return Lost(
+                    LostReason.DEGENERATE, f"all {counted:.0f} matches lie on {what} of the {name}"
+                )
+        return None
+
+    def metric(
+        self, fit: Fit, source: str, scale_sigma: float, with_depth: npt.NDArray[np.bool_]
+    ) -> MetricPose | Lost:
+        bad = self.degenerate(fit.weights)
+        if bad is not None:
+            return bad
+        if not fit.converged:
+            return Lost(
+                LostReason.DEGENERATE,
+                "the refinement did not settle: the matches agree on no single pose",
+            )
+        covariance = pose_covariance(fit, self.pairs.query, self.common(scale_sigma))
+        bad = _undetermined(covariance)
+        return bad or MetricPose(
+            fit.pose, covariance, self.inliers(fit), source, self.support(fit, with_depth)
+        )
+
+    def support(self, fit: Fit, with_depth: npt.NDArray[np.bool_]) -> float:
+        """Share of the matches with depth that agree, each by the matcher's own certainty."""
+        certainty = self.request.matches.confidence * with_depth
+        return float(certainty[fit.weights > 0.5].sum() / max(certainty.sum(), 1e-9))
+
+
+def _undetermined(covariance: FloatArray) -> Lost | None:
+    if np.isfinite(covariance).all() and _semidefinite(covariance):
+        sigma_rad = float(np.sqrt(max(np.linalg.eigvalsh(covariance[3:, 3:])[-1], 0.0)))
+        if sigma_rad < MAX_SIGMA_RAD:
+            return None
+    return Lost(LostReason.DEGENERATE, "the matches leave the rotation open")
+
+
+def _semidefinite(covariance: FloatArray) -> bool:
+    least = float(np.linalg.eigvalsh(covariance)[0])
+    return least >= -1e-10 * float(np.abs(covariance).max())
