@@ -13,7 +13,8 @@ import numpy as np
 from l2m_ros.matching.catalogue import load_matcher
 from l2m_ros.matching.matcher import Matcher
 from l2m_ros.progress import track
-from l2m_ros.tracking.tracker import Tracker, TrackerOptions
+from l2m_ros.tracking.options import TrackerOptions
+from l2m_ros.tracking.tracker import Tracker
 from l2m_ros.workshop.evaluation.tracking import PosedFrame, TrackingSummary, pose_errors, summarize
 from l2m_ros.workshop.evaluation.trajectory import Trajectory
 from l2m_ros.workshop.simulation.faults import Faults

@@ -10,7 +10,8 @@ from l2m_ros.geometry import se3
 from l2m_ros.tracking.chain import UnseenMotion
 from l2m_ros.tracking.gates import GateOptions
 from l2m_ros.tracking.odometry import OdometryNoise, OdometrySample, step
-from l2m_ros.tracking.tracker import Tracker, TrackerOptions
+from l2m_ros.tracking.options import TrackerOptions
+from l2m_ros.tracking.tracker import Tracker
 from l2m_ros.types import Correspondences, LostReason, MetricPose, RelativePose
 from l2m_ros.workshop.simulation.odometry import Odometer
 from l2m_ros.workshop.simulation.odometry import OdometryNoise as WheelNoise

@@ -16,7 +16,7 @@ from l2m_ros.parameters.table import (
     unknown_names,
     validation_error,
 )
-from l2m_ros.tracking.tracker import TrackerOptions
+from l2m_ros.tracking.options import TrackerOptions
 
 ROOT = Path(__file__).parent.parent
 DEFAULTS = {p.name: p.default for p in PARAMETERS.values()}

@@ -17,7 +17,9 @@ from l2m_ros.tracking.keyframes import (
     coverage,
     sharpness,
 )
-from l2m_ros.tracking.tracker import Tracker, TrackerOptions, TrackState
+from l2m_ros.tracking.options import TrackerOptions
+from l2m_ros.tracking.result import TrackState
+from l2m_ros.tracking.tracker import Tracker
 from l2m_ros.types import Correspondences, Lost, LostReason, MetricPose, RelativePose
 from l2m_ros.workshop.evaluation.tracking import PosedFrame, pose_errors, summarize
 from l2m_ros.workshop.evaluation.trajectory import Trajectory

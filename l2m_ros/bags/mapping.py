@@ -12,7 +12,8 @@ from l2m_ros.mapping.options import MapperOptions, PickerOptions
 from l2m_ros.mapping.relocalizer import Localized, Relocalizer
 from l2m_ros.mapping.store import MapStore
 from l2m_ros.matching.matcher import Matcher
-from l2m_ros.tracking.tracker import Tracker, TrackerOptions
+from l2m_ros.tracking.options import TrackerOptions
+from l2m_ros.tracking.tracker import Tracker
 from l2m_ros.types import FloatArray, Lost
 
 Progress = Callable[..., Iterable[object]]

@@ -15,7 +15,7 @@ from l2m_ros.mapping.mapper import Mapper, TrackedEdge
 from l2m_ros.mapping.options import PICKER, PickerOptions
 from l2m_ros.mapping.places import view_distance
 from l2m_ros.tracking.keyframes import Keyframe
-from l2m_ros.tracking.tracker import TrackResult
+from l2m_ros.tracking.result import TrackResult
 from l2m_ros.types import FloatArray
 
 REMEMBERED = 64  # keyframes of tracking whose place in the map is known

@@ -23,7 +23,7 @@ from l2m_ros.mapping.places import Places
 from l2m_ros.mapping.relocalizer import Localized, Relocalizer
 from l2m_ros.mapping.store import MapStore, open_map
 from l2m_ros.matching.matcher import Matcher
-from l2m_ros.tracking.tracker import TrackResult
+from l2m_ros.tracking.result import TrackResult
 from l2m_ros.types import FloatArray, Lost
 
 WAITING = 32  # keyframes that may wait for the map's thread

@@ -29,7 +29,8 @@ from l2m_ros.node.tracking_status import report_tracking
 from l2m_ros.node.transforms import Transforms
 from l2m_ros.node.worker import Worker
 from l2m_ros.timing import StageTimes
-from l2m_ros.tracking.tracker import Tracker, TrackerOptions
+from l2m_ros.tracking.options import TrackerOptions
+from l2m_ros.tracking.tracker import Tracker
 from l2m_ros.types import FloatArray
 
 CLOCKS_AGREE_S = 60.0  # stamps further from the node's clock than this are of another one

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from l2m_ros.node.diagnostics import OK, WARN, Health
 from l2m_ros.tracking.remedies import problems
-from l2m_ros.tracking.tracker import TrackResult
+from l2m_ros.tracking.result import TrackResult
 
 NO_COMPLAINT = ("odometry covariance",)  # said, but nothing is wrong
 

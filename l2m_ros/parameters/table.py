@@ -25,7 +25,7 @@ from l2m_ros.mapping.options import MODES, OFF, OnlineOptions
 from l2m_ros.matching.catalogue import NO_ENGINE
 from l2m_ros.spelling import nearest, nearest_name
 from l2m_ros.tracking.odometry import OdometryNoise
-from l2m_ros.tracking.tracker import TrackerOptions
+from l2m_ros.tracking.options import TrackerOptions
 from l2m_ros.types import FloatArray
 
 When = Literal["start", "configure", "frame"]

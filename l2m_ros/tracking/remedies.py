@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from l2m_ros.tracking.tracker import TrackResult, TrackState
+from l2m_ros.tracking.result import TrackResult, TrackState
 from l2m_ros.types import Lost, LostReason, RelativePose
 
 REMEDIES = {

@@ -8,26 +8,19 @@ frame, before a new chain begins.
 
 from __future__ import annotations
 
-import enum
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from l2m_ros.geometry.camera import unproject
-from l2m_ros.geometry.pose import estimate_pose
-from l2m_ros.geometry.pose_problem import PoseOptions
 from l2m_ros.matching.matcher import Match, Matcher
 from l2m_ros.matching.mono_depth import DepthReader
 from l2m_ros.matching.sampling import correspondences
 from l2m_ros.matching.subpixel import refined_pairs
 from l2m_ros.timing import StageTimes
-from l2m_ros.tracking import odometry as wheels
-from l2m_ros.tracking import parallax
-from l2m_ros.tracking.chain import ChainEvent, UnseenMotion, locate
-from l2m_ros.tracking.doubts import looks_alike, repeated_image
-from l2m_ros.tracking.gates import GateOptions, StampedPose, gate, implausible_motion
+from l2m_ros.tracking.chain import UnseenMotion, locate
+from l2m_ros.tracking.doubts import repeated_image
 from l2m_ros.tracking.keyframes import (
     Keyframe,
-    KeyframeOptions,
     KeyframePolicy,
     Quality,
     certain_fraction,
@@ -35,12 +28,13 @@ from l2m_ros.tracking.keyframes import (
     parallax_rad,
 )
 from l2m_ros.tracking.odom_frame import OdomFrame, Sighting, moved_chain
-from l2m_ros.tracking.odometry import OdometryNoise, OdometrySample, OdometryStep
-from l2m_ros.tracking.scale_evidence import scale_evidence, stereo_depth
-from l2m_ros.tracking.trust import TrustOptions, contradicted
-from l2m_ros.tracking.velocity import Twist, twist_between
+from l2m_ros.tracking.odometry import OdometrySample
+from l2m_ros.tracking.options import TrackerOptions
+from l2m_ros.tracking.pose_checks import MatchedFrame, PoseChecks, Remarks
+from l2m_ros.tracking.result import Outcome, TrackResult, TrackState
+from l2m_ros.tracking.scale_evidence import stereo_depth
+from l2m_ros.tracking.velocity import twist_between
 from l2m_ros.types import (
-    Correspondences,
     Features,
     FloatArray,
     Frame,
@@ -50,64 +44,7 @@ from l2m_ros.types import (
     RelativePose,
 )
 
-Outcome = MetricPose | RelativePose | Lost
-
-
-class TrackState(enum.Enum):
-    WAITING = "waiting"  # for a first frame worth keeping
-    TRACKING = "tracking"
-    LOST = "lost"
-
-
-@dataclass(frozen=True)
-class TrackerOptions:
-    """Defaults live here; the node's parameters and the command line refer to them."""
-
-    max_matches: int = 2000  # more do not make the pose better, only slower
-    subpixel: bool = True  # pairs of a dense match are refined by their patches of pixels
-    pose: PoseOptions = field(default_factory=PoseOptions)
-    gates: GateOptions = field(default_factory=GateOptions)
-    trust: TrustOptions = field(default_factory=TrustOptions)
-    keyframes: KeyframeOptions = field(default_factory=KeyframeOptions)
-    kept_keyframes: int = 5  # tried after a loss
-    restart_after: int = 15  # frames lost before a new chain begins
-    base_from_camera: FloatArray | None = field(default=None, compare=False)  # lever arm of odom
-    odometry: OdometryNoise = field(default_factory=OdometryNoise)
-    accept_repeated: bool = (
-        False  # images equal to the one before, of a rendered camera that stands
-    )
-
-
-@dataclass(frozen=True, eq=False)
-class TrackResult:
-    """Everything known of one frame."""
-
-    state: TrackState
-    reason: str  # in words, for people
-    frame: Frame
-    keyframe: Keyframe | None
-    outcome: Outcome | None = None  # None: the frame was not matched (it became a keyframe)
-    match: Match | None = None
-    correspondences: Correspondences | None = None
-    odom_from_camera: FloatArray | None = None
-    odom_covariance: FloatArray | None = None
-    twist: Twist | None = None  # of the camera
-    new_keyframe: bool = False
-    chain_event: ChainEvent | None = None
-    remarks: dict[str, str | None] = field(default_factory=dict)  # by what they are about
-    stages_ms: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def pose(self) -> MetricPose | None:
-        """The pose that may be published: metric and trusted, or nothing."""
-        return self.outcome if isinstance(self.outcome, MetricPose) else None
-
-    @property
-    def why_not_posed(self) -> str:
-        """One word for counting: keyframe, no_scale, or the reason of `Lost`."""
-        if isinstance(self.outcome, Lost):
-            return self.outcome.reason.value
-        return "no_scale" if isinstance(self.outcome, RelativePose) else "keyframe"
+DEFAULTS = TrackerOptions()
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,11 +62,14 @@ class _EncodedFrame:
 class _Attempt:
     """A frame matched against one keyframe."""
 
-    keyframe: Keyframe
     match: Match
-    correspondences: Correspondences
+    seen: MatchedFrame
     outcome: Outcome
-    remarks: dict[str, str | None]
+    remarks: Remarks
+
+    @property
+    def keyframe(self) -> Keyframe:
+        return self.seen.keyframe
 
 
 class Tracker:
@@ -141,7 +81,7 @@ class Tracker:
     def __init__(
         self,
         matcher: Matcher,
-        options: TrackerOptions = TrackerOptions(),
+        options: TrackerOptions = DEFAULTS,
         depth_reader: DepthReader | None = None,
     ) -> None:
         """depth_reader: reads metres from keyframes that have no depth of their own."""
@@ -149,14 +89,14 @@ class Tracker:
         self.options = options
         self._policy = KeyframePolicy(options.keyframes)
         self._next_id = 0
-        self._odom = OdomFrame()
+        self._odom, self._checks = OdomFrame(), PoseChecks(options)
         self.reset()
 
     def reset(self) -> None:
         """Forget everything: the next frame begins a new chain at the origin."""
         self._keyframe: Keyframe | None = None
         self._kept: deque[Keyframe] = deque(maxlen=self.options.kept_keyframes)
-        self._scenes: dict[int, parallax.SceneDepth] = {}  # by keyframe, as odometry measured them
+        self._checks.reset()
         self._odom.reset()
         self._before: tuple[Frame, OdometrySample | None] | None = None
         self._lost = 0
@@ -173,7 +113,7 @@ class Tracker:
             self._policy = KeyframePolicy(options.keyframes)
         if options.kept_keyframes != self.options.kept_keyframes:
             self._kept = deque(self._kept, maxlen=options.kept_keyframes)
-        self.options = options
+        self.options = self._checks.options = options
 
     def process(self, frame: Frame, odometry: OdometrySample | None = None) -> TrackResult:
         times = StageTimes()
@@ -210,58 +150,10 @@ class Tracker:
         if self.options.subpixel:
             with now.times.stage("subpixel"):
                 pairs = refined_pairs(match, pairs, now.frame.rgb, keyframe.frame.rgb)
+        seen = MatchedFrame(now.frame, now.odometry, keyframe, pairs)
         with now.times.stage("pose"):
-            step = self._odometry_step(keyframe, now)
-            outcome = self._pose(pairs, now, keyframe, step)
-            outcome, slip = self._against_parallax(pairs, now, keyframe, step, outcome)
-            outcome = gate(outcome, self.options.gates)
-            if not isinstance(outcome, Lost):
-                bounds = self.options.trust
-                against = contradicted(outcome, pairs, now.frame, keyframe.frame, bounds)
-                outcome = against or outcome
-            before = self._odom.newest(keyframe.chain)
-            if isinstance(outcome, MetricPose) and before is not None:
-                last = StampedPose(before.stamp_ns, before.odom_from_camera)
-                motion = StampedPose(now.frame.stamp_ns, locate(keyframe, outcome)[0])
-                outcome = implausible_motion(last, motion, self.options.gates) or outcome
-            if isinstance(outcome, MetricPose) and before is not None:
-                unseen_s = (now.frame.stamp_ns - before.stamp_ns) * 1e-9
-                outcome = looks_alike(outcome, step, unseen_s) or outcome
-        remarks = {"odometry": slip, "odometry covariance": step.modelled if step else None}
-        return _Attempt(keyframe, match, pairs, outcome, remarks)
-
-    def _odometry_step(self, keyframe: Keyframe, now: _EncodedFrame) -> OdometryStep | None:
-        if keyframe.odometry is None or now.odometry is None:
-            return None
-        o = self.options
-        return wheels.step(keyframe.odometry, now.odometry, o.odometry, o.base_from_camera)
-
-    def _pose(
-        self,
-        pairs: Correspondences,
-        now: _EncodedFrame,
-        keyframe: Keyframe,
-        step: OdometryStep | None,
-    ) -> Outcome:
-        evidence = scale_evidence(keyframe, step)
-        return estimate_pose(pairs, now.frame, keyframe.frame, self.options.pose, evidence)
-
-    def _against_parallax(
-        self,
-        pairs: Correspondences,
-        now: _EncodedFrame,
-        keyframe: Keyframe,
-        step: OdometryStep | None,
-        outcome: Outcome,
-    ) -> tuple[Outcome, str | None]:
-        """The outcome after odometry was held against what is seen, and what contradicts."""
-        if isinstance(outcome, Lost) or step is None:
-            return outcome, None
-        scene, moved_m = self._scenes.get(keyframe.id), step.a_from_b[:3, 3]
-        judged = parallax.check(keyframe, now.frame, pairs, outcome, scene, moved_m)
-        if judged.outcome is None:
-            return self._pose(pairs, now, keyframe, None), judged.contradiction
-        return judged.outcome, judged.contradiction
+            outcome, remarks = self._checks.pose(seen, self._odom.newest(keyframe.chain))
+        return _Attempt(match, seen, outcome, remarks)
 
     def _recover(self, now: _EncodedFrame, failed: _Attempt) -> _Attempt:
         """Try one of the earlier keyframes, another one each frame, the newest first."""
@@ -311,24 +203,18 @@ class Tracker:
         if moved is not keyframe:
             self._kept = deque(moved_chain(self._kept, keyframe, moved), self._kept.maxlen)
             self._keyframe = moved
-        place = self._odom.publish(moved, pose, sighting)
-        self._learn_scene(now, attempt, pose)
+        place, seen = (
+            self._odom.publish(moved, pose, sighting),
+            replace(attempt.seen, keyframe=moved),
+        )
+        self._checks.learn_scene(seen, pose)
         return replace(
-            _result(TrackState.TRACKING, reason, now, replace(attempt, keyframe=moved)),
+            _result(TrackState.TRACKING, reason, now, replace(attempt, seen=seen)),
             odom_from_camera=place.odom_from_camera,
             odom_covariance=place.covariance,
             twist=twist_between(before, place),
             chain_event=event,
         )
-
-    def _learn_scene(self, now: _EncodedFrame, attempt: _Attempt, pose: MetricPose) -> None:
-        """The depth of a keyframe's scene, once a motion that odometry measured shows it."""
-        keyframe = attempt.keyframe
-        if pose.scale_source != parallax.SOURCE or keyframe.id in self._scenes:
-            return
-        seen = parallax.seen_depth(keyframe, now.frame, attempt.correspondences, pose)
-        if seen is not None:
-            self._scenes[keyframe.id] = seen
 
     def _sighting(self, now: _EncodedFrame) -> Sighting:
         o = self.options
@@ -359,13 +245,9 @@ class Tracker:
         """This frame becomes the next keyframe of its chain."""
         before = self._keyframe
         assert before is not None  # the one that the pose is relative to
-        scene = parallax.depth_in_query(
-            before, now.frame, attempt.correspondences, pose, self._scenes.get(before.id)
-        )
         place, covariance = locate(before, pose)
         taken = self._make_keyframe(now, before.chain, place, covariance)
-        if scene is not None and pose.scale_source == parallax.SOURCE:
-            self._scenes[taken.id] = scene
+        self._checks.hand_over(replace(attempt.seen, keyframe=before), pose, taken)
 
     def _make_unconnected_keyframe(
         self, now: _EncodedFrame, seen: tuple[Keyframe, RelativePose] | None
@@ -403,8 +285,7 @@ class Tracker:
         self._kept.append(taken)
         self._odom.keep(taken, now.odometry)
         self._odom.forget_all_but(kept.chain for kept in self._kept)
-        ids = {kept.id for kept in self._kept}
-        self._scenes = {id: scene for id, scene in self._scenes.items() if id in ids}
+        self._checks.forget_all_but(kept.id for kept in self._kept)
         self._lost, self._requested = 0, False
         self._policy.restart()
         return taken
@@ -428,7 +309,7 @@ def _result(state: TrackState, reason: str, now: _EncodedFrame, attempt: _Attemp
         attempt.keyframe,
         attempt.outcome,
         attempt.match,
-        attempt.correspondences,
+        attempt.seen.pairs,
         remarks=attempt.remarks,
         stages_ms=now.times.ms,
     )
@@ -437,7 +318,7 @@ def _result(state: TrackState, reason: str, now: _EncodedFrame, attempt: _Attemp
 def _quality(frame: Frame, attempt: _Attempt) -> Quality:
     outcome = attempt.outcome
     assert not isinstance(outcome, Lost)
-    inliers = attempt.correspondences.select(outcome.inliers)
+    inliers = attempt.seen.pairs.select(outcome.inliers)
     return Quality(
         coverage=coverage(inliers.query_px, frame.camera.size),
         inliers=len(inliers),

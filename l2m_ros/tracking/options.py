@@ -1,0 +1,31 @@
+"""What of the tracker may be set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from l2m_ros.geometry.pose_problem import PoseOptions
+from l2m_ros.tracking.gates import GateOptions
+from l2m_ros.tracking.keyframes import KeyframeOptions
+from l2m_ros.tracking.odometry import OdometryNoise
+from l2m_ros.tracking.trust import TrustOptions
+from l2m_ros.types import FloatArray
+
+
+@dataclass(frozen=True)
+class TrackerOptions:
+    """Defaults live here; the node's parameters and the command line refer to them."""
+
+    max_matches: int = 2000  # more do not make the pose better, only slower
+    subpixel: bool = True  # pairs of a dense match are refined by their patches of pixels
+    pose: PoseOptions = field(default_factory=PoseOptions)
+    gates: GateOptions = field(default_factory=GateOptions)
+    trust: TrustOptions = field(default_factory=TrustOptions)
+    keyframes: KeyframeOptions = field(default_factory=KeyframeOptions)
+    kept_keyframes: int = 5  # tried after a loss
+    restart_after: int = 15  # frames lost before a new chain begins
+    base_from_camera: FloatArray | None = field(default=None, compare=False)  # lever arm of odom
+    odometry: OdometryNoise = field(default_factory=OdometryNoise)
+    accept_repeated: bool = (
+        False  # images equal to the one before, of a rendered camera that stands
+    )

@@ -1,0 +1,113 @@
+"""The pose of a frame in its keyframe, and every check that it passes before it is believed.
+
+    matches -> pose -> odometry against parallax -> bounds -> independent evidence
+            -> plausible motion -> a place that only looks alike
+
+Each check answers with the outcome, or with `Lost` that names the check and its numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from l2m_ros.geometry.pose import estimate_pose
+from l2m_ros.tracking import odometry as wheels
+from l2m_ros.tracking import parallax
+from l2m_ros.tracking.chain import Place, locate
+from l2m_ros.tracking.doubts import looks_alike
+from l2m_ros.tracking.gates import StampedPose, gate, implausible_motion
+from l2m_ros.tracking.keyframes import Keyframe
+from l2m_ros.tracking.odometry import OdometrySample, OdometryStep
+from l2m_ros.tracking.options import TrackerOptions
+from l2m_ros.tracking.result import Outcome
+from l2m_ros.tracking.scale_evidence import scale_evidence
+from l2m_ros.tracking.trust import contradicted
+from l2m_ros.types import Correspondences, Frame, Lost, MetricPose
+
+Remarks = dict[str, str | None]  # by what they are about; None: all is well with it
+
+
+@dataclass(frozen=True, eq=False)
+class MatchedFrame:
+    """A frame matched against one keyframe."""
+
+    frame: Frame
+    odometry: OdometrySample | None
+    keyframe: Keyframe
+    pairs: Correspondences
+
+
+class PoseChecks:
+    """Remembers of each keyframe what a later pose is held against."""
+
+    def __init__(self, options: TrackerOptions) -> None:
+        self.options = options
+        self.reset()
+
+    def reset(self) -> None:
+        self._scenes: dict[int, parallax.SceneDepth] = {}  # by keyframe, as odometry measured them
+
+    def pose(self, seen: MatchedFrame, before: Place | None) -> tuple[Outcome, Remarks]:
+        """The pose, if it may be believed; before: the newest place of the keyframe's chain."""
+        step = self._odometry_step(seen)
+        outcome = self._estimated(seen, step)
+        outcome, slip = self._against_parallax(seen, step, outcome)
+        outcome = gate(outcome, self.options.gates)
+        if not isinstance(outcome, Lost):
+            frames = seen.frame, seen.keyframe.frame
+            outcome = contradicted(outcome, seen.pairs, *frames, self.options.trust) or outcome
+        if isinstance(outcome, MetricPose) and before is not None:
+            outcome = self._implausible(seen, outcome, before) or outcome
+        if isinstance(outcome, MetricPose) and before is not None:
+            unseen_s = (seen.frame.stamp_ns - before.stamp_ns) * 1e-9
+            outcome = looks_alike(outcome, step, unseen_s) or outcome
+        return outcome, {"odometry": slip, "odometry covariance": step.modelled if step else None}
+
+    def learn_scene(self, seen: MatchedFrame, pose: MetricPose) -> None:
+        """The depth of a keyframe's scene, once a motion that odometry measured shows it."""
+        keyframe = seen.keyframe
+        if pose.scale_source != parallax.SOURCE or keyframe.id in self._scenes:
+            return
+        scene = parallax.seen_depth(keyframe, seen.frame, seen.pairs, pose)
+        if scene is not None:
+            self._scenes[keyframe.id] = scene
+
+    def hand_over(self, seen: MatchedFrame, pose: MetricPose, keyframe: Keyframe) -> None:
+        """A posed frame became a keyframe: what its own keyframe knew is passed on to it."""
+        known = self._scenes.get(seen.keyframe.id)
+        scene = parallax.depth_in_query(seen.keyframe, seen.frame, seen.pairs, pose, known)
+        if scene is not None and pose.scale_source == parallax.SOURCE:
+            self._scenes[keyframe.id] = scene
+
+    def forget_all_but(self, keyframes: Iterable[int]) -> None:
+        kept = set(keyframes)
+        self._scenes = {id: scene for id, scene in self._scenes.items() if id in kept}
+
+    def _odometry_step(self, seen: MatchedFrame) -> OdometryStep | None:
+        if seen.keyframe.odometry is None or seen.odometry is None:
+            return None
+        o = self.options
+        return wheels.step(seen.keyframe.odometry, seen.odometry, o.odometry, o.base_from_camera)
+
+    def _estimated(self, seen: MatchedFrame, step: OdometryStep | None) -> Outcome:
+        evidence = scale_evidence(seen.keyframe, step)
+        frames = seen.frame, seen.keyframe.frame
+        return estimate_pose(seen.pairs, *frames, self.options.pose, evidence)
+
+    def _against_parallax(
+        self, seen: MatchedFrame, step: OdometryStep | None, outcome: Outcome
+    ) -> tuple[Outcome, str | None]:
+        """The outcome after odometry was held against what is seen, and what contradicts."""
+        if isinstance(outcome, Lost) or step is None:
+            return outcome, None
+        scene, moved_m = self._scenes.get(seen.keyframe.id), step.a_from_b[:3, 3]
+        judged = parallax.check(seen.keyframe, seen.frame, seen.pairs, outcome, scene, moved_m)
+        if judged.outcome is None:
+            return self._estimated(seen, None), judged.contradiction
+        return judged.outcome, judged.contradiction
+
+    def _implausible(self, seen: MatchedFrame, pose: MetricPose, before: Place) -> Lost | None:
+        last = StampedPose(before.stamp_ns, before.odom_from_camera)
+        now = StampedPose(seen.frame.stamp_ns, locate(seen.keyframe, pose)[0])
+        return implausible_motion(last, now, self.options.gates)
