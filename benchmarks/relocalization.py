@@ -1,37 +1,41 @@
 """Where am I in the map? Real sequences: a map from one part, queries from the rest.
 
-python benchmarks/relocalization.py SEQUENCES/redkitchen [--model sift] [--every 4]
-    blocks      map from every other block of 20 frames, queries from the blocks between
-    roll30      map from all frames, queries turned by 30 degrees about the optical axis
-    half        ... at half resolution      dark, bright   ... with gamma 2 and 0.5
-    negatives   images of --negatives folders, none of which shows a place of the map
+python benchmarks/relocalization.py SEQUENCES/redkitchen --kept build/maps [--model sift]
+    --map blocks      from every other block of 20 frames; queries are the blocks between
+    --map whole       from all frames; queries are the same frames, changed
+    --cases same      queries as they are        roll30   turned about the optical axis
+            half      at half resolution         dark, bright   with gamma 2 and 0.5
+            negatives pictures of --negatives FOLDERS, none of which shows a place of the map
+
+Maps and answers are kept in --kept, so a run that is cut, or told to stop after --part-s seconds,
+goes on where it was; figures are of all answers there.
 """
 
 from __future__ import annotations
 
 import argparse
-import tempfile
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
-from l2m_ros.bags.mapping import BuildOptions, Query, build_map, localize_all
+from l2m_ros.bags.mapping import BuildOptions, build_map
 from l2m_ros.bags.recording import Recording, Shot, open_recording
 from l2m_ros.geometry import se3
 from l2m_ros.images import read_rgb
-from l2m_ros.mapping.alignment import error_figures, pose_error, world_from_map
+from l2m_ros.mapping.alignment import PoseError, error_figures, pose_error, world_from_map
 from l2m_ros.mapping.places import Places
-from l2m_ros.mapping.relocalizer import Localized, Relocalizer
+from l2m_ros.mapping.relocalizer import Relocalizer
 from l2m_ros.mapping.store import MapStore, open_map
 from l2m_ros.matching.catalogue import load_matcher
 from l2m_ros.matching.matcher import Matcher
-from l2m_ros.progress import track
-from l2m_ros.types import Camera, Frame
+from l2m_ros.types import Camera, Frame, Lost
 
 BLOCK = 20
 PICTURES = (".jpg", ".jpeg", ".png", ".ppm")
@@ -89,41 +93,80 @@ def chosen(recording: Recording, wanted: Callable[[int], bool]) -> Recording:
     return Recording(recording.path, count, recording.world, source)
 
 
-def built(recording: Recording, matcher: Matcher, folder: str) -> MapStore:
-    store = open_map(f"{folder}/{recording.count}.l2m", create=True)
+def kept_map(recording: Recording, matcher: Matcher, path: Path) -> MapStore:
+    """The map at `path`, built unless an earlier run has."""
+    if not path.exists():
+        part = path.with_suffix(".part")
+        for old in path.parent.glob(f"{part.name}*"):
+            old.unlink()
+        store = open_map(str(part), create=True)
+        started = time.perf_counter()
+        result = build_map(recording, store, matcher, BuildOptions())
+        spent_s = time.perf_counter() - started
+        size_mb = store.info().size_bytes / 1e6
+        store.close()
+        part.rename(path)
+        print(f"  {path.name}: {result} in {spent_s:.0f} s, {size_mb:.0f} MB", flush=True)
+    return open_map(str(path), write=False)
+
+
+@dataclass
+class Answers:
+    """One line a query in a file; what is there is not asked again."""
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        self.rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
+
+    def ask(self, shots: Iterable[Shot], relocalizer: Relocalizer, until_s: float) -> None:
+        known = {row["name"] for row in self.rows}
+        with self.path.open("a") as file:
+            for shot in shots:
+                if shot.name in known:
+                    continue
+                if time.monotonic() > until_s:
+                    return
+                self.rows.append(row_of(shot, relocalizer))
+                file.write(json.dumps(self.rows[-1]) + "\n")
+                file.flush()
+
+
+def row_of(shot: Shot, relocalizer: Relocalizer) -> dict[str, Any]:
     started = time.perf_counter()
-    result = build_map(recording, store, matcher, BuildOptions())
-    spent_s = time.perf_counter() - started
-    print(f"  map: {result} in {spent_s:.0f} s, {store.info().size_bytes / 1e6:.0f} MB", flush=True)
-    return store
+    outcome = relocalizer.localize(shot.frame)
+    row = {"name": shot.name, "ms": round((time.perf_counter() - started) * 1e3, 1)}
+    if isinstance(outcome, Lost):
+        return {**row, "lost": outcome.reason.value, "detail": outcome.detail}
+    return {
+        **row,
+        "pose": outcome.map_from_camera.tolist(),
+        "covariance": outcome.covariance.tolist(),
+        "keyframes": outcome.keyframes,
+        "truth": None if shot.truth is None else shot.truth.tolist(),
+    }
 
 
-def localized(shots: Iterable[Shot], store: MapStore, matcher: Matcher) -> list[Query]:
-    return list(localize_all(shots, Relocalizer(Places(store, matcher)), time.perf_counter))
-
-
-def report(case: str, shots: Iterable[Shot], total: int, store: MapStore, matcher: Matcher) -> None:
-    queries = list(
-        localize_all(
-            track(shots, case, total), Relocalizer(Places(store, matcher)), time.perf_counter
-        )
-    )
+def report(case: str, rows: list[dict[str, Any]], store: MapStore) -> None:
+    found = [row for row in rows if "pose" in row]
     align = world_from_map(store)
-    found = [(q, q.outcome) for q in queries if isinstance(q.outcome, Localized)]
-    errors = [
-        pose_error(o.map_from_camera, o.covariance, q.truth, align)
-        for q, o in found
-        if q.truth is not None and align is not None
-    ]
-    ms = np.median([q.ms for q in queries])
-    figures = error_figures(errors, len(queries))
-    sigmas = np.median([e.sigmas for e in errors]) if errors else float("nan")
+    errors = [error_of(row, align) for row in found if row["truth"] and align is not None]
+    figures = error_figures(errors, len(rows))
+    sigmas = np.sqrt(np.median([e.sigmas**2 for e in errors]) / 5.35) if errors else np.nan
+    p95 = [np.percentile([v], 95) for v in ([e.m for e in errors], [e.deg for e in errors]) if v]
     print(
-        f"  {case:<8} localized {len(found)}/{len(queries)}  median {figures['median_m']} m "
-        f"{figures['median_deg']} deg  within {figures['within']}  wrong {figures['wrong']}  "
-        f"median sigmas {sigmas:.1f} (2.3 = honest)  {ms:.0f} ms",
+        f"  {case:<9} localized {len(found)}/{len(rows)}  median {figures['median_m']} m "
+        f"{figures['median_deg']} deg  p95 {' '.join(f'{v:.3f}' for v in p95)}  "
+        f"within {figures['within']}  wrong {figures['wrong']}  "
+        f"error / sigma {sigmas:.2f} (1 = honest)  {np.median([r['ms'] for r in rows]):.0f} ms",
         flush=True,
     )
+
+
+def error_of(row: dict[str, Any], align: np.ndarray) -> PoseError:
+    pose, covariance, truth = (np.array(row[key]) for key in ("pose", "covariance", "truth"))
+    return pose_error(pose, covariance, truth, align)
 
 
 def negatives(folders: Iterable[Path], camera: Camera, every: int) -> Iterator[Shot]:
@@ -131,47 +174,59 @@ def negatives(folders: Iterable[Path], camera: Camera, every: int) -> Iterator[S
     files = sorted(p for f in folders for p in f.rglob("*") if p.suffix.lower() in PICTURES)
     for path in islice((p for p in files if "depth" not in p.parts), 0, None, every):
         rgb = cv2.resize(read_rgb(path), camera.size, interpolation=cv2.INTER_AREA)
-        yield Shot(Frame(rgb, camera), path.name)
+        yield Shot(Frame(rgb, camera), str(path))
 
 
-def refuse(shots: Iterator[Shot], store: MapStore, matcher: Matcher) -> None:
-    queries = list(
-        localize_all(
-            track(shots, "negatives"), Relocalizer(Places(store, matcher)), time.perf_counter
-        )
+def refused(rows: list[dict[str, Any]]) -> None:
+    found = [row["name"] for row in rows if "pose" in row]
+    ms = np.median([row["ms"] for row in rows]) if rows else np.nan
+    print(
+        f"  negatives {len(found)} of {len(rows)} localized {found[:10]}  {ms:.0f} ms", flush=True
     )
-    found = [q.name for q in queries if isinstance(q.outcome, Localized)]
-    print(f"  negatives: {len(found)} of {len(queries)} localized {found[:10]}", flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("sequences", type=Path, nargs="+")
+    parser.add_argument("--kept", type=Path, default=Path("build/maps"))
     parser.add_argument("--model", default="lite")
+    parser.add_argument("--map", choices=("blocks", "whole"), default="blocks")
     parser.add_argument("--every", type=int, default=1, help="each Nth query")
-    parser.add_argument("--cases", default="blocks,roll30,half,dark,bright")
+    parser.add_argument("--cases", default="same")
+    parser.add_argument("--part-s", type=float, default=float("inf"))
     parser.add_argument("--negatives", type=Path, nargs="*", default=[])
     parser.add_argument("--negatives-every", type=int, default=1)
     args = parser.parse_args()
+    until_s = time.monotonic() + args.part_s
+    args.kept.mkdir(parents=True, exist_ok=True)
     matcher = load_matcher(args.model)
-    cases = args.cases.split(",")
     for path in args.sequences:
-        print(f"{path.name}, {args.model}", flush=True)
-        with open_recording(path) as recording, tempfile.TemporaryDirectory() as folder:
-            if "blocks" in cases:
-                store = built(chosen(recording, in_block(0)), matcher, folder)
-                queries = chosen(recording, in_block(1))
-                shots = islice(queries.shots(), 0, None, args.every)
-                report("blocks", shots, -(-queries.count // args.every), store, matcher)
-            others = [case for case in cases if case in CHANGES]
-            if others or args.negatives:
-                store = built(recording, matcher, folder)
-            for case in others:
-                shots = map(CHANGES[case], islice(recording.shots(), 0, None, args.every))
-                report(case, shots, -(-recording.count // args.every), store, matcher)
-            if args.negatives:
-                camera = next(recording.shots()).frame.camera
-                refuse(negatives(args.negatives, camera, args.negatives_every), store, matcher)
+        print(f"{path.name}, {args.model}, map of {args.map}", flush=True)
+        with open_recording(path) as recording:
+            run(recording, matcher, args, until_s)
+
+
+def run(recording: Recording, matcher: Matcher, args: argparse.Namespace, until_s: float) -> None:
+    stem = f"{recording.path.name}_{args.model}_{args.map}"
+    blocks = args.map == "blocks"
+    source = chosen(recording, in_block(0)) if blocks else recording
+    asked = chosen(recording, in_block(1)) if blocks else recording
+    store = kept_map(source, matcher, args.kept / f"{stem}.l2m")
+    relocalizer = Relocalizer(Places(store, matcher))
+    for case in args.cases.split(","):
+        answers = Answers(args.kept / f"{stem}_{case}.jsonl")
+        if case == "negatives":
+            camera = next(recording.shots()).frame.camera
+            shots = negatives(args.negatives, camera, args.negatives_every)
+            answers.ask(shots, relocalizer, until_s)
+            refused(answers.rows)
+        else:
+            shots = map(CHANGES[case], islice(asked.shots(), 0, None, args.every))
+            answers.ask(shots, relocalizer, until_s)
+            report(case, answers.rows, store)
+    store.close()
 
 
 if __name__ == "__main__":

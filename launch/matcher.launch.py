@@ -248,12 +248,13 @@ def _rviz(value):
         get_package_prefix("rviz2")
     except (PackageNotFoundError, OSError):
         return [LogInfo(msg="rviz:=true, but there is no rviz2: apt install ros-$ROS_DISTRO-rviz2")]
+    view = "map.rviz" if value["map_mode"] in ("localize", "build") else "l2m.rviz"
     rviz = Node(
         package="rviz2",
         executable="rviz2",
         name="l2m_rviz",
         namespace=value["namespace"],
-        arguments=["-d", str(SHARE / "config" / "rviz" / "l2m.rviz")],
+        arguments=["-d", str(SHARE / "config" / "rviz" / view)],
         parameters=[{"use_sim_time": value["use_sim_time"] == "true"}],
         output="log",
     )

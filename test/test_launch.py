@@ -67,7 +67,7 @@ def modules(monkeypatch):
 def arguments_of(include) -> list:
     """Those of the file that an action includes: the user may give them too."""
     (source,) = include.args
-    return Launched(Path(source.args[0]).name).arguments
+    return Launched(Path(source.args[0]).name).declared
 
 
 class Launched:
@@ -78,8 +78,9 @@ class Launched:
         (listed,) = entities.args
         self.arguments = [e for e in listed if type(e).__name__ == "DeclareLaunchArgument"]
         self.included = [e for e in listed if type(e).__name__ == "IncludeLaunchDescription"]
-        declared = [*self.arguments, *(a for e in self.included for a in arguments_of(e))]
-        context = {a.name: a.keywords.get("default_value") for a in declared} | given
+        inherited = [argument for e in self.included for argument in arguments_of(e)]
+        self.declared = [*self.arguments, *inherited]
+        context = {a.name: a.keywords.get("default_value") for a in self.declared} | given
         assert set(given) <= set(context), f"no arguments {set(given) - set(context)}"
         self.actions = []
         for entity in listed:
@@ -107,8 +108,8 @@ def test_every_argument_is_described(modules, name):
     for argument in Launched(name).arguments:
         words = argument.keywords["description"]
         assert len(words) > 8 and not words.endswith("."), argument.name
-        choices = argument.keywords.get("choices")
-        assert choices is None or argument.keywords["default_value"] in choices
+        choices, default = (argument.keywords.get(k) for k in ("choices", "default_value"))
+        assert choices is None or default is None or default in choices
 
 
 def test_the_node_takes_the_file_and_what_the_arguments_say(modules):
@@ -228,17 +229,21 @@ def test_replay_plays_records_and_ends(modules):
 @pytest.mark.parametrize(
     ("name", "mode"), [("localization.launch.py", "localize"), ("mapping.launch.py", "build")]
 )
-def test_map_launch_files_start_the_matcher_with_a_map(modules, name, mode):
-    launched = Launched(name, map="office.l2m")
-    (include,) = launched.included
-    assert Path(include.args[0].args[0]).name == "matcher.launch.py"
-    given = dict(include.keywords["launch_arguments"])
-    assert given["map_mode"] == mode and set(given) == {"map", "map_mode", "publish_map_tf"}
-    parameters = Launched(
-        "matcher.launch.py", map="office.l2m", map_mode=mode, publish_map_tf="true"
-    ).node["parameters"]
-    assert parameters[-1]["map.path"] == "office.l2m" and parameters[-1]["map.mode"] == mode
-    assert parameters[-1]["map.publish_tf"] is True
+def test_map_launch_files_start_the_matcher_with_a_map(modules, monkeypatch, name, mode):
+    (with_map,) = Launched(name, map="office.l2m").included
+    fixed = dict(with_map.keywords["launch_arguments"])
+    assert Path(with_map.args[0].args[0]).name == "map.launch.py" and fixed == {"map_mode": mode}
+    (matcher,) = Launched("map.launch.py").included
+    assert Path(matcher.args[0].args[0]).name == "matcher.launch.py"
+    given = {"map": "office.l2m", "map_mode": mode, "publish_map_tf": "true"}
+    assert set(dict(matcher.keywords["launch_arguments"])) == set(given)
+    monkeypatch.setattr("ament_index_python.packages.get_package_prefix", lambda name: "/opt/ros")
+    launched = Launched("matcher.launch.py", rviz="true", **given)
+    parameters = launched.node["parameters"][-1]
+    assert parameters["map.path"] == "office.l2m" and parameters["map.mode"] == mode
+    assert parameters["map.publish_tf"] is True
+    (rviz,) = launched.of("Node")
+    assert Path(rviz.keywords["arguments"][1]).name == "map.rviz"
 
 
 def test_no_map_leaves_the_parameters_file_alone(modules):

@@ -1,5 +1,6 @@
 """What users of other packages are given: policies, presets, containers, the install script."""
 
+import json
 import re
 import subprocess
 import xml.etree.ElementTree as ET
@@ -86,3 +87,24 @@ def test_the_lock_file_pins_every_package_of_the_tests():
     pinned = {line.split("==")[0].lower() for line in lines if "==" in line}
     assert {"numpy", "torch", "poselib", "hypothesis", "pytest", "rosbags"} <= pinned
     assert not any("://" in line or "+" in line for line in lines)
+
+
+CONFIG = ROOT / "config"
+VIEWS = sorted([*(CONFIG / "rviz").glob("*"), *(CONFIG / "foxglove").glob("*")])
+
+
+@pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)
+def test_views_show_what_the_node_publishes(view):
+    text = view.read_text()
+    shown = set(re.findall(r"/l2m/(\w+)", text))
+    assert shown <= {*OUTPUTS, *MAP_TOPICS}
+    if view.stem == "map":
+        assert shown >= MAP_TOPICS and "initialpose" in text
+    if view.suffix == ".rviz":
+        displays = yaml.safe_load(text)["Visualization Manager"]["Displays"]
+        topics = [d["Topic"] for d in displays if "Topic" in d]
+        late = {t["Value"] for t in topics if t["Durability Policy"] == "Transient Local"}
+        latched = {f"/l2m/{name}" for name in ("path", "map_points", "map_keyframes", "keyframe")}
+        assert late == latched & {t["Value"] for t in topics}
+    else:
+        json.loads(text)
