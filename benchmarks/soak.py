@@ -1,148 +1,226 @@
-"""Hours of the node in minutes or hours: memory, life cycles, floods, sizes that change, nonsense.
+"""Hours of the node in a process of its own, over real DDS: does it go on, and is its memory flat?
 
-    python benchmarks/soak.py --minutes 60 --model lite       one JSON line a phase, then a summary
-    python benchmarks/soak.py --minutes 2 --model sift        a quick look
+    python benchmarks/soak.py                            everything, about two hours
+    python benchmarks/soak.py frames --minutes 60        one phase
+    python benchmarks/soak.py cycles --count 200
 
-Phases share the time: frames (every output listened to), flood (200 Hz), sizes (another one every
-frame), nonsense (random parameters, transitions, messages); and --cycles life cycles. It ends
-with 1 where the node stopped posing, a problem was not answered in words, or memory grew by more
-than --growth percent from the first quarter of a phase to its last.
+    frames     every output listened to                              60 minutes
+    flood      images at 200 Hz                                       5
+    sizes      another image size every frame                         5
+    nonsense   random parameters, transitions, stamps, encodings     30
+    cycles     deactivate, cleanup, configure, activate              200 times
+    kills      kill -9 and start again                                20 times
+
+One JSON line a phase. Memory is the median of the phase's last quarter against that of its second
+quarter, so that the warm-up does not count. Ends with 1 where memory grew by more than --growth
+percent, where the node ended, or where good input afterwards brings no poses.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import random
+import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "test"))
 
+from lifecycle_msgs.msg import Transition
 from nav_msgs.msg import Odometry
-from ros_bench import CAMERA, HEIGHT, WIDTH, Bench, image, info, stamp_of
+from node_process import NodeProcess
+from ros_bench import CAMERA, HEIGHT, WIDTH, image, info
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
-from l2m_ros.matching.catalogue import load_matcher
+from l2m_ros.parameters.table import PARAMETERS
 from l2m_ros.types import Camera
 
 OUTPUTS = {
     "relative": Odometry, "odometry": Odometry, "correspondences": PointCloud2, "warp": Image,
     "certainty": Image, "matches": Image, "keyframe": Image,
 }  # fmt: skip
+MINUTES = {"frames": 60.0, "flood": 5.0, "sizes": 5.0, "nonsense": 30.0}
+COUNTS = {"cycles": 200, "kills": 20}
+START_S = 300.0  # for the node to start, to answer or to end: the machine may be busy
+MARKS = 200  # memory readings a phase
+CYCLE = (
+    Transition.TRANSITION_DEACTIVATE,
+    Transition.TRANSITION_CLEANUP,
+    Transition.TRANSITION_CONFIGURE,
+    Transition.TRANSITION_ACTIVATE,
+)
+ANY_TRANSITION = (*CYCLE, 0, 99)
+DYNAMIC = [name for name, one in PARAMETERS.items() if one.when == "frame"]
+VALUES = (1, 0, 0.01, -5.0, 1e9, 1e300, float("nan"), "nonsense", "", True, 7, [1.0, 2.0])
+ENCODINGS = ("rgb8", "martian", "32FC1", "nv12", "bayer_rggb8", "16UC1", "")
 
 
-def resident_mb() -> float:
-    """Of this process: node, driver and their DDS."""
-    gc.collect()
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmRSS:")[1].split()[0]) / 1024
+@dataclass
+class Soak:
+    """A node under test and what has been counted of it."""
+
+    node: NodeProcess
+    model: str
+    pause_s: float
+    rng: random.Random
+    counts: Counter[str] = field(default_factory=Counter)
+    poses: int = 0
+    marks_mb: list[float] = field(default_factory=list)
+
+    def start(self) -> None:
+        self.node.start(f"model:={self.model}")
+        self.node.tracks(START_S)
+
+    def listen(self) -> None:
+        for name, kind in OUTPUTS.items():
+
+            def count(message: object, name: str = name) -> None:
+                self.counts[name] += 1
+
+            self.node.bench.listen(kind, f"/l2m/{name}", count, depth=1)
+
+    def repeat(self, seconds: float, step: Callable[[], None]) -> None:
+        """Do the step for so long, reading the node's memory now and then."""
+        started_s = time.monotonic()
+        while (spent_s := time.monotonic() - started_s) < seconds:
+            step()
+            self.counts["steps"] += 1
+            self.forget()
+            if len(self.marks_mb) < MARKS * spent_s / seconds:
+                self.mark()
+
+    def mark(self) -> None:
+        if self.node.process.poll() is not None:
+            raise SystemExit(f"the node ended: {''.join(self.node.lines[-20:])}")
+        self.marks_mb.append(self.node.memory_mb())
+
+    def forget(self) -> None:
+        """The bench keeps every pose and every line; here they are counted."""
+        poses = self.node.bench.poses
+        self.poses += len(poses)
+        poses.clear()
+        del self.node.lines[:-100]
+
+    # ---- phases ------------------------------------------------------------------------------
+
+    def frames(self) -> None:
+        self.node.bench.send()
+        time.sleep(self.pause_s)
+
+    def flood(self) -> None:
+        self.node.bench.send()
+        time.sleep(0.005)
+
+    def sizes(self) -> None:
+        bench, scale = self.node.bench, self.rng.choice((0.5, 0.75, 1.0, 1.5, 2.0))
+        width, height = round(WIDTH * scale), round(HEIGHT * scale)
+        pixels = np.random.default_rng(bench.number).integers(0, 256, (height, width, 3), np.uint8)
+        camera = Camera(width, height, np.diag([scale, scale, 1.0]) @ CAMERA.K)
+        bench.publishers["camera_info"].publish(info(bench.number, camera))
+        bench.publishers["image"].publish(image(bench.number, pixels=pixels))
+        bench.number += 1
+        time.sleep(self.pause_s)
+
+    def nonsense(self) -> None:
+        """Wrong stamps, encodings and cameras; parameters and transitions by chance."""
+        bench, rng = self.node.bench, self.rng
+        choice = rng.randrange(10)
+        if choice == 0:
+            message = image(bench.number, stamp=rng.randrange(1, 2**60))
+            message.encoding, message.step = rng.choice(ENCODINGS), rng.randrange(5000)
+            bench.publishers["image"].publish(message)
+        elif choice == 1:
+            broken = CameraInfo(width=rng.randrange(1000), height=rng.randrange(1000))
+            broken.k = [rng.choice((0.0, 1e300, float("nan"), 500.0)) for _ in range(9)]
+            bench.publishers["camera_info"].publish(broken)
+        elif choice == 2:
+            refused = self.node.set(rng.choice(DYNAMIC), rng.choice(VALUES))
+            self.counts["parameters refused" if refused else "parameters set"] += 1
+        elif choice == 3 and rng.randrange(5) == 0:
+            done = self.node.change(rng.choice(ANY_TRANSITION))
+            self.counts["transitions done" if done else "transitions refused"] += 1
+        else:
+            self.frames()
+
+    def cycles(self, count: int) -> None:
+        for _ in range(count):
+            for transition in CYCLE:
+                assert self.node.change(transition), transition
+            self.node.bench.recover(1, START_S)
+            self.forget()
+            self.mark()
+
+    def kills(self, count: int) -> None:
+        for _ in range(count):
+            self.node.process.send_signal(signal.SIGKILL)
+            self.node.process.wait(10)
+            self.start()
+            self.forget()
+
+    # ---- judgement -----------------------------------------------------------------------------
+
+    def recover(self) -> None:
+        """Good input brings poses back, in a node that is told its defaults again."""
+        for name in DYNAMIC:
+            self.node.set(name, PARAMETERS[name].default)
+        for transition in CYCLE:
+            self.node.change(transition)
+        self.node.bench.number += 1000
+        self.node.bench.recover(3, START_S)
+        self.forget()
+
+    def growth_percent(self) -> float:
+        quarter = max(1, len(self.marks_mb) // 4)
+        warm = np.median(self.marks_mb[quarter : 2 * quarter] or self.marks_mb)
+        return float(100 * (np.median(self.marks_mb[-quarter:]) / warm - 1))
 
 
-def phase(name: str, seconds: float, step: Callable[[], None], growth: float) -> bool:
-    """Repeat for so long; whether memory stayed flat."""
-    started_s, marks, count = time.monotonic(), [], 0
-    while (spent_s := time.monotonic() - started_s) < seconds:
-        step()
-        count += 1
-        if len(marks) < 40 * spent_s / seconds:
-            marks.append(resident_mb())
-    quarter = max(1, len(marks) // 4)
-    first, last = np.median(marks[quarter : 2 * quarter] or marks), np.median(marks[-quarter:])
-    percent = 100 * (last / first - 1)
-    flat = bool(percent <= growth)
-    figures = {"phase": name, "s": round(seconds), "steps": count, "mb": round(float(last), 1)}
-    figures |= {"growth_percent": round(float(percent), 2), "flat": flat}
+def run(name: str, args: argparse.Namespace) -> bool:
+    """One phase on a fresh node; prints its line; whether all is well."""
+    soak = Soak(NodeProcess(START_S), args.model, 1 / args.rate, random.Random(args.seed))
+    started_s = time.monotonic()
+    try:
+        soak.start()
+        soak.listen()
+        if name in COUNTS:
+            getattr(soak, name)(args.count or COUNTS[name])
+        else:
+            soak.repeat(60 * (args.minutes or MINUTES[name]), getattr(soak, name))
+        soak.recover()
+        code = soak.node.end(signal.SIGINT, START_S)
+        lost = soak.node.bench.values("inputs")
+    finally:
+        soak.node.close()
+    growth = soak.growth_percent() if soak.marks_mb else 0.0
+    marks = [round(mb, 1) for mb in soak.marks_mb[:: max(1, len(soak.marks_mb) // 8)]]
+    figures = {"phase": name, "s": round(time.monotonic() - started_s), "poses": soak.poses}
+    figures |= {"mb": marks, "growth_percent": round(growth, 2), "exit_code": code}
+    figures |= {"counts": dict(soak.counts), "inputs": lost}
     print(json.dumps(figures), flush=True)
-    return flat
+    return growth <= args.growth and code == 0
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=60.0)
+    plain = argparse.RawTextHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
+    parser.add_argument("phases", nargs="*", default=[*MINUTES, *COUNTS], metavar="PHASE")
+    parser.add_argument("--minutes", type=float, help="of each timed phase")
+    parser.add_argument("--count", type=int, help="of cycles or kills")
     parser.add_argument("--model", default="lite")
-    parser.add_argument("--cycles", type=int, default=200)
+    parser.add_argument("--rate", type=float, default=10.0, help="images a second, frames")
     parser.add_argument("--growth", type=float, default=2.0, help="percent")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    share_s, rng = 60 * args.minutes / 4, random.Random(args.seed)
-    matcher = load_matcher(args.model)
-    flat = []
-    with Bench(matcher=matcher) as bench:
-        for name, kind in OUTPUTS.items():
-            bench.listen(kind, f"/l2m/{name}", lambda message: None, depth=1)
-        flat.append(phase("frames", share_s, lambda: _frame(bench, 0.05), args.growth))
-        flat.append(phase("flood", share_s, lambda: _frame(bench, 0.005), args.growth))
-        flat.append(phase("sizes", share_s, lambda: _sized(bench, rng), args.growth))
-        flat.append(phase("nonsense", share_s, lambda: _nonsense(bench, rng), args.growth))
-        _recover(bench)
-        before, started_s = resident_mb(), time.monotonic()
-        for _ in range(args.cycles):
-            bench.node.trigger_deactivate()
-            bench.node.trigger_cleanup()
-            bench.node.trigger_configure()
-            bench.node.trigger_activate()
-        spent = {"phase": "cycles", "cycles": args.cycles, "s": round(time.monotonic() - started_s)}
-        print(json.dumps(spent | {"mb_before": round(before, 1), "mb": round(resident_mb(), 1)}))
-        _recover(bench)
-        posed = len(bench.poses)
-    print(json.dumps({"flat": all(flat), "poses": posed}))
-    return 0 if all(flat) else 1
-
-
-def _frame(bench: Bench, pause_s: float) -> None:
-    bench.send()
-    del bench.poses[:-1000]
-    time.sleep(pause_s)
-
-
-def _sized(bench: Bench, rng: random.Random) -> None:
-    scale = rng.choice((0.5, 0.75, 1.0, 1.5))
-    width, height = round(WIDTH * scale), round(HEIGHT * scale)
-    pixels = np.random.default_rng(bench.number).integers(0, 256, (height, width, 3), np.uint8)
-    K = np.diag([scale, scale, 1.0]) @ CAMERA.K
-    camera = Camera(width, height, K)
-    bench.publishers["camera_info"].publish(info(bench.number, camera))
-    bench.publishers["image"].publish(image(bench.number, pixels=pixels))
-    bench.number += 1
-    time.sleep(0.03)
-
-
-def _nonsense(bench: Bench, rng: random.Random) -> None:
-    """Wrong stamps, encodings and cameras; parameters and transitions by chance."""
-    from rclpy.parameter import Parameter
-
-    choice = rng.randrange(6)
-    if choice == 0:
-        message = image(bench.number, stamp=rng.randrange(1, 2**60))
-        message.encoding = rng.choice(("rgb8", "martian", "32FC1", "nv12"))
-        message.step = rng.randrange(5000)
-        bench.publishers["image"].publish(message)
-    elif choice == 1:
-        broken = CameraInfo(width=rng.randrange(1000), height=rng.randrange(1000))
-        broken.k = [rng.choice((0.0, 1e300, float("nan"), 500.0)) for _ in range(9)]
-        bench.publishers["camera_info"].publish(broken)
-    elif choice == 2:
-        name = rng.choice(("tracking.max_sigma_m", "tracking.min_inliers", "sync.slop_s", "model"))
-        value = rng.choice((1, 0.01, -5.0, 1e9, "nonsense", True, 7))
-        bench.node.set_parameters([Parameter(name, value=value)])
-    elif choice == 3 and rng.randrange(10) == 0:
-        for transition in ("deactivate", "activate"):
-            getattr(bench.node, f"trigger_{transition}")()
-    else:
-        _frame(bench, 0.02)
-
-
-def _recover(bench: Bench) -> None:
-    """Good input brings poses back."""
-    bench.number += 1000
-    bench.recover(5, seconds=120.0)
-    assert stamp_of(bench.number) > 0
+    if unknown := set(args.phases) - {*MINUTES, *COUNTS}:
+        parser.error(f"unknown phases: {', '.join(sorted(unknown))}")
+    return 0 if all([run(name, args) for name in args.phases]) else 1
 
 
 if __name__ == "__main__":

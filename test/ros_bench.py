@@ -18,6 +18,9 @@ import cv2
 import numpy as np
 import pytest
 
+# Nothing of a bench leaves this machine, and nobody's nodes meet another's.
+os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+
 rclpy = pytest.importorskip("rclpy")
 
 from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
@@ -205,10 +208,10 @@ class Bench:
         told = {name: s.message for name, s in self.statuses.items()}
         raise AssertionError(f"not within {seconds} s; diagnostics: {told}, {self.statuses}")
 
-    def connect(self, *names: str) -> None:
+    def connect(self, *names: str, seconds: float = DISCOVERY_S) -> None:
         """Until the node has subscribed to these topics of ours."""
         for name in names or self.publishers:
-            self.wait(lambda name=name: self.publishers[name].get_subscription_count())
+            self.wait(lambda name=name: self.publishers[name].get_subscription_count(), seconds)
 
     def call(self, service: str):
         """The answer of a std_srvs/Trigger."""

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +13,13 @@ pytest.importorskip("rclpy")
 
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
-from ros_bench import Bench, image
+from node_process import NodeProcess
+from ros_bench import image
 from sensor_msgs.msg import Image
 
 ROOT = Path(__file__).parent.parent
 CONFIGURE = Transition.TRANSITION_CONFIGURE
 ACTIVATE = Transition.TRANSITION_ACTIVATE
-# 2 s are promised of a machine that has a core for it.
-END_S = 2.0 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 # The same main with a matcher whose first frame (after the warm-up) takes for ever.
 STUCK = """
 import time
@@ -43,65 +41,11 @@ raise SystemExit(m.main())
 """
 
 
-class Outside:
-    """A bench whose node is a process; started again with `start`."""
-
-    def __init__(self):
-        self.bench = Bench(inside=False)
-        self.process = None
-        self.lines = []
-
-    def start(self, *parameters: str, code: str | None = None, **environment: str) -> None:
-        ros = ["--ros-args", *(word for p in parameters for word in ("-p", p))]
-        run = ["-m", "l2m_ros.node.main"] if code is None else ["-c", code]
-        env = {**os.environ, "ROS_DOMAIN_ID": str(self.bench.domain), "PYTHONUNBUFFERED": "1"}
-        self.process = subprocess.Popen(
-            [sys.executable, *run, *(ros if parameters else [])],
-            cwd=ROOT,
-            env={**env, **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self.lines = []
-        threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True).start()
-
-    def _read(self, stream) -> None:
-        for line in stream:
-            self.lines.append(line)
-
-    def says(self, words: str) -> None:
-        self.bench.wait(lambda: any(words in line for line in self.lines), 30)
-
-    def tracks(self) -> None:
-        self.bench.statuses.clear()
-        self.bench.connect()
-        self.bench.recover(seconds=40)
-
-    def end(self, with_signal: int) -> int:
-        """The exit code; an error where the process does not end in time."""
-        self.process.send_signal(with_signal)
-        code = self.process.wait(END_S)
-        assert not any("Traceback" in line for line in self.lines), "".join(self.lines)
-        return code
-
-    def change(self, transition: int) -> bool:
-        client = self.bench.driver.create_client(ChangeState, "/l2m/change_state")
-        assert client.wait_for_service(20)
-        request = ChangeState.Request(transition=Transition(id=transition))
-        future = client.call_async(request)
-        answer = self.bench.wait(lambda: future.done() and future.result(), 30)
-        self.bench.driver.destroy_client(client)
-        return answer.success
-
-
 @pytest.fixture(scope="module")
 def outside():
-    one = Outside()
+    one = NodeProcess()
     yield one
-    if one.process is not None and one.process.poll() is None:
-        one.process.kill()
-    one.bench.close()
+    one.close()
 
 
 def test_kill_9_and_restart_then_sigint(outside):
@@ -143,10 +87,10 @@ def test_models_that_are_none_and_a_model_that_is(outside, tmp_path):
     outside.start("model:=no_such_model", XDG_CACHE_HOME=cache)
     words = outside.bench.says("node", "no_such_model", level=2)
     assert "configure failed" in words and "ros2 lifecycle set /l2m configure" in words
-    set_model(outside, str(damaged_model(tmp_path / "damaged")))
+    assert outside.set("model", str(damaged_model(tmp_path / "damaged"))) == ""
     assert not outside.change(CONFIGURE)
     assert "card.yaml" in outside.bench.says("node", "damaged", level=2)
-    set_model(outside, "orb")
+    assert outside.set("model", "orb") == ""
     assert outside.change(CONFIGURE) and outside.change(ACTIVATE)
     outside.tracks()
     # Asked of an active node, this is no transition: rclpy raises, the node goes on.
@@ -155,20 +99,6 @@ def test_models_that_are_none_and_a_model_that_is(outside, tmp_path):
     outside.says("refused")
     outside.tracks()
     assert outside.end(signal.SIGTERM) == 0
-
-
-def set_model(outside, name: str) -> None:
-    from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
-    from rcl_interfaces.srv import SetParameters
-
-    client = outside.bench.driver.create_client(SetParameters, "/l2m/set_parameters")
-    assert client.wait_for_service(20)
-    value = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=name)
-    request = SetParameters.Request(parameters=[Parameter(name="model", value=value)])
-    future = client.call_async(request)
-    result = outside.bench.wait(lambda: future.done() and future.result(), 30).results[0]
-    outside.bench.driver.destroy_client(client)
-    assert result.successful, result.reason
 
 
 def test_losses_of_large_best_effort_images_are_told_with_the_remedy(outside):

@@ -10,16 +10,18 @@ Between image pixels u and input pixels p, centres at integers:  p + 1/2 = (u + 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse
 
 from l2m_ros.engines.model_card import InputSpec
 from l2m_ros.errors import InvalidInput
 from l2m_ros.types import ByteArray
+
+if TYPE_CHECKING:
+    import scipy.sparse
 
 PIL_WEIGHT_BITS = 22  # PIL's fixed-point weights for 8-bit images
 
@@ -104,6 +106,8 @@ def _pil_pass(weights: scipy.sparse.csr_matrix, lines: npt.NDArray[np.uint8]) ->
 @lru_cache(maxsize=16)  # cameras send one size
 def _pil_weights(size_in: int, size_out: int) -> scipy.sparse.csr_matrix:
     """(size_out, size_in) fixed-point weights of one axis."""
+    import scipy.sparse  # 0.1 s to import; lite needs none of it
+
     scale = size_in / size_out
     stretch = max(scale, 1.0)
     support = 2.0 * stretch

@@ -13,7 +13,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from l2m_ros.geometry import se3
 from l2m_ros.geometry.camera import unproject
@@ -49,6 +48,8 @@ class SceneDepth:
 
     def log_ratio(self, other: SceneDepth) -> float | None:
         """By how much the other is further, at the points that both have."""
+        from scipy.spatial import cKDTree  # 0.1 s to import; needed with odometry only
+
         apart, index = cKDTree(self.pixels).query(other.pixels)
         same = apart < SAME_PX
         if np.count_nonzero(same) < MIN_POINTS:
