@@ -67,7 +67,7 @@ def test_pages_have_commands():
 @pytest.mark.parametrize("page", ["docs/start.md", "docs/use.md"])
 def test_the_commands_of_a_page_run(page, tmp_path):
     """In order, in a folder that holds the repository's own files and nothing else."""
-    for name in ("examples", "models", "benchmarks"):
+    for name in ("examples", "models", "benchmarks", "test"):
         (tmp_path / name).symlink_to(ROOT / name)
     for line in commands(page):
         if line == ["l2m", "demo"]:

@@ -9,6 +9,7 @@ import pytest
 
 from l2m_ros.cli import main
 from l2m_ros.errors import InvalidInput
+from l2m_ros.matching.preprocess import resize
 from l2m_ros.networks import registry
 from l2m_ros.networks.l2m.network import TINY, build_l2m
 from l2m_ros.networks.shared.named_weights import failed_checks, fill, named_tensor
@@ -221,3 +222,22 @@ def test_folders_that_are_none(tmp_path, capsys):
 @pytest.mark.parametrize("model", parity.MODELS)
 def test_the_reference_number_for_number(model):
     assert main(["parity", str(SHARED), "--model", model]) == 0
+
+
+# --- the reference's numbers that lie in this repository -----------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "least"),
+    [
+        ("tinyroma", 40),
+        pytest.param("mickey", 170, marks=pytest.mark.slow),
+        pytest.param("l2m", 250, marks=pytest.mark.slow),
+    ],
+)
+def test_the_repository_holds_numbers_to_compare_with(model, least):
+    report = run_parity(
+        Path(__file__).parent / "data/golden", model, lambda *a: resize(*a, "bicubic")
+    )
+    assert report.passed, report.table()
+    assert len(report.rows) >= least
