@@ -134,7 +134,7 @@ def test_flow_over_something_else_is_uncertain():
 def test_refusals_in_words():
     rgb = texture(64, 48)
     sift, orb = load_matcher("sift"), load_matcher("orb")
-    with pytest.raises(InvalidInput, match=r"features of 'orb' were given to 'sift'"):
+    with pytest.raises(InvalidInput, match=r"features of model 'orb' were given to 'sift'"):
         sift.match(orb.encode(rgb), sift.reference(sift.encode(rgb)))
     with pytest.raises(InvalidInput, match="uint8 RGB"):
         sift.encode(rgb[..., 0])

@@ -12,7 +12,8 @@ from fakes.texture import mapped, texture, turned_view
 
 from l2m_ros.errors import InvalidInput
 from l2m_ros.networks.lite.coarse import Attention, cell_grid, read_peak
-from l2m_ros.networks.lite.network import Lite, LiteConfig, build_lite, precision_factor
+from l2m_ros.networks.lite.matching import precision_factor
+from l2m_ros.networks.lite.network import Lite, LiteConfig, build_lite
 from l2m_ros.networks.lite.pyramid import GradientPyramid, standardised
 from l2m_ros.networks.lite.refiner import (
     from_blocks,
@@ -124,7 +125,8 @@ def test_prior_is_the_squared_distance_by_one_product() -> None:
     cells = cell_grid(3, 4).reshape(-1, 2)
     strength = 4 * F.softplus(sharp - 2)
     slow = -strength * (cells[None, None] - believed[:, :, None]).square().sum(-1)
-    torch.testing.assert_close(Lite._prior(believed, sharp, 3, 4), slow, atol=1e-5, rtol=1e-5)
+    left, right = Lite._prior(believed, sharp, 3, 4)
+    torch.testing.assert_close(left @ right.T, slow, atol=1e-5, rtol=1e-5)
 
 
 def test_attention_starts_as_nothing_and_knows_places_only_in_its_scores() -> None:

@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--depth-encoding", default="16UC1", help="16UC1 (mm) or 32FC1 (m)")
     add("--pairs", type=int, default=60, help="of a folder")
     add("--seed", type=int, default=d.seed, help="of path and noise")
-    add("--scene-seed", type=int, default=d.scene_seed, help="of the world's textures")
+    add("--scene-seed", type=int, default=d.scene_seed, help="of the world")
     parser.add_argument("--force", action="store_true", help="replace what is there")
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
 

@@ -63,7 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scenes", type=Path, metavar="DIR", help="real scenes to validate on")
     parser.add_argument(
         "--pairs", type=Path, action="append", default=[], metavar="DIR|SCENE.ply",
-        help="shards of l2m lift or l2m splat pairs, or a scene to draw from; may be repeated",
+        help="shards of l2m lift or l2m splat pairs, scenes with depth and poses (l2m simulate), "
+        "or a scene of Gaussians to draw from; may be repeated",
     )  # fmt: skip
     parser.add_argument(
         "--pairs-share", type=float, default=0.5, help="of --pairs beside --photographs (0.5)"
@@ -181,15 +182,18 @@ def _with_stored(
     """What --pairs names, alone or mixed with pairs of photographs."""
     from l2m_ros.workshop.gaussians.pairs import SplatPairs, scene_views
     from l2m_ros.workshop.training.data import Schedule
+    from l2m_ros.workshop.training.posed_pairs import PosedPairs
     from l2m_ros.workshop.training.stored_pairs import MixedPairs, StoredPairs
 
     if not args.pairs:
         return pairs
     seed = options.loop.seed
     scenes = [path for path in args.pairs if path.suffix == ".ply"]
-    folders = [path for path in args.pairs if path.suffix != ".ply"]
+    posed = [path for path in args.pairs if any(path.glob("**/pairs.json"))]
+    folders = [path for path in args.pairs if path.suffix != ".ply" and path not in posed]
     makers: list[PairMaker] = [SplatPairs(scene_views(path), seed) for path in scenes]
     makers += [StoredPairs(folders, seed)] if folders else []
+    makers += [PosedPairs(posed, seed)] if posed else []
     if args.photographs is None:
         return MixedPairs(makers, [1.0] * len(makers), seed)
     if isinstance(pairs, Schedule):

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from l2m_ros.errors import InvalidInput
+from l2m_ros.matching.matcher import check_owner
 from l2m_ros.types import ByteArray, Correspondences, DenseMatch, Features, Reference
 
 Array = npt.NDArray[Any]
@@ -70,12 +71,12 @@ class _PointMatcher:
         return points
 
     def reference(self, features: Features) -> Reference:
-        _check_owner(self.name, features)
+        check_owner(features, self.name)
         return Reference(self.name, features.image_size, features.data)
 
     def match(self, query: Features, reference: Reference) -> Correspondences:
-        _check_owner(self.name, query)
-        _check_owner(self.name, reference)
+        check_owner(query, self.name)
+        check_owner(reference, self.name)
         a, b = query.data, reference.data
         if len(a.px) < 2 or len(b.px) < 2:  # the ratio test needs a second nearest
             return Correspondences.empty()
@@ -171,12 +172,12 @@ class DisMatcher:
         return Features(self.name, (rgb.shape[1], rgb.shape[0]), (grey, textured(grey)))
 
     def reference(self, features: Features) -> Reference:
-        _check_owner(self.name, features)
+        check_owner(features, self.name)
         return Reference(self.name, features.image_size, features.data)
 
     def match(self, query: Features, reference: Reference) -> DenseMatch:
-        _check_owner(self.name, query)
-        _check_owner(self.name, reference)
+        check_owner(query, self.name)
+        check_owner(reference, self.name)
         size, keyframe_size = query.image_size, reference.image_size
         grey, texture = query.data
         other, other_texture = reference.data
@@ -269,11 +270,3 @@ def _grey(rgb: ByteArray) -> ByteArray:
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
         raise InvalidInput(f"expected (H, W, 3) uint8 RGB, got {rgb.shape} of {rgb.dtype}")
     return np.asarray(cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY), np.uint8)
-
-
-def _check_owner(name: str, features: Features) -> None:
-    if features.model != name:
-        raise InvalidInput(
-            f"features of {features.model!r} were given to {name!r}: "
-            "encode the image with this matcher"
-        )

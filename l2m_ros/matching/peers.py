@@ -22,8 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from l2m_ros.errors import InvalidInput, ModelError
+from l2m_ros.errors import ModelError
 from l2m_ros.matching.deformable import deform_conv2d
+from l2m_ros.matching.matcher import check_owner
 from l2m_ros.matching.preprocess import check_rgb
 from l2m_ros.types import ByteArray, Correspondences, Features, Reference
 
@@ -47,12 +48,12 @@ class Peer:
         return Features(self.name, (image.shape[1], image.shape[0]), points)
 
     def reference(self, features: Features) -> Reference:
-        self._check_owner(features)
+        check_owner(features, self.name)
         return Reference(self.name, features.image_size, features.data)
 
     def match(self, query: Features, reference: Reference) -> Correspondences:
-        self._check_owner(query)
-        self._check_owner(reference)
+        check_owner(query, self.name)
+        check_owner(reference, self.name)
         with torch.inference_mode():
             return self._matched(query, reference)
 
@@ -62,13 +63,6 @@ class Peer:
 
     def _matched(self, query: Features, reference: Reference) -> Correspondences:
         raise NotImplementedError
-
-    def _check_owner(self, features: Features) -> None:
-        if features.model != self.name:
-            raise InvalidInput(
-                f"features of model {features.model!r} were given to {self.name!r}: "
-                "encode the image with this matcher"
-            )
 
 
 class XFeatPeer(Peer):

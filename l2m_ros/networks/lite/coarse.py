@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from l2m_ros.networks.shared.depthwise import DepthwiseConv
+
 
 def tokens_of(image: Tensor) -> Tensor:
     """(B, C, h, w) -> (B, h w, C)."""
@@ -98,7 +100,7 @@ class Mixer(nn.Module):
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
         self.grow = nn.Conv2d(channels, hidden, 1)
-        self.spread = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
+        self.spread = DepthwiseConv(hidden, 3)
         self.shrink = nn.Conv2d(hidden, channels, 1)
         nn.init.zeros_(self.shrink.weight)
         nn.init.zeros_(self.shrink.bias)
@@ -170,9 +172,7 @@ class Consensus(nn.Module):
     def __init__(self, window: int, features: int, hidden: int) -> None:
         super().__init__()
         self.enter = nn.Conv2d(window + features + 2 + 1 + 3 * len(self.SPANS), hidden, 1)
-        self.spread = nn.ModuleList(
-            nn.Conv2d(hidden, hidden, 5, padding=2, groups=hidden) for _ in range(3)
-        )
+        self.spread = nn.ModuleList(DepthwiseConv(hidden, 5) for _ in range(3))
         self.mix = nn.ModuleList(nn.Conv2d(hidden, hidden, 1) for _ in range(3))
         self.leave = nn.Conv2d(hidden, len(self.SPANS) + 2 + 1, 1)
         nn.init.zeros_(self.leave.weight)

@@ -17,25 +17,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from l2m_ros.errors import InvalidInput
 from l2m_ros.networks.lite.coarse import (
     Block,
     Consensus,
-    cell_grid,
-    image_of,
-    read_peak,
-    tokens_of,
 )
+from l2m_ros.networks.lite.matching import CompactMatcher, unit
 from l2m_ros.networks.lite.pyramid import (
     ORIENTATIONS,
     GradientDescriptor,
     GradientPyramid,
     standardised,
 )
-from l2m_ros.networks.lite.refiner import Refiner, upsampled, upsampled_warp
+from l2m_ros.networks.lite.refiner import Refiner
 from l2m_ros.networks.shared.residual import Residual
-
-MULTIPLE = 32
 
 
 @dataclass(frozen=True)
@@ -83,11 +77,6 @@ class UnitHead(nn.Module):
         return unit((base + self.learnt(features)).float())
 
 
-def unit(image: Tensor) -> Tensor:
-    """Length 1 along the channels; 1e-4 keeps the division within half precision."""
-    return image / (image.square().sum(dim=1, keepdim=True) + 1e-4).sqrt()
-
-
 class Encoder(nn.Module):
     """Image -> features at 1/4, 1/8, 1/16 and the gradients' share of their descriptors."""
 
@@ -122,8 +111,10 @@ class Encoder(nn.Module):
         return [fine, middle, coarse], energies
 
 
-class Lite(nn.Module):
+class Lite(CompactMatcher):
     """The compact matcher: `encode`, `reference`, `match` on (B, 3, H, W) in [0, 1]."""
+
+    name = "lite"
 
     def __init__(self, config: LiteConfig | None = None) -> None:
         super().__init__()
@@ -153,11 +144,7 @@ class Lite(nn.Module):
 
     def encode(self, image: Tensor) -> dict[str, Tensor]:
         """Everything that one image alone determines."""
-        if image.shape[-2] % MULTIPLE or image.shape[-1] % MULTIPLE:
-            raise InvalidInput(
-                f"lite takes heights and widths that are multiples of {MULTIPLE}, got "
-                f"{image.shape[-1]}x{image.shape[-2]}: resize first"
-            )
+        self._check_size(image)
         (fine, middle, coarse), energies = self.encoder(image)
         return {
             "coarse": coarse,
@@ -176,93 +163,11 @@ class Lite(nn.Module):
         prepared["descriptor"] = self.describe(features["base"], coarse)
         return prepared
 
-    def match(self, features: dict[str, Tensor], reference: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The query's warp into the keyframe, its certainty (logits) and precision."""
-        return self.match_levels(features, reference)[-1]
-
-    def match_levels(
-        self, features: dict[str, Tensor], reference: dict[str, Tensor]
-    ) -> list[dict[str, Tensor]]:
-        """The same, with what training supervises on the way: 1/16 twice, 1/8, 1/4."""
+    def _query(self, features: dict[str, Tensor], reference: dict[str, Tensor]) -> Tensor:
         query = features["coarse"]
         for index, block in enumerate(self.cross):
             query = block(query, reference[f"key{index}"], reference[f"value{index}"])
-        levels = self._coarse_levels(query, features["base"], reference["descriptor"])
-        state = levels[-1].pop("state")
-        warp, certainty = levels[-1]["warp"].detach(), levels[-1]["certainty"].detach()
-        above = upsampled(self.to_middle(state))
-        warp, state, correction, _ = self.refine_middle(
-            features["middle"], reference["middle"], upsampled_warp(warp), above
-        )
-        certainty = upsampled(certainty) + correction
-        levels.append({"warp": warp, "certainty": certainty})
-        above = upsampled(self.to_fine(state))
-        warp, state, correction, shape = self.refine_fine(
-            features["fine"], reference["fine"], upsampled_warp(warp.detach()), above
-        )
-        certainty = upsampled(certainty.detach()) + correction
-        precision = precision_factor(shape)
-        levels.append({"warp": warp, "certainty": certainty, "precision": precision})
-        return levels
-
-    def _coarse_levels(
-        self, query: Tensor, base: Tensor, keyframe: Tensor
-    ) -> list[dict[str, Tensor]]:
-        """Global correlation, consensus, and the correlation again under the consensus' prior."""
-        rows, columns = keyframe.shape[-2:]
-        described = tokens_of(self.describe(base, query)) * (10.0 * self.tenth_scale)
-        none = tokens_of(self.nowhere(query)).float()
-        summary = self.summary(query)
-        with torch.autocast(query.device.type, enabled=False):
-            logits = described @ keyframe.flatten(2)  # (B, N, M)
-        peak = self._peak(logits, none, query, keyframe)
-        believed, state, sharp = self.consensus(*peak, summary)
-        first = {"warp": believed, "logits": logits, "none": none}
-        if self.config.prior:
-            with torch.autocast(query.device.type, enabled=False):
-                prior = self._prior(tokens_of(believed), tokens_of(sharp), rows, columns)
-                logits = logits + prior
-        peak = self._peak(logits, none, query, keyframe)
-        warp, state, _ = self.settle(*peak, torch.cat([summary, state], dim=1))
-        certainty = 0.3 * peak[2] + self.certainty(state).float()
-        second = {"warp": warp, "logits": logits, "none": none, "certainty": certainty}
-        return [first, {**second, "state": state}]
-
-    @staticmethod
-    def _peak(logits: Tensor, none: Tensor, query: Tensor, keyframe: Tensor) -> list[Tensor]:
-        """Point, window and log-odds of `read_peak` as images on the query's grid."""
-        parts = read_peak(logits, none, *keyframe.shape[-2:])
-        return [image_of(part, *query.shape[-2:]) for part in parts]
-
-    @staticmethod
-    def _prior(believed: Tensor, sharp: Tensor, rows: int, columns: int) -> Tensor:
-        """(B, N, M): -s |p_j - believed_i|^2 as one matrix product of five numbers a cell.
-
-        s = 4 softplus(sharp - 2): half a unit of s to begin with, which leaves the logits of
-        about 15 untouched.
-        """
-        strength = 4.0 * F.softplus(sharp - 2.0)
-        cells = cell_grid(rows, columns, believed.device).reshape(-1, 2)
-        ones = torch.ones_like(cells[:, :1])
-        left = torch.cat(
-            [
-                2 * strength * believed,
-                -strength,
-                -strength * believed.square().sum(-1, keepdim=True),
-            ],
-            dim=-1,
-        )
-        right = torch.cat([cells, cells.square().sum(-1, keepdim=True), ones], dim=-1)
-        return left @ right.T
-
-
-def precision_factor(shape: Tensor) -> Tensor:
-    """(B, 3, h, w): a, b, c of the Cholesky factor, 1 / px; a and c at least 0.01.
-
-    Starts at a = c = 0.5, b = 0: two pixels of standard deviation.
-    """
-    a, b, c = shape.float().split(1, dim=1)
-    return torch.cat([F.softplus(a - 0.45) + 0.01, b, F.softplus(c - 0.45) + 0.01], dim=1)
+        return query
 
 
 def build_lite(**config: int) -> Lite:

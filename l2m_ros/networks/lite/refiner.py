@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from l2m_ros.networks.lite.coarse import cell_grid
+from l2m_ros.networks.shared.depthwise import DepthwiseConv
 
 EVIDENCE = 1e-3
 BLOCK = 4  # cells a side; the grids of a level are multiples of it
@@ -91,9 +92,7 @@ class Refiner(nn.Module):
         self.tenth_sharpness = nn.Parameter(torch.tensor(2.0))
         self.look = nn.Conv2d(descriptor, look, 1)
         self.enter = nn.Conv2d(window + look + 2 + above, hidden, 1)
-        self.spread = nn.ModuleList(
-            nn.Conv2d(hidden, hidden, 5, padding=2, groups=hidden) for _ in range(layers)
-        )
+        self.spread = nn.ModuleList(DepthwiseConv(hidden, 5) for _ in range(layers))
         self.mix = nn.ModuleList(nn.Conv2d(hidden, hidden, 1) for _ in range(layers))
         self.leave = nn.Conv2d(hidden, 2 + 1 + 3, 1)
         nn.init.zeros_(self.leave.weight)

@@ -17,23 +17,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from l2m_ros.errors import InvalidInput
 from l2m_ros.networks.lite.coarse import (
     Block,
     Mixer,
-    cell_grid,
-    image_of,
-    read_peak,
-    tokens_of,
 )
-from l2m_ros.networks.lite.network import precision_factor, unit
-from l2m_ros.networks.lite.pyramid import GradientPyramid
-from l2m_ros.networks.lite.refiner import upsampled, upsampled_warp
+from l2m_ros.networks.lite.matching import CompactMatcher, unit
+from l2m_ros.networks.lite.pyramid import GradientDescriptor, GradientPyramid
+from l2m_ros.networks.lite.refiner import upsampled
 from l2m_ros.networks.lite2.backbone import Backbone, Seen
 from l2m_ros.networks.lite2.parts import Gradients, LeanConsensus, LeanRefiner
+from l2m_ros.networks.shared.depthwise import DepthwiseConv
 from l2m_ros.networks.shared.xfeat import standardised_grey
 
-MULTIPLE = 32
 XFEAT = 64  # channels of XFeat's deeper features and descriptors
 
 
@@ -52,20 +47,37 @@ class Lite2Config:
     hidden: int = 96  # of consensus
     hidden_middle: int = 64  # of the refiner at 1/8
     hidden_fine: int = 32  # of the refiner at 1/4
-    gradients: bool = True  # the descriptors at 1/4 begin as RootSIFT
+    gradients: bool = True  # oriented gradients in all descriptors; those at 1/4 begin as RootSIFT
     prior: bool = True  # the second look at the correlation knows what the neighbours believe
 
 
 class UnitHead(nn.Module):
-    """Unit descriptors: XFeat's, turned to the width, plus what is learnt (from zero)."""
+    """Unit descriptors: XFeat's, turned to the width, plus gradients and what is learnt.
 
-    def __init__(self, channels: int, width: int) -> None:
+    Both of these begin at zero; the gradients' energies are scaled to length 1 in every cell, so
+    that a wall of weak contrast has a say, too.
+    """
+
+    def __init__(self, channels: int, width: int, gradients: bool) -> None:
         super().__init__()
+        self.gradients = gradients
         self.turn = nn.Conv2d(XFEAT, width, 1, bias=False)
         nn.init.orthogonal_(self.turn.weight.view(width, XFEAT))
+        if gradients:
+            self.near = GradientDescriptor(width, finer=True)
+            self.wide = GradientDescriptor(width, finer=False)
+            nn.init.zeros_(self.near.turn.weight)
+            nn.init.zeros_(self.wide.turn.weight)
         self.learnt = nn.Conv2d(channels, width, 1)
         nn.init.zeros_(self.learnt.weight)
         nn.init.zeros_(self.learnt.bias)
+
+    def base(self, matched: Tensor, finer: Tensor, own: Tensor) -> Tensor:
+        """XFeat's share and the gradients', from the energies of the next finer and its level."""
+        base: Tensor = self.turn(matched)
+        if self.gradients:
+            base = base + self.near(finer) + self.wide(own)
+        return base
 
     def forward(self, base: Tensor, features: Tensor) -> Tensor:
         return unit((base + self.learnt(features)).float())
@@ -85,7 +97,7 @@ class FineHead(nn.Module):
             self.wide = Gradients(width, finer=False)
         self.enter = nn.Conv2d(24, channels, 1)
         self.above = nn.Conv2d(XFEAT, channels, 1)
-        self.spread = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.spread = DepthwiseConv(channels, 3)
         self.learnt = nn.Conv2d(channels, width, 1)
         if gradients:
             nn.init.zeros_(self.learnt.weight)
@@ -105,7 +117,7 @@ class Encoder(nn.Module):
     def __init__(self, config: Lite2Config) -> None:
         super().__init__()
         self.xfeat = Backbone()
-        self.gradients = GradientPyramid(levels=2)
+        self.gradients = GradientPyramid()
         self.cells = nn.Conv2d(2 * XFEAT, config.coarse, 1)
         self.enter = nn.Conv2d(XFEAT, config.context, 1)
         self.blocks = nn.ModuleList(
@@ -123,8 +135,10 @@ class Encoder(nn.Module):
         return seen, energies, cells, context
 
 
-class Lite2(nn.Module):
+class Lite2(CompactMatcher):
     """The compact matcher: `encode`, `reference`, `match` on (B, 3, H, W) in [0, 1]."""
+
+    name = "lite2"
 
     def __init__(self, config: Lite2Config | None = None) -> None:
         super().__init__()
@@ -136,8 +150,8 @@ class Lite2(nn.Module):
         )
         self.tell = nn.Conv2d(config.context, config.coarse, 1)
         self.merge = Mixer(config.coarse, 2 * config.coarse)
-        self.describe = UnitHead(config.coarse, config.descriptor)
-        self.describe_middle = UnitHead(XFEAT, config.descriptor_middle)
+        self.describe = UnitHead(config.coarse, config.descriptor, config.gradients)
+        self.describe_middle = UnitHead(XFEAT, config.descriptor_middle, config.gradients)
         self.describe_fine = FineHead(32, config.descriptor_fine, config.gradients)
         self.tenth_scale = nn.Parameter(
             torch.tensor(1.5)
@@ -156,18 +170,14 @@ class Lite2(nn.Module):
 
     def encode(self, image: Tensor) -> dict[str, Tensor]:
         """Everything that one image alone determines."""
-        if image.shape[-2] % MULTIPLE or image.shape[-1] % MULTIPLE:
-            raise InvalidInput(
-                f"lite2 takes heights and widths that are multiples of {MULTIPLE}, got "
-                f"{image.shape[-1]}x{image.shape[-2]}: resize first"
-            )
+        self._check_size(image)
         seen, energies, cells, context = self.encoder(image)
         matched = unit(seen.matched.float())
-        middle = self.describe_middle.turn(matched)
+        middle = self.describe_middle.base(matched, *energies[1:3])
         return {
             "coarse": cells,
             "context": context,
-            "base": self.describe.turn(F.avg_pool2d(matched, 2)),
+            "base": self.describe.base(F.avg_pool2d(matched, 2), *energies[2:4]),
             "middle": self.describe_middle(middle, seen.matched),
             "fine": self.describe_fine(seen, energies),
         }
@@ -187,88 +197,11 @@ class Lite2(nn.Module):
         """The cells at 1/16 with what their context at 1/32 says."""
         return self.merge(cells + upsampled(self.tell(context)))
 
-    def match(self, features: dict[str, Tensor], reference: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The query's warp into the keyframe, its certainty (logits) and precision."""
-        return self.match_levels(features, reference)[-1]
-
-    def match_levels(
-        self, features: dict[str, Tensor], reference: dict[str, Tensor]
-    ) -> list[dict[str, Tensor]]:
-        """The same, with what training supervises on the way: 1/16 twice, 1/8, 1/4."""
+    def _query(self, features: dict[str, Tensor], reference: dict[str, Tensor]) -> Tensor:
         context = features["context"]
         for index, block in enumerate(self.cross):
             context = block(context, reference[f"key{index}"], reference[f"value{index}"])
-        query = self._merged(features["coarse"], context)
-        levels = self._coarse_levels(query, features["base"], reference["descriptor"])
-        state = levels[-1].pop("state")
-        warp, certainty = levels[-1]["warp"].detach(), levels[-1]["certainty"].detach()
-        above = upsampled(self.to_middle(state))
-        warp, state, correction, _ = self.refine_middle(
-            features["middle"], reference["middle"], upsampled_warp(warp), above
-        )
-        certainty = upsampled(certainty) + correction
-        levels.append({"warp": warp, "certainty": certainty})
-        above = upsampled(self.to_fine(state))
-        warp, state, correction, shape = self.refine_fine(
-            features["fine"], reference["fine"], upsampled_warp(warp.detach()), above
-        )
-        certainty = upsampled(certainty.detach()) + correction
-        precision = precision_factor(shape)
-        levels.append({"warp": warp, "certainty": certainty, "precision": precision})
-        return levels
-
-    def _coarse_levels(
-        self, query: Tensor, base: Tensor, keyframe: Tensor
-    ) -> list[dict[str, Tensor]]:
-        """Global correlation, consensus, and the correlation again under the consensus' prior."""
-        rows, columns = keyframe.shape[-2:]
-        described = tokens_of(self.describe(base, query)) * (10.0 * self.tenth_scale)
-        none = tokens_of(self.nowhere(query)).float()
-        summary = self.summary(query)
-        with torch.autocast(query.device.type, enabled=False):
-            described, cells = described.float(), keyframe.flatten(2)
-            logits = described @ cells  # (B, N, M)
-        peak = self._peak(logits, none, query, keyframe)
-        believed, state, sharp = self.consensus(*peak, summary)
-        first = {"warp": believed, "logits": logits, "none": none}
-        if self.config.prior:
-            with torch.autocast(query.device.type, enabled=False):
-                left, right = self._prior(tokens_of(believed), tokens_of(sharp), rows, columns)
-                left = torch.cat([described, left], dim=-1)
-                right = torch.cat([cells, right.T.expand(len(cells), -1, -1)], dim=1)
-                logits = left @ right
-        peak = self._peak(logits, none, query, keyframe)
-        warp, state, _ = self.settle(*peak, torch.cat([summary, state], dim=1))
-        certainty = 0.3 * peak[2] + self.certainty(state).float()
-        second = {"warp": warp, "logits": logits, "none": none, "certainty": certainty}
-        return [first, {**second, "state": state}]
-
-    @staticmethod
-    def _peak(logits: Tensor, none: Tensor, query: Tensor, keyframe: Tensor) -> list[Tensor]:
-        """Point, window and log-odds of `read_peak` as images on the query's grid."""
-        parts = read_peak(logits, none, *keyframe.shape[-2:])
-        return [image_of(part, *query.shape[-2:]) for part in parts]
-
-    @staticmethod
-    def _prior(believed: Tensor, sharp: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
-        """(B, N, 4) and (M, 4), whose product is the prior -s |p_j - believed_i|^2.
-
-        s = 4 softplus(sharp - 2): half a unit of s to begin with, which leaves the logits of
-        about 15 untouched.
-        """
-        strength = 4.0 * F.softplus(sharp - 2.0)
-        cells = cell_grid(rows, columns, believed.device).reshape(-1, 2)
-        ones = torch.ones_like(cells[:, :1])
-        left = torch.cat(
-            [
-                2 * strength * believed,
-                -strength,
-                -strength * believed.square().sum(-1, keepdim=True),
-            ],
-            dim=-1,
-        )
-        right = torch.cat([cells, cells.square().sum(-1, keepdim=True), ones], dim=-1)
-        return left, right
+        return self._merged(features["coarse"], context)
 
 
 def build_lite2(**config: int) -> Lite2:

@@ -69,6 +69,7 @@ class Pair:
     b_from_a: FloatArray | None = None  # 4x4
     homography: FloatArray | None = None  # 3x3, pixels of a -> pixels of b at full size
     metric: bool = False
+    overlap: float = 0.5  # share of the views that both see, where pairs.json says so
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,7 +199,10 @@ def _pair(entry: Any, folder: Path, index: int) -> Pair:
         raise InvalidInput(f"{where} needs exactly one of T_b_a (4x4) and H_b_a (3x3)")
     if "T_b_a" in entry:
         pose = _rigid(entry["T_b_a"], f"{where}: T_b_a")
-        return Pair(entry["a"], entry["b"], b_from_a=pose, metric=bool(entry.get("metric")))
+        overlap = entry.get("overlap", 0.5)
+        if not isinstance(overlap, int | float):
+            raise InvalidInput(f"{where}: overlap {overlap!r} is no number")
+        return Pair(entry["a"], entry["b"], pose, None, bool(entry.get("metric")), float(overlap))
     H = _matrix(entry["H_b_a"], (3, 3), f"{where}: H_b_a")
     if abs(np.linalg.det(H)) < 1e-12:
         raise InvalidInput(f"{where}: H_b_a is singular")
