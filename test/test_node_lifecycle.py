@@ -60,6 +60,7 @@ def test_each_state_holds_what_it_should():
         assert inactive["publishers"] == empty["publishers"] + 9
         assert inactive["subscriptions"] == empty["subscriptions"]
         bench.node.trigger_activate()
+        assert entities(bench)["subscriptions"] == empty["subscriptions"] + 2
         bench.connect()
         active = entities(bench)
         assert active["subscriptions"] == empty["subscriptions"] + 3  # nobody publishes the others
@@ -70,6 +71,24 @@ def test_each_state_holds_what_it_should():
         bench.node.trigger_cleanup()
         assert entities(bench) == empty
         assert bench.node.trigger_shutdown() == SUCCESS
+
+
+def test_what_is_needed_is_subscribed_to_before_anybody_publishes():
+    """`ros2 node info` shows where the node listens, the remappings with it."""
+    with Bench(activate=False, depth="use") as bench:
+        for name in list(bench.publishers):
+            bench.driver.destroy_publisher(bench.publishers.pop(name))
+        assert bench.node.trigger_configure() == SUCCESS
+        assert bench.node.trigger_activate() == SUCCESS
+
+        def heard():
+            if "l2m" not in bench.driver.get_node_names():
+                return False
+            topics = bench.driver.get_subscriber_names_and_types_by_node("l2m", "/")
+            return {"/image", "/camera_info", "/depth"} <= {name for name, _ in topics}
+
+        bench.wait(heard)
+        assert not bench.driver.get_subscriptions_info_by_topic("/odom")
 
 
 def test_nothing_is_published_while_inactive_and_all_comes_back():

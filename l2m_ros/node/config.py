@@ -21,6 +21,7 @@ from l2m_ros.parameters.table import Values, base_from_camera
 from l2m_ros.types import FloatArray
 
 OPTIONAL = (DEPTH, RIGHT, ODOM)
+OWNER = {RIGHT_INFO: RIGHT}  # the input that a topic belongs to, where its key is another
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,13 @@ class NodeConfig:
         ignored = {key for key, use in self.use.items() if use == "ignore"}
         ignored |= {RIGHT_INFO} if RIGHT in ignored else set()
         return [
-            TopicRequest(key, kind, resolve(key) + end, LOSSLESS_DEPTH if self.lossless else depth)
+            TopicRequest(
+                key,
+                kind,
+                resolve(key) + end,
+                LOSSLESS_DEPTH if self.lossless else depth,
+                needed=self.use.get(OWNER.get(key, key), "use") == "use",
+            )
             for key, (kind, end, depth) in types.items()
             if key not in ignored
         ]

@@ -71,6 +71,7 @@ class FramePipeline:
         self._monitor = InputMonitor(
             node, self._subscriptions, self._inputs, self._worker, health, config
         )
+        self._subscriptions.open()
 
     # ---- executor's thread: callbacks only store --------------------------------------------
 
@@ -78,7 +79,7 @@ class FramePipeline:
         """The callback of every subscription; key is one of `inputs.TOPICS`."""
         received_s = time.monotonic()
         if key == IMAGE:
-            self._monitor.image_s = received_s
+            self._monitor.image_arrived(received_s)
             self._health.count("images")
         try:
             bundles = self._inputs.add(key, message, received_s)

@@ -61,6 +61,12 @@ class InputMonitor:
         steady = rclpy.clock.Clock(clock_type=rclpy.clock.ClockType.STEADY_TIME)
         self._timer: Any = node.create_timer(CHECK_PERIOD_S, self._check, clock=steady)
 
+    def image_arrived(self, received_s: float) -> None:
+        """The first image of a driver may come before the timer looks for its other topics."""
+        self.image_s = received_s
+        if not self._subscriptions.publishers(IMAGE):
+            self._check()
+
     def stop(self) -> None:
         """Nothing is expected any more, so that nothing is missing either."""
         if self._timer is not None:

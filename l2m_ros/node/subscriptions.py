@@ -1,8 +1,9 @@
 """Subscribes with the quality of service that the publishers offer.
 
-A topic is subscribed to when somebody publishes it, so that the first subscription already has the
-right quality of service: best-effort images over 512 KB are mostly lost in Fast DDS's default
-shared memory (measured at 640x480: 2 to 20 of 100 arrive; reliable: 100).
+What a frame needs (image, camera_info, and what a parameter demands) is subscribed to from
+activation on, reliably: best-effort images over 512 KB are mostly lost in Fast DDS's default
+shared memory (measured at 640x480: 2 to 20 of 100 arrive; reliable: 100). Other inputs are
+subscribed to when somebody publishes them, so that a subscription means: this input is used.
 """
 
 from __future__ import annotations
@@ -38,12 +39,13 @@ LOSS_REMEDY = (
 
 @dataclass(frozen=True)
 class TopicRequest:
-    """A topic to subscribe to while somebody publishes it."""
+    """A topic to subscribe to."""
 
     key: str  # of inputs.TOPICS
     type: str  # sensor_msgs/Image
     topic: str  # full name
     depth: int
+    needed: bool = True  # False: only once somebody publishes it
 
 
 @dataclass
@@ -54,7 +56,7 @@ class _OpenSubscription:
 
 
 class Subscriptions:
-    """Call `update` often while a topic is missing; it costs about 0.1 ms a topic.
+    """Call `open` once, and `update` often while a topic is missing; it costs about 0.1 ms a topic.
 
     on_message(key, message) is called in the executor's thread.
     """
@@ -74,6 +76,12 @@ class Subscriptions:
         self._offers: dict[str, list[Any]] = {key: [] for key in self._requests}
         for request in requests:
             declare_overrides(node, request.topic)
+
+    def open(self) -> None:
+        """Subscribe to what is needed; callbacks may come from now on."""
+        for request in self._requests.values():
+            if request.needed:
+                self._match_publishers(request, [])
 
     def update(self) -> None:
         """Find the publishers, subscribe with their QoS, report what does not fit."""
@@ -121,7 +129,8 @@ class Subscriptions:
         on_message = functools.partial(self._on_message, request.key)
         kind = message_class(request.type)
         try:
-            events = SubscriptionEventCallbacks(message_lost=lost)
+            # What does not fit is replaced by the next `update`, or reported by it.
+            events = SubscriptionEventCallbacks(message_lost=lost, incompatible_qos=_ignore)
             return self._node.create_subscription(
                 kind, request.topic, on_message, opened.qos, event_callbacks=events
             )
@@ -132,7 +141,9 @@ class Subscriptions:
         overrides = {name: self._override(request.topic, name) for name in OVERRIDES}
         profiles = [offer.qos_profile for offer in offers]
         reliable = all(p.reliability == rq.ReliabilityPolicy.RELIABLE for p in profiles)
-        latched = all(p.durability == rq.DurabilityPolicy.TRANSIENT_LOCAL for p in profiles)
+        latched = bool(profiles) and all(
+            p.durability == rq.DurabilityPolicy.TRANSIENT_LOCAL for p in profiles
+        )
         reliability = rq.ReliabilityPolicy["RELIABLE" if reliable else "BEST_EFFORT"]
         durability = rq.DurabilityPolicy["TRANSIENT_LOCAL" if latched else "VOLATILE"]
         if overrides["reliability"] != AUTO:
@@ -169,6 +180,10 @@ class Subscriptions:
         for opened in self._open.values():
             self._node.destroy_subscription(opened.subscription)
         self._open.clear()
+
+
+def _ignore(event: Any) -> None:
+    """rclpy's own callback would log each best-effort driver as incompatible."""
 
 
 def _name(offer: Any) -> str:

@@ -13,6 +13,7 @@ import time
 
 import rclpy
 from rclpy.node import Node
+from rclpy.qos import QoSCompatibility, qos_check_compatible
 from rclpy.utilities import remove_ros_args
 
 LOOK_S = 0.1
@@ -67,11 +68,19 @@ def missing_topics(node: Node, matcher: str, topics: list[str]) -> list[str]:
 
 
 def _is_heard(node: Node, matcher: str, topic: str) -> bool:
-    names = (
-        f"{one.node_namespace.rstrip('/')}/{one.node_name}"
+    """Whether the matcher subscribes with a quality of service that fits every publisher."""
+    sent = node.get_publishers_info_by_topic(topic)
+    heard = [
+        one
         for one in node.get_subscriptions_info_by_topic(topic)
+        if f"{one.node_namespace.rstrip('/')}/{one.node_name}" == matcher
+    ]
+    fits = (
+        qos_check_compatible(out.qos_profile, into.qos_profile)[0] != QoSCompatibility.ERROR
+        for out in sent
+        for into in heard
     )
-    return node.count_publishers(topic) > 0 and matcher in names
+    return bool(sent and heard) and all(fits)
 
 
 if __name__ == "__main__":
