@@ -1,5 +1,5 @@
-"""The launch files, executed: by `launch` and `launch_ros` where ROS is installed, else by a
-stand-in with their names and keywords, which refuses those that they do not have."""
+"""The launch files, executed with stand-ins of launch's classes that refuse keywords which those do
+not have. `test_launch_real.py` runs them by launch itself, where that is installed."""
 
 import importlib.util
 import runpy
@@ -99,7 +99,7 @@ class Launched:
         return [action.args[0] for action in self.of("RegisterEventHandler")]
 
 
-pytestmark = pytest.mark.skipif(REAL, reason="launch is installed: ros2 launch -s reads the files")
+pytestmark = pytest.mark.skipif(REAL, reason="launch is installed: test_launch_real.py runs the files")
 FILES = sorted(path.name for path in (ROOT / "launch").glob("*.launch.py"))
 
 
