@@ -99,7 +99,9 @@ class Launched:
         return [action.args[0] for action in self.of("RegisterEventHandler")]
 
 
-pytestmark = pytest.mark.skipif(REAL, reason="launch is installed: test_launch_real.py runs the files")
+pytestmark = pytest.mark.skipif(
+    REAL, reason="launch is installed: test_launch_real.py runs the files"
+)
 FILES = sorted(path.name for path in (ROOT / "launch").glob("*.launch.py"))
 
 
