@@ -136,9 +136,7 @@ def _of_area(rgb: ByteArray, area_px: int) -> ByteArray:
     return small
 
 
-def _seen_through(
-    rng: np.random.Generator, view: PhotographView, share: float
-) -> PhotographView:
+def _seen_through(rng: np.random.Generator, view: PhotographView, share: float) -> PhotographView:
     if rng.random() >= share:
         return view
     altered = camera_effects(rng, view.rgb, EffectOptions(), 0.7)

@@ -72,7 +72,9 @@ def recorded_changes(
     folder: Path, angle_deg: float, *, count: int, longest_px: int = 320, seed: int = 0
 ) -> Iterator[ViewChange]:
     """Pairs of a posed recording with depth whose cameras are turned by `angle_deg` +- 20 %."""
-    captures = [c for c in load_captures(folder, longest_px=longest_px).items if c.depth is not None]
+    captures = [
+        c for c in load_captures(folder, longest_px=longest_px).items if c.depth is not None
+    ]
     if not captures:
         raise InvalidInput(f"{folder}: has no depth, without which no pair has a truth")
     ahead = np.stack([c.view.world_from_camera[:3, :3] for c in captures])

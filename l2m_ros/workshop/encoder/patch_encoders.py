@@ -176,9 +176,7 @@ def _vit(state: dict[str, Tensor], label: str, file: str) -> PatchEncoder:
     cells, width = state["pos_embed"].shape[1] - 1, state["pos_embed"].shape[2]
     patch = state["patch_embed.proj.weight"].shape[-1]
     native = round(cells**0.5)
-    network = ViT(
-        width, _depth(state, "blocks"), max(1, width // 64), patch=patch, native=native
-    )
+    network = ViT(width, _depth(state, "blocks"), max(1, width // 64), patch=patch, native=native)
     state.setdefault(UNUSED_BY_VIT, torch.zeros_like(network.mask_token))
     _fill(network, state, file)
     return VitFeatures(network, label)
