@@ -435,16 +435,19 @@ def test_rendered_images_that_are_measured_on_show_other_worlds(monkeypatch) -> 
     assert len(worlds) == 6 and not set(worlds[:3]) & set(worlds[3:])
 
 
-def test_l2m_is_measured_on_real_scenes_at_a_size_that_it_takes(tmp_path: Path) -> None:
+def test_l2m_is_measured_on_real_scenes_at_a_size_that_it_takes(
+    tmp_path: Path, monkeypatch
+) -> None:
     """Before: 640x480, refused by a ViT with cells of 14 pixels."""
     from fakes.scenes import PATH, write_relief
 
-    from l2m_ros.commands.train import _scenes
+    from l2m_ros.commands import train
     from l2m_ros.networks.l2m.network import TINY as THIN
 
+    monkeypatch.setattr(train, "SCENE_PAIRS", 1)
     write_relief(tmp_path / "scene", PATH[:2])
     with torch.no_grad():
-        figures = _scenes(tmp_path, "l2m")(build("l2m", **THIN).eval())
+        figures = train._scenes(tmp_path, "l2m")(build("l2m", **THIN).eval())
     assert set(figures) == {"auc10_scene", "auc10_mean"}
 
 

@@ -23,6 +23,8 @@ from l2m_ros.workshop.lifting.procedural import FARTHEST
 from l2m_ros.workshop.lifting.sky import SkyMask, sky_by_rule
 from l2m_ros.workshop.lifting.views import BoolArray, Relief, render
 
+PROCEDURAL = ProceduralDepth()
+
 
 @dataclass(frozen=True)
 class ViewOptions:
@@ -69,7 +71,7 @@ def lifted(
     rgb: ByteArray,
     name: str,
     options: ViewOptions,
-    depth: DepthSource = ProceduralDepth(),
+    depth: DepthSource = PROCEDURAL,
     sky: SkyMask = sky_by_rule,
 ) -> LiftedPhotograph:
     """All views of a photograph, at random."""

@@ -15,11 +15,11 @@ import numpy as np
 
 from l2m_ros.errors import InvalidInput
 from l2m_ros.types import ByteArray, FloatArray
-from l2m_ros.workshop.encoder.lifted_views import orbit, relief_of, view_of
+from l2m_ros.workshop.encoder.lifted_views import PROCEDURAL, orbit, relief_of, view_of
 from l2m_ros.workshop.encoder.patch_encoders import FeatureMap
 from l2m_ros.workshop.gaussians.captures import load_captures
 from l2m_ros.workshop.gaussians.labels import label_between
-from l2m_ros.workshop.lifting.depth import DepthSource, ProceduralDepth
+from l2m_ros.workshop.lifting.depth import DepthSource
 from l2m_ros.workshop.lifting.pairs import warp_between
 from l2m_ros.workshop.lifting.photographs import read_photograph
 from l2m_ros.workshop.lifting.sky import sky_by_rule
@@ -49,7 +49,7 @@ def lifted_changes(
     angle_deg: float,
     size: tuple[int, int],
     *,
-    depth: DepthSource = ProceduralDepth(),
+    depth: DepthSource = PROCEDURAL,
     seed: int = 0,
 ) -> Iterator[ViewChange]:
     """Each photograph beside itself seen from `angle_deg` aside; (width, height) images."""

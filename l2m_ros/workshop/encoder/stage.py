@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from l2m_ros.errors import InvalidInput
 from l2m_ros.types import ByteArray
 from l2m_ros.workshop.encoder.feature_field import LEAST_ALPHA, fit_field
-from l2m_ros.workshop.encoder.lifted_views import LiftedPhotograph, ViewOptions, lifted
+from l2m_ros.workshop.encoder.lifted_views import PROCEDURAL, LiftedPhotograph, ViewOptions, lifted
 from l2m_ros.workshop.encoder.patch_encoders import PatchEncoder, image_tensor
 from l2m_ros.workshop.encoder.surfels import surfels
 from l2m_ros.workshop.gaussians.rasterizer import Rasterizer
-from l2m_ros.workshop.lifting.depth import DepthSource, ProceduralDepth
+from l2m_ros.workshop.lifting.depth import DepthSource
 from l2m_ros.workshop.lifting.photographs import read_photograph
 from l2m_ros.workshop.lifting.sky import SkyMask, sky_by_rule
 from l2m_ros.workshop.training.data import Schedule, SizeShare
@@ -78,7 +78,7 @@ class FeatureLifting(Schedule):
         teacher: PatchEncoder,
         rasterizer: Rasterizer,
         options: EncoderOptions,
-        depth: DepthSource = ProceduralDepth(),
+        depth: DepthSource = PROCEDURAL,
         sky: SkyMask = sky_by_rule,
         names: Sequence[str] | None = None,
     ) -> None:
