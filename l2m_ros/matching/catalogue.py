@@ -69,6 +69,9 @@ def find_card(name: str) -> ModelCard:
             return load_card(path, search=folders)
     if given.is_dir():
         raise ModelError(f"{given} holds no {CARD}: name a folder that `l2m export` wrote")
+    if name in MATCHERS:
+        looked = ", ".join(map(str, folders))
+        raise ModelError(f"the card of {name} is not installed (looked in {looked})")
     names = sorted({*MATCHERS, *card_names()})
     raise InvalidInput(
         f"unknown matcher {name!r}{nearest(name, names)} (known: {', '.join(names)}; "
