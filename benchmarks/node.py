@@ -4,7 +4,8 @@ frame costs beside matching and pose, the rate that is sustained, and whether me
     python benchmarks/node.py                      lite where it is there, else orb
     python benchmarks/node.py --model orb --seconds 600 --rate 30
 
-overhead = frame (message -> Frame) + publish; matching and pose are listed, not counted.
+overhead = frame (message -> Frame) + publish; matching and pose are listed, not counted. The bytes
+that a frame copies on its way are printed first (copies.py).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import copies
 import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
@@ -206,6 +208,7 @@ def parse(arguments: list[str] | None) -> Options:
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
+    copies.report(640, 480)
     scene = SimulationOptions(frames=options.frames, stereo=False)
     frames = [shot.frame for shot in track(simulate(scene), "rendering", options.frames)]
     bench = Bench(options, frames)

@@ -143,7 +143,7 @@ def _fitted(image: ByteArray, width_px: int) -> ByteArray:
 
 
 def _dimmed(image: ByteArray) -> ByteArray:
-    return np.asarray(image * DIM, np.uint8)
+    return np.asarray(cv2.convertScaleAbs(image, alpha=DIM), np.uint8)
 
 
 def _scaled(pixels: Array, image: ByteArray, shown: ByteArray) -> Array:

@@ -160,8 +160,9 @@ class Frame:
                 depth.shape == size,
                 f"depth is {depth.shape[::-1]} but the image is {size[::-1]}: register it first",
             )
-            known = depth[np.isfinite(depth)]
-            _require((known > 0).all(), "depth must be positive metres; write unknown as NaN")
+            with np.errstate(invalid="ignore"):
+                wrong = bool((depth <= 0).any())
+            _require(not wrong, "depth must be positive metres; write unknown as NaN")
             _set(self, depth=depth)
         stereo = (self.right_rgb, self.right_camera, self.right_from_camera)
         _require(

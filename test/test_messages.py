@@ -1,6 +1,7 @@
 """Messages <-> values: round trips, each encoding against closed forms, refusals in words."""
 
 import array
+import tracemalloc
 
 import cv2
 import numpy as np
@@ -352,3 +353,35 @@ def test_the_bits_of_a_camera_only_grow():
     assert mean(frames, 1000) == 62
     assert mean(FrameBuilder(image_bits=12), 1000) == 62  # told
     assert mean(FrameBuilder(image_bits=10), 3000) == 255  # what is brighter is cut
+
+
+def bytes_made(make) -> int:
+    """The most memory that is held beyond what was there before."""
+    tracemalloc.start()
+    made = make()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    del made
+    return peak
+
+
+def test_an_image_is_read_in_place_and_written_with_one_copy():
+    rgb = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
+    metres = np.full((240, 320), 2.0, np.float32)
+    metres[::7] = np.nan
+    head = m.header(1, "camera")
+    image, depth = m.image_message(rgb, "rgb8", head), m.image_message(metres, "32FC1", head)
+    assert bytes_made(lambda: m.read_image(image)) < 5_000
+    assert bytes_made(lambda: m.read_depth(depth)) < 0.6 * metres.nbytes  # masks of 1 byte a pixel
+    assert bytes_made(lambda: m.image_message(rgb, "rgb8", head)) < 1.1 * rgb.nbytes + 5_000
+    columns = np.zeros((5000, len(m.CLOUD_FIELDS)), np.float32)
+    assert bytes_made(lambda: m.cloud_message(columns, head)) < 1.1 * columns.nbytes + 20_000
+    assert bytes(image.data) == rgb.tobytes()
+    assert not np.shares_memory(np.frombuffer(image.data, np.uint8), rgb)
+
+
+def test_depth_that_says_unknown_in_another_way_becomes_nan():
+    head, metres = m.header(1, "camera"), np.ones((4, 4), np.float32)
+    metres[0] = [0.0, -1.0, np.inf, np.nan]
+    read = m.read_depth(m.image_message(metres, "32FC1", head))
+    assert np.isnan(read[0]).all() and (read[1:] == 1.0).all()

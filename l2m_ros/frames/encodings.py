@@ -158,17 +158,27 @@ def _stored(
 def to_depth(
     data: Any, *, width: int, height: int, step: int, encoding: str, big_endian: bool = False
 ) -> FloatArray:
-    """(H, W) float32 metres, NaN where unknown (0, negative, infinite)."""
+    """(H, W) float32 metres, NaN where unknown (0, negative, infinite).
+
+    A view of the bytes where they are float32 and unknown depth is NaN already, as REP-118 asks.
+    """
     if encoding not in DEPTH_ENCODINGS:
         raise InvalidInput(
             f"depth encoding {encoding!r} is unknown: publish 16UC1 (millimetres) or 32FC1 (metres)"
         )
     raw = _view(data, width, height, 1, step, DEPTH_ENCODINGS[encoding], big_endian)
-    depth: FloatArray = raw.astype(np.float32)
     if raw.dtype.kind == "u":
+        depth: FloatArray = raw.astype(np.float32)
         depth *= MILLIMETRE_M
+        depth[raw == 0] = np.nan
+        return depth
     with np.errstate(invalid="ignore"):
-        depth[~((depth > 0) & (depth < np.inf))] = np.nan
+        known = raw > 0
+        known &= raw < np.inf
+    if not big_endian and np.count_nonzero(known) + np.count_nonzero(np.isnan(raw)) == raw.size:
+        return raw
+    depth = raw.astype(np.float32)
+    depth[~known] = np.nan
     return depth
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import array
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from l2m_ros.frames.messages import message_class, pose_with_covariance
+from l2m_ros.frames.messages import fill_data, message_class, pose_with_covariance
 from l2m_ros.types import ByteArray, FloatArray
 
 FLOAT32 = 7  # of sensor_msgs/PointField
@@ -41,7 +40,7 @@ def coloured_cloud(xyz: FloatArray, rgb: ByteArray, head: Any) -> Any:
         PointField(name=name, offset=4 * i, datatype=FLOAT32, count=1)
         for i, name in enumerate(("x", "y", "z", "rgb"))
     ]
-    return PointCloud2(
+    message = PointCloud2(
         header=head,
         height=1,
         width=len(xyz),
@@ -49,6 +48,7 @@ def coloured_cloud(xyz: FloatArray, rgb: ByteArray, head: Any) -> Any:
         is_bigendian=False,
         point_step=STEP,
         row_step=STEP * len(xyz),
-        data=array.array("B", table.tobytes()),
         is_dense=True,
     )
+    fill_data(message, table)
+    return message

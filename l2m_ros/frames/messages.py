@@ -7,7 +7,6 @@ Refusals are `InvalidInput`, in words that name the remedy.
 
 from __future__ import annotations
 
-import array
 import importlib
 from typing import Any
 
@@ -113,23 +112,27 @@ def image_message(pixels: npt.NDArray[Any], encoding: str, head: Any) -> Any:
     """sensor_msgs/Image of an array (H, W[, C]) whose type the encoding names."""
     Image = message_class("sensor_msgs/Image")
     height, width = pixels.shape[:2]
-    return Image(
+    message = Image(
         header=head,
         height=height,
         width=width,
         encoding=encoding,
         is_bigendian=False,
         step=width * pixels.itemsize * int(np.prod(pixels.shape[2:])),
-        data=_bytes(pixels),
     )
+    fill_data(message, pixels)
+    return message
 
 
-def _bytes(values: npt.NDArray[Any]) -> array.array[int]:
-    """array.array, which rclpy copies at once: 0.1 ms for a 720p image; a list takes 100 ms."""
-    data = array.array("B")
+def fill_data(message: Any, values: npt.NDArray[Any]) -> None:
+    """The bytes of an array into a message's `data`, copied once: 0.1 ms for a 720p image.
+
+    rclpy copies an array.array that is assigned or given to the constructor once more, and a
+    list element by element: 100 ms.
+    """
     contiguous: Any = np.ascontiguousarray(values)
-    data.frombytes(memoryview(contiguous).cast("B"))
-    return data
+    if contiguous.size:  # memoryview casts nothing that is empty
+        message.data.frombytes(memoryview(contiguous).cast("B"))
 
 
 # ---- cameras -----------------------------------------------------------------------------------
@@ -328,7 +331,7 @@ def cloud_message(columns: FloatArray, head: Any) -> Any:
         for i, name in enumerate(CLOUD_FIELDS)
     ]
     points = np.ascontiguousarray(columns, np.dtype("<f4"))
-    return PointCloud2(
+    message = PointCloud2(
         header=head,
         height=1,
         width=len(points),
@@ -336,9 +339,10 @@ def cloud_message(columns: FloatArray, head: Any) -> Any:
         is_bigendian=False,
         point_step=4 * len(CLOUD_FIELDS),
         row_step=4 * len(CLOUD_FIELDS) * len(points),
-        data=_bytes(points) if len(points) else array.array("B"),
         is_dense=bool(np.isfinite(points).all()),
     )
+    fill_data(message, points)
+    return message
 
 
 def read_cloud(message: Any) -> dict[str, FloatArray]:
