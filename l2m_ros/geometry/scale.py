@@ -20,7 +20,7 @@ EDGE_RATIO = 0.03  # neighbours that differ by more than this and the noise lie 
 EDGE_SIGMAS = 4.0
 SLOPE_PX = 4  # baseline of a slope: noise divides by it, a surface's bend does not show yet
 SLOPE_SIGMAS = 4.0  # the difference of two pixels has 1.4
-DISPARITY_SIGMA_PX = 0.25  # of a matcher between rectified images
+DISPARITY_SIGMA_PX = 0.25  # of a stereo pair, where nothing is said of each pixel
 MIN_LIFTED_SIGMA = 0.01  # relative, of one depth that a network reads from a single image
 
 
@@ -53,6 +53,7 @@ class ScaleEvidence:
     """What is known of the scale besides the frames' own depth; all of it optional."""
 
     stereo_depth: FloatArray | None = None  # (H, W) of the keyframe, metres, NaN = unknown
+    stereo_sigma_px: FloatArray | None = None  # (H, W) of its disparity; None: alike everywhere
     stereo_noise: DepthNoise | None = None  # None: from the keyframe's stereo baseline
     odometry: FloatArray | None = None  # 4x4 keyframe_from_camera
     odometry_covariance: FloatArray | None = None  # 6x6; only its translation part is used
@@ -134,15 +135,18 @@ def frame_depth(request: ScaleRequest) -> Depths | None:
 
 
 def stereo_depth(request: ScaleRequest) -> Depths | None:
-    """Depth of the keyframe from its right image, matched by the same matcher."""
-    depth = request.evidence.stereo_depth
-    if depth is None:
+    """Depth of the keyframe from its right image (`stereo.py`)."""
+    evidence = request.evidence
+    if evidence.stereo_depth is None:
         return None
-    noise = request.evidence.stereo_noise or _stereo_noise(request.keyframe)
-    surface = sample_surface(depth, request.matches.keyframe_px, noise)
-    n = len(surface.z_m)
-    # A matcher's neighbouring disparities err together: interpolation averages nothing out.
-    return Depths(surface.z_m, np.ones(n), *_unknown(n), noise, surface.slope)
+    noise = evidence.stereo_noise or _stereo_noise(request.keyframe)
+    pixels = request.matches.keyframe_px
+    surface = sample_surface(evidence.stereo_depth, pixels, noise)
+    # Neighbouring disparities come from shared pixels: interpolation averages nothing out.
+    factor = np.ones(len(pixels))
+    if evidence.stereo_sigma_px is not None:
+        factor = (_nearest(evidence.stereo_sigma_px, pixels) / DISPARITY_SIGMA_PX) ** 2
+    return Depths(surface.z_m, factor, *_unknown(len(pixels)), noise, surface.slope)
 
 
 def odometry(request: ScaleRequest) -> TranslationPrior | None:
@@ -304,6 +308,13 @@ def _stereo_noise(keyframe: Frame) -> DepthNoise:
         return DepthNoise()
     baseline_m = float(np.linalg.norm(keyframe.right_from_camera[:3, 3]))
     return DepthNoise(0.0, DISPARITY_SIGMA_PX / (float(keyframe.camera.K[0, 0]) * baseline_m))
+
+
+def _nearest(image: FloatArray, pixels: FloatArray) -> FloatArray:
+    """(N,) at the nearest pixel."""
+    height, width = image.shape
+    u, v = np.rint(pixels).astype(np.intp).T
+    return image[v.clip(0, height - 1), u.clip(0, width - 1)].astype(np.float64)
 
 
 def _unknown(n: int) -> tuple[FloatArray, FloatArray]:

@@ -205,6 +205,9 @@ _TRACKING = [
               "share of the best certain area (dense matchers)", "frame", low=0.0, high=0.99),
     Parameter("keyframes.parallax_max_rad", float(_KEYFRAMES.parallax_max_rad), "new keyframe "
               "above this median parallax, radians", "frame", low=0.01, high=3.0),
+    Parameter("keyframes.zoom_max", float(_KEYFRAMES.zoom_max), "new keyframe where the matched "
+              "scene has grown or shrunk by more (0.1: a tenth), as in forward motion", "frame",
+              low=0.01, high=3.0),
     Parameter("keyframes.hysteresis", float(_KEYFRAMES.hysteresis), "how far a measure must come "
               "back before the wish for a keyframe ends", "frame", low=0.0, high=0.5),
     Parameter("keyframes.sharpness_min", float(_KEYFRAMES.sharpness_min), "an image below this "
@@ -275,7 +278,8 @@ def _fields(values: Values, prefix: str, names: Iterable[str]) -> dict[str, Any]
 def tracker_options(values: Values) -> TrackerOptions:
     """The parameters as options of the tracker."""
     gates = ("min_inliers", "max_sigma_m", "max_sigma_rad", "max_speed_m_s", "max_turn_rad_s")
-    bands = ("coverage_min", "inliers_min", "certain_min", "parallax_max_rad", "hysteresis")
+    bands = ("coverage_min", "inliers_min", "certain_min", "hysteresis")
+    moved = ("parallax_max_rad", "zoom_max")
     looks = ("sharpness_min", "texture_min")
     own = ("max_matches", "subpixel", "kept_keyframes", "restart_after", "accept_repeated")
     return TrackerOptions(
@@ -289,7 +293,7 @@ def tracker_options(values: Values) -> TrackerOptions:
             TRACKER.trust, **_fields(values, "tracking", ("min_support", "max_disagreement"))
         ),
         gates=replace(_GATES, **_fields(values, "tracking", gates)),
-        keyframes=replace(_KEYFRAMES, **_fields(values, "keyframes", (*bands, *looks))),
+        keyframes=replace(_KEYFRAMES, **_fields(values, "keyframes", (*bands, *moved, *looks))),
         base_from_camera=base_from_camera(values),
         odometry=OdometryNoise(
             **_fields(values, "odometry", ("sigma_m_per_m", "sigma_rad_per_rad"))

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from l2m_ros.errors import InvalidInput
+from l2m_ros.geometry.stereo import StereoDepth
 from l2m_ros.matching.mono_depth import MonoDepth
 from l2m_ros.tracking.odometry import OdometrySample
 from l2m_ros.types import ByteArray, Correspondences, DenseMatch, FloatArray, Frame, Reference
@@ -28,9 +29,14 @@ class Keyframe:
     reference: Reference
     odom_from_keyframe: FloatArray  # 4x4
     odom_covariance: FloatArray  # 6x6, of odom_from_keyframe
-    stereo_depth: FloatArray | None = None  # (H, W) metres, NaN = unknown
+    stereo: StereoDepth | None = None  # of its right image
     mono_depth: MonoDepth | None = None  # read by a network from the image alone
     odometry: OdometrySample | None = None
+
+    @property
+    def stereo_depth(self) -> FloatArray | None:
+        """(H, W) metres, NaN = unknown."""
+        return None if self.stereo is None else self.stereo.depth_m
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,9 @@ class KeyframeOptions:
     inliers_min: float = 0.4
     certain_min: float = 0.5  # dense matchers only
     parallax_max_rad: float = 0.26
+    # Of the distances between matches, about their size: forward motion shows little parallax.
+    # A car at 12 m/s and 10 Hz has 0.08 to 0.11 a frame, and twice the error at 0.2 (docs).
+    zoom_max: float = 0.1
     hysteresis: float = 0.1
     sharpness_min: float = 0.6  # of the median of recent frames: never a blurred keyframe
     texture_min: float = 2.0  # grey levels: below it the image shows nothing to match
@@ -64,6 +73,7 @@ class Quality:
     inliers: int
     certain: float | None  # fraction of the dense grid that is certain
     parallax_rad: float  # median angle between the rays of a match after the rotation is undone
+    zoom: float = 0.0  # |log| of the matches' spread in the frame over that in the keyframe
 
 
 def sharpness(rgb: ByteArray) -> float:
@@ -90,6 +100,18 @@ def parallax_rad(query_rays: FloatArray, keyframe_rays: FloatArray, R: FloatArra
     cosine = (a * keyframe_rays).sum(axis=1)
     angles = np.arctan2(sine, cosine)
     return float(np.nanmedian(angles)) if np.isfinite(angles).any() else 0.0
+
+
+def zoom(query_rays: FloatArray, keyframe_rays: FloatArray, R: FloatArray) -> float:
+    """|log| of how much larger the matches' pattern is in the query, R (keyframe from query)."""
+    spread = []
+    for rays in (query_rays @ R.T, keyframe_rays):
+        ahead = rays[(rays[:, 2] > 0) & np.isfinite(rays).all(axis=1)]
+        if len(ahead) < 2:
+            return 0.0
+        xy = ahead[:, :2] / ahead[:, 2:]
+        spread.append(float(np.abs(xy - np.median(xy, axis=0)).mean()))
+    return abs(float(np.log(spread[0] / spread[1]))) if min(spread) > 0 else 0.0
 
 
 def certain_fraction(match: DenseMatch | Correspondences | None) -> float | None:
@@ -136,5 +158,6 @@ class KeyframePolicy:
             or quality.inliers < (o.inliers_min + slack) * self._best_inliers
             or (quality.certain or 0.0) < (o.certain_min + slack) * self._best_certain
             or quality.parallax_rad > o.parallax_max_rad * (1 - slack)
+            or quality.zoom > o.zoom_max * (1 - slack)
         )
         return self._wanted

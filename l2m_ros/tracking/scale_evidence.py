@@ -1,6 +1,5 @@
-"""Where the metres come from besides a depth image: a right image, or odometry.
-
-The right image is matched once per keyframe, by the same matcher, and becomes a depth of it.
+"""Where the metres come from besides a depth image: a right image, odometry, a network; and the
+depth of two views whose poses are known.
 """
 
 from __future__ import annotations
@@ -12,10 +11,10 @@ import numpy as np
 
 from l2m_ros.geometry.camera import project, unproject
 from l2m_ros.geometry.scale import ScaleEvidence
-from l2m_ros.matching.matcher import Match, Matcher
+from l2m_ros.matching.matcher import Match
 from l2m_ros.tracking.keyframes import Keyframe
 from l2m_ros.tracking.odometry import OdometryStep
-from l2m_ros.types import Camera, DenseMatch, Features, FloatArray, Frame
+from l2m_ros.types import Camera, DenseMatch, FloatArray
 
 MIN_CERTAINTY = 0.5
 MAX_EPIPOLAR_PX = 1.5  # a match off the epipolar line by more is wrong
@@ -26,7 +25,10 @@ SPLAT_PX = 5  # a sparse match tells the depth of this many pixels across
 
 def scale_evidence(keyframe: Keyframe, step: OdometryStep | None) -> ScaleEvidence:
     """All that is known of the scale between a frame and its keyframe; step: the camera's."""
-    evidence = ScaleEvidence(stereo_depth=keyframe.stereo_depth)
+    evidence = ScaleEvidence()
+    if keyframe.stereo is not None:
+        found = keyframe.stereo
+        evidence = ScaleEvidence(stereo_depth=found.depth_m, stereo_sigma_px=found.sigma_px)
     if step is not None:
         evidence = replace(evidence, odometry=step.a_from_b, odometry_covariance=step.covariance)
     mono = keyframe.mono_depth
@@ -40,18 +42,10 @@ def scale_evidence(keyframe: Keyframe, step: OdometryStep | None) -> ScaleEviden
     return evidence
 
 
-def stereo_depth(matcher: Matcher, features: Features, frame: Frame) -> FloatArray | None:
-    """(H, W) metres in the left image, NaN = unknown, from its right image."""
-    if frame.right_rgb is None or frame.right_camera is None or frame.right_from_camera is None:
-        return None
-    right = matcher.reference(matcher.encode(frame.right_rgb))
-    match = matcher.match(features, right)
-    return depth_of_match(match, frame.camera, frame.right_camera, frame.right_from_camera)
-
-
 def depth_of_match(
     match: Match, left: Camera, right: Camera, right_from_left: FloatArray
 ) -> FloatArray:
+    """(H, W) metres in the left image, NaN = unknown, of two views whose poses are known."""
     if not isinstance(match, DenseMatch):
         z = triangulate(match.query_px, match.keyframe_px, left, right, right_from_left)
         return _splat(match.query_px, z, left)

@@ -12,6 +12,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 
 from l2m_ros.geometry.camera import unproject
+from l2m_ros.geometry.stereo import stereo_depth
 from l2m_ros.matching.matcher import Match, Matcher
 from l2m_ros.matching.mono_depth import DepthReader
 from l2m_ros.matching.sampling import correspondences
@@ -26,13 +27,13 @@ from l2m_ros.tracking.keyframes import (
     certain_fraction,
     coverage,
     parallax_rad,
+    zoom,
 )
 from l2m_ros.tracking.odom_frame import OdomFrame, Sighting, moved_chain
 from l2m_ros.tracking.odometry import OdometrySample
 from l2m_ros.tracking.options import TrackerOptions
 from l2m_ros.tracking.pose_checks import MatchedFrame, PoseChecks, Remarks
 from l2m_ros.tracking.result import Outcome, TrackResult, TrackState
-from l2m_ros.tracking.scale_evidence import stereo_depth
 from l2m_ros.tracking.velocity import twist_between
 from l2m_ros.types import (
     Features,
@@ -261,12 +262,12 @@ class Tracker:
     ) -> Keyframe:
         with now.times.stage("reference"):
             reference = self._matcher.reference(now.features)
-        depth = None
+        stereo = None
         if now.frame.right_rgb is not None and now.frame.depth is None:
             with now.times.stage("stereo"):
-                depth = stereo_depth(self._matcher, now.features, now.frame)
+                stereo = stereo_depth(now.frame)
         mono = None
-        if self._depth_reader is not None and depth is None and now.frame.depth is None:
+        if self._depth_reader is not None and stereo is None and now.frame.depth is None:
             with now.times.stage("mono_depth"):
                 mono = self._depth_reader.read(now.frame.rgb, now.frame.camera)
         taken = Keyframe(
@@ -276,7 +277,7 @@ class Tracker:
             reference=reference,
             odom_from_keyframe=place,
             odom_covariance=covariance,
-            stereo_depth=depth,
+            stereo=stereo,
             mono_depth=mono,
             odometry=now.odometry,
         )
@@ -319,13 +320,15 @@ def _quality(frame: Frame, attempt: _Attempt) -> Quality:
     outcome = attempt.outcome
     assert not isinstance(outcome, Lost)
     inliers = attempt.seen.pairs.select(outcome.inliers)
+    rays = (
+        unproject(frame.camera, inliers.query_px),
+        unproject(attempt.keyframe.frame.camera, inliers.keyframe_px),
+    )
+    R = outcome.keyframe_from_camera[:3, :3]
     return Quality(
         coverage=coverage(inliers.query_px, frame.camera.size),
         inliers=len(inliers),
         certain=certain_fraction(attempt.match),
-        parallax_rad=parallax_rad(
-            unproject(frame.camera, inliers.query_px),
-            unproject(attempt.keyframe.frame.camera, inliers.keyframe_px),
-            outcome.keyframe_from_camera[:3, :3],
-        ),
+        parallax_rad=parallax_rad(*rays, R),
+        zoom=zoom(*rays, R),
     )
