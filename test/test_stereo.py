@@ -8,7 +8,10 @@ import pytest
 
 from l2m_ros.geometry import se3
 from l2m_ros.geometry.camera import unproject
+from l2m_ros.geometry.rectification import rectified_pair
 from l2m_ros.geometry.stereo import stereo_depth
+from l2m_ros.geometry.stereo_check import check_pair
+from l2m_ros.tracking.stereo_watch import StereoWatch
 from l2m_ros.types import Camera, Frame
 
 CAMERA = Camera(320, 200, np.array([[250.0, 0, 160], [0, 250.0, 100], [0, 0, 1]]))
@@ -103,3 +106,33 @@ def test_blank_walls_and_infinity_have_no_depth():
 
 def test_no_right_image_no_depth():
     assert stereo_depth(Frame(np.zeros((200, 320, 3), np.uint8), CAMERA)) is None
+
+
+def test_a_calibrated_pair_is_in_order():
+    frame, _ = pair((0.1, 0.2, 1.0), 4.0)
+    assert check_pair(rectified_pair(frame)).problem is None
+
+
+def test_rows_apart_are_said():
+    frame, _ = pair((0.1, 0.2, 1.0), 4.0)
+    knocked = replace(frame, right_rgb=np.roll(frame.right_rgb, 4, axis=0))
+    check = check_pair(rectified_pair(knocked))
+    assert check.row_px == pytest.approx(4.0, abs=0.5)
+    assert "4.0 px above or below their row" in check.problem and "calibrate" in check.problem
+
+
+def test_swapped_images_are_said():
+    frame, _ = pair((0.1, 0.2, 1.0), 4.0)
+    swapped = replace(frame, rgb=frame.right_rgb, right_rgb=frame.rgb)
+    assert "swapped" in check_pair(rectified_pair(swapped)).problem
+
+
+def test_the_watch_speaks_when_two_checks_agree_and_is_quiet_again():
+    good, _ = pair((0.1, 0.2, 1.0), 4.0)
+    bad = replace(good, right_rgb=np.roll(good.right_rgb, 4, axis=0))
+    watch = StereoWatch()
+    said = []
+    for frame in (bad, bad, good):
+        watch.depth(frame)
+        said.append(watch.problem)
+    assert said[0] is None and "calibrate" in said[1] and said[2] is None

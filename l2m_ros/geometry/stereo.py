@@ -52,8 +52,10 @@ class StereoDepth:
 def stereo_depth(frame: Frame) -> StereoDepth | None:
     """None where the frame has no right image."""
     pair = rectified_pair(frame)
-    if pair is None:
-        return None
+    return None if pair is None else depth_of_pair(pair)
+
+
+def depth_of_pair(pair: RectifiedPair) -> StereoDepth:
     disparity_px, sigma_px = disparity(pair)
     parallax_px = disparity_px - pair.infinity_px
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -12,7 +12,6 @@ from collections import deque
 from dataclasses import dataclass, replace
 
 from l2m_ros.geometry.camera import unproject
-from l2m_ros.geometry.stereo import stereo_depth
 from l2m_ros.matching.matcher import Match, Matcher
 from l2m_ros.matching.mono_depth import DepthReader
 from l2m_ros.matching.sampling import correspondences
@@ -34,6 +33,7 @@ from l2m_ros.tracking.odometry import OdometrySample
 from l2m_ros.tracking.options import TrackerOptions
 from l2m_ros.tracking.pose_checks import MatchedFrame, PoseChecks, Remarks
 from l2m_ros.tracking.result import Outcome, TrackResult, TrackState
+from l2m_ros.tracking.stereo_watch import StereoWatch
 from l2m_ros.tracking.velocity import twist_between
 from l2m_ros.types import (
     Features,
@@ -91,6 +91,7 @@ class Tracker:
         self._policy = KeyframePolicy(options.keyframes)
         self._next_id = 0
         self._odom, self._checks = OdomFrame(), PoseChecks(options)
+        self._stereo = StereoWatch()
         self.reset()
 
     def reset(self) -> None:
@@ -154,7 +155,7 @@ class Tracker:
         seen = MatchedFrame(now.frame, now.odometry, keyframe, pairs)
         with now.times.stage("pose"):
             outcome, remarks = self._checks.pose(seen, self._odom.newest(keyframe.chain))
-        return _Attempt(match, seen, outcome, remarks)
+        return _Attempt(match, seen, outcome, {**remarks, "stereo": self._stereo.problem})
 
     def _recover(self, now: _EncodedFrame, failed: _Attempt) -> _Attempt:
         """Try one of the earlier keyframes, another one each frame, the newest first."""
@@ -265,7 +266,7 @@ class Tracker:
         stereo = None
         if now.frame.right_rgb is not None and now.frame.depth is None:
             with now.times.stage("stereo"):
-                stereo = stereo_depth(now.frame)
+                stereo = self._stereo.depth(now.frame)
         mono = None
         if self._depth_reader is not None and stereo is None and now.frame.depth is None:
             with now.times.stage("mono_depth"):
