@@ -10,14 +10,9 @@ import numpy as np
 from l2m_ros.errors import InvalidInput
 from l2m_ros.frames.encodings import BIT_DEPTHS
 from l2m_ros.frames.inputs import CAMERA_INFO, DEPTH, IMAGE, RIGHT, RIGHT_INFO, Bundle, Report
-from l2m_ros.frames.messages import (
-    image_bits,
-    read_camera,
-    read_depth,
-    read_image,
-    read_right_from_camera,
-)
+from l2m_ros.frames.messages import image_bits, read_camera, read_depth, read_image
 from l2m_ros.frames.rectified import camera_info_bytes, is_rectified
+from l2m_ros.frames.stereo_pair import StereoPairs
 from l2m_ros.image_header import USUAL, SizeLimits, check_sides
 from l2m_ros.types import ByteArray, Camera, FloatArray, Frame
 
@@ -26,6 +21,7 @@ class FrameBuilder:
     """Messages -> Frame.
 
     A bad image or camera_info refuses the whole frame. Bad depth or a bad right image is left out.
+    A raw stereo pair is rectified (`stereo_pair.py`).
     Either is reported under the topic's name. `limits` bounds what is decoded, `rectified` is the
     parameter, `image_topic` the full name of the topic that the images come on.
     """
@@ -45,16 +41,20 @@ class FrameBuilder:
         self._limits = limits
         self._image_bits = image_bits  # of a camera that fills fewer than 16; 0: as observed
         self._bits_seen: dict[str, int] = {}
-        self._cameras: dict[str, tuple[bytes, Camera]] = {}
+        self._left: tuple[bytes, Camera] | None = None
+        self._pairs = StereoPairs(rectified, image_topic)
 
     def build(self, bundle: Bundle) -> Frame:
         """Raises InvalidInput where the messages make no frame; the reason is reported too."""
         messages = bundle.messages
         image = messages[IMAGE]
         rgb = self._checked(IMAGE, lambda: self._image(IMAGE, image))
-        camera = self._checked(CAMERA_INFO, lambda: self._camera(CAMERA_INFO, messages, rgb.shape))
+        camera = self._checked(CAMERA_INFO, lambda: self._camera(messages, rgb.shape))
         depth = self._optional(DEPTH, messages, lambda: self._depth(messages, camera))
-        right = self._optional(RIGHT, messages, lambda: self._right(messages))
+        right: dict[str, Any] | None = None
+        if depth is None:  # depth is of the image as it is: with it, nothing is rectified
+            pair = self._optional(RIGHT, messages, lambda: self._pair(messages, rgb))
+            rgb, camera, right = pair or (rgb, camera, None)
         return Frame(
             rgb,
             camera,
@@ -82,29 +82,26 @@ class FrameBuilder:
         except InvalidInput:
             return None
 
-    def _camera(self, topic: str, messages: dict[str, Any], shape: tuple[int, ...]) -> Camera:
-        info = messages[topic]
+    def _camera(self, messages: dict[str, Any], shape: tuple[int, ...]) -> Camera:
+        info = messages[CAMERA_INFO]
         says = camera_info_bytes(info)
-        known = self._cameras.get(topic)
-        if known is None or known[0] != says:
+        if self._left is None or self._left[0] != says:
             rectified = is_rectified(self._rectified, info, self._image_topic)
-            known = (says, read_camera(info, rectified=rectified))
-            self._cameras[topic] = known
-        camera = known[1]
-        if camera.size != (shape[1], shape[0]):
-            raise InvalidInput(
-                f"{topic} is of {camera.width}x{camera.height} but the image is "
-                f"{shape[1]}x{shape[0]}: remap {topic} to the topic that belongs to the image"
-            )
+            self._left = (says, read_camera(info, rectified=rectified))
+        camera = self._left[1]
+        _check_size(CAMERA_INFO, camera, shape)
         return camera
 
-    def _right(self, messages: dict[str, Any]) -> dict[str, Any]:
-        rgb = self._image(RIGHT, messages[RIGHT])
-        return {
-            "right_rgb": rgb,
-            "right_camera": self._camera(RIGHT_INFO, messages, rgb.shape),
-            "right_from_camera": read_right_from_camera(messages[RIGHT_INFO]),
-        }
+    def _pair(
+        self, messages: dict[str, Any], rgb: ByteArray
+    ) -> tuple[ByteArray, Camera, dict[str, Any]]:
+        """(left image, its camera, the right one), all of them rectified."""
+        right = self._image(RIGHT, messages[RIGHT])
+        _check_size(RIGHT_INFO, read_camera(messages[RIGHT_INFO]), right.shape)
+        pair = self._pairs.of(messages[CAMERA_INFO], messages[RIGHT_INFO])
+        rgb, right = pair.images(rgb, right)
+        parts = {"right_camera": pair.right, "right_from_camera": pair.right_from_left}
+        return rgb, pair.left, {"right_rgb": right, **parts}
 
     def _image(self, topic: str, message: Any) -> ByteArray:
         rgb = read_image(message, self._limits, self._bits(topic, message))
@@ -137,3 +134,11 @@ class FrameBuilder:
                 "its projector off?"
             )
         return depth
+
+
+def _check_size(topic: str, camera: Camera, shape: tuple[int, ...]) -> None:
+    if camera.size != (shape[1], shape[0]):
+        raise InvalidInput(
+            f"{topic} is of {camera.width}x{camera.height} but the image is "
+            f"{shape[1]}x{shape[0]}: remap {topic} to the topic that belongs to the image"
+        )

@@ -164,9 +164,11 @@ def read_camera(info: Any, *, rectified: bool = False) -> Camera:
     )
 
 
-def read_right_from_camera(right_info: Any) -> FloatArray:
-    """4x4 of a rectified stereo pair: P[0, 3] = -fx * baseline."""
-    P = _field(right_info, "p").reshape(3, 4)
+def read_right_from_camera(right_info: Any, left_info: Any | None = None) -> FloatArray:
+    """4x4 of a rectified stereo pair: P[0, 3] = -fx * baseline; of the left one, usually 0."""
+    P = _field(right_info, "p").reshape(3, 4).copy()
+    if left_info is not None:
+        P[0, 3] -= _field(left_info, "p").reshape(3, 4)[0, 3]
     if not P[0, 0] or not P[0, 3]:
         raise InvalidInput(
             "right/camera_info holds no baseline (P[3] = 0): publish the rectified pair with its "
@@ -178,6 +180,11 @@ def read_right_from_camera(right_info: Any) -> FloatArray:
         raise InvalidInput(
             f"right/camera_info says that the baseline is {baseline_m:g} m (P[3] = {P[0, 3]:g}, "
             f"P[0] = {P[0, 0]:g}): calibrate the pair, or leave right/image unconnected"
+        )
+    if baseline_m < 0:
+        raise InvalidInput(
+            f"right/camera_info says that the right camera is {-baseline_m:g} m to the left of the "
+            "left one (P[3] > 0): swap the left and the right topics"
         )
     right_from_camera = np.eye(4)
     right_from_camera[0, 3] = -baseline_m
