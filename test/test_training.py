@@ -26,6 +26,7 @@ from l2m_ros.workshop.training.data import (
     Ahead,
     Batches,
     PhotographPairs,
+    Schedule,
     SizeShare,
     collate,
     stretched,
@@ -41,10 +42,12 @@ from l2m_ros.workshop.training.decoder import (
 )
 from l2m_ros.workshop.training.device_data import DeviceBatches
 from l2m_ros.workshop.training.ema import Ema
-from l2m_ros.workshop.training.loop import LoopOptions
+from l2m_ros.workshop.training.loop import LoopOptions, Run, learning
+from l2m_ros.workshop.training.processes import Processes, local_device
 from l2m_ros.workshop.training.validation import LiftedValidation
 
 ROOT = Path(__file__).parents[1]
+ALONE = Processes()
 TINY = {"fine": 8, "middle": 16, "coarse": 32, "descriptor": 16, "hidden": 16, "hidden_fine": 8}
 TINY |= {"descriptor_middle": 8, "descriptor_fine": 8, "self_blocks": 1, "cross_blocks": 1}
 
@@ -202,13 +205,20 @@ def _one_thread() -> dict[str, str]:
 
 
 def test_two_processes_are_one_with_the_whole_batch(tmp_path: Path) -> None:
-    """gloo, two processes of two pairs each against one process of four."""
+    """gloo, two processes of two pairs each against one process of four; running statistics of
+    normalisations are the mean over both."""
     options = options_from(settings(3))
     alone = train_tiny(tmp_path / "alone", options)
     script = tmp_path / "part.py"
     script.write_text(
         f"import sys; sys.path[:0] = {[str(ROOT), str(ROOT / 'test')]}\n"
         "from pathlib import Path\n"
+        "import torch\n"
+        "from l2m_ros.workshop.training.processes import Processes\n"
+        "processes, norm = Processes.join('cpu'), torch.nn.BatchNorm1d(1, momentum=1.0)\n"
+        "norm(torch.tensor([[0.0], [2.0]]) + 4 * processes.rank)\n"
+        "processes.average_statistics(norm)\n"
+        "assert norm.running_mean.item() == 3.0, norm.running_mean\n"
         "from test_training import options_from, settings, train_tiny\n"
         f"folder = Path({str(tmp_path / 'together')!r})\n"
         "import test_training\n"
@@ -250,7 +260,7 @@ def test_batches_are_the_same_for_any_number_of_processes_and_threads() -> None:
     ahead = Ahead(batches, 0, 1, workers=2)
     for step in (5, 6, 7):
         here = batches.batch(step, rank=0, count=1, difficulty=0.5)
-        assert torch.equal(ahead.batch(step, 0.5).keyframe, here.keyframe)
+        assert torch.equal(ahead.batch(step, lambda step: 0.5).keyframe, here.keyframe)
     with pytest.raises(InvalidInput, match="does not divide among 3 processes"):
         batches.batch(0, rank=0, count=3, difficulty=0.5)
 
@@ -396,7 +406,110 @@ def test_photographs_are_held_out() -> None:
     for few in (2, 3, 19):
         kept, held_out = split_photographs(paths[:few])
         assert len(held_out) == 1 and sorted(kept + held_out) == sorted(paths[:few])
-    assert split_photographs(paths[:1]) == (paths[:1], paths[:1])
+    with pytest.raises(InvalidInput, match="two photographs"):
+        split_photographs(paths[:1])
+
+
+def test_a_single_photograph_is_cut_in_two(tmp_path: Path) -> None:
+    """Before, it was trained on and measured on."""
+    from l2m_ros.commands.train import _split
+
+    (kept,), (held_out,) = _split(sorted(write_photographs(tmp_path / "one", 1).iterdir()))
+    assert kept.shape[1] + held_out.shape[1] == 160
+    assert not np.array_equal(kept, held_out)
+
+
+def test_rendered_images_that_are_measured_on_show_other_worlds(monkeypatch) -> None:
+    """Before, the held-out frames lay between frames of the same walls."""
+    from l2m_ros.commands import train
+    from l2m_ros.workshop.simulation import sequence
+
+    worlds: list[int] = []
+
+    def simulated(options):
+        worlds.append(options.scene_seed)
+        return []
+
+    monkeypatch.setattr(sequence, "simulate", simulated)
+    train._pairs(None, options_from(settings(1)))
+    assert len(worlds) == 6 and not set(worlds[:3]) & set(worlds[3:])
+
+
+def test_l2m_is_measured_on_real_scenes_at_a_size_that_it_takes(
+    tmp_path: Path, monkeypatch
+) -> None:
+    """Before: 640x480, refused by a ViT with cells of 14 pixels."""
+    from fakes.scenes import PATH, write_relief
+
+    from l2m_ros.commands import train
+    from l2m_ros.networks.l2m.network import TINY as THIN
+
+    monkeypatch.setattr(train, "SCENE_PAIRS", 1)
+    write_relief(tmp_path / "scene", PATH[:2])
+    with torch.no_grad():
+        figures = train._scenes(tmp_path, "l2m")(build("l2m", **THIN).eval())
+    assert set(figures) == {"auc10_scene", "auc10_mean"}
+
+
+def test_what_is_frozen_keeps_its_statistics_too() -> None:
+    """rates: 0 froze the weights while BatchNorm's running means moved on."""
+    model = torch.nn.ModuleDict(
+        {
+            "still": torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3)),
+            "moving": torch.nn.BatchNorm1d(3),
+        }
+    )
+    learning(model, LoopOptions(steps=1, rates={"still": 0.0}))
+    for _ in range(2):
+        model["moving"](model["still"](torch.randn(8, 3) + 5))
+    assert float(model["still"][1].running_mean.abs().max()) == 0.0
+    assert float(model["moving"].running_mean.abs().max()) > 0.0
+    assert model["still"][1].num_batches_tracked == 0
+
+
+class _Difficulties(Schedule):
+    """Remembers what each step's batch was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__((SizeShare(32, 32, 1, 1.0),))
+        self.asked: dict[int, float] = {}
+
+    def batch(self, step, *, rank, count, difficulty):
+        self.asked[step] = difficulty
+        return _Nothing()
+
+
+class _Nothing:
+    def to(self, device):
+        return self
+
+
+def test_difficulty_is_that_of_the_step_however_many_workers_are_ahead(tmp_path: Path) -> None:
+    """A resumed run begins its queue anew: with the submit time's difficulty it differed."""
+    asked = []
+    for workers, first in ((0, 0), (3, 0), (3, 4)):
+        schedule = _Difficulties()
+        model = torch.nn.Linear(1, 1)
+        options = LoopOptions(steps=8, workers=workers, ramp=1.0, bf16=False)
+        run = Run(model, lambda m, b: (m(torch.ones(1, 1)).sum(), {}), schedule, options, ALONE)
+        run.step = first
+        while run.step < 8:
+            run.advance(run.share())
+        asked.append({step: schedule.asked[step] for step in range(4, 8)})
+    assert asked[0] == asked[1] == asked[2]
+    assert len(set(asked[0].values())) == 4
+
+
+def test_each_process_has_a_gpu_of_its_own(monkeypatch) -> None:
+    """torchrun names it by LOCAL_RANK; before, every process worked on the first."""
+    chosen = []
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 7)
+    assert Processes.join("cuda").rank == 7
+    assert chosen == ["cuda:3"] and local_device("cpu") == "cpu"
 
 
 # --- learning ---------------------------------------------------------------------------------

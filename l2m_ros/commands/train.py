@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 SCENE_PAIRS = 8  # of each real scene, at every validation: half a minute on two cores
 TAR: dict[str, Any] = {"filter": "data"}  # nothing outside of the folder, no links, no devices
 RENDERED_FRAMES = 24  # per world, where no photographs are named
+HELD_OUT_SEED = 900  # of the worlds that are only measured on
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     folder = args.out or Path("runs") / options.model
     pairs, held_out = _pairs(_unpacked(args.photographs, folder), options)
     pairs = _with_stored(pairs, args, options)
-    scenes = _scenes(args.scenes)
+    scenes = _scenes(args.scenes, options.model)
     network = _network(options, args.xfeat, begins=args.carry is None)
     leads = train_decoder(options, network, pairs, held_out, folder, scenes, args.carry)
     if leads:
@@ -159,21 +160,34 @@ def _pairs(
     """Pairs to train on and pairs of held-out photographs; on a GPU the first are made there."""
     from l2m_ros.workshop.lifting.photographs import find_photographs
     from l2m_ros.workshop.training.data import PhotographPairs, usable_photographs
-    from l2m_ros.workshop.training.decoder import split_photographs
 
     seed, device = options.loop.seed, options.loop.device
     if photographs is None:
-        images = _rendered_images()
-        kept, measured_on = split_photographs(images, every=10)
-        return PhotographPairs(kept, seed), PhotographPairs(measured_on, seed + 999)
+        _say("no --photographs: images of rendered worlds are used, good for a trial only")
+        images, other_worlds = (
+            rendered_images(RENDERED_FRAMES, 0),
+            rendered_images(3, HELD_OUT_SEED),
+        )
+        return PhotographPairs(images, seed), PhotographPairs(other_worlds, seed + 999)
     found = usable_photographs(find_photographs(photographs), _say)
-    kept, held_out = split_photographs(found)
+    kept, held_out = _split(found)
     measured = PhotographPairs(held_out, seed + 999)
     if not device.startswith("cuda") and not options.pairs_on_device:
         return PhotographPairs(kept, seed), measured
     from l2m_ros.workshop.training.device_data import DeviceBatches
 
     return DeviceBatches(kept, options.sizes, seed, options.both_ways, device), measured
+
+
+def _split(found: list[Path]) -> tuple[list[Any], list[Any]]:
+    """(to train on, held out) photographs; a single one is cut in two."""
+    from l2m_ros.workshop.lifting.photographs import read_photograph
+    from l2m_ros.workshop.training.decoder import halves, split_photographs
+
+    if len(found) > 1:
+        return split_photographs(found)
+    kept, held_out = halves(read_photograph(found[0], longest_side=2048))
+    return [kept], [held_out]
 
 
 def _with_stored(
@@ -203,17 +217,18 @@ def _with_stored(
     return MixedPairs([pairs, *makers], shares, seed)
 
 
-def _rendered_images() -> list[Any]:
+def rendered_images(frames: int, world: int) -> list[Any]:
     """Images of the simulator's worlds: enough to try the training, not to ship its result."""
     from l2m_ros.progress import track
     from l2m_ros.workshop.simulation.sequence import SimulationOptions, simulate
 
-    _say("no --photographs: images of rendered worlds are used, good for a trial only")
     images = []
     for scene in ("room", "corridor", "yard"):
-        options = SimulationOptions(scene=scene, frames=RENDERED_FRAMES, rate_hz=1.0, stereo=False)
-        frames = track(simulate(options), f"rendering {scene}", total=RENDERED_FRAMES)
-        images += [frame.frame.rgb for frame in frames]
+        options = SimulationOptions(
+            scene=scene, frames=frames, rate_hz=1.0, stereo=False, seed=world, scene_seed=world
+        )
+        seen = track(simulate(options), f"rendering {scene}", total=frames)
+        images += [frame.frame.rgb for frame in seen]
     return images
 
 
@@ -276,7 +291,7 @@ def _network(options: DecoderOptions, xfeat: Path | None, begins: bool) -> nn.Mo
     return network
 
 
-def _scenes(folder: Path | None) -> Validate | None:
+def _scenes(folder: Path | None, architecture: str) -> Validate | None:
     """AUC@10 degrees over some pairs of every scene, as `l2m evaluate` has it."""
     if folder is None:
         return None
@@ -291,7 +306,7 @@ def _scenes(folder: Path | None) -> Validate | None:
 
     def validate(model: nn.Module) -> dict[str, float]:
         device = next(model.parameters()).device.type
-        card = ModelCard(name="trained", architecture="lite", input=_input_of("lite"))
+        card = ModelCard(name="trained", architecture=architecture, input=_input_of(architecture))
         matcher = NetworkMatcher(card, TorchBackend(model, device))
         options = BenchmarkOptions(limit=SCENE_PAIRS)
         figures = {}

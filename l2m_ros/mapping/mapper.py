@@ -16,7 +16,7 @@ import numpy as np
 from l2m_ros.errors import MapError
 from l2m_ros.geometry import se3
 from l2m_ros.geometry.stereo import stereo_depth
-from l2m_ros.mapping import codec, descriptor, graph
+from l2m_ros.mapping import chaining, codec, descriptor, graph
 from l2m_ros.mapping.options import MAPPER, MapperOptions
 from l2m_ros.mapping.places import Places, view_distance
 from l2m_ros.mapping.records import GIVEN_DEPTH, TRIANGULATED, Edge, MapKeyframe, StoredFeatures
@@ -237,7 +237,7 @@ class Mapper:
         """
         loops = [edge for edge in self._edges if edge.kind != "odometry"]
         group = {}
-        for number, ids in enumerate(graph.components(self._ids, loops)):
+        for number, ids in enumerate(chaining.components(self._ids, loops)):
             group.update(dict.fromkeys(ids, number))
         dropped = []
         for edge in [e for e in self._edges if e.kind == "odometry"]:
@@ -267,7 +267,7 @@ class Mapper:
 
     def optimise(self, keep: Collection[int] = ()) -> None:
         """New places for the largest connected group, or that of `keep`; the rest has none."""
-        groups = graph.components(self._ids, self._edges)
+        groups = chaining.components(self._ids, self._edges)
         if not groups:
             return
         groups.sort(key=lambda group: not any(id in keep for id in group))
@@ -275,7 +275,7 @@ class Mapper:
         known = {id: pose for id, (pose, _) in self.places.poses.items()}
         inside = set(main)
         edges = [e for e in self._edges if e.a in inside]
-        first = graph.chained(main, edges, {id: known[id] for id in main if id in known})
+        first = chaining.chained(main, edges, {id: known[id] for id in main if id in known})
         placed = graph.optimised(edges, first)
         lost: dict[int, None] = {id: None for group in groups[1:] for id in group}
         self.store.set_poses({**placed, **lost})

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from l2m_ros.errors import InvalidInput
+from l2m_ros.types import ByteArray
 from l2m_ros.workshop.lifting.pairs import PairOptions
 from l2m_ros.workshop.lifting.photographs import read_photograph
 from l2m_ros.workshop.lifting.sky import sky_by_rule
@@ -54,11 +55,14 @@ class PairBatch:
     b_from_a: Tensor  # (B, 4, 4)
 
 
-def load_photographs(paths: Sequence[Path], width: int = 448, height: int = 336) -> Tensor:
+def load_photographs(
+    photographs: Sequence[Path] | Sequence[ByteArray], width: int = 448, height: int = 336
+) -> Tensor:
     """(N, 3, h, w) uint8: each photograph's middle, of the one shape that a batch needs."""
-    if not paths:
+    if not photographs:
         raise InvalidInput("no photographs to make pairs of")
-    return torch.stack([_cropped(read_photograph(path), width, height) for path in paths])
+    images = (p if isinstance(p, np.ndarray) else read_photograph(p) for p in photographs)
+    return torch.stack([_cropped(image, width, height) for image in images])
 
 
 def _cropped(rgb: np.ndarray, width: int, height: int) -> Tensor:

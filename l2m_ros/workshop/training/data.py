@@ -201,6 +201,9 @@ class Batches(Schedule):
 class Ahead:
     """Batches of the coming steps, made by threads while the device computes.
 
+    `difficulty_of` gives the difficulty of a step: of the step that a batch is for, not of the
+    moment at which it is begun, so that a resumed run makes the same batches.
+
     OpenCV and NumPy let go of the interpreter's lock, so threads do; with 0 workers the batch is
     made when it is asked for, which is best where the network runs on the same cores.
     """
@@ -210,11 +213,12 @@ class Ahead:
         self._pool = ThreadPoolExecutor(workers) if workers else None
         self._coming: dict[int, Future[Batch]] = {}
 
-    def batch(self, step: int, difficulty: float) -> Batch:
+    def batch(self, step: int, difficulty_of: Callable[[int], float]) -> Batch:
         if self._pool is None:
-            return self._made(step, difficulty)
+            return self._made(step, difficulty_of(step))
         for coming in range(step, step + self.workers + 1):
             if coming not in self._coming:
+                difficulty = difficulty_of(coming)
                 self._coming[coming] = self._pool.submit(self._made, coming, difficulty)
         return self._coming.pop(step).result()
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from l2m_ros.errors import InvalidInput
 from l2m_ros.networks.checkpoint import load_state, read_state, torch_tensors
 from l2m_ros.spelling import nearest
+from l2m_ros.types import ByteArray
 from l2m_ros.workshop.training import checkpoint
 from l2m_ros.workshop.training.carry import begin_from
 from l2m_ros.workshop.training.data import Batch, Batches, PairMaker, Schedule, SizeShare
@@ -193,8 +194,18 @@ def mean_weights(folder: Path) -> dict[str, Tensor]:
 def split_photographs(paths: Sequence[T], every: int = 20) -> tuple[list[T], list[T]]:
     """(to train on, held out): every twentieth, so that all folders are in both.
 
-    Of fewer than twenty one is held out; a single one has to serve for both.
+    Of fewer than twenty one is held out; a single one cannot be split (`halves` can).
     """
-    every = min(every, max(len(paths), 1))
+    if len(paths) < 2:
+        raise InvalidInput("training and measuring take two photographs at least")
+    every = min(every, len(paths))
     kept = [path for index, path in enumerate(paths) if index % every]
-    return kept or list(paths), list(paths[::every])
+    return kept, list(paths[::every])
+
+
+def halves(rgb: ByteArray) -> tuple[ByteArray, ByteArray]:
+    """A single photograph cut across its longer side: one half to train on, one held out."""
+    height, width = rgb.shape[:2]
+    if width >= height:
+        return rgb[:, : width // 2], rgb[:, width // 2 :]
+    return rgb[: height // 2], rgb[height // 2 :]

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from l2m_ros.types import ByteArray
 from l2m_ros.workshop.lifting.pairs import PairOptions
 from l2m_ros.workshop.lifting.torch_pairs import (
     PairBatch,
@@ -25,16 +26,16 @@ class DeviceBatches(Schedule):
 
     def __init__(
         self,
-        paths: Sequence[Path],
+        photographs: Sequence[Path] | Sequence[ByteArray],
         sizes: tuple[SizeShare, ...],
         seed: int,
         both_ways: bool,
         device: str,
     ) -> None:
         super().__init__(sizes, seed, both_ways)
-        photographs = load_photographs(paths)
-        self.photographs = photographs.to(device)  # (N, 3, h, w) uint8
-        self.sky = sky_masks(photographs).to(device)  # (N, h, w) bool
+        images = load_photographs(photographs)
+        self.photographs = images.to(device)  # (N, 3, h, w) uint8
+        self.sky = sky_masks(images).to(device)  # (N, h, w) bool
 
     def batch(self, step: int, *, rank: int, count: int, difficulty: float) -> Batch:
         size = self.size_of(step)

@@ -75,6 +75,11 @@ class LoopOptions:
         start, full = self.difficulty
         return start + (full - start) * min(1.0, share / max(self.ramp, 1e-6))
 
+    def difficulty_of(self, step: int, share: float) -> float:
+        """Of a step to come. By --steps it follows from the step alone; by --minutes nobody knows
+        when the step will be, and `share` (now) stands for it."""
+        return self.difficulty_at(share if self.steps is None else step / self.steps)
+
 
 class Run:
     """The state of a training: what a checkpoint holds, and one step of it."""
@@ -89,11 +94,14 @@ class Run:
     ) -> None:
         self.model, self.loss_of, self.batches = model.to(options.device), loss_of, batches
         self.options, self.processes = options, processes
+        if processes.count > 1 and options.device.startswith("cuda"):
+            self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
         processes.same_everywhere(self.model)
         self.ema = Ema(self.model, options.ema)
         self.optimizer = torch.optim.AdamW(
             _groups(self.model, options), lr=options.learning_rate, betas=(0.9, 0.98)
         )
+        learning(self.model, options)
         self.step, self.elapsed_s = 0, 0.0
         self._ahead = Ahead(batches, processes.rank, processes.count, options.workers)
 
@@ -107,7 +115,8 @@ class Run:
     def advance(self, share: float) -> dict[str, float]:
         """One step; returns what the log shows."""
         options, processes = self.options, self.processes
-        batch = self._ahead.batch(self.step, options.difficulty_at(share)).to(options.device)
+        batch = self._ahead.batch(self.step, lambda step: options.difficulty_of(step, share))
+        batch = batch.to(options.device)
         rate = options.rate_at(self.step, share)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("factor", 1.0)
@@ -116,6 +125,7 @@ class Run:
             loss, terms = self.loss_of(self.model, batch)
         loss.backward()
         processes.average_gradients(self.model)
+        processes.average_statistics(self.model)
         norm = torch.nn.utils.clip_grad_norm_(
             self.model.parameters(), options.clip if options.clip > 0 else math.inf
         )
@@ -158,7 +168,7 @@ def _groups(model: nn.Module, options: LoopOptions) -> list[dict[str, object]]:
     """Weights decay; biases, norms and single numbers do not. A factor of 0 freezes."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        factor = next((f for start, f in options.rates.items() if name.startswith(start)), 1.0)
+        factor = _factor(name, options)
         if factor == 0.0:
             parameter.requires_grad_(False)
             continue
@@ -168,6 +178,23 @@ def _groups(model: nn.Module, options: LoopOptions) -> list[dict[str, object]]:
         {"params": parameters, "weight_decay": decay, "factor": factor}
         for (decay, factor), parameters in sorted(groups.items(), key=lambda item: -item[0][0])
     ]
+
+
+def _factor(name: str, options: LoopOptions) -> float:
+    """Of the learning rate of what is called `name`."""
+    return next((f for start, f in options.rates.items() if name.startswith(start)), 1.0)
+
+
+def learning(model: nn.Module, options: LoopOptions) -> nn.Module:
+    """The model in training mode; what is frozen keeps its normalisation statistics as well."""
+    model.train()
+    for name, module in model.named_modules():
+        if (
+            isinstance(module, nn.modules.batchnorm._BatchNorm)
+            and _factor(f"{name}.", options) == 0
+        ):
+            module.eval()
+    return model
 
 
 def train(run: Run, folder: Path, validate: Validate | None = None) -> None:
@@ -225,4 +252,4 @@ def _validate(run: Run, log: Log, validate: Validate) -> None:
             log.validation(run.step, run.elapsed_s, validate(run.model))
     finally:
         run.model.load_state_dict(kept)
-        run.model.train()
+        learning(run.model, run.options)

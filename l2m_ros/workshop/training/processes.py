@@ -23,6 +23,8 @@ class Processes:
         count = int(os.environ.get("WORLD_SIZE", "1"))
         if count == 1:
             return cls()
+        if device.startswith("cuda"):
+            torch.cuda.set_device(local_device(device))
         if not dist.is_initialized():
             dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
         return cls(dist.get_rank(), count)
@@ -53,6 +55,27 @@ class Processes:
             parameter.grad = flat[start:end].view_as(parameter)
             start = end
 
+    @torch.no_grad()
+    def average_statistics(self, module: nn.Module) -> None:
+        """Running means and variances of all normalisations that are learning, the same in every
+        process. On GPUs SyncBatchNorm has seen to the batches' own statistics as well."""
+        if self.count == 1:
+            return
+        statistics = [
+            buffer
+            for norm in module.modules()
+            if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.training
+            for buffer in (norm.running_mean, norm.running_var)
+            if buffer is not None
+        ]
+        if not statistics:
+            return
+        flat = torch.cat([buffer.flatten() for buffer in statistics])
+        dist.all_reduce(flat)
+        parts = (flat / self.count).split([buffer.numel() for buffer in statistics])
+        for buffer, part in zip(statistics, parts, strict=True):
+            buffer.copy_(part.view_as(buffer))
+
     def same_everywhere(self, module: nn.Module) -> None:
         """Everyone starts from the weights of the first."""
         if self.count > 1:
@@ -73,3 +96,11 @@ class Processes:
             message = message.cuda()
         dist.broadcast(message, src=0)
         return float(message)
+
+
+def local_device(device: str) -> str:
+    """The GPU of this process: under torchrun that of LOCAL_RANK, whichever was named."""
+    rank = os.environ.get("LOCAL_RANK")
+    if not device.startswith("cuda") or rank is None:
+        return device
+    return f"cuda:{int(rank)}"
