@@ -147,15 +147,15 @@ def test_a_run_goes_on_from_the_file_that_another_left(tmp_path: Path) -> None:
 
 
 def test_an_archive_of_photographs_is_unpacked_once(tmp_path: Path) -> None:
-    from l2m_ros.commands.train import _unpacked
+    from l2m_ros.commands.train import unpacked
 
     write_photographs(tmp_path / "photographs", 3)
     archive = shutil.make_archive(str(tmp_path / "some"), "gztar", tmp_path / "photographs")
     (tmp_path / "run").mkdir()
-    folder = _unpacked(Path(archive), tmp_path / "run")
+    folder = unpacked(Path(archive), tmp_path / "run")
     assert len(list(folder.rglob("*.png"))) == 3
-    assert _unpacked(Path(archive), tmp_path / "run") == folder
-    assert _unpacked(tmp_path / "photographs", tmp_path) == tmp_path / "photographs"
+    assert unpacked(Path(archive), tmp_path / "run") == folder
+    assert unpacked(tmp_path / "photographs", tmp_path) == tmp_path / "photographs"
 
 
 def test_log_and_curves_hold_what_was_measured(tmp_path: Path) -> None:
@@ -412,9 +412,9 @@ def test_photographs_are_held_out() -> None:
 
 def test_a_single_photograph_is_cut_in_two(tmp_path: Path) -> None:
     """Before, it was trained on and measured on."""
-    from l2m_ros.commands.train import _split
+    from l2m_ros.commands.train import split
 
-    (kept,), (held_out,) = _split(sorted(write_photographs(tmp_path / "one", 1).iterdir()))
+    (kept,), (held_out,) = split(sorted(write_photographs(tmp_path / "one", 1).iterdir()))
     assert kept.shape[1] + held_out.shape[1] == 160
     assert not np.array_equal(kept, held_out)
 

@@ -3,6 +3,7 @@
     l2m train decoder --photographs PHOTOS --minutes 30
     l2m train decoder --minutes 2                       tries it out on images of rendered worlds
     l2m train metric --minutes 30                       keypoints with metres (docs/metric.md)
+    l2m train encoder --minutes 30                      an encoder sees in 3D (docs/encoder.md)
     torchrun --nproc-per-node 2 -m l2m_ros.commands.train decoder --photographs PHOTOS ...
 
 The folder of the run (--out) receives checkpoint.pt, log.csv, validation.csv, curves.png and
@@ -19,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from l2m_ros.commands.train_encoder import add_encoder_arguments, run_encoder
 from l2m_ros.commands.train_metric import run_metric
 from l2m_ros.errors import InvalidInput
 
@@ -39,14 +41,18 @@ HELD_OUT_SEED = 900  # of the worlds that are only measured on
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
-        "stage", choices=["decoder", "metric"],
-        help="decoder: the matching stage; metric: keypoints with metres, from relative poses",
+        "stage", choices=["decoder", "metric", "encoder"],
+        help="decoder: the matching stage; metric: keypoints with metres, from relative poses; "
+        "encoder: features that agree in 3D",
     )  # fmt: skip
     parser.add_argument("--sequences", type=Path, metavar="DIR", help="metric: posed recordings")
     parser.add_argument(
         "--photographs", type=Path, metavar="DIR", help="searched in depth; or a zip or tar"
     )
-    parser.add_argument("--model", default="lite", help="lite (default), lite2 or l2m")
+    parser.add_argument(
+        "--model", default="lite",
+        help="lite (default), lite2 or l2m; encoder: lite, xfeat or LABEL=FILE",
+    )  # fmt: skip
     parser.add_argument("--config", type=Path, help="YAML (default config/train/<model>.yaml)")
     parser.add_argument("--out", type=Path, help="folder of the run (default runs/<model>)")
     parser.add_argument("--minutes", type=float, help="how long; or")
@@ -70,19 +76,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pairs-share", type=float, default=0.5, help="of --pairs beside --photographs (0.5)"
     )
+    add_encoder_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     from l2m_ros.workshop.training.carry import NAME, write_carry
     from l2m_ros.workshop.training.decoder import train_decoder
 
-    if args.stage == "metric":
+    if args.stage != "decoder":
         _check_device(args.device or "cpu")
+    if args.stage == "metric":
         return run_metric(args, args.config)
+    if args.stage == "encoder":
+        return run_encoder(args)
     options = _options(args)
     _check_device(options.loop.device)
     folder = args.out or Path("runs") / options.model
-    pairs, held_out = _pairs(_unpacked(args.photographs, folder), options)
+    pairs, held_out = _pairs(unpacked(args.photographs, folder), options)
     pairs = _with_stored(pairs, args, options)
     scenes = _scenes(args.scenes, options.model)
     network = _network(options, args.xfeat, begins=args.carry is None)
@@ -98,7 +108,7 @@ def _options(args: argparse.Namespace) -> DecoderOptions:
     """The config file's, with what the command line says instead."""
     from l2m_ros.workshop.training.decoder import options_from
 
-    settings = _settings(args.config or config_folder() / f"{args.model}.yaml")
+    settings = settings_of(args.config or config_folder() / f"{args.model}.yaml")
     loop = dict(settings.get("loop") or {})
     if args.minutes is not None or args.steps is not None:
         loop = {k: v for k, v in loop.items() if k not in ("minutes", "steps")}
@@ -108,7 +118,7 @@ def _options(args: argparse.Namespace) -> DecoderOptions:
     return replace(options, start=args.start or options.start)
 
 
-def _unpacked(photographs: Path | None, folder: Path) -> Path | None:
+def unpacked(photographs: Path | None, folder: Path) -> Path | None:
     """A folder of photographs; an archive is unpacked beside the run, once."""
     if photographs is None or not photographs.is_file():
         return photographs
@@ -132,7 +142,7 @@ def config_folder() -> Path:
     return checkout if checkout.is_dir() else installed
 
 
-def _settings(path: Path) -> dict[str, Any]:
+def settings_of(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
@@ -170,7 +180,7 @@ def _pairs(
         )
         return PhotographPairs(images, seed), PhotographPairs(other_worlds, seed + 999)
     found = usable_photographs(find_photographs(photographs), _say)
-    kept, held_out = _split(found)
+    kept, held_out = split(found)
     measured = PhotographPairs(held_out, seed + 999)
     if not device.startswith("cuda") and not options.pairs_on_device:
         return PhotographPairs(kept, seed), measured
@@ -179,7 +189,7 @@ def _pairs(
     return DeviceBatches(kept, options.sizes, seed, options.both_ways, device), measured
 
 
-def _split(found: list[Path]) -> tuple[list[Any], list[Any]]:
+def split(found: list[Path]) -> tuple[list[Any], list[Any]]:
     """(to train on, held out) photographs; a single one is cut in two."""
     from l2m_ros.workshop.lifting.photographs import read_photograph
     from l2m_ros.workshop.training.decoder import halves, split_photographs

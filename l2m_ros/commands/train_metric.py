@@ -46,10 +46,10 @@ def run_metric(args: argparse.Namespace, config: Path | None) -> int:
 
 def _options(args: argparse.Namespace, config: Path | None) -> MetricOptions:
     """The config file's, with what the command line says instead."""
-    from l2m_ros.commands.train import _settings, config_folder
+    from l2m_ros.commands.train import config_folder, settings_of
     from l2m_ros.workshop.training.metric import options_from
 
-    settings = _settings(config or config_folder() / "metric.yaml")
+    settings = settings_of(config or config_folder() / "metric.yaml")
     loop = dict(settings.get("loop") or {})
     if args.minutes is not None or args.steps is not None:
         loop = {k: v for k, v in loop.items() if k not in ("minutes", "steps")}

@@ -30,9 +30,9 @@ PROCEDURAL = ProceduralDepth()
 class ViewOptions:
     """How many views, and how far apart they are."""
 
-    width: int = 320
-    height: int = 256
-    gathered: int = 4  # views whose features the Gaussians are fitted to
+    width: int = 256
+    height: int = 192
+    gathered: int = 3  # views whose features the Gaussians are fitted to
     new: int = 2  # views that nothing was fitted to
     effects: float = 0.5  # share of the views that the student sees through another camera
     field_of_view_deg: tuple[float, float] = (45.0, 80.0)  # of the photograph's longer side

@@ -17,11 +17,11 @@ from l2m_ros.errors import InvalidInput
 from l2m_ros.types import ByteArray, FloatArray
 from l2m_ros.workshop.encoder.lifted_views import PROCEDURAL, orbit, relief_of, view_of
 from l2m_ros.workshop.encoder.patch_encoders import FeatureMap
+from l2m_ros.workshop.encoder.photographs import Photograph
 from l2m_ros.workshop.gaussians.captures import load_captures
 from l2m_ros.workshop.gaussians.labels import label_between
 from l2m_ros.workshop.lifting.depth import DepthSource
 from l2m_ros.workshop.lifting.pairs import warp_between
-from l2m_ros.workshop.lifting.photographs import read_photograph
 from l2m_ros.workshop.lifting.sky import sky_by_rule
 from l2m_ros.workshop.lifting.views import BoolArray, render
 
@@ -45,7 +45,7 @@ class ViewChange:
 
 
 def lifted_changes(
-    photographs: Sequence[Path] | Sequence[ByteArray],
+    photographs: Sequence[Photograph],
     angle_deg: float,
     size: tuple[int, int],
     *,
@@ -53,12 +53,10 @@ def lifted_changes(
     seed: int = 0,
 ) -> Iterator[ViewChange]:
     """Each photograph beside itself seen from `angle_deg` aside; (width, height) images."""
-    for index, item in enumerate(photographs):
+    for index, photograph in enumerate(photographs):
         rng = np.random.default_rng((seed, index))
-        rgb = item if isinstance(item, np.ndarray) else read_photograph(item, 2 * max(size))
-        rgb = _cropped(rgb, *size)
-        name = "" if isinstance(item, np.ndarray) else item.name
-        relief = relief_of(rng, rgb, name, FIELD_OF_VIEW_DEG, depth, sky_by_rule)
+        rgb = _of_shape(photograph.rgb(2 * max(size)), *size)
+        relief = relief_of(rng, rgb, photograph.name, FIELD_OF_VIEW_DEG, depth, sky_by_rule)
         azimuth = rng.uniform(0, 2 * np.pi)
         T = orbit(relief, relief.K, angle_deg, azimuth)
         b = render(relief, relief.K, T, *size)
@@ -92,14 +90,9 @@ def recorded_changes(
             yield ViewChange(a.rgb, b.rgb, label.warp_px, label.visible)
 
 
-def _cropped(rgb: ByteArray, width: int, height: int) -> ByteArray:
-    """The middle of the image in the shape asked for, resized."""
-    rows, columns = rgb.shape[:2]
-    scale = min(columns / width, rows / height)
-    w, h = round(width * scale), round(height * scale)
-    left, top = (columns - w) // 2, (rows - h) // 2
-    crop = rgb[top : top + h, left : left + w]
-    resized: ByteArray = cv2.resize(crop, (width, height), interpolation=cv2.INTER_AREA)
+def _of_shape(rgb: ByteArray, width: int, height: int) -> ByteArray:
+    """Stretched to the size asked for: nothing is cut off, so that depth files keep fitting."""
+    resized: ByteArray = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
     return resized
 
 

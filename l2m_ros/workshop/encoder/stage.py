@@ -12,9 +12,10 @@ so that the training loop resumes to the same weights and several processes shar
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,20 +23,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from l2m_ros.errors import InvalidInput
-from l2m_ros.types import ByteArray
 from l2m_ros.workshop.encoder.feature_field import LEAST_ALPHA, fit_field
 from l2m_ros.workshop.encoder.lifted_views import PROCEDURAL, LiftedPhotograph, ViewOptions, lifted
 from l2m_ros.workshop.encoder.patch_encoders import PatchEncoder, image_tensor
+from l2m_ros.workshop.encoder.photographs import Photograph
 from l2m_ros.workshop.encoder.surfels import surfels
 from l2m_ros.workshop.gaussians.rasterizer import Rasterizer
 from l2m_ros.workshop.lifting.depth import DepthSource
-from l2m_ros.workshop.lifting.photographs import read_photograph
 from l2m_ros.workshop.lifting.sky import SkyMask, sky_by_rule
 from l2m_ros.workshop.training.data import Schedule, SizeShare
+from l2m_ros.workshop.training.decoder import filled
 from l2m_ros.workshop.training.loop import LoopOptions, Run, Validate, train
 from l2m_ros.workshop.training.processes import Processes
 
-Photograph = Path | ByteArray
+TRIES = 8  # photographs that may fail in a row
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,19 @@ class EncoderOptions:
             raise InvalidInput(f"loss {self.loss!r}: use {' or '.join(LOSSES)}")
         if min(self.photographs_per_step, self.dimensions, self.fit_steps, self.block_px) < 1:
             raise InvalidInput("photographs, dimensions, fit steps and block_px are positive")
+
+
+def options_from(settings: Mapping[str, Any]) -> EncoderOptions:
+    """Of a parsed config file; unknown names fail with the nearest right one."""
+    settings = dict(settings)
+    kinds = {"views": ViewOptions, "loop": LoopOptions}
+    parts = {
+        name: filled(kind, settings.pop(name), name)
+        for name, kind in kinds.items()
+        if name in settings
+    }
+    made: EncoderOptions = filled(EncoderOptions, {**settings, **parts}, "the config")
+    return made
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,14 +94,13 @@ class FeatureLifting(Schedule):
         options: EncoderOptions,
         depth: DepthSource = PROCEDURAL,
         sky: SkyMask = sky_by_rule,
-        names: Sequence[str] | None = None,
     ) -> None:
         views, seed = options.views, options.loop.seed
         size = SizeShare(views.width, views.height, options.photographs_per_step, 1.0)
         super().__init__((size,), seed)
         check_size(teacher, views)
         self.photographs, self.options, self.rasterizer = photographs, options, rasterizer
-        self.names = names or [str(p) if isinstance(p, Path) else "" for p in photographs]
+        self.skipped: dict[str, str] = {}  # photographs that cannot be lifted, and why
         self.teacher = copy.deepcopy(teacher).requires_grad_(False).eval()
         self.depth, self.sky = depth, sky
 
@@ -102,16 +115,22 @@ class FeatureLifting(Schedule):
         """Images, targets and weights of all views of photograph number `index` of the run."""
         rounds, at = divmod(index, len(self.photographs))
         order = np.random.default_rng((self.seed, 11, rounds)).permutation(len(self.photographs))
-        chosen, rng = int(order[at]), np.random.default_rng((self.seed, 12, index))
-        made = self.lifted(chosen, rng)
+        # One that cannot be lifted (no depth for it) is replaced by the next of the round.
+        for chosen in np.roll(order, -at)[:TRIES]:
+            try:
+                made = self.lifted(int(chosen), np.random.default_rng((self.seed, 12, index)))
+                break
+            except InvalidInput as error:
+                self.skipped[self.photographs[chosen].name] = str(error)
+        else:
+            raise InvalidInput(f"{TRIES} photographs in a row cannot be lifted: {self.skipped}")
         targets, weights = self.rendered(made)
         return torch.stack([image_tensor(v.altered) for v in made.views]), targets, weights
 
     def lifted(self, chosen: int, rng: np.random.Generator) -> LiftedPhotograph:
-        item, views = self.photographs[chosen], self.options.views
-        longest = 2 * max(views.width, views.height)
-        rgb = item if isinstance(item, np.ndarray) else read_photograph(item, longest)
-        return lifted(rng, rgb, self.names[chosen], views, self.depth, self.sky)
+        photograph, views = self.photographs[chosen], self.options.views
+        rgb = photograph.rgb(2 * max(views.width, views.height))
+        return lifted(rng, rgb, photograph.name, views, self.depth, self.sky)
 
     @torch.no_grad()
     def rendered(self, made: LiftedPhotograph) -> tuple[Tensor, Tensor]:

@@ -51,15 +51,15 @@ def options_from(settings: Mapping[str, Any]) -> DecoderOptions:
     settings = dict(settings)
     _check_names(DecoderOptions, settings, "the config")
     parts = {
-        "loop": _dataclass_from(LoopOptions, settings.pop("loop", {}), "loop"),
-        "loss": _dataclass_from(LossOptions, settings.pop("loss", {}), "loss"),
+        "loop": filled(LoopOptions, settings.pop("loop", {}), "loop"),
+        "loss": filled(LossOptions, settings.pop("loss", {}), "loss"),
     }
     sizes = settings.pop("sizes", None)
     if sizes is not None:
-        parts["sizes"] = tuple(_dataclass_from(SizeShare, size, "sizes") for size in sizes)
+        parts["sizes"] = tuple(filled(SizeShare, size, "sizes") for size in sizes)
     if "validation" in settings:
         settings["validation"] = tuple(tuple(size) for size in settings["validation"])
-    return _dataclass_from(DecoderOptions, {**settings, **parts}, "the config")
+    return filled(DecoderOptions, {**settings, **parts}, "the config")
 
 
 def _check_names(kind: type, values: Any, where: str) -> None:
@@ -72,7 +72,7 @@ def _check_names(kind: type, values: Any, where: str) -> None:
             raise InvalidInput(f"{where}: unknown option {name!r}{hint}")
 
 
-def _dataclass_from(kind: type, values: Mapping[str, Any], where: str) -> Any:
+def filled(kind: type, values: Mapping[str, Any], where: str) -> Any:
     _check_names(kind, values, where)
     values = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
     try:

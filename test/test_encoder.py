@@ -1,0 +1,271 @@
+"""L2M's first stage: surfels, features in space, nearest neighbours, the training, the files."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from fakes.texture import texture
+
+from l2m_ros.cli import main
+from l2m_ros.errors import InvalidInput, ModelError
+from l2m_ros.networks.registry import build
+from l2m_ros.networks.shared.vit import ViT
+from l2m_ros.workshop.encoder.feature_field import Decoder, fit_field
+from l2m_ros.workshop.encoder.lifted_views import ViewOptions, lifted, orbit, view_of
+from l2m_ros.workshop.encoder.nearest import ViewChange, nearest_errors, nearest_shares
+from l2m_ros.workshop.encoder.patch_encoders import FeatureMap, features_of, load_encoder
+from l2m_ros.workshop.encoder.photographs import KnownDepth, Photograph
+from l2m_ros.workshop.encoder.stage import (
+    EncoderOptions,
+    FeatureLifting,
+    options_from,
+    train_encoder,
+)
+from l2m_ros.workshop.encoder.surfels import surfels
+from l2m_ros.workshop.gaussians.choice import load_rasterizer
+from l2m_ros.workshop.gaussians.rendering import render
+from l2m_ros.workshop.lifting.motion import centred
+from l2m_ros.workshop.lifting.views import Relief
+from l2m_ros.workshop.lifting.views import render as render_mesh
+
+SIZE = (96, 64)
+SMALL = ViewOptions(width=96, height=64)
+
+
+def slope():
+    """A photograph on a tilted plane: inverse depth is affine in the pixel."""
+    width, height = SIZE
+    v, u = np.mgrid[:height, :width].astype(np.float32)
+    w = 1.0 + 0.4 * (u / width - 0.5) + 0.2 * (v / height - 0.5)
+    rgb = cv2.GaussianBlur(texture(width, height, 3), (0, 0), 4)
+    return Relief.from_inverse_depth(w.astype(np.float32), centred(90.0, *SIZE)), rgb
+
+
+def test_surfels_look_like_the_photograph_that_they_stand_for():
+    """Colour and depth against the mesh that lifting renders, from 25 degrees aside."""
+    relief, rgb = slope()
+    T = orbit(relief, relief.K, 25.0, 1.0)
+    mesh = render_mesh(relief, relief.K, T, *SIZE)
+    view = view_of(relief, rgb, relief.K, T, *SIZE)
+    drawn = render(load_rasterizer("cpu"), surfels(relief, rgb, 3), view.camera)
+    inner = cv2.erode(mesh.seen.astype(np.uint8), np.ones((9, 9))) > 0
+    inner[:5] = inner[-5:] = inner[:, :5] = inner[:, -5:] = False
+    assert inner.mean() > 0.4
+    assert drawn.alpha.numpy()[inner].min() > 0.9
+    ratio = drawn.plane_depth.numpy()[inner] * mesh.inverse_depth[inner]
+    assert np.abs(ratio - 1).max() < 0.01
+    alpha = drawn.alpha[..., None]
+    off = (drawn.colour / alpha).numpy()[inner] - view.rgb[inner] / 255.0
+    assert np.abs(off).mean() < 0.02
+
+
+def features_on_the_surface(relief, view, channels, cells):
+    """(C, h, w) of a smooth function of the place on the photograph: the same in every view."""
+    width, height = SIZE
+    rng = np.random.default_rng(4)
+    waves = rng.uniform(-40, 40, (channels, 2)) / np.array(SIZE)
+    phases = rng.uniform(0, 6, channels)
+    T = view.camera.camera_from_world
+    source = render_mesh(relief, view.camera.camera.K, T, width, height).source_px
+    values = np.cos(source @ waves.T + phases).transpose(2, 0, 1)
+    return F.adaptive_avg_pool2d(torch.from_numpy(values).float()[None], cells)[0]
+
+
+def test_features_that_are_the_same_from_everywhere_are_found_and_seen_from_anew():
+    """Three views gathered; two that nothing was fitted to show the truth within 2 %."""
+    relief, rgb = slope()
+    angles = [(0.0, 0.0), (20.0, 1.0), (20.0, 4.0), (12.0, 2.5), (15.0, 5.5)]
+    views = [view_of(relief, rgb, relief.K, orbit(relief, relief.K, *a), *SIZE) for a in angles]
+    cells, cameras = (16, 24), [view.camera for view in views]
+    truth = torch.stack([features_on_the_surface(relief, v, 12, cells) for v in views])
+    seen = torch.stack([torch.from_numpy(v.seen)[None].float() for v in views])
+    seen = F.adaptive_avg_pool2d(seen, cells)
+    rasterizer, gaussians = load_rasterizer("cpu"), surfels(relief, rgb, 3)
+
+    def off(steps: int) -> list[float]:
+        field = fit_field(
+            rasterizer, gaussians, cameras[:3], truth[:3], seen[:3], dimensions=8, steps=steps
+        )
+        found, alpha = field.rendered(rasterizer, cameras, cells)
+        sound = (seen[:, 0] > 0.99) & (alpha[:, 0] > 0.9)
+        sound[:, :2] = sound[:, -2:] = False
+        cosine = F.cosine_similarity(found, truth, dim=1)
+        return [float(1 - cosine[i][sound[i]].mean()) for i in range(5)]
+
+    first, more = off(1), off(6)
+    assert max(more[3:]) < 0.03
+    assert sum(more) < 0.7 * sum(first)  # the first step is the blurred mean
+
+
+def test_decoder_is_exact_on_features_of_its_own_rank():
+    random = torch.Generator().manual_seed(0)
+    code = torch.randn(3, 4, 5, 6, generator=random)
+    features = torch.einsum("vdhw,dc->vchw", code, torch.randn(4, 9, generator=random)) + 2.0
+    decoder = Decoder.of(features, torch.ones(3, 1, 5, 6), 4)
+    assert (decoder.decoded(decoder.code(features)) - features).abs().max() < 1e-4
+
+
+# --- nearest neighbours -----------------------------------------------------------------------
+
+
+def moved(dx_px: float) -> ViewChange:
+    width, height = SIZE
+    v, u = np.mgrid[:height, :width].astype(np.float32)
+    warp = np.stack([u + dx_px, v], axis=-1)
+    rgb = texture(*SIZE, 1)
+    return ViewChange(rgb, rgb, warp, u + dx_px <= width - 1)
+
+
+def test_nearest_errors_are_distances_in_cells():
+    """Every cell has a feature of its own, so each finds itself: its error is the shift."""
+    own = FeatureMap(np.eye(96, dtype=np.float32).reshape(96, 8, 12), (8.0, 8.0))
+    np.testing.assert_allclose(nearest_errors(own, own, moved(0.0)), 0.0, atol=1e-6)
+    errors = nearest_errors(own, own, moved(20.0))
+    assert len(errors) == 8 * 9  # the last three columns leave the image
+    np.testing.assert_allclose(errors, 2.5, atol=1e-5)
+
+
+def test_shares_of_features_that_know_nothing_are_those_of_chance():
+    rng = np.random.default_rng(0)
+
+    def blind(rgb):
+        return FeatureMap(rng.standard_normal((16, 8, 12)).astype(np.float32), (8.0, 8.0))
+
+    shares = nearest_shares(blind, [moved(0.0)] * 20).percent()
+    # 5 of 96 cells within 1, 13 within 2, less at the border.
+    assert 2.5 < shares["within1"] < 6 and 7 < shares["within2"] < 15
+
+
+# --- encoders from files ----------------------------------------------------------------------
+
+
+def tiny_vit(path, **extra):
+    torch.manual_seed(0)
+    network = ViT(64, 2, 1, patch=14, native=5)
+    torch.nn.init.normal_(network.pos_embed, std=0.02)
+    state = {k: v for k, v in network.state_dict().items() if k != "mask_token"}
+    torch.save({**state, **extra}, path)
+    return f"dinov2={path}"
+
+
+def test_encoders_are_recognised_by_what_their_files_hold(tmp_path):
+    vit = load_encoder(tiny_vit(tmp_path / "vit.pth"))
+    assert (vit.kind, vit.stride, vit.label) == ("vit", 14, "dinov2")
+    assert features_of(vit, texture(60, 45)).values.shape == (64, 3, 4)
+    lite = load_encoder("lite")
+    whole = build("lite")
+    whole.load_state_dict(lite.state_to_ship())  # what ships is read by --start
+    image = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        assert torch.equal(lite(image), whole.encode(image)["coarse"])
+    with pytest.raises(ModelError, match="without them"):
+        load_encoder(tiny_vit(tmp_path / "r.pth", register_tokens=torch.zeros(1, 4, 64)))
+    torch.save({"some.weight": torch.zeros(3)}, tmp_path / "other.pt")
+    with pytest.raises(ModelError, match="no encoder known here"):
+        load_encoder(f"x={tmp_path / 'other.pt'}")
+    with pytest.raises(InvalidInput, match="LABEL=FILE"):
+        load_encoder("dinov2")
+
+
+# --- the stage --------------------------------------------------------------------------------
+
+
+def stage(tmp_path, name, steps, workers=0, stop=None):
+    """A tiny ViT fine-tuned for some steps; the run."""
+    encoder = load_encoder(tiny_vit(tmp_path / "vit.pth"))
+    loop = {"steps": steps, "learning_rate": 2e-3, "bf16": False, "warmup_steps": 1, "ema": 0.5}
+    views = {"width": 112, "height": 84, "gathered": 3, "new": 1}
+    options = options_from(
+        {"photographs_per_step": 1, "dimensions": 16, "fit_steps": 2, "block_px": 6,
+         "views": views, "loop": {**loop, "workers": workers}}
+    )  # fmt: skip
+    photographs = [Photograph(str(i), texture(112, 84, i)) for i in range(3)]
+    batches = FeatureLifting(photographs, encoder, load_rasterizer("cpu"), options)
+    if stop is not None:
+        batches.lifted = _interrupted(batches.lifted, stop)
+    return train_encoder(options, encoder, batches, tmp_path / name), batches
+
+
+def _interrupted(lift, after):
+    calls = iter(range(after))
+
+    def lifted_or_stop(*args):
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        return lift(*args)
+
+    return lifted_or_stop
+
+
+def test_an_encoder_comes_nearer_to_its_features_in_space_and_resumes_exactly(tmp_path):
+    whole, batches = stage(tmp_path, "whole", 8)
+    held = batches.one(100)  # views that no step has seen
+
+    def cosine(model):
+        with torch.no_grad():
+            off = F.cosine_similarity(model(held[0]), held[1], dim=1)[:, None]
+        return float((held[2] * off).sum() / held[2].sum())
+
+    assert cosine(whole.model) > cosine(batches.teacher) + 0.01
+    with pytest.raises(KeyboardInterrupt):
+        stage(tmp_path, "cut", 8, stop=4)
+    resumed, _ = stage(tmp_path, "cut", 8, workers=2)
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
+def test_a_photograph_without_depth_is_passed_over():
+    relief, rgb = slope()
+    depth = KnownDepth({"known": 1.0 / relief.inverse_depth})
+    made = lifted(np.random.default_rng(0), rgb, "known", SMALL, depth)
+    assert len(made.views) == 5
+    options = EncoderOptions(photographs_per_step=1, views=SMALL, block_px=8, fit_steps=1)
+    pair = [Photograph("unknown", rgb), Photograph("known", rgb)]
+    encoder = load_encoder("lite")
+    batches = FeatureLifting(pair, encoder, load_rasterizer("cpu"), options, depth)
+    for index in range(2):
+        assert batches.one(index)[0].shape == (5, 3, 64, 96)
+    assert list(batches.skipped) == ["unknown"]
+    alone = FeatureLifting(pair[:1], encoder, load_rasterizer("cpu"), options, depth)
+    with pytest.raises(InvalidInput, match="cannot be lifted"):
+        alone.one(0)
+
+
+def test_sizes_that_cannot_be_are_refused_with_the_nearest_that_can():
+    with pytest.raises(InvalidInput, match="--size 96x64"):
+        FeatureLifting(
+            [], load_encoder("lite"), load_rasterizer("cpu"),
+            EncoderOptions(views=ViewOptions(width=100, height=70)),
+        )  # fmt: skip
+    with pytest.raises(InvalidInput, match="did you mean dimensions"):
+        options_from({"dimension": 3})
+
+
+@pytest.mark.slow
+def test_the_command_trains_and_the_picture_shows_before_and_after(tmp_path, capsys):
+    for index in range(4):
+        path = tmp_path / "photographs" / f"{index}.png"
+        path.parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(path), texture(240, 180, index))
+    run = tmp_path / "run"
+    command = ["train", "encoder", "--photographs", str(path.parent), "--out", str(run)]
+    assert main([*command, "--steps", "2"]) == 0
+    report = json.loads((run / "encoder.json").read_text())
+    assert set(report["before"]) == set(report["after"]) and len(report["after"]) == 6
+    capsys.readouterr()
+    picture = tmp_path / "features.png"
+    features = [
+        "features",
+        str(path),
+        "--model",
+        "lite",
+        "--model",
+        f"after={run}/lite.safetensors",
+    ]
+    assert main([*features, "--pairs", "4", "--json", "--out", str(picture)]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["model"] for row in rows} == {"lite", "after"} and len(rows) == 6
+    assert cv2.imread(str(picture)).shape[0] == 3 * (240 + 22)
