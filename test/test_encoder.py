@@ -66,7 +66,7 @@ def features_on_the_surface(relief, view, channels, cells):
     """(C, h, w) of a smooth function of the place on the photograph: the same in every view."""
     width, height = SIZE
     rng = np.random.default_rng(4)
-    waves = rng.uniform(-40, 40, (channels, 2)) / np.array(SIZE)
+    waves = rng.uniform(-20, 20, (channels, 2)) / np.array(SIZE)
     phases = rng.uniform(0, 6, channels)
     T = view.camera.camera_from_world
     source = render_mesh(relief, view.camera.camera.K, T, width, height).source_px
@@ -87,7 +87,7 @@ def test_features_that_are_the_same_from_everywhere_are_found_and_seen_from_anew
 
     def off(steps: int) -> list[float]:
         field = fit_field(
-            rasterizer, gaussians, cameras[:3], truth[:3], seen[:3], dimensions=8, steps=steps
+            rasterizer, gaussians, cameras[:3], truth[:3], seen[:3], dimensions=12, steps=steps
         )
         found, alpha = field.rendered(rasterizer, cameras, cells)
         sound = (seen[:, 0] > 0.99) & (alpha[:, 0] > 0.9)
