@@ -348,6 +348,19 @@ class RelativePose:
             _set(self, covariance=_checked_covariance(self.covariance))
 
 
+@dataclass(frozen=True)
+class DepthCheck:
+    """How well depths explain what the matches show; 1 is what noise explains.
+
+    Over the matches that two-view geometry agrees on, see `geometry.depth_check`.
+    """
+
+    checked: int = 0  # matches with depth among them
+    left_over: float = 0.0  # squared distance from where depth puts a match
+    rotation_only: float = 0.0  # ... from where a rotation alone would put it: the parallax
+    misfit: float = 0.0  # the first with the range, at twice the depth noise
+
+
 @dataclass(frozen=True, eq=False)
 class MetricPose:
     """The camera in the keyframe's optical frame, in metres, with its covariance."""
@@ -358,6 +371,7 @@ class MetricPose:
     scale_source: str  # a key of geometry.scale.SCALE_SOURCES
     support: float = 1.0  # of the matches that could contradict the pose, the share that agrees
     disagreement: float = 0.0  # with two-view geometry: chi-square of five degrees of freedom
+    depth_check: DepthCheck | None = None  # None: no depth, or no two-view geometry to check it by
 
     def __post_init__(self) -> None:
         _set(

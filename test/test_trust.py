@@ -14,12 +14,14 @@ from l2m_ros.geometry.pose_problem import PoseOptions
 from l2m_ros.geometry.scale import DepthNoise
 from l2m_ros.geometry.synthetic import World, trial
 from l2m_ros.geometry.texture import TextureNoise, is_textured, texture_covariance
+from l2m_ros.tracking.depth_trust import DepthTrust, DepthVerdict, judge
 from l2m_ros.tracking.tracker import Tracker
-from l2m_ros.tracking.trust import TrustOptions, contradicted, likeness
+from l2m_ros.tracking.trust import TrustOptions, contradicted_scale, likeness
 from l2m_ros.types import (
     Camera,
     Correspondences,
     DenseMatch,
+    DepthCheck,
     Features,
     Frame,
     Lost,
@@ -167,28 +169,91 @@ def planar_depth(shot_frame, seed):
     )
 
 
-@pytest.mark.xfail(
-    reason="motion that a rotation explains too has no direction to hold against the depth",
-    strict=False,
-)
-def test_depth_of_another_plane_is_refused_or_vague(shots):
+def turned_depth(shot_frame, _):
+    """Depth of a camera that was mounted upside down."""
+    return replace(shot_frame, depth=shot_frame.depth[::-1, ::-1].copy())
+
+
+def right_depth(shot_frame, _):
+    return shot_frame
+
+
+def tracked(shots, depth_of, seed=0):
+    """(wrong poses, posed frames, the tracker's words): `wrong` is 5 sigma and 2 cm off."""
     world = {shot.frame.stamp_ns: shot.world_from_camera for shot in shots}
-    frames, wrong = 0, 0
-    for seed in range(3):
-        matcher = OracleMatcher(stride=4, noise_px=0.3)
-        list(matcher.watch(shots))
-        tracker = Tracker(matcher)
-        for shot in shots[:6]:
-            result = tracker.process(planar_depth(shot.frame, seed))
-            frames += 1
-            if result.pose is None:
-                continue
-            kept_from_world = np.linalg.inv(world[result.keyframe.frame.stamp_ns])
-            truth = kept_from_world @ shot.world_from_camera
-            error = se3.difference(result.pose.keyframe_from_camera, truth)
-            squared = error @ np.linalg.solve(result.pose.covariance, error)
-            wrong += squared > FIVE_SIGMA and np.linalg.norm(error[:3]) > 0.02
-    assert wrong <= frames // 6
+    matcher = OracleMatcher(stride=4, noise_px=0.3)
+    list(matcher.watch(shots))
+    tracker, wrong, posed, words = Tracker(matcher), 0, 0, []
+    for shot in shots:
+        alone = replace(shot.frame, right_rgb=None, right_camera=None, right_from_camera=None)
+        result = tracker.process(depth_of(alone, seed))
+        words.append(result.reason)
+        if result.pose is None:
+            continue
+        kept_from_world = np.linalg.inv(world[result.keyframe.frame.stamp_ns])
+        truth = kept_from_world @ shot.world_from_camera
+        error = se3.difference(result.pose.keyframe_from_camera, truth)
+        squared = error @ np.linalg.solve(result.pose.covariance, error)
+        wrong += squared > FIVE_SIGMA and np.linalg.norm(error[:3]) > 0.02
+        posed += 1
+    return wrong, posed, words
+
+
+@pytest.mark.parametrize(
+    ("depth_of", "seed"),
+    [(planar_depth, 0), (planar_depth, 1), (planar_depth, 2), (turned_depth, 0)],
+)
+def test_depth_that_is_not_the_scenes_is_never_believed(shots, depth_of, seed):
+    """None of its poses may be wrong: 5 sigma of six degrees of freedom is one in two million.
+
+    The first frames show no parallax, where nothing contradicts and the covariance is wide.
+    """
+    wrong, posed, words = tracked(shots[:9], depth_of, seed)
+    assert wrong == 0
+    assert posed <= 3
+    assert any("depth fit" in said for said in words)
+
+
+def test_the_scenes_own_depth_is_believed_in_each_frame(shots):
+    wrong, posed, _ = tracked(shots, right_depth)
+    assert (wrong, posed) == (0, len(shots) - 1)
+
+
+GOOD = DepthCheck(checked=400, left_over=0.4, rotation_only=20.0, misfit=0.8)
+STILL = DepthCheck(checked=400, left_over=0.3, rotation_only=0.3, misfit=0.8)
+
+
+def posed_with(check):
+    none = np.ones(0, bool)
+    return MetricPose(np.eye(4), np.eye(6) * 1e-6, none, "depth", depth_check=check)
+
+
+@pytest.mark.parametrize(
+    ("check", "verdict"),
+    [
+        (GOOD, DepthVerdict.CONFIRMED),
+        (STILL, DepthVerdict.SILENT),
+        (None, DepthVerdict.SILENT),
+        (DepthCheck(checked=5), DepthVerdict.SILENT),
+        (replace(GOOD, left_over=8.0), DepthVerdict.CONTRADICTED),  # explains too little
+        (replace(GOOD, misfit=9.0), DepthVerdict.CONTRADICTED),  # ranges do not fit
+        (replace(STILL, left_over=0.9), DepthVerdict.CONTRADICTED),  # worse than no translation
+    ],
+)
+def test_the_verdict_on_depth(check, verdict):
+    assert judge(check, TrustOptions()) is verdict
+
+
+def test_depth_of_bad_repute_is_believed_again_once_it_fits():
+    trust, options = DepthTrust(), TrustOptions()
+    bad = posed_with(replace(GOOD, misfit=9.0))
+    assert trust.against(posed_with(STILL), options) is None
+    assert all(trust.against(bad, options) is not None for _ in range(3))
+    lost = trust.against(posed_with(STILL), options)
+    assert lost is not None and "3 of the last 3" in lost.detail
+    while_fitting = [trust.against(posed_with(GOOD), options) is None for _ in range(12)]
+    assert not while_fitting[0] and while_fitting[-1]
+    assert trust.against(posed_with(STILL), options) is None
 
 
 class Identity:
@@ -233,10 +298,8 @@ def test_likeness_is_asked_of_small_motion_only():
     assert likeness(replace(same, keyframe_px=pixels + 20), a, other) is None
 
 
-def test_a_minority_is_not_believed(shots):
+def test_a_minority_is_not_believed():
     pose = MetricPose(np.eye(4), np.eye(6) * 1e-6, np.ones(0, bool), "depth", support=0.3)
-    lost = contradicted(
-        pose, Correspondences.empty(), shots[0].frame, shots[0].frame, TrustOptions()
-    )
+    lost = contradicted_scale(pose, TrustOptions())
     assert lost.reason is LostReason.CONTRADICTED
     assert "30 %" in lost.detail and "tracking.min_support" in lost.detail

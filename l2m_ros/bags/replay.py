@@ -35,6 +35,7 @@ from l2m_ros.frames.outputs import FrameNames, FrameResult
 from l2m_ros.frames.static_transforms import StaticTransforms
 from l2m_ros.image_header import SizeLimits
 from l2m_ros.matching.catalogue import load_matcher
+from l2m_ros.matching.matcher import Matcher
 from l2m_ros.matching.mono_depth import load_depth_reader
 from l2m_ros.parameters.table import (
     PARAMETERS,
@@ -172,11 +173,16 @@ def _listing(bag: AnyBag) -> str:
 
 
 def replay(
-    bag: AnyBag, topics: BagTopics, values: Values, report: Report = lambda key, words: None
+    bag: AnyBag,
+    topics: BagTopics,
+    values: Values,
+    report: Report = lambda key, words: None,
+    matcher: Matcher | None = None,
 ) -> Iterator[FrameResult]:
     """Every frame of the bag, tracked; frames whose messages make no frame are left out.
 
     `report` hears what the node would say of its inputs in /diagnostics, when it changes.
+    `matcher` stands in for the one that the parameters name.
     """
     inputs = Inputs(_input_options(topics, values), report)
     builder = FrameBuilder(
@@ -186,7 +192,8 @@ def replay(
         image_bits=values["image_bits"],
         limits=SizeLimits(pixels=values["max_image_pixels"]),
     )
-    matcher = load_matcher(values["model"], **matcher_options(values))
+    if matcher is None:
+        matcher = load_matcher(values["model"], **matcher_options(values))
     reader = load_depth_reader(values["mono_depth"], **depth_reader_options(values))
     tracker = Tracker(matcher, tracker_options(values), reader)
     mounting = _Mounting(bag, values)

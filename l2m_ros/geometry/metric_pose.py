@@ -14,6 +14,7 @@ from l2m_ros.geometry import se3
 from l2m_ros.geometry.absolute import absolute_pose
 from l2m_ros.geometry.agreement import CHI2_999_5, disagreement
 from l2m_ros.geometry.covariance import admit, direction_covariance
+from l2m_ros.geometry.depth_check import depth_check
 from l2m_ros.geometry.pose_problem import MIN_MATCHES, PoseProblem
 from l2m_ros.geometry.rays import RayPairs, focal_px
 from l2m_ros.geometry.refine import epipolar_terms, refine
@@ -67,16 +68,20 @@ def _from_depths(problem: PoseProblem, depths: Depths, source: str) -> MetricPos
         return fit
     with_depth = np.isfinite(pairs.keyframe_m) | np.isfinite(pairs.query_m)
     pose = problem.metric(fit, source, depths.scale_sigma, with_depth)
-    return pose if isinstance(pose, Lost) else _compared(problem, pose)
+    return pose if isinstance(pose, Lost) else _compared(problem, pairs, pose)
 
 
-def _compared(problem: PoseProblem, pose: MetricPose) -> MetricPose:
+def _compared(problem: PoseProblem, pairs: RayPairs, pose: MetricPose) -> MetricPose:
     """The pose, as uncertain as its difference from the two-view geometry asks for.
 
     Not where a rotation explains the matches: the direction of so small a motion is anybody's.
     """
     view, Q = problem.rough_two_view()
-    if isinstance(view, Lost) or view.kind == "rotation":
+    if isinstance(view, Lost):
+        return pose
+    checked = depth_check(pairs.select(problem.compared), view, pose.keyframe_from_camera)
+    pose = replace(pose, depth_check=checked)
+    if view.kind == "rotation":
         return pose
     motions = [view.general.pose] if view.other is None else [view.general.pose, view.other]
     found = min(

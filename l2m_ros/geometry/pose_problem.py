@@ -107,15 +107,20 @@ class PoseProblem:
             min_parallax=self.options.min_parallax_px / f,
         )
 
+    @property
+    def compared(self) -> Index:
+        """The matches that two-view geometry checks a pose by."""
+        chosen = np.linspace(0, len(self.pairs) - 1, COMPARED_MATCHES).astype(np.intp)
+        return np.asarray(np.unique(chosen))
+
     def rough_two_view(self) -> tuple[TwoView | Lost, FloatArray]:
         """Two-view geometry of COMPARED_MATCHES, and its direction's covariance (6x6): a check."""
-        chosen = np.linspace(0, len(self.pairs) - 1, COMPARED_MATCHES).astype(np.intp)
-        some = self.pairs.select(np.unique(chosen))
+        some = self.pairs.select(self.compared)
         view = self._relative(some)
         if isinstance(view, Lost):
             return view, np.zeros((6, 6))
         common = self.common()
-        common = replace(common, region=common.region[np.unique(chosen)])
+        common = replace(common, region=common.region[self.compared])
         return view, direction_covariance(view.general, some.query, None, common)
 
     def common(self, scale_sigma: float = 0.0) -> Common:

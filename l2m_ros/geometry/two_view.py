@@ -58,6 +58,7 @@ class TwoView:
     fit: Fit
     parallax: float  # RMS displacement that no rotation explains, normalised units
     general: Fit  # of the essential matrix, whatever the case
+    turned: FloatArray  # 4x4 the rotation that explains the matches best, without a translation
     other: FloatArray | None = None  # 4x4: a plane's second motion, as likely as the first
 
 
@@ -115,8 +116,8 @@ def _classified(pairs: RayPairs, fit: Fit, search: Search, min_parallax: float) 
     parallax = _parallax(kept, turned, fit.noise)
     if kind == "rotation" or parallax < min_parallax:
         rotation = refine(pairs, turned, rotation_terms(pairs), fit.noise) or fit
-        return TwoView("rotation", rotation, parallax, fit)
-    view = TwoView(kind, _forward(pairs, fit), parallax, fit)
+        return TwoView("rotation", rotation, parallax, fit, turned)
+    view = TwoView(kind, _forward(pairs, fit), parallax, fit, turned)
     return _planar(pairs, view, H) if kind == "planar" else view
 
 

@@ -183,6 +183,15 @@ _TRACKING = [
     Parameter("tracking.max_disagreement", float(TRACKER.trust.max_disagreement), "a pose is not "
               "published where two-view geometry of the same matches differs by more (chi-square, "
               "5 degrees of freedom)", "frame", low=20.0, high=1e9),
+    Parameter("tracking.max_depth_misfit", float(TRACKER.trust.max_depth_misfit), "a pose is not "
+              "published where the median match lies further (squared) from where depth puts it, "
+              "over what twice the depth noise explains", "frame", low=1.0, high=1e9),
+    Parameter("tracking.max_depth_unexplained", float(TRACKER.trust.max_depth_unexplained), "... "
+              "where depth leaves a larger share of the parallax unexplained", "frame", low=0.0,
+              high=1e9),
+    Parameter("tracking.depth_distrusted_after", TRACKER.trust.depth_distrusted_after, "depth "
+              "that so many of the last ten frames with parallax contradicted is not believed in "
+              "the others either", "frame", low=1, high=11),
     Parameter("tracking.max_sigma_m", float(_GATES.max_sigma_m), "a pose whose position is less "
               "certain is not published, metres", "frame", low=1e-4, high=1000.0),
     Parameter("tracking.max_sigma_rad", float(_GATES.max_sigma_rad), "a pose whose rotation is "
@@ -278,6 +287,8 @@ def _fields(values: Values, prefix: str, names: Iterable[str]) -> dict[str, Any]
 def tracker_options(values: Values) -> TrackerOptions:
     """The parameters as options of the tracker."""
     gates = ("min_inliers", "max_sigma_m", "max_sigma_rad", "max_speed_m_s", "max_turn_rad_s")
+    trust = ("min_support", "max_disagreement", "max_depth_misfit", "max_depth_unexplained",
+             "depth_distrusted_after")  # fmt: skip
     bands = ("coverage_min", "inliers_min", "certain_min", "hysteresis")
     moved = ("parallax_max_rad", "zoom_max")
     looks = ("sharpness_min", "texture_min")
@@ -289,9 +300,7 @@ def tracker_options(values: Values) -> TrackerOptions:
             texture=replace(_POSE.texture, grey=values["pose.texture_grey"]),
             **_fields(values, "pose", ("threshold_px", "common_px")),
         ),
-        trust=replace(
-            TRACKER.trust, **_fields(values, "tracking", ("min_support", "max_disagreement"))
-        ),
+        trust=replace(TRACKER.trust, **_fields(values, "tracking", trust)),
         gates=replace(_GATES, **_fields(values, "tracking", gates)),
         keyframes=replace(_KEYFRAMES, **_fields(values, "keyframes", (*bands, *moved, *looks))),
         base_from_camera=base_from_camera(values),

@@ -9,12 +9,14 @@ Each check answers with the outcome, or with `Lost` that names the check and its
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from l2m_ros.geometry.pose import estimate_pose
+from l2m_ros.geometry.pose_problem import PoseOptions
 from l2m_ros.tracking import odometry as wheels
 from l2m_ros.tracking import parallax
 from l2m_ros.tracking.chain import Place, locate
+from l2m_ros.tracking.depth_trust import DepthTrust
 from l2m_ros.tracking.doubts import looks_alike
 from l2m_ros.tracking.gates import StampedPose, gate, implausible_motion
 from l2m_ros.tracking.keyframes import Keyframe
@@ -22,9 +24,10 @@ from l2m_ros.tracking.odometry import OdometrySample, OdometryStep
 from l2m_ros.tracking.options import TrackerOptions
 from l2m_ros.tracking.result import Outcome
 from l2m_ros.tracking.scale_evidence import scale_evidence
-from l2m_ros.tracking.trust import contradicted
+from l2m_ros.tracking.trust import contradicted_content, contradicted_scale
 from l2m_ros.types import Correspondences, Frame, Lost, MetricPose
 
+DEPTH = "depth"  # the frames' own, of `SCALE_SOURCES`
 Remarks = dict[str, str | None]  # by what they are about; None: all is well with it
 
 
@@ -47,22 +50,55 @@ class PoseChecks:
 
     def reset(self) -> None:
         self._scenes: dict[int, parallax.SceneDepth] = {}  # by keyframe, as odometry measured them
+        self._depth_trust = DepthTrust()
 
     def pose(self, seen: MatchedFrame, before: Place | None) -> tuple[Outcome, Remarks]:
-        """The pose, if it may be believed; before: the newest place of the keyframe's chain."""
+        """The pose, if it may be believed; before: the newest place of the keyframe's chain.
+
+        Where depth is contradicted, odometry is asked.
+        """
         step = self._odometry_step(seen)
-        outcome = self._estimated(seen, step)
-        outcome, slip = self._against_parallax(seen, step, outcome)
+        outcome, remarks = self._checked(seen, before, step, self.options.pose)
+        known = step is not None and parallax.SOURCE in self.options.pose.sources
+        if not known or not remarks.get(DEPTH):
+            return outcome, remarks
+        alone = replace(self.options.pose, sources=(parallax.SOURCE,))
+        other, others = self._checked(seen, before, step, alone)
+        if isinstance(other, MetricPose):
+            return other, {**remarks, **others}
+        return outcome, remarks
+
+    def _checked(
+        self,
+        seen: MatchedFrame,
+        before: Place | None,
+        step: OdometryStep | None,
+        options: PoseOptions,
+    ) -> tuple[Outcome, Remarks]:
+        outcome = self._estimated(seen, step, options)
+        outcome, slip = self._against_parallax(seen, step, outcome, options)
+        remarks = {"odometry": slip, "odometry covariance": step.modelled if step else None}
+        if isinstance(outcome, MetricPose):
+            against = self._against_scale(outcome)
+            if against is not None:
+                return against, {**remarks, outcome.scale_source: against.detail}
         outcome = gate(outcome, self.options.gates)
         if not isinstance(outcome, Lost):
             frames = seen.frame, seen.keyframe.frame
-            outcome = contradicted(outcome, seen.pairs, *frames, self.options.trust) or outcome
+            outcome = contradicted_content(outcome, seen.pairs, *frames) or outcome
         if isinstance(outcome, MetricPose) and before is not None:
             outcome = self._implausible(seen, outcome, before) or outcome
         if isinstance(outcome, MetricPose) and before is not None:
             unseen_s = (seen.frame.stamp_ns - before.stamp_ns) * 1e-9
             outcome = looks_alike(outcome, step, unseen_s) or outcome
-        return outcome, {"odometry": slip, "odometry covariance": step.modelled if step else None}
+        return outcome, remarks
+
+    def _against_scale(self, pose: MetricPose) -> Lost | None:
+        trust = self.options.trust
+        against = contradicted_scale(pose, trust)
+        if pose.scale_source != DEPTH:
+            return against
+        return self._depth_trust.against(pose, trust, contradicted=against is not None) or against
 
     def learn_scene(self, seen: MatchedFrame, pose: MetricPose) -> None:
         """The depth of a keyframe's scene, once a motion that odometry measured shows it."""
@@ -90,13 +126,18 @@ class PoseChecks:
         o = self.options
         return wheels.step(seen.keyframe.odometry, seen.odometry, o.odometry, o.base_from_camera)
 
-    def _estimated(self, seen: MatchedFrame, step: OdometryStep | None) -> Outcome:
+    def _estimated(
+        self, seen: MatchedFrame, step: OdometryStep | None, options: PoseOptions
+    ) -> Outcome:
         evidence = scale_evidence(seen.keyframe, step)
-        frames = seen.frame, seen.keyframe.frame
-        return estimate_pose(seen.pairs, *frames, self.options.pose, evidence)
+        return estimate_pose(seen.pairs, seen.frame, seen.keyframe.frame, options, evidence)
 
     def _against_parallax(
-        self, seen: MatchedFrame, step: OdometryStep | None, outcome: Outcome
+        self,
+        seen: MatchedFrame,
+        step: OdometryStep | None,
+        outcome: Outcome,
+        options: PoseOptions,
     ) -> tuple[Outcome, str | None]:
         """The outcome after odometry was held against what is seen, and what contradicts."""
         if isinstance(outcome, Lost) or step is None:
@@ -104,7 +145,7 @@ class PoseChecks:
         scene, moved_m = self._scenes.get(seen.keyframe.id), step.a_from_b[:3, 3]
         judged = parallax.check(seen.keyframe, seen.frame, seen.pairs, outcome, scene, moved_m)
         if judged.outcome is None:
-            return self._estimated(seen, None), judged.contradiction
+            return self._estimated(seen, None, options), judged.contradiction
         return judged.outcome, judged.contradiction
 
     def _implausible(self, seen: MatchedFrame, pose: MetricPose, before: Place) -> Lost | None:

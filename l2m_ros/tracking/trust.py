@@ -5,6 +5,8 @@
     same content  matches that say "nothing moved" must lie on equal content: optical flow between
                   distant views finds no motion, and an identity warp is a perfect camera motion
 
+    depth fit     `depth_trust`: depth must explain the parallax of the matches
+
     two views     rotation and direction against the same matches without depth: a small difference
                   has widened the covariance (`geometry.agreement`), a large one refuses the pose
 
@@ -48,20 +50,27 @@ class TrustOptions:
     # Chi-square of five degrees of freedom between the pose and two-view geometry. Beyond 20 the
     # covariance grows with it; in real rooms 2 % of the poses with right depth lie beyond 250.
     max_disagreement: float = 250.0
+    # Of the matches that two views agree on, see `depth_trust`: the median squared distance from
+    # where depth puts them, at twice the claimed depth noise, over what noise explains. Right depth
+    # of real cameras is at 3.2 and less, wrong depth that was believed at 3.9 and more.
+    max_depth_misfit: float = 3.5
+    # Share of the squared parallax that depth may leave unexplained.
+    max_depth_unexplained: float = 0.33
+    # Frames contradicted among the last ten that could be checked, before depth is distrusted.
+    depth_distrusted_after: int = 3
 
 
-def contradicted(
-    outcome: MetricPose | RelativePose,
-    pairs: Correspondences,
-    query: Frame,
-    keyframe: Frame,
-    options: TrustOptions,
+def contradicted_scale(pose: MetricPose, options: TrustOptions) -> Lost | None:
+    """Why the matches speak against the metres of this pose, or None."""
+    words = _against_scale(pose, options)
+    return Lost(LostReason.CONTRADICTED, words) if words else None
+
+
+def contradicted_content(
+    outcome: MetricPose | RelativePose, pairs: Correspondences, query: Frame, keyframe: Frame
 ) -> Lost | None:
-    """Why the evidence speaks against this pose, or None."""
-    words = None
-    if isinstance(outcome, MetricPose):
-        words = _against_scale(outcome, options)
-    words = words or _against_content(pairs.select(outcome.inliers), query, keyframe)
+    """Why the images speak against the matches of this pose, or None."""
+    words = _against_content(pairs.select(outcome.inliers), query, keyframe)
     return Lost(LostReason.CONTRADICTED, words) if words else None
 
 

@@ -8,14 +8,15 @@ for shot in simulate(SimulationOptions(scene="room", path="handheld", frames=200
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from l2m_ros.errors import InvalidInput
 from l2m_ros.geometry import se3
-from l2m_ros.types import Camera, FloatArray, Frame
+from l2m_ros.types import ByteArray, Camera, FloatArray, Frame
 from l2m_ros.workshop.simulation.faults import Faults, Imperfections
 from l2m_ros.workshop.simulation.odometry import Odometer, OdometryNoise
 from l2m_ros.workshop.simulation.path import Path, make_path
@@ -117,8 +118,25 @@ class SimulatedFrame:
         return Viewpoint(self.world, frame.right_camera, pose, self.time_s, self.moving)
 
 
-def simulate(options: SimulationOptions) -> Iterator[SimulatedFrame]:
-    """The frames of a run, rendered one by one as they are asked for."""
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """What takes the time of a frame: rendered, with the faults of its sensors."""
+
+    rgb: ByteArray
+    depth: FloatArray
+    true_depth_m: FloatArray
+
+
+def simulate(
+    options: SimulationOptions, kept: Mapping[int, Pictures] | None = None
+) -> Iterator[SimulatedFrame]:
+    """The frames of a run, rendered one by one as they are asked for.
+
+    kept: pictures of an earlier run of the same options without stereo, by index; nothing is
+    rendered then.
+    """
+    if kept is not None and options.stereo:
+        raise InvalidInput("kept pictures have no right image: stereo=False goes with them")
     world = make_world(options.scene, options.scene_seed)
     path = make_path(
         options.path,
@@ -136,7 +154,8 @@ def simulate(options: SimulationOptions) -> Iterator[SimulatedFrame]:
     for index in range(len(path)):
         odometer.update(bases[index])
         if not faults.dropped[index]:
-            yield _shot(options, world, path, index, odometer, faults)
+            pictures = None if kept is None else kept[index]
+            yield _shot(options, world, path, index, odometer, faults, pictures)
 
 
 def _shot(
@@ -146,7 +165,39 @@ def _shot(
     index: int,
     odometer: Odometer,
     faults: Imperfections,
+    kept: Pictures | None,
 ) -> SimulatedFrame:
+    camera, time_s = options.camera(), float(path.times_s[index])
+    pose = path.camera_at(time_s)[0]
+    stereo: dict[str, Any] = {}
+    if kept is None:
+        kept, stereo = _rendered(options, world, path, index, faults)
+    frame = Frame(
+        kept.rgb,
+        camera,
+        kept.depth,
+        stamp_ns=int(path.stamps_ns[index]),
+        frame_id=OPTICAL_FRAME,
+        **stereo,
+    )
+    return SimulatedFrame(
+        index,
+        time_s,
+        frame,
+        world,
+        pose,
+        path.base_from_camera,
+        odometer.odom_from_base,
+        odometer.covariance,
+        kept.true_depth_m,
+        options.faults.moving_objects,
+    )
+
+
+def _rendered(
+    options: SimulationOptions, world: World, path: Path, index: int, faults: Imperfections
+) -> tuple[Pictures, dict[str, Any]]:
+    """The pictures of a frame, and what a stereo pair adds to it."""
     camera, time_s = options.camera(), float(path.times_s[index])
     moving = options.faults.moving_objects
     pose = path.camera_at(time_s)[0]
@@ -162,23 +213,5 @@ def _shot(
             "right_camera": camera,
             "right_from_camera": se3.inverse(camera_from_right),
         }
-    frame = Frame(
-        faults.image(left, camera, around, index),
-        camera,
-        faults.depth(left),
-        stamp_ns=int(path.stamps_ns[index]),
-        frame_id=OPTICAL_FRAME,
-        **stereo,
-    )
-    return SimulatedFrame(
-        index,
-        time_s,
-        frame,
-        world,
-        pose,
-        path.base_from_camera,
-        odometer.odom_from_base,
-        odometer.covariance,
-        left.depth_m,
-        moving,
-    )
+    rgb = faults.image(left, camera, around, index)
+    return Pictures(rgb, faults.depth(left), left.depth_m), stereo

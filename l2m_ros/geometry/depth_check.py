@@ -1,0 +1,66 @@
+"""Do depths explain what the matches show? Two-view geometry of the same matches is the witness.
+
+It knows, without any depth, which matches belong together and how noisy they are. With depth, each
+of them has one place where it must lie; without depth but with the rotation alone, another. Over
+the matches that two views agree on, and at two views' noise:
+
+    left_over      median d^2 of (u, v) with depth               over its expectation
+    rotation_only  the same with a rotation and no depth: how much parallax there is
+    misfit         median d^2 of (u, v, range), at twice the depth noise that is claimed
+
+Depth that belongs to the scene leaves over what its noise explains, whatever the motion. Depth of
+another moment, of another camera or of nothing at all explains little more than a rotation does,
+although a pose that bends to it may keep half of the matches.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from l2m_ros.geometry.rays import RayPairs
+from l2m_ros.geometry.residuals import Noise, Rows, infinity_rows, keyframe_depth_rows
+from l2m_ros.geometry.residuals import query_depth_rows as lifted_in_query_rows
+from l2m_ros.geometry.two_view import TwoView
+from l2m_ros.types import DepthCheck, FloatArray
+
+MIN_CHECKED = 30  # matches; a median of fewer says little
+CHI2_MEDIANS = np.array([0.0, 0.4549, 1.3863, 2.3660])  # of 0 to 3 degrees of freedom
+CLAIMED, DOUBLED = Noise().depth, 4.0  # factors on the variance of the depth
+
+
+def depth_check(pairs: RayPairs, view: TwoView, keyframe_from_camera: FloatArray) -> DepthCheck:
+    """pairs: those that `view` was estimated from, with their depths."""
+    agreed = view.general.weights > 0.5
+    in_keyframe = np.isfinite(pairs.keyframe_m)
+    lifted = agreed & (in_keyframe | np.isfinite(pairs.query_m))
+    checked = int(lifted.sum())
+    if checked < MIN_CHECKED:
+        return DepthCheck(checked)
+    groups = [
+        (pairs.select(np.flatnonzero(lifted & in_keyframe)), keyframe_depth_rows),
+        (pairs.select(np.flatnonzero(lifted & ~in_keyframe)), lifted_in_query_rows),
+    ]
+    with_depth: list[FloatArray] = []
+    with_range: list[FloatArray] = []
+    turned: list[FloatArray] = []
+    for some, rows_at in groups:
+        if not len(some):
+            continue
+        for factor, into in ((CLAIMED, with_depth), (DOUBLED, with_range)):
+            noise = Noise(view.general.noise.match, factor)
+            first = rows_at(some, keyframe_from_camera, None, noise, 0.0)
+            rows = rows_at(some, keyframe_from_camera, first.depth_m, noise, 0.0)
+            into.append(_relative(rows, 2 if factor == CLAIMED else 3))
+        noise = Noise(view.general.noise.match)
+        turned.append(_relative(infinity_rows(some, view.turned, None, noise, 0.0), 2))
+    return DepthCheck(checked, *(_median(d) for d in (with_depth, turned, with_range)))
+
+
+def _relative(rows: Rows, used: int) -> FloatArray:
+    """(N,) squared error of the first rows of each match over the median that noise gives it."""
+    squared = (rows.error[:used] ** 2).sum(axis=0)
+    return np.asarray(squared / CHI2_MEDIANS[np.minimum(rows.observed, used).astype(np.intp)])
+
+
+def _median(parts: list[FloatArray]) -> float:
+    return float(np.median(np.concatenate(parts)))
