@@ -15,6 +15,8 @@ ROS = ["ros-rclpy[fastrtps]==7.1.6"] + [
 ]
 ROS.append("ros-std-srvs==5.3.6")
 ONNX = ["onnxruntime>=1.17", "pyyaml"]
+# The encoder in half precision, where the CPU has it.
+OPENVINO = ["openvino>=2024.4", "pyyaml"]
 TORCH = ["torch>=2.4", "safetensors", "pyyaml"]
 # Worlds to render (embreex), bags to read and write (rosbags), pictures and viewers.
 VIEW = ["matplotlib", "rerun-sdk", "rosbags>=0.11", "embreex", "pyyaml"]
@@ -88,6 +90,7 @@ setup(
     extras_require={
         "ros": ROS,
         "onnx": ONNX,
+        "openvino": OPENVINO,
         "torch": TORCH,
         "train": TRAIN,
         "view": VIEW,

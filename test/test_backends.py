@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -48,6 +49,23 @@ def test_numbers_of_torch(name, device, card):
     result = agreement(ToyNetwork().eval(), backend, card, images)
     assert result.median_px < MEDIAN_PX["fp32"] and result.p99_px < P99_PX["fp32"]
     assert result.pixels > 50
+
+
+@pytest.mark.slow
+def test_openvino_in_half_is_lite_within_a_fraction_of_a_pixel() -> None:
+    pytest.importorskip("openvino")
+    from l2m_ros.matching.catalogue import find_card
+
+    lite = find_card("lite")
+    half = load_backend("openvino", lite, BackendOptions(device="cpu"))
+    network = load_backend("torch", lite, BackendOptions(device="cpu")).network
+    rng = np.random.default_rng(0)
+    scene = cv2.resize(rng.integers(0, 255, (70, 90, 3), np.uint8), (720, 560))
+    images = [
+        network_input(lite.input, scene[y : y + 480, x : x + 640]) for x, y in ((9, 5), (0, 0))
+    ]
+    result = agreement(network, half, lite, images)
+    assert result.median_px < 0.2 and result.pixels > 1000
 
 
 def cases():

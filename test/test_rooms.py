@@ -46,6 +46,7 @@ MAY_IMPORT_NETWORKS = {"engines": {"engines/torch"}}
 SOLE_IMPORTERS = {
     "rclpy": {"node"},
     "onnxruntime": {"engines/onnxruntime"},
+    "openvino": {"engines/openvino"},
     "tensorrt": {"engines/tensorrt/backend"},
     "cuda": {"engines/tensorrt/cuda_memory"},
     # Peers are other people's torch programs, imported when one is asked for.

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-BACKENDS = ("auto", "torch", "onnxruntime", "tensorrt")
+BACKENDS = ("auto", "torch", "onnxruntime", "openvino", "tensorrt")
 
 
 def size_of(order: str) -> Callable[[str], tuple[int, int]]:

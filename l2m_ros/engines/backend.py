@@ -136,11 +136,13 @@ def checked_inputs(
 MODULES = {
     "torch": "l2m_ros.engines.torch",
     "onnxruntime": "l2m_ros.engines.onnxruntime",
+    "openvino": "l2m_ros.engines.openvino",
     "tensorrt": "l2m_ros.engines.tensorrt.backend",
 }
 REMEDIES = {
     "torch": "pip install 'l2m_ros[torch]'",
     "onnxruntime": "pip install 'l2m_ros[onnx]'",
+    "openvino": "pip install 'l2m_ros[openvino]'",
     "tensorrt": "install TensorRT 10.3 or newer with its Python bindings, and cuda-python",
 }
 
@@ -168,6 +170,7 @@ def _loader(name: str) -> Callable[[ModelCard, BackendOptions], Backend]:
 BACKENDS: dict[str, Callable[[ModelCard, BackendOptions], Backend]] = {
     "torch": _loader("torch"),
     "onnxruntime": _loader("onnxruntime"),
+    "openvino": _loader("openvino"),
     "tensorrt": _loader("tensorrt"),
 }
 

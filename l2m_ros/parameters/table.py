@@ -106,7 +106,8 @@ _NODE = [
               "life-cycle manager does it", "start"),
     Parameter("model", "lite", "matcher by name (lite, l2m, sift, orb, ...), or the folder or YAML "
               "card of a model that `l2m export` wrote"),
-    Parameter("backend", "auto", "what runs a network: auto, tensorrt, onnxruntime or torch"),
+    Parameter("backend", "auto",
+              "what runs a network: auto, tensorrt, onnxruntime, openvino or torch"),
     Parameter("model_width", 0, "width of a network's input in pixels; 0 = as its card says",
               low=0, high=8192),
     Parameter("model_height", 0, "height of a network's input in pixels; 0 = as its card says",
