@@ -186,6 +186,13 @@ class _DecoderLines:
         return content
 
 
+def write_figure(path: Path, figure: Any, **how: Any) -> None:
+    """A matplotlib figure as a PNG; `how` goes to its savefig."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", **how)
+    write_whole(path, picture.getvalue())
+
+
 def write_rgb(path: Path, rgb: ByteArray) -> None:
     """A picture as its suffix says; the folder is made."""
     write_pixels(path, rgb[:, :, ::-1])

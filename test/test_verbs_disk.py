@@ -1,10 +1,13 @@
 """The verbs of `l2m` and the disk: inputs are never overwritten, a full disk is one line."""
 
+import contextlib
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +15,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from l2m_ros import cli
+from l2m_ros.commands import features
 from l2m_ros.commands.options import as_json
+from l2m_ros.errors import InvalidInput
 from l2m_ros.files import parse_yaml, read_yaml
+from l2m_ros.images import write_figure, write_rgb
 from l2m_ros.workshop.simulation.bag import write_bag
 from l2m_ros.workshop.simulation.sequence import SimulationOptions, simulate
 
@@ -94,6 +100,64 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(kind, tmp_path):
     assert done.returncode == 2, done.stderr[-2000:]
     assert "Traceback" not in done.stderr and "disk is full" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@contextlib.contextmanager
+def small_disk(bytes_allowed: int):
+    """The kernel refuses larger files; in this process, for a moment."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_allowed, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+
+
+class Figure:
+    """What `write_figure` needs of matplotlib's."""
+
+    def savefig(self, file, **how):
+        file.write(NOISE.tobytes())
+
+
+@pytest.mark.parametrize(
+    "write", [lambda path: write_rgb(path, NOISE), lambda path: write_figure(path, Figure())]
+)
+def test_a_picture_on_a_full_disk_leaves_the_old_one(write, tmp_path):
+    path = tmp_path / "p.png"
+    path.write_bytes(b"old")
+    with small_disk(2_000), pytest.raises(InvalidInput, match="disk is full"):
+        write(path)
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+    write(path)
+    assert path.stat().st_size > 2_000
+
+
+def test_features_on_a_full_disk_is_one_line(capsys, tmp_path, monkeypatch):
+    maps = types.SimpleNamespace(values=np.random.default_rng(0).normal(size=(8, 30, 40)))
+    eyes = types.SimpleNamespace(label="middle", features=lambda image: maps)
+    monkeypatch.setattr(features, "_eyes", lambda name, args: eyes)
+    picture, out = tmp_path / "in.png", tmp_path / "out.png"
+    write_rgb(picture, NOISE)
+    with small_disk(2_000):
+        code, _, err = l2m(capsys, "features", picture, "--out", out)
+    assert code == 2 and "disk is full" in err and err.count("\n") == 1, err
+    assert list(tmp_path.iterdir()) == [picture]
+    code, _, err = l2m(capsys, "features", picture, "--out", picture / "out.png")
+    assert code == 2 and "cannot be written" in err
+
+
+def test_every_picture_is_written_whole():
+    """OpenCV returns False on a full disk, matplotlib leaves half a file."""
+    past = [
+        path.name
+        for path in (ROOT / "l2m_ros").rglob("*.py")
+        if re.search(r"imwrite\(|savefig\((?!picture|buffer)", path.read_text())
+    ]
+    assert past == []
 
 
 def test_json_is_valid_whatever_was_measured():

@@ -51,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from l2m_ros.files import check_writable
     from l2m_ros.workshop.lifting.lift import LiftOptions, lift_folder
 
     width, height = args.size
@@ -65,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         workers=args.workers,
     )
+    check_writable(args.picture)
     report = lift_folder(args.photographs, args.out, options, _workshop(args))
     for name, reason in report.skipped:
         print(f"l2m lift: skipped {name}: {reason}", file=sys.stderr)
@@ -81,18 +83,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _draw(folder: Path, picture: Path) -> None:
-    import cv2
-
-    from l2m_ros.errors import InvalidInput
+    from l2m_ros.images import write_rgb
     from l2m_ros.workshop.lifting.picture import contact_sheet, samples_of
 
-    sheet = contact_sheet(samples_of(folder))
-    try:
-        written = cv2.imwrite(str(picture), sheet[..., ::-1])
-    except cv2.error:  # OpenCV raises on an ending that it does not know
-        written = False
-    if not written:
-        raise InvalidInput(f"{picture}: cannot be written as a picture; name a .png or .jpg")
+    write_rgb(picture, contact_sheet(samples_of(folder)))
 
 
 def _workshop(args: argparse.Namespace):  # type: ignore[no-untyped-def]

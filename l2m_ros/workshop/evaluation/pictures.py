@@ -6,12 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-
 from l2m_ros import drawing
 from l2m_ros.errors import InvalidInput
-from l2m_ros.images import read_rgb
+from l2m_ros.images import read_rgb, write_rgb
 from l2m_ros.matching.matcher import Matcher
 from l2m_ros.matching.sampling import correspondences
 from l2m_ros.types import ByteArray, DenseMatch, FloatArray
@@ -70,6 +67,4 @@ def write_picture(path: Path, rgb: ByteArray) -> None:
     """By the suffix: .jpg or .png."""
     if path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
         raise InvalidInput(f"{path}: a picture ends in .jpg or .png")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), np.ascontiguousarray(rgb[..., ::-1])):
-        raise OSError(f"{path} could not be written")
+    write_rgb(path, rgb)

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from matplotlib.figure import Figure
 
 from l2m_ros import drawing
+from l2m_ros.images import write_figure, write_rgb
 from l2m_ros.types import ByteArray, FloatArray
 from l2m_ros.workshop.evaluation.benchmark import PairResult
 from l2m_ros.workshop.evaluation.scenes import Scene
@@ -111,15 +111,14 @@ def write_plots(folder: Path, scene: Scene, results: Results, size_px: int | Non
     ):
         if figure is not None:
             written.append(folder / f"{scene.name}_{kind}.png")
-            figure.savefig(written[-1], dpi=110, bbox_inches="tight")
+            write_figure(written[-1], figure, dpi=110, bbox_inches="tight")
     typical = median_pair(next(iter(results.values()))).pair
     rows = [
         pair_picture(scene, matcher, own[_index(own, typical)], size_px)
         for matcher, own in results.items()
     ]
     written.append(folder / f"{scene.name}_matches.jpg")
-    if not cv2.imwrite(str(written[-1]), drawing.stacked(rows)[..., ::-1]):
-        raise OSError(f"{written[-1]} could not be written")
+    write_rgb(written[-1], drawing.stacked(rows))
     return written
 
 

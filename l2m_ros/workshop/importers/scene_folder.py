@@ -8,13 +8,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from l2m_ros.errors import InvalidInput
 from l2m_ros.files import whole_folder
 from l2m_ros.geometry import se3
-from l2m_ros.images import read_rgb, write_rgb
+from l2m_ros.images import read_rgb, write_pixels, write_rgb
 from l2m_ros.types import Camera, FloatArray
 from l2m_ros.workshop.importers.dataset import Dataset, Shot, TruePair
 
@@ -109,8 +108,7 @@ def _copied(made: Path, meta: dict[str, Any], picture: Path, K: FloatArray) -> s
 
 def _write_depth(path: Path, depth_m: FloatArray, scale_m: float) -> None:
     values = np.nan_to_num(depth_m / scale_m, nan=0.0).round()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), np.where(values <= 65535, values, 0).astype(np.uint16))
+    write_pixels(path, np.where(values <= 65535, values, 0).astype(np.uint16))
 
 
 def _close(made: Path, meta: dict[str, Any], pairs: list[dict[str, Any]]) -> None:

@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from l2m_ros.files import whole_file
+from l2m_ros.images import write_figure
 
 MEAN_OVER = 20  # steps; a line of log.csv and of the progress is their mean
 
@@ -125,7 +126,7 @@ def draw(folder: Path) -> None:
     _panel(panels[1], checked, [k for k in _names(checked) if "epe" in k], "EPE median, px")
     shares = [k for k in _names(checked) if "within" in k or "auc" in k]
     _panel(panels[2], checked, shares, "%")
-    figure.savefig(folder / "curves.png", dpi=90)
+    write_figure(folder / "curves.png", figure, dpi=90)
 
 
 def _names(rows: list[dict[str, float]]) -> list[str]:
