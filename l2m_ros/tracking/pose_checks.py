@@ -24,6 +24,7 @@ from l2m_ros.tracking.odometry import OdometrySample, OdometryStep
 from l2m_ros.tracking.options import TrackerOptions
 from l2m_ros.tracking.result import Outcome
 from l2m_ros.tracking.scale_evidence import scale_evidence
+from l2m_ros.tracking.torn import Rows, torn
 from l2m_ros.tracking.trust import contradicted_content, contradicted_scale
 from l2m_ros.types import Correspondences, Frame, Lost, MetricPose
 
@@ -39,6 +40,7 @@ class MatchedFrame:
     odometry: OdometrySample | None
     keyframe: Keyframe
     pairs: Correspondences
+    repeated_rows: Rows | None = None  # (H,) those that are the image's before
 
 
 class PoseChecks:
@@ -78,6 +80,9 @@ class PoseChecks:
         outcome = self._estimated(seen, step, options)
         outcome, slip = self._against_parallax(seen, step, outcome, options)
         remarks = {"odometry": slip, "odometry covariance": step.modelled if step else None}
+        if not isinstance(outcome, Lost) and seen.repeated_rows is not None:
+            support = self.options.trust.min_support
+            outcome = torn(outcome, seen.pairs, seen.repeated_rows, support) or outcome
         if isinstance(outcome, MetricPose):
             against = self._against_scale(outcome)
             if against is not None:

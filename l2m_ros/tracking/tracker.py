@@ -34,6 +34,7 @@ from l2m_ros.tracking.options import TrackerOptions
 from l2m_ros.tracking.pose_checks import MatchedFrame, PoseChecks, Remarks
 from l2m_ros.tracking.result import Outcome, TrackResult, TrackState
 from l2m_ros.tracking.stereo_watch import StereoWatch
+from l2m_ros.tracking.torn import Rows, repeated_rows
 from l2m_ros.tracking.velocity import twist_between
 from l2m_ros.types import (
     Features,
@@ -56,6 +57,7 @@ class _EncodedFrame:
     odometry: OdometrySample | None
     features: Features
     rejection: str | None  # why it may not become a keyframe
+    repeated_rows: Rows | None  # (H,) those that are the image's before
     times: StageTimes
 
 
@@ -119,14 +121,18 @@ class Tracker:
 
     def process(self, frame: Frame, odometry: OdometrySample | None = None) -> TrackResult:
         times = StageTimes()
-        doubt, self._before = self._repeated(frame, odometry), (frame, odometry)
+        doubt, rows = self._repeated(frame, odometry)
+        self._before = frame, odometry
         if doubt is not None:
             return TrackResult(
                 TrackState.LOST, _words(doubt), frame, self._keyframe, doubt, stages_ms=times.ms
             )
         with times.stage("encode"):
             features = self._matcher.encode(frame.rgb)
-        now = _EncodedFrame(frame, odometry, features, self._policy.rejection(frame.rgb), times)
+        rejection = self._policy.rejection(frame.rgb)
+        if rows is not None:
+            rejection = rejection or "rows of the image before are in it"
+        now = _EncodedFrame(frame, odometry, features, rejection, rows, times)
         if self._keyframe is None:
             return self._start_chain(now, "the first frame")
         self._requested |= _gains_depth(self._keyframe, frame)
@@ -137,13 +143,18 @@ class Tracker:
             return self._after_loss(now, attempt, attempt.outcome)
         return self._after_success(now, attempt)
 
-    def _repeated(self, frame: Frame, odometry: OdometrySample | None) -> Lost | None:
+    def _repeated(
+        self, frame: Frame, odometry: OdometrySample | None
+    ) -> tuple[Lost | None, Rows | None]:
+        """Whether the image, or which of its rows, are those of the image before."""
         if self._before is None or self.options.accept_repeated:
-            return None
+            return None, None
         before, odometry_before = self._before
         if frame.stamp_ns <= before.stamp_ns:
-            return None
-        return repeated_image(frame.rgb, before.rgb, odometry, odometry_before)
+            return None, None
+        doubt = repeated_image(frame.rgb, before.rgb, odometry, odometry_before)
+        rows = repeated_rows(frame.rgb, before.rgb)
+        return doubt, None if rows is None or rows.all() else rows
 
     def _attempt(self, now: _EncodedFrame, keyframe: Keyframe) -> _Attempt:
         with now.times.stage("match"):
@@ -152,7 +163,7 @@ class Tracker:
         if self.options.subpixel:
             with now.times.stage("subpixel"):
                 pairs = refined_pairs(match, pairs, now.frame.rgb, keyframe.frame.rgb)
-        seen = MatchedFrame(now.frame, now.odometry, keyframe, pairs)
+        seen = MatchedFrame(now.frame, now.odometry, keyframe, pairs, now.repeated_rows)
         with now.times.stage("pose"):
             outcome, remarks = self._checks.pose(seen, self._odom.newest(keyframe.chain))
         return _Attempt(match, seen, outcome, {**remarks, "stereo": self._stereo.problem})

@@ -1,0 +1,66 @@
+"""Images of two moments: a transfer that broke off leaves rows of the image before.
+
+A sensor's noise differs in each image, so rows that repeat bit for bit, with texture in them, are
+of the moment before. That is harmless where the camera stands (and a video codec repeats rows of a
+scene that rests): then the matches of both parts agree on one pose. Where they do not, it moved.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from l2m_ros.types import (
+    ByteArray,
+    Correspondences,
+    Lost,
+    LostReason,
+    MetricPose,
+    RelativePose,
+)
+
+Rows = npt.NDArray[np.bool_]
+
+MIN_CONTRAST = 3.0  # grey levels, standard deviation: black bars and burnt skies repeat too
+MIN_ROWS = 0.05  # of the image
+MIN_MATCHES = 20  # in a part; fewer do not say whether it moved
+
+
+def repeated_rows(rgb: ByteArray, before: ByteArray) -> Rows | None:
+    """(H,) which rows are those of the image before; None where these are few."""
+    if rgb.shape != before.shape:
+        return None
+    same = (rgb == before).reshape(len(rgb), -1).all(axis=1)
+    if np.count_nonzero(same) < MIN_ROWS * len(rgb):
+        return None
+    grey = cv2.cvtColor(np.ascontiguousarray(rgb[same]), cv2.COLOR_RGB2GRAY)
+    same[same] = grey.std(axis=1) > MIN_CONTRAST
+    return same if np.count_nonzero(same) >= MIN_ROWS * len(rgb) else None
+
+
+def torn(
+    outcome: MetricPose | RelativePose, pairs: Correspondences, rows: Rows, min_support: float
+) -> Lost | None:
+    """Why the image is of two moments, or None: the matches of one part do not support the pose."""
+    row = np.clip(np.rint(pairs.query_px[:, 1]), 0, len(rows) - 1).astype(np.intp)
+    repeated = rows[row]
+    shares = [_support(outcome, pairs, part) for part in (repeated, ~repeated)]
+    if all(share is None or share >= min_support for share in shares):
+        return None
+    old, new = ("-" if share is None else f"{100 * share:.0f} %" for share in shares)
+    return Lost(
+        LostReason.REPEATED_IMAGE,
+        f"{np.count_nonzero(rows)} of {len(rows)} rows are those of the image before, bit for bit, "
+        f"and the camera moved: {old} of the matches there agree on the pose, {new} elsewhere",
+    )
+
+
+def _support(
+    outcome: MetricPose | RelativePose, pairs: Correspondences, part: Rows
+) -> float | None:
+    """Share of a part's matches that agree, each by its confidence."""
+    if np.count_nonzero(part) < MIN_MATCHES:
+        return None
+    confidence = pairs.confidence[part]
+    return float(confidence[outcome.inliers[part]].sum() / max(confidence.sum(), 1e-9))

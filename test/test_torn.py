@@ -1,0 +1,79 @@
+"""Images of two moments: rows of the image before, and a camera that moved meanwhile."""
+
+import cv2
+import numpy as np
+import pytest
+
+from l2m_ros.matching.catalogue import load_matcher
+from l2m_ros.tracking.torn import repeated_rows
+from l2m_ros.tracking.tracker import Tracker
+from l2m_ros.types import Camera, Frame, LostReason
+
+WIDTH, HEIGHT = 320, 240
+CAMERA = Camera(WIDTH, HEIGHT, np.array([[250.0, 0, 160], [0, 250.0, 120], [0, 0, 1]]))
+
+
+@pytest.fixture(scope="module")
+def wall():
+    """A textured picture, wider than the camera sees."""
+    rng = np.random.default_rng(0)
+    fine = cv2.GaussianBlur(rng.uniform(0, 255, (HEIGHT, WIDTH + 60)), (0, 0), 2.0)
+    return np.clip((fine - fine.mean()) * 5 + 128, 0, 255)
+
+
+def picture(wall, shift_px, seed):
+    """What a camera sees that moved along the wall, with its own noise."""
+    noise = np.random.default_rng(seed).normal(0, 1.5, (HEIGHT, WIDTH))
+    grey = wall[:, shift_px : shift_px + WIDTH] + noise
+    return np.repeat(np.clip(np.rint(grey), 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def frame(rgb, number):
+    noise_m = np.random.default_rng(number).normal(0, 0.002, (HEIGHT, WIDTH))
+    depth = (2.0 + noise_m).astype(np.float32)  # the wall is square on
+    return Frame(rgb, CAMERA, depth, stamp_ns=10**9 + number * 10**8)
+
+
+def torn_picture(upper, lower, at=HEIGHT // 2):
+    return np.concatenate([upper[:at], lower[at:]])
+
+
+def test_repeated_rows_are_those_with_texture(wall):
+    before, now = picture(wall, 0, 0), picture(wall, 0, 1)
+    assert repeated_rows(now, before) is None
+    rows = repeated_rows(torn_picture(now, before), before)
+    assert rows.sum() == HEIGHT // 2 and rows[HEIGHT // 2 :].all()
+    before[:100] = now[:100] = 0  # a black bar is no repeated row
+    assert repeated_rows(now, before) is None
+
+
+@pytest.mark.parametrize("at", [90, 150])
+def test_an_image_of_two_moments_has_no_pose(wall, at):
+    """Whichever moment has more of the image."""
+    tracker = Tracker(load_matcher("sift"))
+    tracker.process(frame(picture(wall, 0, 0), 0))
+    before = picture(wall, 10, 1)
+    assert tracker.process(frame(before, 1)).pose is not None
+    result = tracker.process(frame(torn_picture(picture(wall, 40, 2), before, at), 2))
+    assert result.outcome.reason is LostReason.REPEATED_IMAGE
+    assert f"{HEIGHT - at} of 240 rows" in result.reason
+    assert tracker.process(frame(picture(wall, 42, 3), 3)).pose is not None
+
+
+def test_an_image_of_two_moments_is_no_keyframe(wall):
+    tracker = Tracker(load_matcher("sift"))
+    tracker.process(frame(picture(wall, 0, 0), 0))
+    tracker.set_keyframe()
+    torn = torn_picture(picture(wall, 40, 2), picture(wall, 0, 0))
+    assert not tracker.process(frame(torn, 1)).new_keyframe
+    assert tracker.process(frame(picture(wall, 42, 3), 2)).new_keyframe
+
+
+def test_rows_that_repeat_while_the_camera_stands_do_no_harm(wall):
+    """As a video codec sends them of a scene that rests."""
+    tracker = Tracker(load_matcher("sift"))
+    tracker.process(frame(picture(wall, 0, 0), 0))
+    before = picture(wall, 10, 1)
+    assert tracker.process(frame(before, 1)).pose is not None
+    result = tracker.process(frame(torn_picture(picture(wall, 10, 2), before), 2))
+    assert result.pose is not None
