@@ -372,6 +372,7 @@ class MetricPose:
     support: float = 1.0  # of the matches that could contradict the pose, the share that agrees
     disagreement: float = 0.0  # with two-view geometry: chi-square of five degrees of freedom
     depth_check: DepthCheck | None = None  # None: no depth, or no two-view geometry to check it by
+    scale_sigma: float = 0.0  # of the error that all metres share, a fraction; in `covariance` too
 
     def __post_init__(self) -> None:
         _set(

@@ -173,9 +173,9 @@ def test_a_tracker_without_depth_has_metres_by_the_reader():
     class Sight:
         """Reads the true depth of a frame, 8 % too far."""
 
-        def read(self, rgb, camera):
+        def read(self, rgb, camera, features):
             depth = next(s.true_depth_m for s in shots if np.array_equal(s.frame.rgb, rgb))
-            return MonoDepth((depth * 1.08).astype(np.float32), 0.02, 0.1)
+            return MonoDepth((depth * 1.08).astype(np.float32), 0.02, 0.1, 0.01)
 
     options = SimulationOptions(frames=6, rate_hz=3.0, width=320, height=240, stereo=False)
     oracle = OracleMatcher(noise_px=0.3)

@@ -194,7 +194,7 @@ def replay(
     )
     if matcher is None:
         matcher = load_matcher(values["model"], **matcher_options(values))
-    reader = load_depth_reader(values["mono_depth"], **depth_reader_options(values))
+    reader = load_depth_reader(values["mono_depth"], matcher, **depth_reader_options(values))
     tracker = Tracker(matcher, tracker_options(values), reader)
     mounting = _Mounting(bag, values)
     names = FrameNames(values["frames.odom"], values["frames.base"], values["frames.keyframe"])

@@ -50,10 +50,16 @@ def _checked(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _exported(args: argparse.Namespace) -> dict[str, Any]:
-    from l2m_ros.engines.backend import BackendOptions, load_backend
+    from l2m_ros.engines.backend import BackendOptions, is_depth_head, load_backend
     from l2m_ros.engines.torch import load_network
     from l2m_ros.export.parser_check import load_table
-    from l2m_ros.export.stages import ExportOptions, agreement, export_model, write_shipped_card
+    from l2m_ros.export.stages import (
+        ExportOptions,
+        agreement,
+        export_model,
+        head_agreement,
+        write_shipped_card,
+    )
     from l2m_ros.matching.catalogue import find_card
 
     card = find_card(args.model)
@@ -65,7 +71,10 @@ def _exported(args: argparse.Namespace) -> dict[str, Any]:
     if args.card:
         written = write_shipped_card(written, args.card)
     report = _report(written, {}, [])
-    if not args.no_verify:
+    if not args.no_verify and is_depth_head(written):
+        backend = load_backend("onnxruntime", written, BackendOptions(device="cpu"))
+        report["head_agreement"] = head_agreement(network, backend, written)
+    elif not args.no_verify:
         backend = load_backend("onnxruntime", written, BackendOptions(device="cpu"))
         report["agreement"] = vars(agreement(network, backend, written))
     return report
@@ -105,6 +114,9 @@ def _words(report: dict[str, Any]) -> str:
     lines += [f"  not for TensorRT: {problem}" for problem in report["problems"]]
     if not report["problems"]:
         lines.append("  every operator, type and rank is one that TensorRT takes")
+    if "head_agreement" in report:
+        worst = ", ".join(f"{n} within {d:.2g}" for n, d in report["head_agreement"].items())
+        lines.append(f"  ONNX Runtime against torch: {worst}")
     if "agreement" in report:
         a = report["agreement"]
         lines.append(

@@ -4,6 +4,7 @@
     l2m train decoder --minutes 2                       tries it out on images of rendered worlds
     l2m train metric --minutes 30                       keypoints with metres (docs/metric.md)
     l2m train encoder --minutes 30                      an encoder sees in 3D (docs/encoder.md)
+    l2m train depth --minutes 10                        metres off lite's features (docs/metric.md)
     torchrun --nproc-per-node 2 -m l2m_ros.commands.train decoder --photographs PHOTOS ...
 
 The folder of the run (--out) receives checkpoint.pt, log.csv, validation.csv, curves.png and
@@ -20,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from l2m_ros.commands.train_depth import run_depth
 from l2m_ros.commands.train_encoder import add_encoder_arguments, run_encoder
 from l2m_ros.commands.train_metric import run_metric
 from l2m_ros.errors import InvalidInput
@@ -41,11 +43,18 @@ HELD_OUT_SEED = 900  # of the worlds that are only measured on
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
-        "stage", choices=["decoder", "metric", "encoder"],
+        "stage", choices=["decoder", "metric", "depth", "encoder"],
         help="decoder: the matching stage; metric: keypoints with metres, from relative poses; "
-        "encoder: features that agree in 3D",
+        "depth: a head that reads metres off lite's features; encoder: features that agree in 3D",
     )  # fmt: skip
-    parser.add_argument("--sequences", type=Path, metavar="DIR", help="metric: posed recordings")
+    parser.add_argument(
+        "--sequences", type=Path, metavar="DIR",
+        help="metric: posed recordings; depth: RGB-D recordings",
+    )  # fmt: skip
+    parser.add_argument(
+        "--measure", type=Path, metavar="DIR",
+        help="depth: recordings that the sigmas are measured on",
+    )  # fmt: skip
     parser.add_argument(
         "--photographs", type=Path, metavar="DIR", help="searched in depth; or a zip or tar"
     )
@@ -89,6 +98,8 @@ def run(args: argparse.Namespace) -> int:
         return run_metric(args, args.config)
     if args.stage == "encoder":
         return run_encoder(args)
+    if args.stage == "depth":
+        return run_depth(args, args.config)
     options = _options(args)
     _check_device(options.loop.device)
     folder = args.out or Path("runs") / options.model

@@ -28,7 +28,8 @@ from l2m_ros.errors import BackendUnavailable, InvalidInput, ModelError
 from l2m_ros.spelling import nearest
 
 STAGES = ("encode", "reference", "match")
-GRAPHS = {"encode": "encoder", "reference": "reference", "match": "decoder"}  # stage: file role
+# stage: file role. A depth head has the last stage alone; a matcher has no such stage.
+GRAPHS = {"encode": "encoder", "reference": "reference", "match": "decoder", "depth": "depth"}
 QUERY, KEYFRAME = "query_", "keyframe_"  # prefixes of what `match` takes
 
 Tensors = dict[str, Any]
@@ -72,6 +73,18 @@ class BackendOptions:
             raise InvalidInput(
                 "threads must be 0 or more, workspace_mib 1 or more, optimization_level 0 to 5"
             )
+
+
+def is_depth_head(card: ModelCard) -> bool:
+    """Whether it reads metres from another model's features, and matches nothing."""
+    return bool(card.encoder)
+
+
+def stages_of(card: ModelCard) -> list[str]:
+    """The stages that are graphs of this card."""
+    if is_depth_head(card):
+        return ["depth"]
+    return [s for s in STAGES if s != "reference" or GRAPHS[s] in card.files]
 
 
 def backend_options(**values: Any) -> BackendOptions:
@@ -216,7 +229,8 @@ def choices(card: ModelCard, options: BackendOptions) -> list[Choice]:
     Whether an engine says that it has a CUDA device is no proof (ONNX Runtime tells how it was
     built, not what is plugged in), so there is a next one for each.
     """
-    graphs = card.has("encoder") and card.has("decoder") and options.weights is None
+    needed = ("depth",) if is_depth_head(card) else ("encoder", "decoder")
+    graphs = all(card.has(role) for role in needed) and options.weights is None
     found, reasons = [], []
     if options.device != "cpu":
         for name, usable in (("tensorrt", graphs), ("onnxruntime", graphs), ("torch", True)):

@@ -23,7 +23,7 @@ from l2m_ros.spelling import nearest
 RESIZE_RULES = ("stretch", "letterbox")
 INTERPOLATIONS = ("area", "bicubic")
 PRECISIONS = ("fp32", "fp16")
-GRAPH_ROLES = ("encoder", "reference", "decoder")
+GRAPH_ROLES = ("encoder", "reference", "decoder", "depth")
 FILE_ROLES = (*GRAPH_ROLES, "weights")
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -113,6 +113,7 @@ class ModelCard:
     trained_on: str = ""
     parameters: int | None = None
     depth: Mapping[str, float] = field(default_factory=dict)  # its sigmas, relative
+    encoder: Mapping[str, str] = field(default_factory=dict)  # of a depth head: model, its weights
     accuracy: Mapping[str, Any] = field(default_factory=dict)
     speed: Mapping[str, Any] = field(default_factory=dict)
     folder: Path = Path()  # where the files lie; not written to the card
@@ -125,7 +126,7 @@ class ModelCard:
                 raise ModelError(f"{name} is a text, got {getattr(self, name)!r}")
         if not self.name or set(self.name) & set("/\\\0"):
             raise ModelError(f"name {self.name!r} is no name of a model")
-        for name in ("config", "files", "keep", "accuracy", "speed"):
+        for name in ("config", "files", "keep", "depth", "encoder", "accuracy", "speed"):
             if not isinstance(getattr(self, name), Mapping):
                 raise ModelError(
                     f"{name} must hold `key: value` lines, got {getattr(self, name)!r}"

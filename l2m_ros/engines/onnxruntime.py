@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from l2m_ros.engines.backend import GRAPHS, Array, BackendOptions, Tensors, checked_inputs
+from l2m_ros.engines.backend import (
+    GRAPHS,
+    Array,
+    BackendOptions,
+    Tensors,
+    checked_inputs,
+    stages_of,
+)
 from l2m_ros.engines.keyframe_stage import keyframe_tensors
 from l2m_ros.engines.model_card import ModelCard
 from l2m_ros.errors import BackendUnavailable, ModelError
@@ -35,8 +42,10 @@ def load(card: ModelCard, options: BackendOptions) -> OnnxRuntimeBackend:
             "this onnxruntime has no CUDA: pip install onnxruntime-gpu, or use device cpu"
         )
     device = "cuda" if wanted != "cpu" and has_cuda() else "cpu"
-    stages = [s for s, role in GRAPHS.items() if s != "reference" or role in card.files]
-    sessions = {s: open_session(card.file(GRAPHS[s]), device, options.threads) for s in stages}
+    sessions = {
+        stage: open_session(card.file(GRAPHS[stage]), device, options.threads)
+        for stage in stages_of(card)
+    }
     return OnnxRuntimeBackend(card, sessions, device)
 
 
@@ -73,6 +82,8 @@ class OnnxRuntimeBackend:
         self, card: ModelCard, sessions: Mapping[str, ort.InferenceSession], device: str
     ) -> None:
         self.card, self.device, self._sessions = card, device, dict(sessions)
+        if "encode" not in self._sessions:
+            return
         image = self._sessions["encode"].get_inputs()[0]
         size = (1, 3, card.input.height, card.input.width)
         if image.name != "image" or tuple(image.shape) != size:

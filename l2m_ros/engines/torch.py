@@ -95,8 +95,8 @@ class TorchBackend:
         with torch.inference_mode():
             if stage == "encode":
                 return dict(self.network.encode(tensors["image"]))
-            if stage == "reference":
-                return dict(self.network.reference(tensors))
+            if stage in ("reference", "depth"):
+                return dict(getattr(self.network, stage)(tensors))
             return dict(self.network.match(*split_match_inputs(tensors)))
 
     def to_host(self, tensors: Mapping[str, Any]) -> dict[str, Array]:

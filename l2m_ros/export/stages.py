@@ -4,6 +4,7 @@
     reference.onnx   features -> keyframe tensors; absent where the keyframe keeps features only
     decoder.onnx     query_* features, keyframe_* tensors -> warp, certainty (logits), precision;
                      of MicKey: partner, back, probability
+    depth.onnx       of a depth head, its only graph: another model's features -> log_depth, ...
     card.yaml        names, sizes, sha256
 
 Shapes are fixed. Opset 18: the lowest that torch's exporter writes itself; 20 renames
@@ -51,6 +52,7 @@ DEFAULT_OPSET = 18
 SOLVE = Solve(matrix="matrix", right="right", solution="solution")
 METRIC_RESULTS = ("partner", "back", "probability")  # of MicKey: pairs of cells, no warp
 RESULTS = ("warp", "certainty", "precision", *METRIC_RESULTS)
+HEAD_RESULTS = ("log_depth", "log_sigma", "image_log_sigma")  # of a depth head
 MEASURED = ("keypoints", "depth", "score")  # features that a host reads: never half precision
 PROTOBUF_LIMIT_BYTES = 2**31 - 1
 
@@ -97,6 +99,8 @@ def run_stage(network: Any, stage: str, tensors: dict[str, Tensor]) -> dict[str,
     """The stage as the graphs hold it: a reference with a solve stops before the solve."""
     if stage == "encode":
         return dict(network.encode(tensors["image"]))
+    if stage == "depth":
+        return dict(network.depth(tensors))
     if stage == "reference":
         step = network.system if has_solve(network) else network.reference
         return dict(step(tensors))
@@ -162,6 +166,9 @@ def _trace(
 
 def _planned(network: nn.Module, image: Tensor) -> tuple[list[_Job], dict[str, str]]:
     """The graphs, and which reference tensors are features that need none."""
+    if hasattr(network, "depth"):
+        inputs = network.feature_stand_ins(*image.shape[-2:])
+        return [_Job("depth", inputs, list(HEAD_RESULTS))], {}
     features = run_stage(network, "encode", {"image": image})
     computed = run_stage(network, "reference", features)
     keep, reference = _kept(features, computed), dict(computed)
@@ -233,7 +240,9 @@ def _in_precision(traced: list[Traced], card: ModelCard) -> dict[str, onnx.Model
     if card.precision == "fp32":
         return {part.stage: part.model for part in traced}
     solve = card.solve
-    outputs = {*RESULTS, *MEASURED} | ({solve.matrix, solve.right} if solve else set())
+    outputs = {*RESULTS, *MEASURED, *HEAD_RESULTS} | (
+        {solve.matrix, solve.right} if solve else set()
+    )
     keep = outputs | ({f"keyframe_{solve.solution}"} if solve else set())
     models: dict[str, onnx.ModelProto] = {}
     half_features: set[str] = set()
@@ -346,6 +355,22 @@ def agreement(
         float(np.abs(probability[0] - probability[1]).max()),
         int(error.size),
     )
+
+
+def head_agreement(network: nn.Module, backend: Any, card: ModelCard) -> dict[str, float]:
+    """Largest difference of each output of a depth head, on features of noise."""
+    from l2m_ros.engines.torch import TorchBackend
+
+    rng = np.random.default_rng(0)
+    stand_ins = network.feature_stand_ins(card.input.height, card.input.width)  # type: ignore
+    inputs = {
+        name: rng.standard_normal(tuple(t.shape)).astype(np.float32)
+        for name, t in stand_ins.items()
+    }
+    truth, got = (
+        runner.to_host(runner.run("depth", inputs)) for runner in (TorchBackend(network), backend)
+    )
+    return {name: float(np.abs(got[name] - truth[name]).max()) for name in HEAD_RESULTS}
 
 
 def _metric_agreement(truth: Mapping[str, Any], got: Mapping[str, Any]) -> Agreement:

@@ -52,6 +52,12 @@ def is_final(lost: Lost) -> bool:
 def _from_depths(problem: PoseProblem, depths: Depths, source: str) -> MetricPose | Lost:
     if depths.known < MIN_MATCHES:
         return Lost(LostReason.NO_DEPTH, f"{depths.known} matches have a known depth ({source})")
+    if depths.scale_sigma > problem.options.max_scale_sigma:
+        return Lost(
+            LostReason.NO_SCALE,
+            f"the metres of {source} are sure to {100 * depths.scale_sigma:.0f} % only, "
+            f"pose.max_scale_sigma allows {100 * problem.options.max_scale_sigma:.0f} %",
+        )
     pairs = problem.pairs.with_depths(depths, problem.keyframe)
     side = problem.query if np.isfinite(depths.keyframe_m).any() else problem.keyframe
     f = focal_px(side)

@@ -47,6 +47,7 @@ class PoseOptions:
     depth_noise: DepthNoise = field(default_factory=DepthNoise)
     texture: TextureNoise = field(default_factory=TextureNoise)
     depth_scale_sigma: float = 0.0  # relative, of the depth sensor's calibration
+    max_scale_sigma: float = 0.5  # relative; a source whose metres are less sure gives none
     search_matches: int = 300  # drawn for the search; the refinement takes all
     sources: tuple[str, ...] = tuple(SCALE_SOURCES)  # tried in this order
     seed: int = 0
@@ -56,6 +57,8 @@ class PoseOptions:
             raise InvalidInput(f"threshold_px must be some pixels, got {self.threshold_px:g}")
         if not 0.0 <= self.common_px <= 100.0:
             raise InvalidInput(f"common_px must lie in [0, 100], got {self.common_px:g}")
+        if not self.max_scale_sigma > 0:
+            raise InvalidInput(f"max_scale_sigma must be positive, got {self.max_scale_sigma:g}")
         unknown = [name for name in self.sources if name not in SCALE_SOURCES]
         if unknown:
             raise InvalidInput(
@@ -168,8 +171,9 @@ class PoseProblem:
             )
         covariance = pose_covariance(fit, self.pairs.query, self.common(scale_sigma))
         bad = _undetermined(covariance)
+        support = self.support(fit, with_depth)
         return bad or MetricPose(
-            fit.pose, covariance, self.inliers(fit), source, self.support(fit, with_depth)
+            fit.pose, covariance, self.inliers(fit), source, support, scale_sigma=scale_sigma
         )
 
     def support(self, fit: Fit, with_depth: npt.NDArray[np.bool_]) -> float:

@@ -58,14 +58,15 @@ class ScaleEvidence:
     odometry: FloatArray | None = None  # 4x4 keyframe_from_camera
     odometry_covariance: FloatArray | None = None  # 6x6; only its translation part is used
     mono_depth: FloatArray | None = None  # (H, W) of the keyframe, metres, from a network
-    mono_sigma: float = 0.1  # of each pixel, as a fraction of its depth
-    mono_scale_sigma: float = 0.1  # common to all pixels, as a fraction
+    mono_sigma: FloatArray | float = 0.1  # of each pixel (H, W), as a fraction of its depth
+    mono_scale_sigma: float = 0.1  # common to all pixels, of the log of depth
     mono_shift_sigma_m: float = 0.1  # common to all pixels
 
     def __post_init__(self) -> None:
         if (self.odometry is None) != (self.odometry_covariance is None):
             raise InvalidInput("odometry and odometry_covariance go together")
-        if min(self.mono_sigma, self.mono_scale_sigma) <= 0 or self.mono_shift_sigma_m < 0:
+        sigmas = (float(np.min(self.mono_sigma)), self.mono_scale_sigma)
+        if not min(sigmas) > 0 or not self.mono_shift_sigma_m >= 0:
             raise InvalidInput("the sigmas of mono_depth must be positive")
 
 
@@ -167,16 +168,37 @@ def mono_depth(request: ScaleRequest) -> Depths | None:
     # A network's depth is smooth: steps above EDGE_RATIO are edges, not noise.
     smooth = DepthNoise(0.0, 0.0)
     surface = sample_surface(evidence.mono_depth, request.matches.keyframe_px, smooth)
-    n = len(surface.z_m)
+    own = _at_pixels(evidence.mono_sigma, request.matches.keyframe_px)
+    usual = float(np.median(own)) if len(own) else 1.0
     return Depths(
         surface.z_m,
-        np.ones(n),
-        *_unknown(n),
-        DepthNoise(0.0, 0.0, evidence.mono_sigma),
+        (own / usual) ** 2,
+        *_unknown(len(own)),
+        DepthNoise(0.0, 0.0, usual),
         surface.slope,
-        scale_sigma=evidence.mono_scale_sigma,
+        scale_sigma=relative_sigma(evidence.mono_scale_sigma),
         shift_sigma_m=evidence.mono_shift_sigma_m,
     )
+
+
+def relative_sigma(log_sigma: float) -> float:
+    """Standard deviation of truth / estimate - 1 where the log of the ratio has `log_sigma`.
+
+    Twice too near is as likely as twice too far, but in metres of the estimate it is off by twice
+    as much: E (e^x - 1)^2 = e^(2 s^2) - 2 e^(s^2 / 2) + 1.
+    """
+    square = log_sigma**2
+    return float(np.sqrt(np.expm1(2.0 * square) - 2.0 * np.expm1(0.5 * square)))
+
+
+def _at_pixels(image: FloatArray | float, pixels: FloatArray) -> FloatArray:
+    """(N,) the value of the nearest pixel; a number is that of all."""
+    if np.ndim(image) == 0:
+        return np.full(len(pixels), float(image))
+    image = np.asarray(image)
+    last = np.array(image.shape[::-1]) - 1
+    column, row = np.clip(np.rint(pixels), 0, last).astype(np.intp).T
+    return np.asarray(image[row, column], float)
 
 
 def mickey(request: ScaleRequest) -> Depths | None:
@@ -207,7 +229,9 @@ def mickey(request: ScaleRequest) -> Depths | None:
         z_query * np.exp(half),
         np.ones(n),
         DepthNoise(0.0, 0.0, max(motion.spread, MIN_LIFTED_SIGMA)),
-        scale_sigma=float(np.hypot(depths.scale_sigma, np.sqrt(0.5 * image_variance))),
+        scale_sigma=relative_sigma(
+            float(np.hypot(depths.scale_sigma, np.sqrt(0.5 * image_variance)))
+        ),
         shift_sigma_m=0.5 * depths.image_sigma * middle_m,
         initial=motion.pose,
     )

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from l2m_ros.engines.backend import backend_options, load_backend
+from l2m_ros.engines.backend import backend_options, is_depth_head, load_backend
 from l2m_ros.engines.model_card import ModelCard, load_card
 from l2m_ros.errors import InvalidInput, ModelError
 from l2m_ros.files import cache_folder
@@ -103,6 +103,10 @@ def load_matcher(
 
 def _network(name: str, backend: str, size: Size | None, options: dict[str, Any]) -> Matcher:
     card = find_card(name)
+    if is_depth_head(card):
+        raise InvalidInput(
+            f"{card.name} reads metres and matches nothing: use it as mono_depth:={card.name}"
+        )
     if size is not None:
         card = card.resized(*size)
     kind = KINDS.get(card.architecture, NetworkMatcher)

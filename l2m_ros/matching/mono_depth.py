@@ -1,9 +1,11 @@
 """Metres from a single image: a depth map of a keyframe by a metric network, with what it errs.
 
-    reader = load_depth_reader("runs/metric/model")
-    depth = reader.read(rgb, camera)          MonoDepth of the whole image
+    reader = load_depth_reader("lite_depth")              a head on the features of `lite`
+    reader = load_depth_reader("runs/metric/model")       a network of its own
+    depth = reader.read(rgb, camera, features)            MonoDepth of the whole image
 
-Any matcher may then have metres: this one reads the keyframe, another one matches.
+Any matcher may then have metres: this one reads the keyframe, another one matches. A head takes the
+features that its own matcher computed for tracking, so that a keyframe costs it a few ms.
 """
 
 from __future__ import annotations
@@ -14,27 +16,44 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
-from l2m_ros.errors import InvalidInput
-from l2m_ros.matching.catalogue import load_matcher
+from l2m_ros.engines.backend import Array, Backend, backend_options, is_depth_head, load_backend
+from l2m_ros.engines.model_card import ModelCard
+from l2m_ros.errors import InvalidInput, ModelError
+from l2m_ros.matching.catalogue import NO_ENGINE, find_card, load_matcher
+from l2m_ros.matching.matcher import Matcher
 from l2m_ros.matching.metric_matcher import MetricMatcher
-from l2m_ros.types import ByteArray, Camera, FloatArray
+from l2m_ros.matching.network_matcher import NetworkMatcher
+from l2m_ros.matching.preprocess import content_size
+from l2m_ros.matching.turned import is_turned
+from l2m_ros.types import ByteArray, Camera, Features, FloatArray
 
 FARTHEST_RATIO = 20.0  # from the median depth: beyond, the network does not mean it
+LEAST_SIGMA = 0.02
+HEAD_FEATURES = ("coarse", "middle")
+# Of a head's card that was not measured on places it never saw: it knows next to nothing.
+UNMEASURED = {"place_sigma": 0.5, "image_factor": 1.5, "cell_factor": 1.5, "image_correlation": 0.9}
 
 
 @dataclass(frozen=True, eq=False)
 class MonoDepth:
-    """Depth of one image and how far it errs, all sigmas relative."""
+    """Depth of one image and how far it errs; all sigmas are of the log of depth."""
 
     depth: FloatArray  # (H, W) float32 metres, NaN = unknown
-    pixel_sigma: float  # each on its own
-    scale_sigma: float  # all together
+    pixel_sigma: FloatArray | float  # each on its own, (H, W) or one for all
+    place_sigma: float  # common to all images of a place: no second image helps
+    image_sigma: float  # common to this image
+    image_correlation: float = 0.0  # between the image factors of neighbouring keyframes
+
+    @property
+    def scale_sigma(self) -> float:
+        """Of all depths of this image together."""
+        return float(np.hypot(self.place_sigma, self.image_sigma))
 
 
 class DepthReader(Protocol):
-    """Reads metres from an image (H, W, 3) of that camera."""
+    """Reads metres from an image (H, W, 3) of that camera; features: a matcher's, of the image."""
 
-    def read(self, rgb: ByteArray, camera: Camera) -> MonoDepth: ...
+    def read(self, rgb: ByteArray, camera: Camera, features: Features | None) -> MonoDepth: ...
 
 
 class MetricDepthReader:
@@ -43,30 +62,116 @@ class MetricDepthReader:
     def __init__(self, matcher: MetricMatcher) -> None:
         self.name, self._matcher = matcher.name, matcher
 
-    def read(self, rgb: ByteArray, camera: Camera) -> MonoDepth:
-        _, depth, good = self._matcher.cells(self._matcher.encode(rgb))
+    def read(self, rgb: ByteArray, camera: Camera, features: Features | None = None) -> MonoDepth:
+        own = features is not None and features.model == self.name
+        _, depth, good = self._matcher.cells(features if own else self._matcher.encode(rgb))
         if self._matcher.per_focal:
             depth = depth * np.sqrt(camera.K[0, 0] * camera.K[1, 1])
         rows, columns = self._matcher.grid()
-        known = good & np.isfinite(depth) & (depth > 0)
-        middle = float(np.median(depth[known])) if known.any() else np.nan
-        known &= (depth < FARTHEST_RATIO * middle) & (depth > middle / FARTHEST_RATIO)
-        cells = np.where(known, depth, np.nan).astype(np.float32).reshape(rows, columns)
-        # NaN spreads to its neighbours, as it should.
-        full = cv2.resize(cells, camera.size, interpolation=cv2.INTER_LINEAR)
+        cells = _meant(np.where(good, depth, np.nan)).reshape(rows, columns)
         sigmas = self._matcher.sigmas()
-        scale = float(np.hypot(sigmas["scale_sigma"], sigmas["image_sigma"]))
-        return MonoDepth(full, sigmas["depth_sigma"], scale)
+        return MonoDepth(
+            _full(cells, camera),
+            sigmas["depth_sigma"],
+            sigmas["scale_sigma"],
+            sigmas["image_sigma"],
+        )
 
 
-def load_depth_reader(name: str, **options: Any) -> MetricDepthReader | None:
-    """By a model's name or folder, "" = none; `options` are those of `load_matcher`."""
+class HeadDepthReader:
+    """By a head on the features of a matching network, which are computed anyway."""
+
+    def __init__(self, card: ModelCard, backend: Backend, matcher: NetworkMatcher) -> None:
+        self.name, self.card = card.name, card
+        self._backend, self._matcher = backend, matcher
+        self._stated = {**UNMEASURED, **card.depth}
+
+    def read(self, rgb: ByteArray, camera: Camera, features: Features | None = None) -> MonoDepth:
+        if features is None or features.model != self._matcher.name or is_turned(features):
+            features = self._matcher.encode_upright(rgb)
+        data = {name: features.data[name] for name in HEAD_FEATURES}
+        host = self._matcher.backend.to_host(data)
+        inputs = {name: np.asarray(host[name], np.float32) for name in HEAD_FEATURES}
+        found = self._backend.to_host(self._backend.run("depth", inputs))
+        return self._in_metres(found, camera)
+
+    def _in_metres(self, found: dict[str, Array], camera: Camera) -> MonoDepth:
+        spec = self.card.input
+        content = content_size(spec, camera.size)
+        shrunk = np.sqrt(content[0] / camera.width * content[1] / camera.height)
+        focal_px = np.sqrt(camera.K[0, 0] * camera.K[1, 1]) * shrunk  # of the network's input
+        log_depth, log_sigma = (np.asarray(found[n][0, 0], np.float64)
+                                for n in ("log_depth", "log_sigma"))  # fmt: skip
+        rows, columns = (log_depth.shape[0] * content[1] // spec.height,
+                         log_depth.shape[1] * content[0] // spec.width)  # fmt: skip
+        cells = _meant(np.exp(log_depth[:rows, :columns]) * focal_px)
+        sigma = self._stated["cell_factor"] * np.exp(log_sigma[:rows, :columns])
+        sigma = np.maximum(sigma, LEAST_SIGMA).astype(np.float32)
+        image = self._stated["image_factor"] * float(np.exp(found["image_log_sigma"][0, 0]))
+        return MonoDepth(
+            _full(cells, camera),
+            cv2.resize(sigma, camera.size, interpolation=cv2.INTER_LINEAR),
+            float(self._stated["place_sigma"]),
+            max(image, LEAST_SIGMA),
+            float(self._stated["image_correlation"]),
+        )
+
+
+def _meant(depth: FloatArray) -> FloatArray:
+    """NaN where it is not positive, or far off the image's median."""
+    known = np.isfinite(depth) & (depth > 0)
+    middle = float(np.median(depth[known])) if known.any() else np.nan
+    known &= (depth < FARTHEST_RATIO * middle) & (depth > middle / FARTHEST_RATIO)
+    return np.where(known, depth, np.nan).astype(np.float32)
+
+
+def _full(cells: FloatArray, camera: Camera) -> FloatArray:
+    """(H, W) of the image; NaN spreads to its neighbours, as it should."""
+    return np.asarray(cv2.resize(cells, camera.size, interpolation=cv2.INTER_LINEAR))
+
+
+def load_depth_reader(
+    name: str, matcher: Matcher | None = None, **options: Any
+) -> DepthReader | None:
+    """By a model's name or folder, "" = none.
+
+    matcher: the one that tracks; a head on its features uses it. options: of `load_matcher`.
+    """
     if not name:
         return None
-    matcher = load_matcher(name, **options)
-    if not isinstance(matcher, MetricMatcher):
+    card = None if name in NO_ENGINE else find_card(name)
+    if card is not None and is_depth_head(card):
+        return _load_head(card, matcher, options)
+    own = load_matcher(name, **options)
+    if not isinstance(own, MetricMatcher):
         raise InvalidInput(
-            f"mono_depth is {name!r}, which reads no metres: name a model of `l2m train metric`, "
-            "or mickey"
+            f"mono_depth is {name!r}, which reads no metres: name lite_depth, a model of "
+            "`l2m train depth` or `l2m train metric`, or mickey"
         )
-    return MetricDepthReader(matcher)
+    return MetricDepthReader(own)
+
+
+def _load_head(card: ModelCard, matcher: Matcher | None, options: dict[str, Any]) -> DepthReader:
+    engine = dict(options)
+    backend = load_backend(engine.pop("backend", "auto"), card, backend_options(**engine))
+    wanted = card.encoder.get("model", "")
+    if not (
+        isinstance(matcher, NetworkMatcher)
+        and matcher.card.name == wanted
+        and matcher.card.input.size == card.input.size
+    ):
+        loaded = load_matcher(wanted, size=card.input.size, **options)
+        assert isinstance(loaded, NetworkMatcher)
+        matcher = loaded
+    check_encoder(card, matcher.card)
+    return HeadDepthReader(card, backend, matcher)
+
+
+def check_encoder(head: ModelCard, encoder: ModelCard) -> None:
+    """Raises unless the head was trained on these weights: others' features mean nothing to it."""
+    weights = encoder.files.get("weights")
+    if weights is not None and weights.sha256 not in (None, head.encoder.get("sha256")):
+        raise ModelError(
+            f"{head.name} was trained on other weights of {encoder.name} than those here: train it "
+            f"again with `l2m train depth --encoder {encoder.name}`"
+        )

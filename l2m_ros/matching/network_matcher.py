@@ -43,6 +43,11 @@ class NetworkMatcher:
             return TurnedFeatures(self.name, size, self._encoded(turned(image)), image)
         return Features(self.name, size, self._encoded(image))
 
+    def encode_upright(self, rgb: ByteArray) -> Features:
+        """As it is, never turned by a quarter: for what has to tell up from down."""
+        image = check_rgb(rgb)
+        return Features(self.name, (image.shape[1], image.shape[0]), self._encoded(image))
+
     def _encoded(self, image: ByteArray) -> dict[str, Any]:
         tensor = network_input(self.card.input, image)
         with self._turn:

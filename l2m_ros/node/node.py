@@ -199,7 +199,8 @@ class MatcherNode(LifecycleNode):
                 own = parameters.map_matcher_options(values)
                 self._map_matcher = self._make_matcher(values["model"], **own)
             reader_options = parameters.depth_reader_options(values)
-            return matcher, load_depth_reader(values["mono_depth"], **reader_options)
+            reader = load_depth_reader(values["mono_depth"], matcher, **reader_options)
+            return matcher, reader
 
         def progress(seconds: float) -> None:
             what = f"loading {values['model']}, {seconds:.0f} s so far: {log.newest}"

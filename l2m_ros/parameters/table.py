@@ -113,7 +113,8 @@ _NODE = [
     Parameter("model_height", 0, "height of a network's input in pixels; 0 = as its card says",
               low=0, high=8192),
     Parameter("mono_depth", "", "a model that reads metres from a keyframe that has no depth "
-              "(a folder of `l2m train metric`, or mickey); empty = none"),
+              "(lite_depth, a folder of `l2m train depth` or `l2m train metric`, or mickey); "
+              "empty = none"),
     Parameter("device", "auto", "where a network runs", choices=("auto", "cpu", "cuda")),
     Parameter("threads", 0, "CPU threads of a network; 0 = as many as there are cores",
               low=0, high=256),
@@ -224,6 +225,9 @@ _TRACKING = [
               "share of the usual sharpness never becomes a keyframe", "frame", low=0.0, high=0.99),
     Parameter("keyframes.texture_min", float(_KEYFRAMES.texture_min), "an image with less texture "
               "(mean Laplacian, grey levels) never becomes a keyframe", "frame", low=0.0, high=99),
+    Parameter("pose.max_scale_sigma", float(_POSE.max_scale_sigma), "metres that a network reads "
+              "from images (mickey, mono_depth) are used where their common error is smaller than "
+              "this fraction; else the pose has no metres", "frame", low=0.01, high=10.0),
     Parameter("pose.threshold_px", float(_POSE.threshold_px), "reprojection error of an inlier, "
               "pixels", "frame", low=0.1, high=50.0),
     Parameter("pose.common_px", float(_POSE.common_px), "error that the matches of a region (a "
@@ -299,7 +303,7 @@ def tracker_options(values: Values) -> TrackerOptions:
         pose=replace(
             _POSE,
             texture=replace(_POSE.texture, grey=values["pose.texture_grey"]),
-            **_fields(values, "pose", ("threshold_px", "common_px")),
+            **_fields(values, "pose", ("threshold_px", "common_px", "max_scale_sigma")),
         ),
         trust=replace(TRACKER.trust, **_fields(values, "tracking", trust)),
         gates=replace(_GATES, **_fields(values, "tracking", gates)),

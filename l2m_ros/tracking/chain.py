@@ -8,7 +8,7 @@ where odom says the camera is; its keyframes move together.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -97,14 +97,40 @@ def bridge(
     return Bridge(place, inflated(P, sigma_m=sigma_m, sigma_rad=sigma_rad), by, sigma_m, sigma_rad)
 
 
-def locate(keyframe: Keyframe, pose: MetricPose) -> tuple[FloatArray, FloatArray]:
-    """The camera in odom, with the chain's covariance."""
-    return compose(
+@dataclass(frozen=True, eq=False)
+class Located:
+    """A camera in odom."""
+
+    odom_from_camera: FloatArray  # 4x4
+    covariance: FloatArray  # 6x6
+    common_m: FloatArray = field(default_factory=lambda: np.zeros(3))  # see `Keyframe`
+
+
+def locate(keyframe: Keyframe, pose: MetricPose) -> Located:
+    """The camera in odom, with the chain's covariance.
+
+    The scale's error is one and the same in all edges: it adds up by length (`common_m`), while all
+    other errors are independent and add up by variance.
+    """
+    T, before = pose.keyframe_from_camera, keyframe.odom_common_m
+    edge_m = pose.scale_sigma * T[:3, 3]
+    common_m = before + keyframe.odom_from_keyframe[:3, :3] @ edge_m
+    place, P = compose(
         keyframe.odom_from_keyframe,
-        keyframe.odom_covariance,
-        pose.keyframe_from_camera,
-        pose.covariance,
+        _plus_shared(keyframe.odom_covariance, before, -1.0),
+        T,
+        _plus_shared(pose.covariance, edge_m, -1.0),
     )
+    return Located(place, _plus_shared(P, common_m, 1.0), common_m)
+
+
+def _plus_shared(P: FloatArray, shared_m: FloatArray, sign: float) -> FloatArray:
+    """The covariance with (or, sign -1, without) an error of the position along `shared_m`."""
+    if not shared_m.any():
+        return P
+    out = P.copy()
+    out[:3, :3] += sign * np.outer(shared_m, shared_m)
+    return out
 
 
 def anchored(keyframe: Keyframe, pose: MetricPose, place: Bridge) -> Keyframe:
@@ -121,6 +147,7 @@ def anchored(keyframe: Keyframe, pose: MetricPose, place: Bridge) -> Keyframe:
         keyframe,
         odom_from_keyframe=se3.compose(odom_from_keyframe),
         odom_covariance=covariance,
+        odom_common_m=np.zeros(3),  # counted as independent from here on
     )
 
 
@@ -130,7 +157,12 @@ def moved_along(keyframe: Keyframe, before: Keyframe, after: Keyframe) -> Keyfra
     odom_from_keyframe, covariance = compose(
         after.odom_from_keyframe, after.odom_covariance, after_from_keyframe, np.zeros((6, 6))
     )
-    return replace(keyframe, odom_from_keyframe=odom_from_keyframe, odom_covariance=covariance)
+    return replace(
+        keyframe,
+        odom_from_keyframe=odom_from_keyframe,
+        odom_covariance=covariance,
+        odom_common_m=np.zeros(3),
+    )
 
 
 def compose(

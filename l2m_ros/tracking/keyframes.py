@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -29,6 +29,8 @@ class Keyframe:
     reference: Reference
     odom_from_keyframe: FloatArray  # 4x4
     odom_covariance: FloatArray  # 6x6, of odom_from_keyframe
+    # (3,) of it, the position's error that all edges of the chain share: their scale's, one sigma
+    odom_common_m: FloatArray = field(default_factory=lambda: np.zeros(3))
     stereo: StereoDepth | None = None  # of its right image
     mono_depth: MonoDepth | None = None  # read by a network from the image alone
     odometry: OdometrySample | None = None

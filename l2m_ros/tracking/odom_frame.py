@@ -77,11 +77,11 @@ class OdomFrame:
 
     def publish(self, keyframe: Keyframe, pose: MetricPose, now: Sighting) -> Place:
         """The place of a posed frame, which is published."""
-        odom_from_camera, covariance = locate(keyframe, pose)
+        located = locate(keyframe, pose)
         place = Place(
             now.stamp_ns,
-            odom_from_camera,
-            covariance,
+            located.odom_from_camera,
+            located.covariance,
             keyframe.chain,
             keyframe.id,
             pose.keyframe_from_camera,

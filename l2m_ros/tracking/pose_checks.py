@@ -155,5 +155,5 @@ class PoseChecks:
 
     def _implausible(self, seen: MatchedFrame, pose: MetricPose, before: Place) -> Lost | None:
         last = StampedPose(before.stamp_ns, before.odom_from_camera)
-        now = StampedPose(seen.frame.stamp_ns, locate(seen.keyframe, pose)[0])
+        now = StampedPose(seen.frame.stamp_ns, locate(seen.keyframe, pose).odom_from_camera)
         return implausible_motion(last, now, self.options.gates)

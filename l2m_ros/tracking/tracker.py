@@ -17,7 +17,8 @@ from l2m_ros.matching.mono_depth import DepthReader
 from l2m_ros.matching.sampling import correspondences
 from l2m_ros.matching.subpixel import refined_pairs
 from l2m_ros.timing import StageTimes
-from l2m_ros.tracking.chain import UnseenMotion, locate
+from l2m_ros.tracking import chain_scale
+from l2m_ros.tracking.chain import Located, UnseenMotion, locate
 from l2m_ros.tracking.doubts import repeated_image
 from l2m_ros.tracking.keyframes import (
     Keyframe,
@@ -38,7 +39,6 @@ from l2m_ros.tracking.torn import Rows, repeated_rows
 from l2m_ros.tracking.velocity import twist_between
 from l2m_ros.types import (
     Features,
-    FloatArray,
     Frame,
     Lost,
     LostReason,
@@ -258,20 +258,25 @@ class Tracker:
         """This frame becomes the next keyframe of its chain."""
         before = self._keyframe
         assert before is not None  # the one that the pose is relative to
-        place, covariance = locate(before, pose)
-        taken = self._make_keyframe(now, before.chain, place, covariance)
-        self._checks.hand_over(replace(attempt.seen, keyframe=before), pose, taken)
+        seen = replace(attempt.seen, keyframe=before)
+        taken = self._make_keyframe(now, before.chain, locate(before, pose), (seen, pose))
+        self._checks.hand_over(seen, pose, taken)
 
     def _make_unconnected_keyframe(
         self, now: _EncodedFrame, seen: tuple[Keyframe, RelativePose] | None
     ) -> Keyframe:
         """This frame begins a new chain."""
         chain, start = self._odom.begin(self._sighting(now), seen)
-        return self._make_keyframe(now, chain, start.odom_from_camera, start.covariance)
+        return self._make_keyframe(now, chain, Located(start.odom_from_camera, start.covariance))
 
     def _make_keyframe(
-        self, now: _EncodedFrame, chain: int, place: FloatArray, covariance: FloatArray
+        self,
+        now: _EncodedFrame,
+        chain: int,
+        place: Located,
+        joins: tuple[MatchedFrame, MetricPose] | None = None,
     ) -> Keyframe:
+        """joins: how the frame was posed against the keyframe before it in the chain."""
         with now.times.stage("reference"):
             reference = self._matcher.reference(now.features)
         stereo = None
@@ -281,14 +286,19 @@ class Tracker:
         mono = None
         if self._depth_reader is not None and stereo is None and now.frame.depth is None:
             with now.times.stage("mono_depth"):
-                mono = self._depth_reader.read(now.frame.rgb, now.frame.camera)
+                mono = self._depth_reader.read(now.frame.rgb, now.frame.camera, now.features)
+                if joins is not None:
+                    seen, pose = joins
+                    carried = chain_scale.carried_scale(seen.keyframe, mono, seen.pairs, pose)
+                    mono = chain_scale.joined(mono, carried)
         taken = Keyframe(
             id=self._next_id,
             chain=chain,
             frame=now.frame,
             reference=reference,
-            odom_from_keyframe=place,
-            odom_covariance=covariance,
+            odom_from_keyframe=place.odom_from_camera,
+            odom_covariance=place.covariance,
+            odom_common_m=place.common_m,
             stereo=stereo,
             mono_depth=mono,
             odometry=now.odometry,

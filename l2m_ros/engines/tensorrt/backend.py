@@ -22,7 +22,14 @@ from typing import Any
 import numpy as np
 import tensorrt as trt
 
-from l2m_ros.engines.backend import GRAPHS, Array, BackendOptions, Tensors, checked_inputs
+from l2m_ros.engines.backend import (
+    GRAPHS,
+    Array,
+    BackendOptions,
+    Tensors,
+    checked_inputs,
+    stages_of,
+)
 from l2m_ros.engines.keyframe_stage import keyframe_tensors
 from l2m_ros.engines.model_card import ModelCard, sha256_of
 from l2m_ros.engines.tensorrt import cuda_memory
@@ -66,10 +73,6 @@ def check_usable(options: BackendOptions) -> None:
             "TensorRT needs an NVIDIA GPU and its driver, and device cuda: use the back-end "
             "onnxruntime on the CPU"
         )
-
-
-def stages_of(card: ModelCard) -> list[str]:
-    return [s for s, role in GRAPHS.items() if s != "reference" or role in card.files]
 
 
 # --- building -------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from l2m_ros.errors import InvalidInput
 from l2m_ros.spelling import nearest
 from l2m_ros.types import ByteArray, FloatArray
-from l2m_ros.workshop.simulation import bare, corridor, room, yard
+from l2m_ros.workshop.simulation import bare, corridor, room, varied, yard
 from l2m_ros.workshop.simulation.atlas import Atlas, pack
 from l2m_ros.workshop.simulation.canvas import GAMMA, Canvas, encoded
 from l2m_ros.workshop.simulation.lighting import Lighting, bake
@@ -33,7 +33,13 @@ from l2m_ros.workshop.simulation.surfaces import Leaves, Surface
 Indices = npt.NDArray[np.integer]
 
 SCENES = MappingProxyType(
-    {"room": room.build, "corridor": corridor.build, "yard": yard.build, "bare": bare.build}
+    {
+        "room": room.build,
+        "corridor": corridor.build,
+        "yard": yard.build,
+        "bare": bare.build,
+        "varied": varied.build,  # another size and look with each seed
+    }
 )
 
 

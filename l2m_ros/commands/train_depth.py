@@ -1,0 +1,188 @@
+"""`l2m train depth`: metres for a matcher's encoder, learnt from images with depth.
+
+    l2m train depth --minutes 10                     rendered worlds
+    l2m train depth --sequences DIR --minutes 10     RGB-D recordings beside them
+
+The encoder of `lite` stays as it is. DIR is a recording (images/, depth/, meta.json), or holds
+some; --measure names recordings of other places, on which the card's sigmas are measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from l2m_ros.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from l2m_ros.engines.model_card import ModelCard
+    from l2m_ros.matching.network_matcher import NetworkMatcher
+    from l2m_ros.workshop.training.depth_data import Samples
+    from l2m_ros.workshop.training.depth_head import HeadErrors, HeadOptions
+
+NAME = "lite_depth"
+EVERY = 4  # frames of a recording: neighbours show the same
+HELD_OUT_EVERY = 8  # worlds
+TRIAL_WORLDS = 8
+TRIAL_MINUTES = 2.0
+
+
+def run_depth(args: argparse.Namespace, config: Path | None) -> int:
+    import torch
+
+    from l2m_ros.commands.train import _say
+    from l2m_ros.matching.catalogue import load_matcher
+    from l2m_ros.matching.network_matcher import NetworkMatcher
+    from l2m_ros.networks.registry import build
+    from l2m_ros.workshop.training.depth_head import train_head
+
+    options = head_options(args, config)
+    folder = args.out or Path("runs/depth")
+    matcher = load_matcher("lite", size=(options.width, options.height))
+    assert isinstance(matcher, NetworkMatcher)
+    worlds = list(rendered_samples(options, matcher, folder))
+    recorded = recorded_samples(args.sequences, options, matcher, crops=options.crops)
+    unseen = merged(worlds[::HELD_OUT_EVERY])
+    seen = merged([w for k, w in enumerate(worlds) if k % HELD_OUT_EVERY])
+    torch.manual_seed(options.loop.seed)
+    network = build(NAME)
+    if train_head(options, network, seen, recorded, unseen, folder):
+        measured = recorded_samples(args.measure, options, matcher, crops=0)
+        if not measured:
+            _say("no --measure: the card's sigmas are those of rendered worlds, which real "
+                 "places exceed")  # fmt: skip
+        write_head(folder, options, matcher.card, unseen, measured, folder / "model")
+        print(folder / "model")
+    return 0
+
+
+def head_options(args: argparse.Namespace, config: Path | None) -> HeadOptions:
+    """The config file's, with what the command line says instead."""
+    from l2m_ros.commands.train import _settings, config_folder
+    from l2m_ros.workshop.training.depth_head import HeadOptions
+    from l2m_ros.workshop.training.loop import LoopOptions
+    from l2m_ros.workshop.training.metric import _filled
+
+    settings = dict(_settings(config or config_folder() / "depth.yaml"))
+    loop = dict(settings.pop("loop", None) or {})
+    given = {name: getattr(args, name) for name in ("minutes", "steps", "seed", "device")}
+    if args.minutes is not None or args.steps is not None:
+        loop = {k: v for k, v in loop.items() if k not in ("minutes", "steps")}
+    loop |= {name: value for name, value in given.items() if value is not None}
+    options: HeadOptions = _filled(HeadOptions, settings, "the config")
+    options = replace(options, loop=_filled(LoopOptions, loop, "loop"))
+    if options.loop.minutes is not None and options.loop.minutes <= TRIAL_MINUTES:
+        options = replace(options, worlds=min(options.worlds, TRIAL_WORLDS))
+    return options
+
+
+def rendered_samples(
+    options: HeadOptions, matcher: NetworkMatcher, folder: Path
+) -> Iterator[Samples]:
+    """Of each world; kept in the run's folder, where the same command finds them again."""
+    from l2m_ros.engines.model_card import sha256_of
+    from l2m_ros.progress import track
+    from l2m_ros.workshop.training.depth_data import Samples, images_of_world, samples_of
+
+    size, seed = (options.width, options.height), options.loop.seed
+    weights = matcher.card.files.get("weights")
+    mark = "" if weights is None else (weights.sha256 or sha256_of(matcher.card.file("weights")))
+    for world in track(range(options.worlds), "rendering worlds"):
+        kind = f"{mark[:8]}-{options.width}x{options.height}-{options.views}x{options.crops}"
+        path = folder / "samples" / f"{kind}-seed{seed}-world{world}.npz"
+        if not path.is_file():
+            pictures = images_of_world(1000 * seed + world, options.views, size)
+            found = samples_of(pictures, world, matcher.backend, size, options.crops, seed)
+            found.save(path)
+        yield Samples.load([path])
+
+
+def recorded_samples(
+    folder: Path | None, options: HeadOptions, matcher: NetworkMatcher, crops: int
+) -> list[Samples]:
+    """Of each recording at or below the folder."""
+    from l2m_ros.workshop.training.depth_data import images_of_sequence, samples_of
+
+    if folder is None:
+        return []
+    found = sorted(path.parent for path in folder.glob("**/meta.json"))
+    with_depth = [path for path in found if (path / "depth").is_dir()]
+    if not with_depth:
+        raise InvalidInput(f"{folder} holds no recording with meta.json and depth/")
+    size = (options.width, options.height)
+    return [
+        samples_of(
+            images_of_sequence(path, EVERY), 10_000 + number, matcher.backend, size, crops,
+            options.loop.seed,
+        )
+        for number, path in enumerate(with_depth)
+    ]  # fmt: skip
+
+
+def merged(parts: Sequence[Samples]) -> Samples:
+    from l2m_ros.workshop.training.depth_data import Samples
+
+    names = ("features", "labels", "place")
+    return Samples(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+
+def write_head(
+    run_folder: Path,
+    options: HeadOptions,
+    encoder: ModelCard,
+    unseen: Samples,
+    measured: Sequence[Samples],
+    out: Path,
+) -> ModelCard:
+    """The mean weights of a run as a head: weights, card and graph."""
+    from safetensors.torch import save_file
+
+    from l2m_ros.engines.model_card import InputSpec, ModelCard, ModelFile, sha256_of, write_card
+    from l2m_ros.export.stages import CARD, ExportOptions, export_model
+    from l2m_ros.networks.registry import build
+    from l2m_ros.workshop.training.checkpoint import load_weights
+    from l2m_ros.workshop.training.decoder import mean_weights
+    from l2m_ros.workshop.training.depth_head import head_errors
+
+    network = build(NAME)
+    weights = {**network.state_dict(), **mean_weights(run_folder)}
+    load_weights(network, weights, str(run_folder))
+    errors = [head_errors(network, part) for part in (unseen, *measured)]
+    spec = replace(encoder.input, width=options.width, height=options.height)
+    assert isinstance(spec, InputSpec)
+    lite = encoder.files.get("weights")
+    card = ModelCard(
+        name=NAME, architecture=NAME, input=spec, folder=out, trained_on="see the run's log",
+        depth=stated(errors),
+        encoder={"model": encoder.name, "sha256": (lite and lite.sha256) or ""},
+    )  # fmt: skip
+    out.mkdir(parents=True, exist_ok=True)
+    card = export_model(network, card, ExportOptions(out, options.height, options.width))
+    path = out / f"{NAME}.safetensors"
+    save_file({name: value.contiguous() for name, value in weights.items()}, path)
+    files = {**card.files, "weights": ModelFile(path.name, sha256_of(path))}
+    card = replace(card, files=files)
+    write_card(card, out / CARD)
+    return card
+
+
+def stated(errors: Sequence[HeadErrors]) -> dict[str, float]:
+    """The larger of what unseen worlds and what unseen recordings show, sigma by sigma."""
+    from l2m_ros.workshop.training.depth_head import neighbour_correlation, sigmas
+
+    rendered, recorded = errors[0], errors[1:]
+    first = sigmas(rendered)
+    if not recorded:
+        return first
+    both = type(rendered)(*(
+        np.concatenate([getattr(e, name) for e in recorded])
+        for name in rendered.__dataclass_fields__
+    ))  # fmt: skip
+    correlation = max(neighbour_correlation(e, step=2) for e in recorded)
+    second = sigmas(both, correlation)
+    return {name: max(first[name], second[name]) for name in first}

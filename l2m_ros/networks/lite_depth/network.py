@@ -1,0 +1,114 @@
+"""`lite_depth`: metres from what `lite`'s encoder already saw; a head, not a matcher.
+
+    depth    features of `lite` (coarse at 1/16, middle at 1/8)
+             -> log_depth, log_sigma (B, 1, H/16, W/16), image_log_sigma (B, 1)
+
+log_depth is the log of depth over focal length in pixels of the network's input, so that one head
+serves every camera: what looks as large is as many focal lengths away. log_sigma is of each cell
+beside its image's common factor, image_log_sigma of that factor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+FIRST_LOG_DEPTH = -5.5  # 2.2 m at 550 px
+LOG_DEPTH = (-9.0, 0.5)
+LOG_SIGMA = (-3.5, 1.5)
+
+
+@dataclass(frozen=True)
+class DepthHeadConfig:
+    """Widths; the defaults are what ships (0.17 M parameters)."""
+
+    coarse: int = 128  # channels of the encoder's features
+    middle: int = 48
+    width: int = 64  # at 1/16
+    deep: int = 88  # at 1/32
+    blocks: int = 3  # at 1/32
+
+
+class Mixer(nn.Module):
+    """A depthwise 5x5 and two 1x1 convolutions beside a shortcut."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.spread = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
+        self.grow = nn.Conv2d(channels, 2 * channels, 1)
+        self.shrink = nn.Conv2d(2 * channels, channels, 1)
+        nn.init.zeros_(self.shrink.weight)
+        nn.init.zeros_(self.shrink.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed: Tensor = self.shrink(F.relu(self.grow(self.spread(x))))
+        return x + mixed
+
+
+class DepthHead(nn.Module):
+    def __init__(self, config: DepthHeadConfig | None = None) -> None:
+        super().__init__()
+        config = config or DepthHeadConfig()
+        self.config = config
+        channels, width, deep = config.coarse + config.middle, config.width, config.deep
+        self.register_buffer("mean", torch.zeros(channels))  # of the features, and one over their
+        self.register_buffer("scale", torch.ones(channels))  # deviation, over the training images
+        self.enter = nn.Conv2d(channels + 2, width, 1)
+        self.down = nn.Conv2d(width, deep, 2, stride=2)
+        self.deep = nn.ModuleList(Mixer(deep) for _ in range(config.blocks))
+        self.whole = nn.Linear(deep, deep)
+        self.up = nn.Conv2d(deep, width, 1)
+        self.join = nn.Conv2d(2 * width, width, 1)
+        self.last = Mixer(width)
+        self.out = nn.Conv2d(width, 2, 1)
+        self.image = nn.Linear(deep, 2)
+        for layer in (self.out, self.image):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        nn.init.constant_(self.out.bias[:1], FIRST_LOG_DEPTH)
+
+    def depth(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """From the encoder's `coarse` and `middle`."""
+        halved = F.avg_pool2d(features["middle"].float(), 2)
+        return self(torch.cat([features["coarse"].float(), halved], dim=1))
+
+    def feature_stand_ins(self, height: int, width: int) -> dict[str, Tensor]:
+        """Zeros of the shapes that the encoder gives for an input of that size."""
+        c = self.config
+        return {
+            "coarse": torch.zeros(1, c.coarse, height // 16, width // 16),
+            "middle": torch.zeros(1, c.middle, height // 8, width // 8),
+        }
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """x (B, coarse + middle, h, w) at 1/16."""
+        x = (x - self.mean[:, None, None]) * self.scale[:, None, None]
+        x = F.relu(self.enter(torch.cat([x, places(x)], dim=1)))
+        deep = F.relu(self.down(x))
+        for block in self.deep:
+            deep = block(deep)
+        whole = F.relu(self.whole(deep.mean(dim=(2, 3))))  # (B, deep)
+        deep = F.relu(self.up(deep + whole[:, :, None, None]))
+        back = F.interpolate(deep, size=x.shape[-2:], mode="bilinear", align_corners=False)
+        x = self.last(F.relu(self.join(torch.cat([x, back], dim=1))))
+        out, image = self.out(x), self.image(whole)
+        return {
+            "log_depth": (out[:, :1] + image[:, :1, None, None]).clamp(*LOG_DEPTH),
+            "log_sigma": out[:, 1:].clamp(*LOG_SIGMA) - 1.0,
+            "image_log_sigma": image[:, 1:].clamp(*LOG_SIGMA) - 1.0,
+        }
+
+
+def places(x: Tensor) -> Tensor:
+    """(B, 2, h, w): x and y in [-1, 1]; floors lie below."""
+    height, width = x.shape[-2:]
+    down = torch.linspace(-1, 1, height, device=x.device)[:, None].expand(height, width)
+    right = torch.linspace(-1, 1, width, device=x.device).expand(height, width)
+    return torch.stack([right, down]).expand(x.shape[0], 2, height, width)
+
+
+def build_lite_depth(**config: int) -> DepthHead:
+    return DepthHead(DepthHeadConfig(**config))

@@ -1,0 +1,206 @@
+"""The metric head of `lite`: samples, likelihood, the loop, and how far it errs where it never was.
+
+    log depth read - log depth = place + image + cell
+
+The likelihood is Laplace's, of the cells about their image's factor and of that factor. What a card
+states is measured on places that the head was not trained on: `sigmas` takes the three parts apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from l2m_ros.errors import InvalidInput
+from l2m_ros.workshop.training.data import Schedule, SizeShare
+from l2m_ros.workshop.training.depth_data import Samples
+from l2m_ros.workshop.training.loop import LoopOptions, Run, train
+from l2m_ros.workshop.training.processes import Processes
+
+ALONE = 4  # fewer images of a place say little of its own factor
+
+
+@dataclass(frozen=True)
+class HeadOptions:
+    """A training of the head; a config file gives any of these by name."""
+
+    width: int = 640  # of the encoder's input; multiples of 32
+    height: int = 480
+    worlds: int = 48  # rendered; every eighth is held out
+    views: int = 8  # of each
+    crops: int = 2  # of each view, beside the whole
+    real_share: float = 0.3  # of a batch, where recordings are given
+    batch: int = 16
+    channel_dropout: float = 0.05  # of the features
+    loop: LoopOptions = field(default_factory=lambda: LoopOptions(steps=500))
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.real_share < 1 and self.worlds >= 8 and self.views > 0):
+            raise InvalidInput("real_share must lie in [0, 1), worlds be 8 or more, views positive")
+
+
+@dataclass(frozen=True)
+class HeadBatch:
+    features: Tensor  # (B, C, h, w)
+    labels: Tensor  # (B, 1, h, w), NaN = unknown
+
+    def to(self, device: str) -> HeadBatch:
+        return HeadBatch(self.features.to(device), self.labels.to(device))
+
+
+class HeadBatches(Schedule):
+    """Of rendered images and of recordings, drawn from (seed, step) alone."""
+
+    def __init__(self, groups: Sequence[Samples], shares: Sequence[float], options: HeadOptions):
+        size = SizeShare(options.width, options.height, options.batch, 1.0)
+        super().__init__((size,), options.loop.seed)
+        self.groups, self.shares = list(groups), np.array(shares) / np.sum(shares)
+        self.dropout = options.channel_dropout
+
+    def batch(self, step: int, *, rank: int, count: int, difficulty: float) -> Any:
+        part = self.part_of(self.sizes[0], count)
+        rng = np.random.default_rng((self.seed, 5, step, rank))
+        features, labels = [], []
+        for which in rng.choice(len(self.groups), part, p=self.shares):
+            group = self.groups[which]
+            at = int(rng.integers(len(group)))
+            x = group.features[at].astype(np.float32)
+            x[rng.random(len(x)) < self.dropout] = 0.0
+            features.append(x)
+            labels.append(group.labels[at])
+        return HeadBatch(
+            torch.from_numpy(np.stack(features)), torch.from_numpy(np.stack(labels))[:, None]
+        )
+
+
+def head_loss(model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, float]]:
+    found = model(batch.features)
+    known = torch.isfinite(batch.labels)
+    count = known.sum(dim=(1, 2, 3)).clamp_min(1)
+    error = torch.where(known, found["log_depth"] - batch.labels, 0.0)
+    factor = error.sum(dim=(1, 2, 3)) / count
+    apart = torch.where(known, (error - factor[:, None, None, None]).abs(), 0.0)
+    cells = torch.where(known, apart * torch.exp(-found["log_sigma"]) + found["log_sigma"], 0.0)
+    cells = cells.sum(dim=(1, 2, 3)) / count
+    spread = found["image_log_sigma"][:, 0]
+    image = factor.abs() * torch.exp(-spread) + spread
+    taught = (known.sum(dim=(1, 2, 3)) > 0).float()
+    loss = ((cells + image) * taught).sum() / taught.sum().clamp_min(1)
+    return loss, {"factor": float(factor.abs().mean().detach())}
+
+
+def normalised(model: Any, samples: Samples) -> None:
+    """Mean and deviation of the features, from every few images."""
+    some = samples.features[:: max(len(samples) // 100, 1)].astype(np.float32)
+    model.mean.copy_(torch.from_numpy(some.mean(axis=(0, 2, 3))))
+    model.scale.copy_(torch.from_numpy(1.0 / (some.std(axis=(0, 2, 3)) + 1e-3)))
+
+
+# --- how far it errs --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class HeadErrors:
+    """Of N images: all in the log of depth."""
+
+    place: Any  # (N,)
+    factor: Any  # (N,) median of what was read over the truth
+    image_sigma: Any  # (N,) as the head states it
+    cell_ratio: Any  # (N,) robust spread of the cells over what the head states
+    spread: Any  # (N,) that spread itself
+
+
+@torch.no_grad()
+def head_errors(model: nn.Module, samples: Samples) -> HeadErrors:
+    rows = []
+    for at in range(len(samples)):
+        found = model(torch.from_numpy(samples.features[at].astype(np.float32))[None])
+        truth = torch.from_numpy(samples.labels[at])
+        known = torch.isfinite(truth)
+        if known.sum() < 20:
+            continue
+        error = (found["log_depth"][0, 0] - truth)[known].numpy()
+        factor = float(np.median(error))
+        stated = np.exp(found["log_sigma"][0, 0][known].numpy())
+        rows.append((
+            samples.place[at], factor, float(np.exp(found["image_log_sigma"][0, 0])),
+            1.4826 * float(np.median(np.abs(error - factor) / stated)),
+            1.4826 * float(np.median(np.abs(error - factor))),
+        ))  # fmt: skip
+    if not rows:
+        raise InvalidInput("no image with known depth to measure on")
+    return HeadErrors(*(np.array(column) for column in zip(*rows, strict=True)))
+
+
+def sigmas(errors: HeadErrors, correlation: float = 0.0) -> dict[str, float]:
+    """What a card states: the place's sigma, and factors on the sigmas that the head gives."""
+    means, apart, stated = [], [], []
+    for place in np.unique(errors.place):
+        own = errors.place == place
+        if own.sum() < ALONE:
+            continue
+        mean = float(errors.factor[own].mean())
+        means.append(mean)
+        apart += list(errors.factor[own] - mean)
+        stated += list(errors.image_sigma[own])
+    if not means:
+        raise InvalidInput(f"no place with {ALONE} images or more: nothing to measure sigmas on")
+    return {
+        "place_sigma": round(float(np.sqrt(np.mean(np.square(means)))), 4),
+        "image_factor": round(float(np.sqrt(np.mean((np.array(apart) / stated) ** 2))), 4),
+        "cell_factor": round(float(np.median(errors.cell_ratio)), 4),
+        "image_correlation": round(correlation, 4),
+    }
+
+
+def neighbour_correlation(errors: HeadErrors, step: int = 1) -> float:
+    """Of the image factors of a sequence, about their mean, `step` images apart."""
+    x = errors.factor - errors.factor.mean()
+    if len(x) <= step + 2 or not x.any():
+        return 0.0
+    return float(np.clip((x[step:] * x[:-step]).mean() / (x * x).mean(), 0.0, 0.95))
+
+
+@dataclass(frozen=True)
+class HeadValidation:
+    samples: Samples
+
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        where = next(model.parameters()).device
+        errors = head_errors(model.cpu(), self.samples)
+        model.to(where)
+        return {
+            "factor_error_percent": 100 * float(np.median(np.expm1(np.abs(errors.factor)))),
+            "cell_error_percent": 100 * float(np.median(errors.spread)),
+            **sigmas(errors),
+        }
+
+
+def train_head(
+    options: HeadOptions,
+    network: nn.Module,
+    rendered: Samples,
+    recorded: Sequence[Samples],
+    held_out: Samples,
+    folder: Path,
+) -> bool:
+    """Train, measuring on `held_out`; True in the process that wrote the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    normalised(network, rendered)
+    real = [options.real_share / len(recorded)] * len(recorded) if recorded else []
+    batches = HeadBatches(
+        [rendered, *recorded], [1.0 - (options.real_share if recorded else 0.0), *real], options
+    )
+    processes = Processes.join(options.loop.device)
+    try:
+        run = Run(network, head_loss, batches, options.loop, processes)
+        train(run, folder, HeadValidation(held_out))
+        return processes.leads
+    finally:
+        processes.leave()

@@ -1,0 +1,264 @@
+"""The metric head of lite: metres for any camera, its graph, its reader, the scale of a chain."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from l2m_ros.engines.backend import stages_of
+from l2m_ros.engines.model_card import InputSpec, ModelCard, ModelFile
+from l2m_ros.errors import InvalidInput, ModelError
+from l2m_ros.geometry import se3
+from l2m_ros.geometry.pose import PoseOptions, estimate_pose
+from l2m_ros.geometry.scale import ScaleEvidence, relative_sigma
+from l2m_ros.geometry.synthetic import World, keyframe_depth, trial
+from l2m_ros.matching.mono_depth import HeadDepthReader, MonoDepth, check_encoder
+from l2m_ros.tracking.chain import locate
+from l2m_ros.tracking.chain_scale import CarriedScale, joined
+from l2m_ros.types import Camera, Features, MetricPose, RelativePose
+
+HEAD = ModelCard(
+    name="head", architecture="lite_depth", input=InputSpec(64, 32, multiple=32),
+    depth={"place_sigma": 0.2, "image_factor": 2.0, "cell_factor": 3.0, "image_correlation": 0.5},
+    encoder={"model": "lite", "sha256": "a" * 64},
+)  # fmt: skip
+
+
+def camera(width, height, focal_px):
+    K = np.array([[focal_px, 0, width / 2], [0, focal_px, height / 2], [0, 0, 1.0]])
+    return Camera(width, height, K)
+
+
+class Encoder:
+    """Counts how often it is asked to encode."""
+
+    name = "lite"
+
+    def __init__(self):
+        self.asked = 0
+        self.backend = SimpleNamespace(to_host=dict)
+
+    def encode_upright(self, rgb):
+        self.asked += 1
+        size = (rgb.shape[1], rgb.shape[0])
+        return Features("lite", size, {"coarse": np.zeros(1), "middle": np.zeros(1)})
+
+
+class Constant:
+    """A head that reads depth 1/100 of the focal length everywhere, with a sigma of each kind."""
+
+    def run(self, stage, inputs):
+        assert stage == "depth" and set(inputs) == {"coarse", "middle"}
+        cells = np.full((1, 1, 2, 4), np.log(0.01))
+        return {
+            "log_depth": cells,
+            "log_sigma": np.full_like(cells, np.log(0.1)),
+            "image_log_sigma": np.full((1, 1), np.log(0.05)),
+        }
+
+    def to_host(self, tensors):
+        return dict(tensors)
+
+
+def test_depth_over_focal_length_becomes_metres_by_camera_and_size():
+    """The input is 64x32: an image twice as wide has half its focal length there."""
+    encoder = Encoder()
+    reader = HeadDepthReader(HEAD, Constant(), encoder)
+    rgb = np.zeros((32, 64, 3), np.uint8)
+    depth = reader.read(rgb, camera(64, 32, 200.0))
+    assert np.allclose(depth.depth, 2.0) and depth.depth.shape == (32, 64)
+    large = np.zeros((64, 128, 3), np.uint8)
+    assert np.allclose(reader.read(large, camera(128, 64, 400.0)).depth, 2.0)
+    squeezed = np.zeros((32, 256, 3), np.uint8)  # fx shrinks by 4, fy stays: by 2 together
+    assert np.allclose(reader.read(squeezed, camera(256, 32, 200.0)).depth, 1.0)
+    assert encoder.asked == 3
+
+
+def test_sigmas_are_the_heads_times_what_the_card_measured():
+    depth = HeadDepthReader(HEAD, Constant(), Encoder()).read(
+        np.zeros((32, 64, 3), np.uint8), camera(64, 32, 200.0)
+    )
+    assert np.allclose(depth.pixel_sigma, 0.3) and depth.image_sigma == pytest.approx(0.1)
+    assert depth.scale_sigma == pytest.approx(np.hypot(0.2, 0.1))
+
+
+def test_features_of_the_tracking_matcher_are_used_and_others_are_not():
+    encoder = Encoder()
+    reader = HeadDepthReader(HEAD, Constant(), encoder)
+    rgb, of = np.zeros((32, 64, 3), np.uint8), camera(64, 32, 200.0)
+    data = {"coarse": np.zeros(1), "middle": np.zeros(1)}
+    reader.read(rgb, of, Features("lite", (64, 32), data))
+    assert encoder.asked == 0
+    reader.read(rgb, of, Features("sift", (64, 32), {}))
+    assert encoder.asked == 1
+
+
+def test_a_head_of_other_weights_is_refused():
+    lite = ModelCard(name="lite", architecture="lite", input=InputSpec(64, 32),
+                     files={"weights": ModelFile("w", "b" * 64)})  # fmt: skip
+    with pytest.raises(ModelError, match="l2m train depth"):
+        check_encoder(HEAD, lite)
+    check_encoder(HEAD, replace(lite, files={"weights": ModelFile("w", "a" * 64)}))
+
+
+def test_a_head_has_one_stage_and_a_matcher_none_of_it():
+    assert stages_of(HEAD) == ["depth"]
+    assert "depth" not in stages_of(replace(HEAD, encoder={}))
+
+
+# --- the sigma of a scale -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("log_sigma", [0.02, 0.3, 0.7])
+def test_relative_sigma_against_draws(log_sigma):
+    x = np.random.default_rng(0).normal(0, log_sigma, 400_000)
+    assert relative_sigma(log_sigma) == pytest.approx(np.sqrt(np.mean(np.expm1(x) ** 2)), rel=0.03)
+
+
+def test_a_scale_too_uncertain_gives_a_direction_and_says_so():
+    world = World("blind", keyframe_depth=False)
+    t = trial(world, 0)
+    for sigma, kind in ((0.2, MetricPose), (0.8, RelativePose)):
+        evidence = ScaleEvidence(mono_depth=keyframe_depth(world), mono_scale_sigma=sigma)
+        pose = estimate_pose(t.matches, t.query, t.keyframe, PoseOptions(), evidence)
+        assert isinstance(pose, kind)
+    assert "max_scale_sigma" in pose.why_not_metric
+
+
+def test_sure_pixels_weigh_more():
+    """The right half is 12 % too far and says so: the pose follows the left half."""
+    world = World("blind", keyframe_depth=False)
+    t = trial(world, 0)
+    depth = keyframe_depth(world)
+    bad = np.zeros(depth.shape, bool)
+    bad[:, depth.shape[1] // 2 :] = True
+    claimed = np.where(bad, 1.12 * depth, depth)
+    truth = np.linalg.norm(t.keyframe_from_camera[:3, 3])
+    off = []
+    for sigma in (0.1, np.where(bad, 1.0, 0.1)):
+        evidence = ScaleEvidence(
+            mono_depth=claimed, mono_sigma=sigma, mono_scale_sigma=0.1, mono_shift_sigma_m=0.0
+        )
+        pose = estimate_pose(t.matches, t.query, t.keyframe, PoseOptions(), evidence)
+        off.append(abs(np.linalg.norm(pose.keyframe_from_camera[:3, 3]) / truth - 1))
+    assert off[1] < 0.03 < off[0]
+
+
+# --- one scale for a chain ----------------------------------------------------------------------
+
+
+def image_of(factor, sigma=0.2, correlation=0.0):
+    return MonoDepth(np.full((4, 4), np.exp(factor)), 0.1, 0.3, sigma, correlation)
+
+
+def test_a_chain_grows_surer_by_each_independent_keyframe():
+    """n readings: their mean, and the variance of a mean; the place's sigma never shrinks."""
+    factors = np.random.default_rng(3).normal(0, 0.2, 8)
+    chain = image_of(factors[0])
+    for factor in factors[1:]:
+        new = image_of(factor)
+        said = float(np.log(chain.depth[0, 0] / new.depth[0, 0]))
+        chain = joined(new, CarriedScale(said, chain.image_sigma**2))
+    assert np.log(chain.depth[0, 0]) == pytest.approx(factors.mean(), abs=1e-6)
+    assert chain.image_sigma == pytest.approx(0.2 / np.sqrt(8))
+    assert chain.scale_sigma > 0.3 and chain.place_sigma == 0.3
+
+
+def test_correlated_keyframes_add_little():
+    new = image_of(0.0, correlation=0.9)
+    for _ in range(9):
+        new = joined(image_of(0.0, correlation=0.9), CarriedScale(0.0, new.image_sigma**2))
+    assert 0.16 < new.image_sigma < 0.2
+
+
+def test_honest_over_chains_whose_factors_are_correlated():
+    rng, r, ratios = np.random.default_rng(5), 0.7, []
+    for _ in range(400):
+        e = rng.normal(0, 0.2)
+        chain = image_of(e, correlation=r)
+        for _ in range(6):
+            e = r * e + rng.normal(0, 0.2 * np.sqrt(1 - r * r))
+            new = image_of(e, correlation=r)
+            said = float(np.log(chain.depth[0, 0] / new.depth[0, 0]))
+            chain = joined(new, CarriedScale(said, chain.image_sigma**2))
+        ratios.append((np.log(chain.depth[0, 0]) / chain.image_sigma) ** 2)
+    assert 0.75 < np.mean(ratios) < 1.3
+
+
+def test_a_shared_scale_adds_up_by_length_along_a_chain():
+    """Ten equal edges with 10 % of common scale: 10 % of the whole way, not of its root."""
+    edge = se3.transform(np.eye(3), np.array([0.0, 0.0, 1.0]))
+    P = np.diag([1e-6] * 6)
+    P[2, 2] += 0.1**2
+    pose = MetricPose(edge, P, np.ones(3, bool), "mono_depth", scale_sigma=0.1)
+    place = SimpleNamespace(
+        odom_from_keyframe=np.eye(4), odom_covariance=np.zeros((6, 6)), odom_common_m=np.zeros(3)
+    )
+    for _ in range(10):
+        found = locate(place, pose)
+        place = SimpleNamespace(
+            odom_from_keyframe=found.odom_from_camera,
+            odom_covariance=found.covariance,
+            odom_common_m=found.common_m,
+        )
+    assert found.common_m == pytest.approx([0, 0, 1.0])
+    assert np.sqrt(found.covariance[2, 2]) == pytest.approx(1.0, rel=0.01)
+    alone = locate(place, replace(pose, scale_sigma=0.0))
+    assert np.sqrt(alone.covariance[2, 2]) == pytest.approx(np.hypot(1.0, 0.1), rel=0.01)
+
+
+# --- network and data ---------------------------------------------------------------------------
+
+
+def test_head_to_graph_and_back(tmp_path):
+    import torch
+
+    from l2m_ros.engines.backend import BackendOptions, load_backend
+    from l2m_ros.export.stages import ExportOptions, export_model, head_agreement
+    from l2m_ros.networks.registry import build
+
+    torch.manual_seed(0)
+    network = build("lite_depth", width=8, deep=8, blocks=1)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    card = export_model(network, HEAD, ExportOptions(tmp_path, 64, 96))
+    assert set(card.files) == {"depth"} and card.input.size == (96, 64)
+    backend = load_backend("onnxruntime", card, BackendOptions(device="cpu"))
+    assert max(head_agreement(network, backend, card).values()) < 1e-4
+
+
+def test_labels_of_cells_do_not_change_with_a_crop():
+    from l2m_ros.workshop.training.depth_data import DepthImage, cell_labels, cropped, stretched
+
+    depth = np.full((96, 128), 2.0, np.float32)
+    depth[:40, :40] = np.nan
+    picture = DepthImage(np.zeros((96, 128, 3), np.uint8), camera(128, 96, 100.0).K, depth)
+    whole = cell_labels(picture.depth, picture.K)
+    assert whole[-1, -1] == pytest.approx(np.log(0.02)) and np.isnan(whole[0, 0])
+    rng = np.random.default_rng(1)
+    for _ in range(5):
+        part = cropped(picture, rng)
+        again = stretched(part, (128, 96))
+        shrunk = np.sqrt(128 / part.rgb.shape[1] * 96 / part.rgb.shape[0])
+        assert np.nanmax(cell_labels(again.depth, again.K)) == pytest.approx(
+            np.log(0.02 / shrunk), abs=1e-5
+        )
+
+
+def test_sigmas_take_place_image_and_cell_apart():
+    from l2m_ros.workshop.training.depth_head import HeadErrors, neighbour_correlation, sigmas
+
+    rng = np.random.default_rng(0)
+    place = np.repeat(np.arange(40), 25)
+    factor = rng.normal(0, 0.3, 40)[place] + rng.normal(0, 0.1, 1000)
+    errors = HeadErrors(place, factor, np.full(1000, 0.05), np.full(1000, 1.7), factor)
+    found = sigmas(errors)
+    assert found["place_sigma"] == pytest.approx(0.3, rel=0.25)
+    assert found["image_factor"] == pytest.approx(2.0, rel=0.1) and found["cell_factor"] == 1.7
+    assert abs(neighbour_correlation(replace(errors, factor=rng.normal(size=1000)))) < 0.1
+    few = HeadErrors(*(np.arange(3) for _ in range(5)))
+    with pytest.raises(InvalidInput, match="no place"):
+        sigmas(few)
