@@ -19,7 +19,7 @@ from l2m_ros.workshop.simulation.sequence import SimulationOptions, simulate
 FRAMES = 12
 
 
-@pytest.fixture(scope="module", params=[".mcap", ".db3"])
+@pytest.fixture(scope="module", params=[".mcap", pytest.param(".db3", marks=pytest.mark.slow)])
 def bag(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("bags") / f"room{request.param}"
     options = SimulationOptions(frames=FRAMES, width=320, height=240, stereo=False)
