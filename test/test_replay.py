@@ -1,6 +1,7 @@
 """A simulated bag replayed without a ROS graph: figures, files, and the same bits each time."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -163,3 +164,15 @@ def test_where_the_camera_is_mounted_comes_from_the_bag(driven, capsys, tmp_path
 def test_parameters_without_effect_are_named(bag, capsys):
     said = replay(capsys, bag, "--model", "orb", "-p", "publish_tf:=true", "-p", "queue:=all")[1]
     assert "replay ignores publish_tf: there is no graph" in said.err
+
+
+def test_odometry_of_nan_is_left_out_and_the_replay_goes_on(capsys, tmp_path):
+    """As in the node: one bad message costs itself, not the run."""
+    options = SimulationOptions(frames=4, width=160, height=120, stereo=False)
+    shots = list(simulate(options))
+    shots[2] = replace(shots[2], odom_covariance=np.full((6, 6), np.nan))
+    write_bag(tmp_path / "nan.mcap", shots)
+    code, said = replay(capsys, tmp_path / "nan.mcap", "--model", "sift", "--json")
+    assert code == 0, said.err
+    assert said.err.count("a message on /odom left out: odom holds NaN") == 1
+    assert json.loads(said.out)["frames"] == 4
