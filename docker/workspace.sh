@@ -1,3 +1,4 @@
+# shellcheck shell=sh disable=SC1091,SC2317
 # Source it in a colcon workspace: `. src/l2m_ros/docker/workspace.sh`. Makes .venv once, with the
 # Python packages that rosdep has no keys for, and activates it. It sees ROS's own packages.
 L2M_VENV="${L2M_VENV:-$PWD/.venv}"

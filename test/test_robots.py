@@ -1,8 +1,11 @@
 """What users of other packages are given: policies, presets, containers, the install script."""
 
 import json
+import os
 import re
+import shutil
 import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -68,6 +71,31 @@ def test_the_install_script_is_sound_and_brings_what_setup_asks_for(tmp_path):
     assert done.stdout == "activated\n"
 
 
+@pytest.mark.parametrize(
+    ("linter", "pattern"), [("hadolint", "*.Dockerfile"), ("shellcheck", "*.sh")]
+)
+def test_linters_of_containers_and_scripts(linter, pattern):
+    command = shutil.which(linter, path=f"{Path(sys.executable).parent}{os.pathsep}{os.defpath}")
+    if command is None:
+        pytest.skip(f"{linter} is not installed: pip install 'l2m_ros[test]'")
+    files = sorted(map(str, (ROOT / "docker").glob(pattern)))
+    done = subprocess.run([command, *files], capture_output=True, text=True, check=False)
+    assert files and done.returncode == 0, done.stdout
+
+
+@pytest.mark.slow
+def test_a_bare_debian_is_set_up_built_and_starts_the_node(tmp_path):
+    """About 5 minutes and 400 MB from Debian's and Python's archives."""
+    if os.geteuid() != 0 or shutil.which("debootstrap") is None:
+        pytest.skip("needs root and debootstrap")
+    root = Path(os.environ.get("L2M_DEBIAN_ROOT", tmp_path / "root"))  # kept, to be quick again
+    script = ["sh", str(ROOT / "docker" / "debian_root.sh"), str(root)]
+    done = subprocess.run(script, capture_output=True, text=True, timeout=1500, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "PEP 668: refused, as expected" in done.stdout
+    assert "the node was active and ended with 0" in done.stdout
+
+
 @pytest.mark.parametrize("name", ["jazzy", "jetson"])
 def test_dockerfiles(name):
     """The rules of hadolint that matter: lists removed, no sudo, not root at the end."""
@@ -78,7 +106,7 @@ def test_dockerfiles(name):
     assert lines[0].startswith("FROM ") and ":" in lines[0]
     assert sum("rm -rf /var/lib/apt/lists" in line for line in lines) == 1
     assert "--no-install-recommends" in text and "sudo" not in text
-    assert [line for line in lines if line.startswith("USER")] == ["USER l2m"]
+    assert [line for line in lines if line.startswith("USER")] == ["USER 1001"]
     assert lines[-1].startswith("CMD [")
 
 
