@@ -20,11 +20,13 @@ from l2m_ros.geometry import se3
 from l2m_ros.mapping import chaining, graph, verification
 from l2m_ros.mapping.alignment import aligned, world_from_map
 from l2m_ros.mapping.descriptor import Vocabulary, learn
-from l2m_ros.mapping.options import Hint, PickerOptions
+from l2m_ros.mapping.likeness import cells, likeness
+from l2m_ros.mapping.options import Hint, PickerOptions, RelocalizerOptions
 from l2m_ros.mapping.places import Places
 from l2m_ros.mapping.records import Edge
 from l2m_ros.mapping.relocalizer import Localized, Relocalizer
 from l2m_ros.mapping.retrieval import PlaceIndex
+from l2m_ros.mapping.roll import rolled
 from l2m_ros.mapping.store import open_map
 from l2m_ros.matching.catalogue import load_matcher
 from l2m_ros.types import Camera, Frame, Lost, LostReason
@@ -140,6 +142,33 @@ def test_two_places_that_look_alike_are_no_answer(built, matcher, tmp_path):
 def test_map_of_another_matcher_is_refused_with_the_remedy(store):
     with pytest.raises(MapError, match="--model orb"):
         Relocalizer(Places(store, load_matcher("orb"))).localize(frame_at(NEAR))
+
+
+def test_turned_frame_is_what_the_turned_camera_would_see():
+    frame = frame_at(NEAR)
+    turned, camera_from_turned = rolled(frame, 0.5)
+    rgb, depth = render(NEAR @ camera_from_turned)
+    middle = np.s_[HEIGHT // 4 : -HEIGHT // 4, WIDTH // 4 : -WIDTH // 4]
+    off = lambda a: np.median(np.abs(a[middle].astype(int) - rgb[middle].astype(int)))  # noqa: E731
+    assert off(turned.rgb) < 6 < 20 < off(rolled(frame, -0.5)[0].rgb)
+    assert np.mean(np.abs(turned.depth[middle] - depth[middle]) < 0.05) > 0.99  # edges of the panel
+    assert np.isnan(turned.depth[0, 0])  # nobody saw the corner
+
+
+def test_image_found_only_turned_has_the_pose_of_the_image_as_it_came(store, matcher, monkeypatch):
+    options = RelocalizerOptions(turns_deg=(25.0,), turned_similarity=0.0)
+    relocalizer = Relocalizer(Places(store, matcher), options)
+    anywhere = relocalizer._anywhere
+    upright = lambda query: np.array_equal(query.camera_from_frame, np.eye(4))  # noqa: E731
+    unknown = Lost(LostReason.UNKNOWN_PLACE, "upright")
+    blind = lambda q, times: unknown if upright(q) else anywhere(q, times)  # noqa: E731
+    monkeypatch.setattr(relocalizer, "_anywhere", blind)
+    found = relocalizer.localize(frame_at(NEAR))
+    assert isinstance(found, Localized)
+    d = se3.difference(world_from_map(store) @ found.map_from_camera, NEAR)
+    assert np.linalg.norm(d[:3]) < 0.02 and np.linalg.norm(d[3:]) < 0.01
+    relocalizer.options = RelocalizerOptions(turns_deg=())
+    assert relocalizer.localize(frame_at(NEAR)) is unknown
 
 
 # --- commands --------------------------------------------------------------------------------
@@ -395,6 +424,20 @@ def test_vocabulary_tells_images_apart_and_survives_storing():
     assert [index.nearest(words.describe(see(i)), 1)[0][0] for i in range(6)] == list(range(6))
     index.add(9, words.describe(see(2)))
     assert {id for id, _ in index.nearest(words.describe(see(2)), 2)} == {2, 9}
+
+
+def test_likeness_knows_the_same_view_shifted_and_no_other():
+    rng = np.random.default_rng(0)
+    grid = rng.normal(size=(1, 16, 12, 16)).astype(np.float32)
+    other = rng.normal(size=(1, 16, 12, 16)).astype(np.float32)
+    seen = {"coarse": grid, "fine": rng.normal(size=(1, 4, 48, 64)).astype(np.float32)}
+    here = cells(seen)
+    assert here.shape == (12, 16) and here.descriptors.shape == (192, 16)
+    assert likeness(here, here) == (11 * 16 + 12 * 15) / 192
+    shifted = np.roll(grid, 3, axis=3)
+    assert likeness(cells({"coarse": shifted}), here) > 1.5
+    assert likeness(cells({"coarse": other}), here) < 0.1
+    assert cells({"px": np.zeros((5, 2)), "descriptors": np.eye(5)}) is None
 
 
 def test_index_of_nothing():

@@ -21,6 +21,8 @@ class ViewGates:
     min_share: float = 0.3  # inliers among the matches
     min_coverage: float = 0.16  # of the query's cells, by inliers
     min_confidence: float = 0.38  # mean over the inliers; classical matchers have another scale
+    min_likeness: float = 0.12  # see `likeness`; below, no match is worth computing
+    alike_confidence: float = 0.19  # mean over all matches; below, no pose is worth computing
     max_sigma_m: float = 0.06
     max_sigma_rad: float = 0.05
     agree_m: float = 0.01  # error that two keyframes may share beyond their covariances ...
@@ -35,6 +37,9 @@ class RelocalizerOptions:
 
     candidates: int = 10  # nearest descriptors that are looked at, at most
     tries: int = 8  # of them and of their neighbours that are matched, at most
+    blind_tries: int = 5  # at most where none of them sees the place
+    turns_deg: tuple[float, ...] = (30.0, -30.0)  # of an image that was not found upright
+    turned_similarity: float = 1.15  # of the upright image's: a turn that looks no better is none
     agreeing: int = 3  # enough; two are the least
     rival_similarity: float = 0.7  # of the best one's: another place this similar is tried too
     rival_m: float = 1.0  # farther apart, views are of two places
@@ -48,7 +53,7 @@ class MapperOptions:
     """Defaults live here; the node's parameters and the command line refer to them."""
 
     max_keyframes: int = 0  # 0 = as many as there are; else the most redundant ones are dropped
-    features_mb: float = 120.0  # of stored features; later keyframes are encoded when needed
+    features_mb: float = 90.0  # of stored features; later keyframes are encoded when needed
     depth_scale_m: float = 0.001  # of stored depth
     first_vocabulary: int = 12  # keyframes, before places can be recognised while driving
     last_vocabulary: int = 512  # at each doubling until here a new one is learnt

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from l2m_ros.mapping.descriptor import Vocabulary
+from l2m_ros.mapping.likeness import Cells, cells
 from l2m_ros.mapping.retrieval import PlaceIndex
 from l2m_ros.mapping.store import MapStore
 from l2m_ros.matching import portable
@@ -26,6 +27,7 @@ class Place:
     id: int
     frame: Frame
     reference: Reference
+    cells: Cells | None = None  # None: the matcher has no grid
 
 
 class Places:
@@ -76,9 +78,11 @@ class Places:
         kept = self.store.features(id, self.matcher.name, self.checksum)
         if kept is None:
             features = self.matcher.encode(frame.rgb)
+            arrays = portable.to_arrays(self.matcher, features)
         else:
-            features = portable.from_arrays(self.matcher, kept.arrays, kept.image_size)
-        return Place(id, frame, self.matcher.reference(features))
+            arrays = kept.arrays
+            features = portable.from_arrays(self.matcher, arrays, kept.image_size)
+        return Place(id, frame, self.matcher.reference(features), cells(arrays))
 
     def forget(self, ids: Iterable[int]) -> None:
         for id in ids:

@@ -2,19 +2,23 @@
 
 image -> encode -> nearest descriptors -> match -> pose by the keyframe's depth -> gates
       -> keyframes around the first answer -> agreement -> no second place -> pose in `map`
+
+An image that is found nowhere is turned about the optical axis and searched for once more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from l2m_ros.errors import MapError
 from l2m_ros.geometry import se3
+from l2m_ros.mapping.likeness import Cells, cells, likeness
 from l2m_ros.mapping.options import RELOCALIZER, Hint, RelocalizerOptions, ViewGates
 from l2m_ros.mapping.places import Places, view_distance
+from l2m_ros.mapping.roll import rolled
 from l2m_ros.mapping.verification import (
     CHI2_999_6,
     Sighting,
@@ -40,6 +44,17 @@ class Localized:
     stages_ms: dict[str, float]
 
 
+@dataclass(frozen=True, eq=False)
+class Query:
+    """An image to be found: as it came, or turned about its optical axis."""
+
+    frame: Frame
+    features: Features
+    camera_from_frame: FloatArray
+    cells: Cells | None = None
+    nearest: tuple[tuple[int, float], ...] = ()  # keyframes and their similarity, best first
+
+
 class Relocalizer:
     """Map and matcher in, one `localize` per image; no tracking, no state."""
 
@@ -49,25 +64,48 @@ class Relocalizer:
     def localize(self, frame: Frame, hint: Hint | None = None) -> Localized | Lost:
         times = StageTimes()
         with times.stage("encode"):
-            features = self.places.matcher.encode(frame.rgb)
+            query = Query(frame, self.places.matcher.encode(frame.rgb), np.eye(4))
         if hint is not None:
-            found = self._by_hint(frame, features, hint, times)
+            found = self._by_hint(query, hint, times)
             if found is not None:
                 return found
-        return self._anywhere(frame, features, times)
+        query = self._retrieved(query, times)
+        outcome = self._anywhere(query, times)
+        if isinstance(outcome, Localized) or outcome.reason is LostReason.AMBIGUOUS:
+            return outcome
+        turned = self._turned(query, times)
+        again = None if turned is None else self._anywhere(turned, times)
+        return again if isinstance(again, Localized) else outcome
 
-    def _anywhere(self, frame: Frame, features: Features, times: StageTimes) -> Localized | Lost:
+    def _turned(self, upright: Query, times: StageTimes) -> Query | None:
+        """The image turned so that it looks most like a keyframe, if more so than upright."""
+        best = None
+        least = self.options.turned_similarity * _similarity(upright)
+        for degrees in self.options.turns_deg if upright.nearest else ():
+            frame, camera_from_turned = rolled(upright.frame, np.radians(degrees))
+            with times.stage("encode"):
+                features = self.places.matcher.encode(frame.rgb)
+            query = self._retrieved(Query(frame, features, camera_from_turned), times)
+            if _similarity(query) > least:
+                best, least = query, _similarity(query)
+        return best
+
+    def _retrieved(self, query: Query, times: StageTimes) -> Query:
         with times.stage("retrieve"):
-            nearest = self._nearest(features)
-        if not nearest:
+            arrays = portable.to_arrays(self.places.matcher, query.features)
+            nearest = self._nearest(portable.local_descriptors(arrays))
+            return replace(query, cells=cells(arrays), nearest=tuple(nearest))
+
+    def _anywhere(self, query: Query, times: StageTimes) -> Localized | Lost:
+        if not query.nearest:
             return Lost(LostReason.UNKNOWN_PLACE, "the map has no placed keyframes")
         found: list[Sighting] = []
         best: list[Sighting] = []
-        why = Lost(LostReason.UNKNOWN_PLACE, "nothing was tried")
-        for id in self._candidates(nearest, best):
-            sighting = self._sighting(frame, features, id, times)
+        lost: list[Lost] = []
+        for id in self._candidates(query, best, lost):
+            sighting = self._sighting(query, id, times)
             if isinstance(sighting, Lost):
-                why = sighting
+                lost.append(sighting)
                 continue
             found.append(sighting)
             best[:] = _largest(found, self.options.gates)
@@ -75,27 +113,29 @@ class Relocalizer:
                 break
         if len(best) < 2:
             words = f"{len(found)} keyframes see this place, two must agree"
-            return Lost(LostReason.UNKNOWN_PLACE, f"{words} ({why.detail})")
-        rival = self._rival(frame, features, nearest, best, found, times)
-        return rival or _answer(best, times, hinted=False)
+            why = f" ({lost[-1].detail})" if lost else ""
+            return Lost(LostReason.UNKNOWN_PLACE, words + why)
+        rival = self._rival(query, best, found, times)
+        return rival or _answer(best, query, times, hinted=False)
 
-    def _nearest(self, features: Features) -> list[tuple[int, float]]:
+    def _nearest(self, local: np.ndarray) -> list[tuple[int, float]]:
         places = self.places
         if not places.fits or places.vocabulary is None:
             raise MapError(
                 f"{places.store.address} was made with another matcher or other weights: "
                 f"`l2m map check --repair --model {places.matcher.name}` describes it anew"
             )
-        local = portable.local_descriptors(portable.to_arrays(places.matcher, features))
         descriptor = places.vocabulary.describe(local)
         found = places.index.nearest(descriptor, 2 * self.options.candidates)
         return [pair for pair in found if pair[0] in places.poses][: self.options.candidates]
 
-    def _candidates(self, nearest: list[tuple[int, float]], best: list[Sighting]) -> Iterator[int]:
+    def _candidates(self, query: Query, best: list[Sighting], lost: list[Lost]) -> Iterator[int]:
         """By similarity; once something was seen, what lies around it comes first."""
         tried: set[int] = set()
-        queue = [id for id, _ in nearest]
+        queue = [id for id, _ in query.nearest]
         while len(tried) < self.options.tries:
+            if len(lost) >= self.options.blind_tries and not best:
+                return
             around = []
             if best:
                 around = self.places.near(best[0].map_from_camera, self.options.tries)
@@ -105,43 +145,35 @@ class Relocalizer:
             tried.add(id)
             yield id
 
-    def _sighting(
-        self, frame: Frame, features: Features, id: int, times: StageTimes
-    ) -> Sighting | Lost:
+    def _sighting(self, query: Query, id: int, times: StageTimes) -> Sighting | Lost:
         with times.stage("load"):
             place = self.places.place(id)
-        view = look(
-            self.places.matcher,
-            frame,
-            features,
-            place,
-            self.options.gates,
-            self.options.pose,
-            times,
-        )
+        o = self.options
+        if query.cells is not None and place.cells is not None:
+            with times.stage("compare"):
+                alike = likeness(query.cells, place.cells)
+            if alike < o.gates.min_likeness:
+                words = f"likeness {alike:.2f} to keyframe {id}, {o.gates.min_likeness:g}"
+                return Lost(LostReason.NOT_CONFIDENT, f"{words} is the least")
+        matcher = self.places.matcher
+        view = look(matcher, query.frame, query.features, place, o.gates, o.pose, times)
         return view if isinstance(view, Lost) else sighted(view, *self.places.poses[id])
 
     def _rival(
-        self,
-        frame: Frame,
-        features: Features,
-        nearest: list[tuple[int, float]],
-        best: list[Sighting],
-        found: list[Sighting],
-        times: StageTimes,
+        self, query: Query, best: list[Sighting], found: list[Sighting], times: StageTimes
     ) -> Lost | None:
         """Another part of the map that looks as much like this image, or None."""
         place, _ = combined(best)
         known = {s.view.keyframe: s for s in found}
         others = [
             (id, similarity)
-            for id, similarity in nearest
+            for id, similarity in query.nearest
             if view_distance(self.places.poses[id][0][None], place)[0] > self.options.rival_m
         ]
-        least = self.options.rival_similarity * nearest[0][1]
+        least = self.options.rival_similarity * _similarity(query)
         for id, similarity in others[:2]:
             if id not in known and similarity >= least:
-                sighting = self._sighting(frame, features, id, times)
+                sighting = self._sighting(query, id, times)
                 if isinstance(sighting, Sighting):
                     known[id] = sighting
         for other in known.values():
@@ -154,15 +186,17 @@ class Relocalizer:
                 )
         return None
 
-    def _by_hint(
-        self, frame: Frame, features: Features, hint: Hint, times: StageTimes
-    ) -> Localized | None:
+    def _by_hint(self, query: Query, hint: Hint, times: StageTimes) -> Localized | None:
         """One view that suits the hint is enough: the hint is the second witness."""
         for id in self.places.near(hint.map_from_camera, self.options.hinted_tries):
-            sighting = self._sighting(frame, features, id, times)
+            sighting = self._sighting(query, id, times)
             if isinstance(sighting, Sighting) and suits(sighting, hint):
-                return _answer([sighting], times, hinted=True)
+                return _answer([sighting], query, times, hinted=True)
         return None
+
+
+def _similarity(query: Query) -> float:
+    return query.nearest[0][1] if query.nearest else 0.0
 
 
 def suits(sighting: Sighting, hint: Hint) -> bool:
@@ -179,11 +213,12 @@ def _largest(found: list[Sighting], gates: ViewGates) -> list[Sighting]:
     return sorted(group, key=lambda s: -s.view.strength)
 
 
-def _answer(best: list[Sighting], times: StageTimes, *, hinted: bool) -> Localized:
+def _answer(best: list[Sighting], query: Query, times: StageTimes, *, hinted: bool) -> Localized:
     with times.stage("combine"):
-        pose, covariance = combined(best)
+        map_from_frame, covariance = combined(best)
     return Localized(
-        pose,
+        # Turning the camera about its centre changes no axis of the map: the covariance stays.
+        se3.compose(map_from_frame, se3.inverse(query.camera_from_frame)),
         covariance,
         tuple(s.view.keyframe for s in best),
         sum(s.view.inliers for s in best),

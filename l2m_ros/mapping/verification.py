@@ -16,7 +16,7 @@ from l2m_ros.matching.matcher import Matcher
 from l2m_ros.matching.sampling import correspondences
 from l2m_ros.timing import StageTimes
 from l2m_ros.tracking.keyframes import coverage
-from l2m_ros.types import Features, FloatArray, Frame, Lost, LostReason, MetricPose
+from l2m_ros.types import Correspondences, Features, FloatArray, Frame, Lost, LostReason, MetricPose
 
 # What a view's covariance leaves out grows with the square of the way between the cameras: matches
 # err together where parts of the image are hidden or foreshortened, and depth and colour cameras do
@@ -64,6 +64,10 @@ def look(
     with times.stage("match"):
         match = matcher.match(features, place.reference)
         pairs = correspondences(match, limit=gates.max_matches)
+    dense = not hasattr(match, "query_px")
+    if dense and (sure := mean_confidence(pairs)) < gates.alike_confidence:
+        words = f"matches with keyframe {place.id} have a mean confidence of {sure:.2f}"
+        return Lost(LostReason.NOT_CONFIDENT, f"{words}, {gates.alike_confidence:g} is the least")
     with times.stage("pose"):
         found = estimate_pose(pairs, frame, place.frame, pose)
     if isinstance(found, Lost):
@@ -78,10 +82,13 @@ def look(
         len(inliers),
         len(inliers) / max(len(pairs), 1),
         coverage(inliers.query_px, frame.camera.size),
-        float(inliers.confidence.mean()) if len(inliers) else 0.0,
+        mean_confidence(inliers),
     )
-    dense = not hasattr(match, "query_px")
     return weak(view, gates, dense=dense) or view
+
+
+def mean_confidence(pairs: Correspondences) -> float:
+    return float(pairs.confidence.mean()) if len(pairs) else 0.0
 
 
 def weak(view: View, gates: ViewGates, *, dense: bool = True) -> Lost | None:

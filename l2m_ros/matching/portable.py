@@ -51,6 +51,14 @@ def from_arrays(matcher: Matcher, arrays: Arrays, image_size: tuple[int, int]) -
     return Features(matcher.name, image_size, arrays)
 
 
+def grid_shape(arrays: Arrays) -> tuple[int, int] | None:
+    """(rows, columns) of the cells of `local_descriptors`; None where there are points."""
+    if DESCRIPTORS in arrays:
+        return None
+    rows, columns = _coarsest(arrays).shape[-2:]
+    return rows, columns
+
+
 def local_descriptors(arrays: Arrays) -> npt.NDArray[np.float32]:
     """(N, D) of unit length: the cells of the coarsest map, or a classical matcher's points."""
     if DESCRIPTORS in arrays:
@@ -58,13 +66,19 @@ def local_descriptors(arrays: Arrays) -> npt.NDArray[np.float32]:
         if local.dtype == np.uint8:  # bits: -1 and 1, so that the product counts equal ones
             local = 2.0 * np.unpackbits(local, axis=1) - 1.0
     else:
-        maps = {name: a for name, a in arrays.items() if a.ndim == 4 and min(a.shape[2:]) > 1}
-        if not maps:
-            raise InvalidInput("the features hold no map of cells to describe a place by")
-        _, name = min((a[0, 0].size, name) for name, a in maps.items() if _richest(a, maps))
-        local = maps[name][0].reshape(maps[name].shape[1], -1).T
+        coarsest = _coarsest(arrays)
+        local = coarsest[0].reshape(coarsest.shape[1], -1).T
     local = np.asarray(local, np.float32)
     return np.asarray(local / np.maximum(np.linalg.norm(local, axis=1, keepdims=True), 1e-9))
+
+
+def _coarsest(arrays: Arrays) -> npt.NDArray[Any]:
+    """(1, D, rows, columns) of the fewest cells."""
+    maps = {name: a for name, a in arrays.items() if a.ndim == 4 and min(a.shape[2:]) > 1}
+    if not maps:
+        raise InvalidInput("the features hold no map of cells to describe a place by")
+    _, name = min((a[0, 0].size, name) for name, a in maps.items() if _richest(a, maps))
+    return maps[name]
 
 
 def _richest(a: npt.NDArray[Any], maps: Arrays) -> bool:
