@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from fakes.texture import mapped, texture, turned_view
 
+from l2m_ros.engines.model_card import load_card
 from l2m_ros.errors import InvalidInput
 from l2m_ros.networks.lite.coarse import Attention, cell_grid, read_peak
-from l2m_ros.networks.lite.matching import precision_factor
+from l2m_ros.networks.lite.matching import CompactMatcher, precision_factor
 from l2m_ros.networks.lite.network import Lite, LiteConfig, build_lite
 from l2m_ros.networks.lite.pyramid import GradientPyramid, standardised
 from l2m_ros.networks.lite.refiner import (
@@ -21,6 +22,7 @@ from l2m_ros.networks.lite.refiner import (
     to_blocks,
     upsampled_warp,
 )
+from l2m_ros.networks.registry import build
 
 MODELS = Path(__file__).parents[1] / "models"
 
@@ -32,10 +34,11 @@ def untrained() -> Lite:
 
 
 @pytest.fixture(scope="module")
-def shipped() -> Lite:
+def shipped() -> CompactMatcher:
+    """The default model, whatever its architecture."""
     from safetensors.torch import load_file
 
-    network = build_lite()
+    network = build(load_card(MODELS / "lite.yaml").architecture)
     network.load_state_dict(load_file(MODELS / "lite.safetensors"), strict=True)
     return network.eval()
 
@@ -45,7 +48,9 @@ def tensor_of(rgb: np.ndarray) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def match_of(network: Lite, query: np.ndarray, keyframe: np.ndarray) -> dict[str, torch.Tensor]:
+def match_of(
+    network: CompactMatcher, query: np.ndarray, keyframe: np.ndarray
+) -> dict[str, torch.Tensor]:
     reference = network.reference(network.encode(tensor_of(keyframe)))
     return network.match(network.encode(tensor_of(query)), reference)
 
@@ -231,7 +236,7 @@ def test_a_card_can_name_other_widths() -> None:
 # --- what ships -----------------------------------------------------------------------------
 
 
-def test_shipped_weights_match_a_turned_picture(shipped: Lite) -> None:
+def test_shipped_weights_match_a_turned_picture(shipped: CompactMatcher) -> None:
     """12 degrees, 0.9 in scale and a tilt: 90 % within 3 px at 640x480, median under 1 px."""
     image = texture(640, 480)
     query, image_from_query = turned_view(image)
@@ -247,7 +252,7 @@ def test_shipped_weights_match_a_turned_picture(shipped: Lite) -> None:
     assert np.median(certainty[inside]) > 0.8 > 0.3 > np.median(certainty[outside])
 
 
-def test_shipped_precision_is_about_the_error_made(shipped: Lite) -> None:
+def test_shipped_precision_is_about_the_error_made(shipped: CompactMatcher) -> None:
     """Squared normalised errors: chi-square of 2 degrees has median 1.39.
 
     The training pairs are harder than this one, so it may be called worse than it is.
@@ -263,9 +268,8 @@ def test_shipped_precision_is_about_the_error_made(shipped: Lite) -> None:
     assert 1.39 / 10 < np.median(squared[certain]) < 1.39 * 3
 
 
-def test_shipped_graphs_are_the_shipped_weights(shipped: Lite) -> None:
+def test_shipped_graphs_are_the_shipped_weights(shipped: CompactMatcher) -> None:
     from l2m_ros.engines.backend import BackendOptions, load_backend
-    from l2m_ros.engines.model_card import load_card
     from l2m_ros.export.stages import agreement
     from l2m_ros.matching.catalogue import find_card
 
@@ -281,17 +285,21 @@ def test_shipped_graphs_are_the_shipped_weights(shipped: Lite) -> None:
     assert sum(path.stat().st_size for path in files) < 25e6
 
 
-def test_shipped_golden_numbers_hold_and_other_weights_fail_them() -> None:
+@pytest.mark.parametrize(
+    ("model", "weight"),
+    [("lite", "describe_fine.enter.weight"), ("lite_research", "encoder.fine.first.weight")],
+)
+def test_shipped_golden_numbers_hold_and_other_weights_fail_them(model: str, weight: str) -> None:
     from l2m_ros.workshop.parity import lite as lite_parity
     from l2m_ros.workshop.parity.golden import Cases, Report, read_cases
 
     cases: Cases = read_cases(MODELS)
-    network, report = build_lite(), Report("lite")
-    lite_parity.run(network, cases, cases.of("lite"), report, lambda rgb, w, h: rgb)
+    network, report = build(cases.of(model)["architecture"]), Report(model)
+    lite_parity.run(network, cases, cases.of(model), report, lambda rgb, w, h: rgb)
     assert report.passed, report.table()
-    golden = cases.load("lite_golden.npz")
+    golden = cases.load(f"{model}_golden.npz")
     with torch.no_grad():
-        network.encoder.fine.first.weight += 0.01
+        network.get_parameter(weight).add_(0.01)
     moved = lite_parity.stages(network, golden["query"], golden["keyframe"])
     error = np.abs(moved["encode/fine"] - golden["encode/fine"]).max()
     assert error > 10 * lite_parity.FEATURES

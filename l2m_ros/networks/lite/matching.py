@@ -34,7 +34,7 @@ def precision_factor(shape: Tensor) -> Tensor:
 
 
 class CompactMatcher(nn.Module):
-    """The matching half; a network adds `encode`, `reference`, `_query` and these parts."""
+    """The matching half; a network adds the three methods that follow and these parts."""
 
     name: str
     config: Any  # with `prior`: the second look at the correlation knows the neighbours' belief
@@ -49,6 +49,14 @@ class CompactMatcher(nn.Module):
     refine_middle: nn.Module
     refine_fine: nn.Module
     certainty: nn.Module
+
+    def encode(self, image: Tensor) -> dict[str, Tensor]:
+        """Everything that one image alone determines."""
+        raise NotImplementedError
+
+    def reference(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What of the keyframe every later match needs."""
+        raise NotImplementedError
 
     def _query(self, features: dict[str, Tensor], reference: dict[str, Tensor]) -> Tensor:
         """The query's cells at 1/16 after they have looked at the keyframe."""

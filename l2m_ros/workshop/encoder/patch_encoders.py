@@ -190,7 +190,7 @@ def _fill(network: nn.Module, state: Mapping[str, Tensor], file: str) -> None:
 def shipped_lite() -> Path:
     from l2m_ros.matching.catalogue import find_card
 
-    return find_card("lite").file("weights")
+    return find_card("lite_research").file("weights")
 
 
 def shipped_xfeat() -> Path:

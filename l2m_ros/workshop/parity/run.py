@@ -9,7 +9,13 @@ from l2m_ros.networks.shared import named_weights
 from l2m_ros.workshop.parity import l2m, lite, mickey, tinyroma
 from l2m_ros.workshop.parity.golden import Report, Resize, read_cases
 
-RUNS = {"l2m": l2m.run, "tinyroma": tinyroma.run, "lite": lite.run, "mickey": mickey.run}
+RUNS = {
+    "l2m": l2m.run,
+    "tinyroma": tinyroma.run,
+    "lite": lite.run,
+    "lite_research": lite.run,
+    "mickey": mickey.run,
+}
 
 
 def run_parity(folder: Path, model: str, resize: Resize) -> Report:
@@ -20,7 +26,7 @@ def run_parity(folder: Path, model: str, resize: Resize) -> Report:
     checks = folder / "named_weights_checks.json"
     if checks.is_file() and not cases.prefix:
         report.checks = named_weights.failed_checks(checks)
-    network = build(model)
+    network = build(str(table.get("architecture", model)))
     if "weights" not in table:  # else the case brings its own
         network = named_weights.fill(network, cases.prefix)
     RUNS[model](network, cases, table, report, resize)
