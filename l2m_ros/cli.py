@@ -35,6 +35,7 @@ VERBS: dict[str, str] = {
     "lift": "photographs to 3D to training views with exact correspondences",
     "features": "PCA pictures of encoders' features, side by side",
     "replay": "track a recorded bag without a ROS graph, compare with the truth",
+    "calibrate": "fit a camera's noise on a recording with truth, write it as a preset",
     "view": "show a tracked bag or the running node in the Rerun viewer",
     "map": "build, check, merge, thin, export and view keyframe maps",
     "localize": "find each image of a bag or folder in a map",

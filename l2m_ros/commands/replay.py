@@ -8,7 +8,7 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from l2m_ros.commands.options import as_json
 from l2m_ros.errors import InvalidInput
@@ -84,16 +84,22 @@ def _check_outputs(args: argparse.Namespace) -> None:
         raise InvalidInput(f"--out-bag {args.out_bag}: the name ends in .mcap or .db3")
 
 
+def values_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The node's parameters, as the command line gives them."""
+    from l2m_ros.parameters.file import parameter_values
+
+    return parameter_values(args.params_file, _overrides(args))
+
+
 def tracked_frames(
     args: argparse.Namespace, report: Report = lambda key, words: None
 ) -> Iterator[FrameResult]:
     """Every frame of the bag, tracked, with progress shown."""
     from l2m_ros.bags import replay as bags
     from l2m_ros.bags.reader import open_bag
-    from l2m_ros.parameters.file import parameter_values
     from l2m_ros.progress import track
 
-    values = parameter_values(args.params_file, _overrides(args))
+    values = values_of(args)
     if ignored := bags.without_effect(values):
         print(f"replay ignores {', '.join(ignored)}: there is no graph", file=sys.stderr)
     with open_bag(args.bag) as bag:
@@ -108,7 +114,7 @@ def _tracked(args: argparse.Namespace) -> TrackedRun:
     from l2m_ros.workshop.evaluation.tracking_report import TrackedRun
 
     tracked = TrackedRun(f"Replay of {args.bag.name}", " ".join(str(args.bag).split()))
-    tracked.truth = _truth(args)
+    tracked.truth = truth_of(args)
     tracked.truth_sigma = TruthSigma.parse(args.truth_sigma)
     with contextlib.ExitStack() as stack:
         sinks = [lambda frame: add_frame(tracked, frame)]
@@ -146,7 +152,7 @@ def add_frame(run: TrackedRun, frame: FrameResult) -> None:
         run.chained.append((stamp_ns, frame.camera_in_odom[0]))
 
 
-def _truth(args: argparse.Namespace) -> Trajectory | None:
+def truth_of(args: argparse.Namespace) -> Trajectory | None:
     """Of a TUM file, of a topic, or of the topic that a simulated bag brings along."""
     import numpy as np
 

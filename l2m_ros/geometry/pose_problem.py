@@ -46,7 +46,8 @@ class PoseOptions:
     min_parallax_px: float = 0.5  # below, a direction is not worth naming
     depth_noise: DepthNoise = field(default_factory=DepthNoise)
     texture: TextureNoise = field(default_factory=TextureNoise)
-    depth_scale_sigma: float = 0.0  # relative, of the depth sensor's calibration
+    depth_scale_sigma: float = 0.0  # relative, common to all depths: focal length, baseline
+    stereo_noise: float = 1.0  # of the disparities' sigmas, a factor
     max_scale_sigma: float = 0.5  # relative; a source whose metres are less sure gives none
     search_matches: int = 300  # drawn for the search; the refinement takes all
     sources: tuple[str, ...] = tuple(SCALE_SOURCES)  # tried in this order
@@ -59,6 +60,11 @@ class PoseOptions:
             raise InvalidInput(f"common_px must lie in [0, 100], got {self.common_px:g}")
         if not self.max_scale_sigma > 0:
             raise InvalidInput(f"max_scale_sigma must be positive, got {self.max_scale_sigma:g}")
+        if not 0.0 < self.stereo_noise < 1e3 or not 0.0 <= self.depth_scale_sigma < 1.0:
+            raise InvalidInput(
+                f"stereo_noise must be positive and depth_scale_sigma below 1, got "
+                f"{self.stereo_noise:g}, {self.depth_scale_sigma:g}"
+            )
         unknown = [name for name in self.sources if name not in SCALE_SOURCES]
         if unknown:
             raise InvalidInput(
@@ -85,7 +91,13 @@ class PoseProblem:
             matches = matches.select(usable)
         self.query, self.keyframe = query.camera, keyframe.camera
         self.request = ScaleRequest(
-            matches, query, keyframe, evidence, options.depth_noise, options.depth_scale_sigma
+            matches,
+            query,
+            keyframe,
+            evidence,
+            options.depth_noise,
+            options.depth_scale_sigma,
+            options.stereo_noise,
         )
         asked = options.texture.grey > 0 and bool(self.pairs.floor.any())
         self.hole_sigma = options.texture.hole_px / focal_px(self.keyframe) if asked else 0.0

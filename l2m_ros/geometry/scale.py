@@ -80,6 +80,7 @@ class ScaleRequest:
     evidence: ScaleEvidence
     depth_noise: DepthNoise
     depth_scale_sigma: float
+    stereo_noise: float = 1.0  # factor of the disparities' sigmas
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,10 +145,17 @@ def stereo_depth(request: ScaleRequest) -> Depths | None:
     pixels = request.matches.keyframe_px
     surface = sample_surface(evidence.stereo_depth, pixels, noise)
     # Neighbouring disparities come from shared pixels: interpolation averages nothing out.
-    factor = np.ones(len(pixels))
+    ratio = np.full(len(pixels), request.stereo_noise)
     if evidence.stereo_sigma_px is not None:
-        factor = (_nearest(evidence.stereo_sigma_px, pixels) / DISPARITY_SIGMA_PX) ** 2
-    return Depths(surface.z_m, factor, *_unknown(len(pixels)), noise, surface.slope)
+        ratio *= _nearest(evidence.stereo_sigma_px, pixels) / DISPARITY_SIGMA_PX
+    return Depths(
+        surface.z_m,
+        ratio**2,
+        *_unknown(len(pixels)),
+        noise,
+        surface.slope,
+        scale_sigma=request.depth_scale_sigma,
+    )
 
 
 def odometry(request: ScaleRequest) -> TranslationPrior | None:

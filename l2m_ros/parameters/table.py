@@ -233,6 +233,17 @@ _TRACKING = [
     Parameter("pose.common_px", float(_POSE.common_px), "error that the matches of a region (a "
               "twelfth of the image) have in common, pixels: more makes covariances larger",
               "frame", low=0.0, high=100.0),
+    Parameter("pose.depth_noise_m", float(_POSE.depth_noise.constant_m), "noise of a depth image "
+              "at any distance, metres: sigma = this + pose.depth_noise_per_m z^2", "frame",
+              low=0.0, high=1.0),
+    Parameter("pose.depth_noise_per_m", float(_POSE.depth_noise.quadratic_per_m), "noise of a "
+              "depth image that grows with the square of the distance, 1/m", "frame", low=0.0,
+              high=1.0),
+    Parameter("pose.depth_scale_sigma", float(_POSE.depth_scale_sigma), "error that all depths "
+              "have in common, as a share of each: focal length, baseline, calibration", "frame",
+              low=0.0, high=0.5),
+    Parameter("pose.stereo_noise", float(_POSE.stereo_noise), "factor of the noise that the "
+              "disparities of a stereo pair are taken to have", "frame", low=0.05, high=100.0),
     Parameter("pose.texture_grey", float(_POSE.texture.grey), "by how many grey levels two images "
               "of a point differ: more trusts blank walls and edges less; 0 = all matches alike",
               "frame", low=0.0, high=255.0),
@@ -297,13 +308,19 @@ def tracker_options(values: Values) -> TrackerOptions:
     bands = ("coverage_min", "inliers_min", "certain_min", "hysteresis")
     moved = ("parallax_max_rad", "zoom_max")
     looks = ("sharpness_min", "texture_min")
+    accuracy = ("threshold_px", "common_px", "depth_scale_sigma", "stereo_noise", "max_scale_sigma")
     own = ("max_matches", "subpixel", "kept_keyframes", "restart_after", "accept_repeated")
     return TrackerOptions(
         **_fields(values, "tracking", own),
         pose=replace(
             _POSE,
             texture=replace(_POSE.texture, grey=values["pose.texture_grey"]),
-            **_fields(values, "pose", ("threshold_px", "common_px", "max_scale_sigma")),
+            depth_noise=replace(
+                _POSE.depth_noise,
+                constant_m=values["pose.depth_noise_m"],
+                quadratic_per_m=values["pose.depth_noise_per_m"],
+            ),
+            **_fields(values, "pose", accuracy),
         ),
         trust=replace(TRACKER.trust, **_fields(values, "tracking", trust)),
         gates=replace(_GATES, **_fields(values, "tracking", gates)),

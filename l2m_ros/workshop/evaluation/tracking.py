@@ -10,7 +10,7 @@ from scipy.stats import chi2, norm
 from l2m_ros.errors import InvalidInput
 from l2m_ros.geometry import se3
 from l2m_ros.types import FloatArray
-from l2m_ros.workshop.evaluation.trajectory import MAX_STAMP_DIFFERENCE_S, Trajectory
+from l2m_ros.workshop.evaluation.trajectory import Trajectory
 
 WRONG_POSE_SIGMAS = 5.0  # further from the truth than this, a pose was not merely unlucky
 
@@ -146,10 +146,10 @@ def summarize(errors: PoseErrors, frames: int, margin: Margin = Margin()) -> Tra
 
 
 def _at(truth: Trajectory, stamp_ns: int) -> FloatArray:
-    i = int(np.abs(truth.stamps_ns - stamp_ns).argmin())
-    if abs(int(truth.stamps_ns[i]) - stamp_ns) > MAX_STAMP_DIFFERENCE_S * 1e9:
+    pose = truth.at(stamp_ns)
+    if pose is None:
         raise InvalidInput(f"the truth has no pose within 10 ms of stamp {stamp_ns}")
-    return truth.poses[i]
+    return pose
 
 
 def _quantile(values: FloatArray, q: float) -> float:

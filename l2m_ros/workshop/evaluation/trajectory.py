@@ -43,6 +43,14 @@ class Trajectory:
     def __len__(self) -> int:
         return len(self.stamps_ns)
 
+    def at(self, stamp_ns: int) -> FloatArray | None:
+        """The pose nearest to a stamp; None where none lies within MAX_STAMP_DIFFERENCE_S."""
+        if not len(self):
+            return None
+        i = int(np.abs(self.stamps_ns - stamp_ns).argmin())
+        near = abs(int(self.stamps_ns[i]) - stamp_ns) <= MAX_STAMP_DIFFERENCE_S * 1e9
+        return self.poses[i] if near else None
+
     def length_m(self) -> float:
         return float(np.linalg.norm(np.diff(self.poses[:, :3, 3], axis=0), axis=1).sum())
 
