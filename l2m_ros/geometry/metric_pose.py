@@ -1,6 +1,7 @@
 """A pose in metres: from the first scale source that suffices.
 
 depths (any source)     search and refinement, compared with two-view geometry
+coarse depths           two-view geometry, its length from the depths; as above without parallax
 translation prior       two-view geometry, its length from the prior
 """
 
@@ -15,13 +16,15 @@ from l2m_ros.geometry.absolute import absolute_pose
 from l2m_ros.geometry.agreement import CHI2_999_5, disagreement
 from l2m_ros.geometry.covariance import admit, direction_covariance
 from l2m_ros.geometry.depth_check import depth_check
+from l2m_ros.geometry.length import Length, length_from_depths
 from l2m_ros.geometry.pose_problem import MIN_MATCHES, PoseProblem
 from l2m_ros.geometry.rays import RayPairs, focal_px
-from l2m_ros.geometry.refine import epipolar_terms, refine
+from l2m_ros.geometry.refine import Fit, epipolar_terms, refine
 from l2m_ros.geometry.scale import SCALE_SOURCES, Depths, TranslationPrior
 from l2m_ros.geometry.triangulation import triangulated_depth
 from l2m_ros.types import FloatArray, Lost, LostReason, MetricPose
 
+ACROSS = 3.0  # lengths: a prior on the length alone says nothing across the direction
 CHI2_99_3 = 11.34  # 99 % of chi-square with three degrees of freedom
 
 
@@ -59,6 +62,10 @@ def _from_depths(problem: PoseProblem, depths: Depths, source: str) -> MetricPos
             f"pose.max_scale_sigma allows {100 * problem.options.max_scale_sigma:.0f} %",
         )
     pairs = problem.pairs.with_depths(depths, problem.keyframe)
+    if depths.coarse:
+        seen = _from_coarse_depths(problem, pairs, depths, source)
+        if seen is not None:
+            return seen
     side = problem.query if np.isfinite(depths.keyframe_m).any() else problem.keyframe
     f = focal_px(side)
     initial = _scaled(problem, pairs) if depths.shift_sigma_m > 0 else None
@@ -75,6 +82,50 @@ def _from_depths(problem: PoseProblem, depths: Depths, source: str) -> MetricPos
     with_depth = np.isfinite(pairs.keyframe_m) | np.isfinite(pairs.query_m)
     pose = problem.metric(fit, source, depths.scale_sigma, with_depth)
     return pose if isinstance(pose, Lost) else _compared(problem, pairs, pose)
+
+
+def _from_coarse_depths(
+    problem: PoseProblem, pairs: RayPairs, depths: Depths, source: str
+) -> MetricPose | Lost | None:
+    """Rotation and direction from the matches, length from the depths; None without parallax."""
+    view = problem.two_view()
+    if isinstance(view, Lost) or view.kind == "rotation":
+        return None
+    found = [
+        (T, length)
+        for T in ([view.fit.pose] if view.other is None else [view.fit.pose, view.other])
+        if (length := _length(problem, pairs, depths, view.fit, T)) is not None
+    ]
+    if not found:
+        return None
+    T, length = min(found, key=lambda it: it[1].misfit)
+    t = length.length_m * T[:3, 3]
+    along = np.outer(T[:3, 3], T[:3, 3])
+    vague_m = ACROSS * length.length_m
+    prior = TranslationPrior(t, length.sigma_m**2 * along + vague_m**2 * (np.eye(3) - along))
+    chosen = np.flatnonzero(view.fit.weights > 1e-3)
+    some = problem.pairs.select(chosen)
+    start = se3.transform(T[:3, :3], t)
+    fit = refine(some, start, epipolar_terms(some, prior), view.fit.noise)
+    if fit is None:
+        return Lost(LostReason.NO_SCALE, f"{source} and the matches do not determine a pose")
+    everything = np.ones(len(problem.pairs), dtype=np.bool_)
+    whole = fit.over(chosen, len(problem.pairs))
+    return problem.metric(whole, source, depths.scale_sigma, everything)
+
+
+def _length(
+    problem: PoseProblem, pairs: RayPairs, depths: Depths, fit: Fit, T: FloatArray
+) -> Length | None:
+    own = float(np.sqrt(np.median(problem.pairs.covariance(fit.noise.match)[0])))
+    return length_from_depths(
+        pairs,
+        T,
+        fit.weights > 0.5,
+        match_sigma=own,
+        depth_sigma=depths.noise.proportional * np.sqrt(depths.keyframe_variance_factor),
+        shift_sigma_m=depths.shift_sigma_m,
+    )
 
 
 def _compared(problem: PoseProblem, pairs: RayPairs, pose: MetricPose) -> MetricPose:

@@ -101,6 +101,7 @@ class Depths:
     bias: DepthNoise = NO_NOISE  # common to all, not estimated
     scale_sigma: float = 0.0  # common to all, as a fraction
     shift_sigma_m: float = 0.0  # common to all; > 0: estimated with the pose
+    coarse: bool = False  # good for a length only where the matches show a direction
     initial: FloatArray | None = None  # 4x4 keyframe_from_camera to begin with where parallax fails
 
     @property
@@ -186,6 +187,7 @@ def mono_depth(request: ScaleRequest) -> Depths | None:
         surface.slope,
         scale_sigma=relative_sigma(evidence.mono_scale_sigma),
         shift_sigma_m=evidence.mono_shift_sigma_m,
+        coarse=True,
     )
 
 

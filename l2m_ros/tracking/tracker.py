@@ -107,6 +107,11 @@ class Tracker:
         self._requested = False
         self._policy.forget()
 
+    @property
+    def keyframe(self) -> Keyframe | None:
+        """What the next frame is matched against."""
+        return self._keyframe
+
     def set_keyframe(self) -> None:
         """The next frame becomes the keyframe (chained to the old one where it is posed)."""
         self._requested = True

@@ -12,6 +12,7 @@ from l2m_ros.geometry import se3
 from l2m_ros.types import FloatArray
 from l2m_ros.workshop.evaluation.trajectory import Trajectory
 
+LEAST_WAY_M = 0.1  # a shorter way says little of the scale
 WRONG_POSE_SIGMAS = 5.0  # further from the truth than this, a pose was not merely unlucky
 
 
@@ -69,6 +70,7 @@ class PoseErrors:
     rotation_deg: FloatArray
     nees: FloatArray  # 6 degrees of freedom: 6 on average where the covariance is honest
     sigma_m: FloatArray  # root of the trace of the position's covariance
+    length_ratio: FloatArray  # way over true way; NaN where that is below LEAST_WAY_M
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class TrackingSummary:
     nees_mean: float
     nees_low: float  # 95 % interval of the mean, were the errors independent
     nees_high: float
+    scale_median_percent: float  # of |way over true way - 1|
     wrong_poses: int  # over WRONG_POSE_SIGMAS from the truth
     harmful_poses: int  # wrong poses that are also off by more than the margin
 
@@ -116,9 +119,10 @@ def pose_errors(
                 np.degrees(np.linalg.norm(error[3:])),
                 error @ np.linalg.solve(record.covariance + own, error),
                 np.sqrt(np.trace(record.covariance[:3, :3])),
+                _length_ratio(record.keyframe_from_camera, expected),
             )
         )
-    stamps, *columns = zip(*rows, strict=True) if rows else ([] for _ in range(5))
+    stamps, *columns = zip(*rows, strict=True) if rows else ([] for _ in range(6))
     return PoseErrors(np.array(stamps, dtype=np.int64), *(np.array(c, float) for c in columns))
 
 
@@ -140,6 +144,7 @@ def summarize(errors: PoseErrors, frames: int, margin: Margin = Margin()) -> Tra
         nees_mean=float(np.mean(errors.nees)) if n else float("nan"),
         nees_low=float(low),
         nees_high=float(high),
+        scale_median_percent=100 * _quantile(np.abs(_known(errors.length_ratio) - 1), 0.5),
         wrong_poses=int(np.count_nonzero(wrong)),
         harmful_poses=int(np.count_nonzero(wrong & off)),
     )
@@ -150,6 +155,15 @@ def _at(truth: Trajectory, stamp_ns: int) -> FloatArray:
     if pose is None:
         raise InvalidInput(f"the truth has no pose within 10 ms of stamp {stamp_ns}")
     return pose
+
+
+def _length_ratio(pose: FloatArray, expected: FloatArray) -> float:
+    way_m = float(np.linalg.norm(expected[:3, 3]))
+    return float(np.linalg.norm(pose[:3, 3])) / way_m if way_m >= LEAST_WAY_M else np.nan
+
+
+def _known(values: FloatArray) -> FloatArray:
+    return values[np.isfinite(values)]
 
 
 def _quantile(values: FloatArray, q: float) -> float:

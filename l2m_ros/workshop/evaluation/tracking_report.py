@@ -174,6 +174,7 @@ def _truth_rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
                 "rotation error",
                 f"median {p['rotation_median_deg']:.3f} deg, p95 {p['rotation_p95_deg']:.3f} deg",
             ),
+            ("scale error [%]", f"median {p['scale_median_percent']:.1f}"),
             ("NEES (6 = honest)", f"{p['nees_mean']:.2f} (95 % band {band})"),
             (
                 "wrong poses (> 5 sigma)",

@@ -1,0 +1,146 @@
+"""Metres from one camera alone, on recordings of real cameras: how far off, and how well it knows.
+
+python benchmarks/mono.py SEQUENCES --mono-depth lite_depth [--only NAME] [--every 1] [--plot F.png]
+
+SEQUENCES as for benchmarks/sequences.py; depth, right images and odometry are not used. A row a
+recording: frames posed in metres, median error of the scale, NEES; then, keyframe by keyframe, the
+log of the scale's error and the sigma that was stated, which --plot draws.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from sequences import View, views
+
+from l2m_ros.geometry.pose import PoseOptions
+from l2m_ros.matching.catalogue import load_matcher
+from l2m_ros.matching.mono_depth import load_depth_reader
+from l2m_ros.progress import track
+from l2m_ros.tracking.tracker import Tracker, TrackerOptions
+from l2m_ros.types import FloatArray
+from l2m_ros.workshop.evaluation.tracking import PosedFrame, TruthSigma, pose_errors, summarize
+from l2m_ros.workshop.evaluation.trajectory import Trajectory
+
+LEAST_DEPTHS = 500  # pixels whose depth a sensor knows
+
+
+@dataclass(frozen=True)
+class ScaleRow:
+    """One keyframe: the median log of depth read over depth measured, and what was stated."""
+
+    chain: int
+    log_error: float
+    sigma: float  # of the log
+    image_sigma: float  # the part that other keyframes make smaller
+
+
+def keyframe_scale(keyframe, view: View) -> ScaleRow | None:
+    mono, truth = keyframe.mono_depth, view.frame.depth
+    if mono is None or truth is None:
+        return None
+    ratio = np.log(mono.depth / truth)
+    ratio = ratio[np.isfinite(ratio)]
+    if len(ratio) < LEAST_DEPTHS:
+        return None
+    return ScaleRow(keyframe.chain, float(np.median(ratio)), mono.scale_sigma, mono.image_sigma)
+
+
+def follow(folder: Path, args: argparse.Namespace, matcher, reader) -> tuple[str, list[ScaleRow]]:
+    meta = json.loads((folder / "meta.json").read_text())
+    options = TrackerOptions(pose=PoseOptions(max_scale_sigma=args.max_scale_sigma))
+    tracker, posed, why, rows = Tracker(matcher, options, reader), [], Counter(), []
+    stamps, truth, segment, inputs, sigmas = [], [], {}, {}, []
+    for view in track(views(folder, args.every), folder.name):
+        stamp_ns = view.frame.stamp_ns
+        stamps.append(stamp_ns)
+        truth.append(view.world_from_camera)
+        segment[stamp_ns], inputs[stamp_ns] = view.segment, view
+        bare = replace(
+            view.frame, depth=None, right_rgb=None, right_camera=None, right_from_camera=None
+        )
+        result = tracker.process(bare)
+        if result.new_keyframe and result.keyframe is not None:
+            kept = tracker.keyframe or result.keyframe
+            row = keyframe_scale(kept, inputs[kept.frame.stamp_ns])
+            rows += [row] if row else []
+        if result.pose is None:
+            why[result.why_not_posed] += 1
+            continue
+        kept_ns = result.keyframe.frame.stamp_ns
+        if segment[kept_ns] == view.segment:
+            pose = result.pose
+            sigmas.append(pose.scale_sigma)
+            posed.append(PosedFrame(stamp_ns, kept_ns, pose.keyframe_from_camera, pose.covariance))
+    sigma = TruthSigma(meta["pose_sigma"]["m"], meta["pose_sigma"]["deg"])
+    s = summarize(
+        pose_errors(posed, Trajectory(np.array(stamps), np.array(truth)), sigma), len(stamps)
+    )
+    share = 100.0 * (len(stamps) - why.total()) / len(stamps)
+    stated = 100 * float(np.median(sigmas)) if sigmas else np.nan
+    return (
+        f"{folder.name:<16}{share:8.1f}{s.scale_median_percent:10.1f}{stated:10.1f}"
+        f"{s.rotation_median_deg:9.3f}{s.nees_mean:8.2f}{s.wrong_poses:7d}  {dict(why)}",
+        rows,
+    )
+
+
+def draw(curves: dict[str, list[ScaleRow]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, len(curves), figsize=(5 * len(curves), 3.2), squeeze=False)
+    for ax, (name, rows) in zip(axes[0], curves.items(), strict=True):
+        error = _column(rows, "log_error")
+        ax.plot(error, "o-", ms=3, label="log of depth read over measured")
+        for part, colour in (("sigma", "tab:red"), ("image_sigma", "tab:orange")):
+            sigma = _column(rows, part)
+            ax.plot(sigma, colour, label=f"stated: {part.replace('_', ' ')}")
+            ax.plot(-sigma, colour)
+        for k in range(1, len(rows)):
+            if rows[k].chain != rows[k - 1].chain:
+                ax.axvline(k - 0.5, color="0.8")
+        ax.set(title=name, xlabel="keyframe", ylim=(-1.3, 1.3))
+    axes[0][0].legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=80)
+
+
+def _column(rows: list[ScaleRow], name: str) -> FloatArray:
+    return np.array([getattr(row, name) for row in rows])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("sequences", type=Path)
+    parser.add_argument("--mono-depth", default="lite_depth")
+    parser.add_argument("--model", default="lite")
+    parser.add_argument("--only", help="recordings whose name contains this")
+    parser.add_argument("--every", type=int, default=1, help="every so many frames")
+    parser.add_argument("--max-scale-sigma", type=float, default=PoseOptions().max_scale_sigma)
+    parser.add_argument("--plot", type=Path, help="picture of the curves")
+    args = parser.parse_args()
+    matcher = load_matcher(args.model)
+    reader = load_depth_reader(args.mono_depth, matcher)
+    print("recording        posed %   scale %  stated %  med deg    NEES  wrong  not posed")
+    curves = {}
+    for meta in sorted(args.sequences.glob("*/meta.json")):
+        if not args.only or args.only in meta.parent.name:
+            line, rows = follow(meta.parent, args, matcher, reader)
+            print(line, flush=True)
+            curves |= {meta.parent.name: rows} if rows else {}
+    for name, rows in curves.items():
+        print(name, " ".join(f"{r.chain}:{r.log_error:+.2f}/{r.sigma:.2f}" for r in rows))
+    if args.plot and curves:
+        draw(curves, args.plot)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""How long a two-view translation is, from depths that a network read off a single image.
+
+Where there is parallax, matches alone give rotation and direction far better than such depths do,
+and they show relative depths of their own. What is left to the network is one length L, and a
+shift s that its depths have in common:
+
+    L z = m + s        z triangulated with |t| = 1, m the network's, s ~ N(0, shift sigma)
+
+Solved robustly in relative terms; neighbouring depths err together, so a thousand matches count as
+INDEPENDENT.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from l2m_ros.geometry.rays import RayPairs, homogeneous
+from l2m_ros.geometry.triangulation import triangulated_depth
+from l2m_ros.types import FloatArray
+
+INDEPENDENT = 30.0  # matches; cells of a network's depth are no more
+LEAST_MATCHES = 12
+ROUNDS = 10
+CAUCHY = 2.0  # standard deviations at which a match counts half
+
+
+@dataclass(frozen=True)
+class Length:
+    """In metres, with its own sigma: without what all depths of the image or the place share."""
+
+    length_m: float
+    sigma_m: float
+    shift_m: float
+    misfit: float  # robust spread of the relative residuals, in their sigmas
+
+
+def length_from_depths(
+    pairs: RayPairs,
+    T: FloatArray,
+    inlier: FloatArray,
+    *,
+    match_sigma: float,
+    depth_sigma: FloatArray,
+    shift_sigma_m: float,
+) -> Length | None:
+    """T: rotation and unit direction; inlier (N,) bool; match_sigma in normalised units of a ray;
+    depth_sigma (N,) relative. None where too few matches have a depth and a parallax."""
+    z, m = triangulated_depth(pairs, T), pairs.keyframe_m
+    angle = _parallax(pairs, T)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        sigma = np.hypot(depth_sigma, match_sigma / angle)
+    good = inlier & (z > 0) & np.isfinite(m) & (angle > 2.0 * match_sigma)
+    if good.sum() < LEAST_MATCHES:
+        return None
+    z, m, sigma = z[good], m[good], sigma[good]
+    rows = np.stack([z / m, -1.0 / m], axis=1) / sigma[:, None]  # of (L, s); each equals 1 / sigma
+    right = 1.0 / sigma
+    x = np.array([np.exp(np.median(np.log(m / z))), 0.0])
+    prior = np.diag([0.0, 1.0 / max(shift_sigma_m, 1e-6) ** 2])
+    share = INDEPENDENT / max(len(m), INDEPENDENT)
+    for _ in range(ROUNDS):
+        off = (rows @ x - right) / CAUCHY
+        weights = share / (1.0 + off * off)
+        A = (rows * weights[:, None]).T @ rows + prior
+        x = np.linalg.solve(A, rows.T @ (weights * right))
+    off = rows @ x - right
+    misfit = 1.4826 * float(np.median(np.abs(off - np.median(off))))
+    variance = float(np.linalg.inv(A)[0, 0]) * max(misfit, 1.0) ** 2
+    if not (np.isfinite(x).all() and x[0] > 0):
+        return None
+    return Length(float(x[0]), float(np.sqrt(variance)), float(x[1]), misfit)
+
+
+def _parallax(pairs: RayPairs, T: FloatArray) -> FloatArray:
+    """(N,) sine of the angle between a match's two rays."""
+    k, v = homogeneous(pairs.keyframe), T[:3, :3] @ homogeneous(pairs.query)
+    across = np.linalg.norm(np.cross(k, v, axis=0), axis=0)
+    return np.asarray(across / np.linalg.norm(k, axis=0) / np.linalg.norm(v, axis=0))
