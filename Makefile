@@ -9,6 +9,9 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 # A CPU build serves the tests; name another with `make test TORCH=...`.
 TORCH  ?= torch==2.13.0
+# What the tests last passed with, as CI has it: make test LOCK=test/requirements.lock
+LOCK   ?=
+PINNED := $(if $(LOCK),-c $(LOCK))
 STRICT := l2m_ros/types.py l2m_ros/errors.py l2m_ros/geometry l2m_ros/matching l2m_ros/engines \
           l2m_ros/export l2m_ros/tracking l2m_ros/frames/messages.py
 
@@ -52,19 +55,21 @@ $(VENV)/.docs-ready: setup.py | $(VENV)/bin/pip
 	@touch $@
 
 $(VENV)/.test-ready: setup.py | $(VENV)/bin/pip
-	$(BIN)/pip install -q $(TORCH)
-	$(BIN)/pip install -q -e '.[test]'
+	$(BIN)/pip install -q $(PINNED) $(TORCH)
+	$(BIN)/pip install -q $(PINNED) -e '.[test]'
 	@touch $@
 
-# Known faults of what is installed, and a list of it (CycloneDX).
-audit: $(VENV)/.test-ready
-	$(BIN)/pip install -q pip-audit cyclonedx-bom
-	@mkdir -p build
-	$(BIN)/cyclonedx-py environment $(BIN)/python -o build/sbom.json
-	$(BIN)/pip-audit --local --progress-spinner off
+# Known faults of what the tests are pinned to, and a list of it (CycloneDX); an environment of its own.
+audit: build/audit/.ready
+	build/audit/bin/python .ci/audit.py --lock test/requirements.lock --sbom build/sbom.json
+
+build/audit/.ready:
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/pip install -q pip-audit cyclonedx-bom
+	@touch $@
 
 lock: $(VENV)/.test-ready
-	echo "# What the tests last passed with (x86-64, Python 3.11): make lock writes it." > test/requirements.lock
+	echo "# What the tests last passed with (x86-64, Python 3.11): \`make lock\` writes it." > test/requirements.lock
 	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu//' >> test/requirements.lock
 
 clean:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -136,3 +137,22 @@ def test_views_show_what_the_node_publishes(view):
         assert late == latched & {t["Value"] for t in topics}
     else:
         json.loads(text)
+
+
+@pytest.mark.parametrize(
+    ("packages", "code", "words"),
+    [
+        ([{"name": "a", "version": "1", "vulns": []}], 0, "1 of 1 packages checked"),
+        ([{"name": "a", "skip_reason": "not found"}], 2, "the service told nothing of a"),
+        ([{"name": "a", "version": "1", "vulns": [{"id": "CVE-1"}]}], 1, "a 1: CVE-1"),
+    ],
+)
+def test_an_audit_that_checked_nothing_is_no_clean_audit(packages, code, words):
+    verdict = runpy.run_path(str(ROOT / ".ci" / "audit.py"))["verdict"]
+    got, said = verdict(packages)
+    assert got == code and words in said
+
+
+def test_ci_tests_with_the_pinned_packages():
+    assert "export LOCK=test/requirements.lock" in (ROOT / ".ci" / "run").read_text()
+    assert "$(if $(LOCK),-c $(LOCK))" in (ROOT / "Makefile").read_text()
