@@ -173,8 +173,7 @@ def told(
             odometry=measured, odometry_covariance=np.diag([sigma_m**2] * 3 + [1e-4] * 3)
         )
         prior[:3, :3] = np.eye(3) / sigma_m**2
-    options = PoseOptions(
-        common_px=0.0,  # drawn noise is independent
+    options = PoseOptions.exactly_calibrated(
         depth_noise=world.depth_noise,
         depth_scale_sigma=configuration.scale_sigma,
     )

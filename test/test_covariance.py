@@ -1,5 +1,7 @@
 """Covariances against the errors that happen, and the effective number against its definition."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -27,7 +29,7 @@ def nees(world, options=None, trials=TRIALS):
             t.matches,
             t.query,
             t.keyframe,
-            options or PoseOptions(depth_noise=world.depth_noise, common_px=0.0),
+            options or PoseOptions.exactly_calibrated(depth_noise=world.depth_noise),
         )
         truth = t.keyframe_from_camera.copy()
         if isinstance(pose, RelativePose):
@@ -64,7 +66,7 @@ def test_an_uncertain_depth_scale_shows_along_the_translation():
     t = trial(World("scale"), 0)
     plain, vague = (
         estimate_pose(
-            t.matches, t.query, t.keyframe, PoseOptions(depth_scale_sigma=s, common_px=0.0)
+            t.matches, t.query, t.keyframe, PoseOptions.exactly_calibrated(depth_scale_sigma=s)
         )
         for s in (0.0, 0.05)
     )
@@ -136,7 +138,7 @@ def test_covariance_is_about_the_keyframes_axes():
     errors, claimed = [], []
     for seed in range(TRIALS):
         t = trial(world, seed)
-        pose = estimate_pose(t.matches, t.query, t.keyframe, PoseOptions(common_px=0.0))
+        pose = estimate_pose(t.matches, t.query, t.keyframe, PoseOptions.exactly_calibrated())
         errors.append(se3.difference(pose.keyframe_from_camera, t.keyframe_from_camera))
         claimed.append(pose.covariance)
     seen, said = np.cov(np.array(errors).T), np.mean(claimed, axis=0)
@@ -163,8 +165,23 @@ def test_what_a_region_errs_together_has_to_be_told():
             t.matches.query_px, t.matches.keyframe_px + common + own, t.matches.confidence
         )
         for nees, told in ((honest, shared_px), (naive, 0.0)):
-            options = PoseOptions(common_px=told)
+            options = PoseOptions.exactly_calibrated(common_px=told)
             pose = estimate_pose(matches, t.query, t.keyframe, options)
             error = se3.difference(pose.keyframe_from_camera, t.keyframe_from_camera)
             nees.append(error @ np.linalg.solve(pose.covariance, error))
     assert np.mean(honest) < 8.0 < np.mean(naive)
+
+
+def test_a_wrong_focal_length_is_what_the_covariance_admits():
+    """The pose moves by what the covariance has grown by, in each of the six."""
+    t = trial(World("calibration", sigma_px=0.05, matches=800), 0)
+    exact = PoseOptions.exactly_calibrated()
+    pose = estimate_pose(t.matches, t.query, t.keyframe, exact)
+    longer = replace(t.query.camera, K=t.query.camera.K @ np.diag([1.001, 1.001, 1.0]))
+    frames = replace(t.query, camera=longer), replace(t.keyframe, camera=longer)
+    moved = estimate_pose(t.matches, *frames, exact).keyframe_from_camera
+    apart = se3.difference(moved, pose.keyframe_from_camera)
+    admitting = PoseOptions.exactly_calibrated(focal_sigma=0.001)
+    P = estimate_pose(t.matches, t.query, t.keyframe, admitting).covariance
+    grown = np.sqrt(np.diag(P - pose.covariance))
+    assert grown == pytest.approx(np.abs(apart), rel=0.4)

@@ -15,7 +15,7 @@ from l2m_ros.types import Camera, Correspondences, Frame, Lost, LostReason, Metr
 
 SENSOR = DepthNoise(0.002, 0.002)
 BLIND = World("blind", outliers=0.3, keyframe_depth=False)
-EXACT = PoseOptions(depth_noise=NO_NOISE, common_px=0.0)
+EXACT = PoseOptions.exactly_calibrated(depth_noise=NO_NOISE)
 TURN = (0.0, 0.0, 0.0, 0.05, -0.15, 0.03)
 
 
@@ -49,7 +49,7 @@ def solve(world, seed=0, options=EXACT, **evidence):
     ids=lambda world: world.name,
 )
 def test_depth_gives_a_metric_pose_as_good_as_it_says(world):
-    t, pose = solve(world, options=PoseOptions(depth_noise=world.depth_noise, common_px=0.0))
+    t, pose = solve(world, options=PoseOptions.exactly_calibrated(depth_noise=world.depth_noise))
     assert isinstance(pose, MetricPose) and pose.scale_source == "depth"
     assert sigmas(pose, t.keyframe_from_camera) < 2.2
     assert np.linalg.norm((pose.keyframe_from_camera - t.keyframe_from_camera)[:3, 3]) < 0.02
@@ -59,7 +59,7 @@ def test_depth_gives_a_metric_pose_as_good_as_it_says(world):
 def test_depth_in_both_frames_pins_the_way_forward():
     """Matches to 2.4 mrad and ranges to 2 mm: z is known better, and says so."""
     one = World("one", camera=SMALL, sigma_px=0.3, depth_noise=DepthNoise(0.002, 0.0))
-    options = PoseOptions(depth_noise=one.depth_noise, common_px=0.0)
+    options = PoseOptions.exactly_calibrated(depth_noise=one.depth_noise)
     sigma_m, errors = [], []
     for world in (one, replace(one, query_depth=True)):
         found = [solve(world, seed, options) for seed in range(8)]

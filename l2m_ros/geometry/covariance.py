@@ -1,6 +1,6 @@
 """How sure a pose is.
 
-    P = W (k s f A^-1) + A^-1 (r^2 sum G G^T + c c^T) A^-1 + u^2 t t^T
+    P = W (k s f A^-1) + A^-1 (r^2 sum G G^T + c c^T + l l^T) A^-1 + u^2 t t^T
 
     A  Gauss-Newton Hessian of the robust cost, residuals in units of their estimated noise
     f  what the robust weights make of A, against plain least squares (0.99 to 1.01)
@@ -14,7 +14,9 @@ Those see errors that residuals show. A pose bends to smooth errors, so some hav
     r  error in pixels that all matches of one region (4 x 3 of the image) have in common: what
        a matcher gets wrong near an edge, a lens model, a rolling shutter. G (6, 2) is what a
        shift of one region's matches does to the normal equations
-    c  the same for an error that all depths have in common (`Depths.bias_m`)
+    c  the same for an error that all depths have in common (`Depths.bias_m`, and what a depth
+       image that was taken a little earlier or later is off by)
+    l  the same for the focal length: flow is longer or shorter by a factor
     u  the depths' scale, relative: along t, whatever the matches say
 
 The effective number is measured, not assumed. Residuals are summed over blocks of the image:
@@ -26,7 +28,7 @@ is significant counts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +56,11 @@ class Common:
     region: Index  # (N,) each match's region of the query
     sigma: float = 0.0  # of the keyframe's pixel by region, each axis, normalised units
     scale_sigma: float = 0.0  # of all depths, relative
+    shift: FloatArray | None = None  # (2, N) of the keyframe's pixels, all together
+
+    def select(self, index: Index) -> Common:
+        shift = None if self.shift is None else self.shift[:, index]
+        return replace(self, region=self.region[index], shift=shift)
 
 
 def regions(pixels: FloatArray, size: tuple[int, int]) -> Index:
@@ -130,7 +137,7 @@ def inflation(fit: Fit, query: FloatArray) -> float:
 def _shared(fit: Fit, inverse: FloatArray, common: Common) -> FloatArray:
     """6x6: what the errors do that matches have in common."""
     shifts = np.zeros((7, 2, REGIONS[0] * REGIONS[1]))  # of the normal equations, by region
-    bias = np.zeros(7)
+    bias, shifted = np.zeros(7), np.zeros(7)
     for part in fit.parts:
         Jw = part.J * part.weights
         score = np.einsum("irn,krn->ikn", Jw, part.by_match)  # (7, 2, N)
@@ -138,7 +145,9 @@ def _shared(fit: Fit, inverse: FloatArray, common: Common) -> FloatArray:
         for i, k in np.ndindex(7, 2):
             shifts[i, k] += np.bincount(where, score[i, k], shifts.shape[2])
         bias += np.einsum("irn,rn->i", Jw, part.by_bias)
-    moved = inverse @ np.column_stack([common.sigma * shifts.reshape(7, -1), bias])
+        if common.shift is not None:
+            shifted += np.einsum("ikn,kn->i", score, common.shift[:, part.index])
+    moved = inverse @ np.column_stack([common.sigma * shifts.reshape(7, -1), bias, shifted])
     return np.asarray((moved @ moved.T)[:6, :6])
 
 

@@ -24,6 +24,7 @@ from l2m_ros.geometry.scale import SCALE_SOURCES, Depths, TranslationPrior
 from l2m_ros.geometry.triangulation import triangulated_depth
 from l2m_ros.types import FloatArray, Lost, LostReason, MetricPose
 
+FRAME_DEPTH = "depth"  # of `SCALE_SOURCES`: another sensor than the camera
 ACROSS = 3.0  # lengths: a prior on the length alone says nothing across the direction
 CHI2_99_3 = 11.34  # 99 % of chi-square with three degrees of freedom
 
@@ -62,6 +63,8 @@ def _from_depths(problem: PoseProblem, depths: Depths, source: str) -> MetricPos
             f"pose.max_scale_sigma allows {100 * problem.options.max_scale_sigma:.0f} %",
         )
     pairs = problem.pairs.with_depths(depths, problem.keyframe)
+    if source == FRAME_DEPTH:  # a stereo pair is taken at once
+        pairs = replace(pairs, bias_m=pairs.bias_m + problem.late_depth_m(pairs.slope))
     if depths.coarse:
         seen = _from_coarse_depths(problem, pairs, depths, source)
         if seen is not None:
@@ -80,7 +83,7 @@ def _from_depths(problem: PoseProblem, depths: Depths, source: str) -> MetricPos
     if isinstance(fit, Lost):
         return fit
     with_depth = np.isfinite(pairs.keyframe_m) | np.isfinite(pairs.query_m)
-    pose = problem.metric(fit, source, depths.scale_sigma, with_depth)
+    pose = problem.metric(fit, source, depths.scale_sigma, pairs.keyframe_m, with_depth)
     return pose if isinstance(pose, Lost) else _compared(problem, pairs, pose)
 
 
@@ -111,7 +114,8 @@ def _from_coarse_depths(
         return Lost(LostReason.NO_SCALE, f"{source} and the matches do not determine a pose")
     everything = np.ones(len(problem.pairs), dtype=np.bool_)
     whole = fit.over(chosen, len(problem.pairs))
-    return problem.metric(whole, source, depths.scale_sigma, everything)
+    depth_m = triangulated_depth(problem.pairs, fit.pose)
+    return problem.metric(whole, source, depths.scale_sigma, depth_m, everything)
 
 
 def _length(
@@ -179,7 +183,7 @@ def _from_prior(problem: PoseProblem, prior: TranslationPrior, source: str) -> M
         )
     W = np.linalg.inv(prior.covariance)
     poses = [view.fit.pose] if view.other is None else [view.fit.pose, view.other]
-    common = problem.common()
+    common = problem.common(view.fit.pose)
     vague = direction_covariance(view.fit, problem.pairs.query, None, common)[:3, :3]
     scaled = (_scaled_direction(T, prior, vague) for T in poses)
     T, length, misfit = min(scaled, key=lambda x: x[2])
@@ -202,7 +206,9 @@ def _from_prior(problem: PoseProblem, prior: TranslationPrior, source: str) -> M
     if fit is None:
         return Lost(LostReason.NO_SCALE, f"{source} and the matches do not determine a pose")
     everything = np.ones(len(problem.pairs), dtype=np.bool_)
-    return problem.metric(fit.over(chosen, len(problem.pairs)), source, 0.0, everything)
+    depth_m = triangulated_depth(problem.pairs, fit.pose)
+    whole = fit.over(chosen, len(problem.pairs))
+    return problem.metric(whole, source, 0.0, depth_m, everything)
 
 
 def _scaled_direction(

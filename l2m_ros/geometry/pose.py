@@ -117,10 +117,10 @@ def _relative(problem: PoseProblem) -> RelativePose | Lost:
     if bad is not None:
         return bad
     P: FloatArray = np.zeros((6, 6))
+    common = problem.common(view.fit.pose)
     if view.kind == "rotation":
-        P[3:, 3:] = rotation_covariance(
-            view.fit, problem.pairs.query, _undetectable_parallax(problem, view), problem.common()
-        )
+        unseen = _undetectable_parallax(problem, view)
+        P[3:, 3:] = rotation_covariance(view.fit, problem.pairs.query, unseen, common)
         return RelativePose(view.fit.pose, inliers, "rotation", P)
-    P = direction_covariance(view.fit, problem.pairs.query, view.other, problem.common())
+    P = direction_covariance(view.fit, problem.pairs.query, view.other, common)
     return RelativePose(view.fit.pose, inliers, view.kind, P)

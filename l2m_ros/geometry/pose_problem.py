@@ -6,7 +6,8 @@ matches -> checks -> rays -> PoseProblem: two-view geometry when asked for, inli
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from l2m_ros.errors import InvalidInput
 from l2m_ros.geometry.covariance import Common, direction_covariance, pose_covariance, regions
 from l2m_ros.geometry.ransac import Search
-from l2m_ros.geometry.rays import Index, RayPairs, focal_px
+from l2m_ros.geometry.rays import Index, RayPairs, focal_px, homogeneous
 from l2m_ros.geometry.refine import Fit
 from l2m_ros.geometry.scale import SCALE_SOURCES, DepthNoise, ScaleEvidence, ScaleRequest
 from l2m_ros.geometry.texture import TextureNoise
@@ -46,25 +47,36 @@ class PoseOptions:
     min_parallax_px: float = 0.5  # below, a direction is not worth naming
     depth_noise: DepthNoise = field(default_factory=DepthNoise)
     texture: TextureNoise = field(default_factory=TextureNoise)
-    depth_scale_sigma: float = 0.0  # relative, common to all depths: focal length, baseline
+    # What calibration leaves, one standard deviation: of the scale that all depths share (makers of
+    # depth sensors promise 2 % at most), of a focal length, and of the time between a depth image
+    # and its colour image.
+    depth_scale_sigma: float = 0.01
+    focal_sigma: float = 0.002
+    depth_delay_sigma_s: float = 0.003
     stereo_noise: float = 1.0  # of the disparities' sigmas, a factor
     max_scale_sigma: float = 0.5  # relative; a source whose metres are less sure gives none
     search_matches: int = 300  # drawn for the search; the refinement takes all
     sources: tuple[str, ...] = tuple(SCALE_SOURCES)  # tried in this order
     seed: int = 0
 
+    @classmethod
+    def exactly_calibrated(cls, **others: Any) -> PoseOptions:
+        """For drawn worlds: nothing errs but what is drawn for each match."""
+        exact = {"common_px": 0.0, "depth_scale_sigma": 0.0, "focal_sigma": 0.0}
+        return cls(**{**exact, "depth_delay_sigma_s": 0.0, **others})
+
     def __post_init__(self) -> None:
         if not 0 < self.threshold_px < 1e4:
             raise InvalidInput(f"threshold_px must be some pixels, got {self.threshold_px:g}")
+        calibration = (self.depth_scale_sigma, self.focal_sigma, self.depth_delay_sigma_s)
+        if not all(0.0 <= sigma <= 1.0 for sigma in calibration):
+            raise InvalidInput(f"sigmas of a calibration lie in [0, 1], got {calibration}")
         if not 0.0 <= self.common_px <= 100.0:
             raise InvalidInput(f"common_px must lie in [0, 100], got {self.common_px:g}")
         if not self.max_scale_sigma > 0:
             raise InvalidInput(f"max_scale_sigma must be positive, got {self.max_scale_sigma:g}")
-        if not 0.0 < self.stereo_noise < 1e3 or not 0.0 <= self.depth_scale_sigma < 1.0:
-            raise InvalidInput(
-                f"stereo_noise must be positive and depth_scale_sigma below 1, got "
-                f"{self.stereo_noise:g}, {self.depth_scale_sigma:g}"
-            )
+        if not 0.0 < self.stereo_noise < 1e3:
+            raise InvalidInput(f"stereo_noise must be positive, got {self.stereo_noise:g}")
         unknown = [name for name in self.sources if name not in SCALE_SOURCES]
         if unknown:
             raise InvalidInput(
@@ -134,14 +146,30 @@ class PoseProblem:
         view = self._relative(some)
         if isinstance(view, Lost):
             return view, np.zeros((6, 6))
-        common = self.common()
-        common = replace(common, region=common.region[self.compared])
+        common = self.common(view.general.pose).select(self.compared)
         return view, direction_covariance(view.general, some.query, None, common)
 
-    def common(self, scale_sigma: float = 0.0) -> Common:
-        """What the matches' errors have in common."""
+    def common(
+        self, T: FloatArray, depth_m: FloatArray | None = None, scale_sigma: float = 0.0
+    ) -> Common:
+        """What the matches' errors have in common, at a pose; depth_m (N,) in the keyframe."""
         region = regions(self.request.matches.query_px, self.query.size)
-        return Common(region, self.options.common_px / focal_px(self.keyframe), scale_sigma)
+        sigma = self.options.common_px / focal_px(self.keyframe)
+        away = np.full(len(self.pairs), np.inf) if depth_m is None else depth_m
+        shift = focal_shift(self.pairs, T, away)
+        return Common(region, sigma, scale_sigma, self.options.focal_sigma * shift)
+
+    def late_depth_m(self, slope: FloatArray) -> FloatArray:
+        """(N,) what the keyframe's depth is off by if it was taken depth_delay_sigma_s late.
+
+        slope (2, N) of the depth by normalised units. How fast the image moves there is the mean
+        since the keyframe.
+        """
+        seconds = abs(self.request.query.stamp_ns - self.request.keyframe.stamp_ns) * 1e-9
+        if seconds == 0.0:
+            return np.zeros(len(self.pairs))
+        moved = self.pairs.keyframe - self.pairs.query
+        return np.asarray((slope * moved).sum(axis=0) * self.options.depth_delay_sigma_s / seconds)
 
     def inliers(self, fit: Fit) -> npt.NDArray[np.bool_]:
         """(N,) over the matches as they were given."""
@@ -171,7 +199,12 @@ class PoseProblem:
         return None
 
     def metric(
-        self, fit: Fit, source: str, scale_sigma: float, with_depth: npt.NDArray[np.bool_]
+        self,
+        fit: Fit,
+        source: str,
+        scale_sigma: float,
+        depth_m: FloatArray,
+        with_depth: npt.NDArray[np.bool_],
     ) -> MetricPose | Lost:
         bad = self.degenerate(fit.weights)
         if bad is not None:
@@ -181,7 +214,8 @@ class PoseProblem:
                 LostReason.DEGENERATE,
                 "the refinement did not settle: the matches agree on no single pose",
             )
-        covariance = pose_covariance(fit, self.pairs.query, self.common(scale_sigma))
+        common = self.common(fit.pose, depth_m, scale_sigma)
+        covariance = pose_covariance(fit, self.pairs.query, common)
         bad = _undetermined(covariance)
         support = self.support(fit, with_depth)
         return bad or MetricPose(
@@ -192,6 +226,20 @@ class PoseProblem:
         """Share of the matches with depth that agree, each by the matcher's own certainty."""
         certainty = self.request.matches.confidence * with_depth
         return float(certainty[fit.weights > 0.5].sum() / max(certainty.sum(), 1e-9))
+
+
+def focal_shift(pairs: RayPairs, T: FloatArray, depth_m: FloatArray) -> FloatArray:
+    """(2, N) by how much the matches in the keyframe are off, by the focal length's relative error.
+
+    It lengthens both rays of a match; the query's is carried into the keyframe at its depth there
+    (depth_m (N,); at infinity where that is unknown).
+    """
+    R, t = T[:3, :3], T[:3, 3:4]
+    inverse_m = np.where(np.isfinite(depth_m) & (depth_m > 0), 1.0 / depth_m, 0.0)
+    ray = homogeneous(pairs.keyframe) - t * inverse_m  # of the query's camera, at unit depth
+    ahead = (R.T @ ray)[2]
+    longer = R[:, :2] @ pairs.query * ahead
+    return np.asarray(pairs.keyframe - (longer[:2] - pairs.keyframe * longer[2]))
 
 
 def _undetermined(covariance: FloatArray) -> Lost | None:

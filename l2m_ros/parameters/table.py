@@ -244,6 +244,10 @@ _TRACKING = [
               low=0.0, high=0.5),
     Parameter("pose.stereo_noise", float(_POSE.stereo_noise), "factor of the noise that the "
               "disparities of a stereo pair are taken to have", "frame", low=0.05, high=100.0),
+    Parameter("pose.focal_sigma", float(_POSE.focal_sigma), "error of the focal length in "
+              "camera_info, relative", "frame", low=0.0, high=1.0),
+    Parameter("pose.depth_delay_sigma_s", float(_POSE.depth_delay_sigma_s), "seconds between a "
+              "depth image and the image of its stamp", "frame", low=0.0, high=1.0),
     Parameter("pose.texture_grey", float(_POSE.texture.grey), "by how many grey levels two images "
               "of a point differ: more trusts blank walls and edges less; 0 = all matches alike",
               "frame", low=0.0, high=255.0),
@@ -308,7 +312,8 @@ def tracker_options(values: Values) -> TrackerOptions:
     bands = ("coverage_min", "inliers_min", "certain_min", "hysteresis")
     moved = ("parallax_max_rad", "zoom_max")
     looks = ("sharpness_min", "texture_min")
-    accuracy = ("threshold_px", "common_px", "depth_scale_sigma", "stereo_noise", "max_scale_sigma")
+    accuracy = ("threshold_px", "common_px", "depth_scale_sigma", "stereo_noise",
+                "max_scale_sigma", "focal_sigma", "depth_delay_sigma_s")  # fmt: skip
     own = ("max_matches", "subpixel", "kept_keyframes", "restart_after", "accept_repeated")
     return TrackerOptions(
         **_fields(values, "tracking", own),
