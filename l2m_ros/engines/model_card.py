@@ -96,6 +96,25 @@ class ModelFile:
 
 
 @dataclass(frozen=True)
+class Shape:
+    """Graphs of another input size than the card's own, for images of that shape."""
+
+    width: int
+    height: int
+    files: Mapping[str, ModelFile]
+
+    def __post_init__(self) -> None:
+        for side in ("width", "height"):
+            _whole_number(f"shapes: {side}", getattr(self, side), 1, MAX_SIDE)
+        for role in self.files:
+            _choice("shapes: files", role, GRAPH_ROLES)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.width, self.height
+
+
+@dataclass(frozen=True)
 class ModelCard:
     """One model: see models/lite.yaml for an example with words."""
 
@@ -104,6 +123,7 @@ class ModelCard:
     input: InputSpec
     config: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, ModelFile] = field(default_factory=dict)
+    shapes: tuple[Shape, ...] = ()
     precision: str = "fp32"
     trained: bool = True  # False: random weights, for measuring speed only
     keep: Mapping[str, str] = field(default_factory=dict)  # reference tensor: the feature it equals
@@ -163,11 +183,14 @@ class ModelCard:
         return next((path for path in paths if path.is_file()), None)
 
     def resized(self, width: int, height: int) -> ModelCard:
-        """The card for another input size: without the graphs, whose size is fixed."""
+        """The card for another input size: with graphs of that size, or without any."""
         if (width, height) == self.input.size:
             return self
         files = {role: file for role, file in self.files.items() if role not in GRAPH_ROLES}
-        return replace(self, input=replace(self.input, width=width, height=height), files=files)
+        for shape in self.shapes:
+            files |= shape.files if shape.size == (width, height) else {}
+        size = replace(self.input, width=width, height=height)
+        return replace(self, input=size, files=files, shapes=())
 
 
 def sha256_of(path: Path) -> str:
@@ -216,10 +239,19 @@ def card_from_dict(
     values["files"] = {
         role: _filled(ModelFile, entry, f"files.{role}") for role, entry in files.items()
     }
+    values["shapes"] = tuple(_shape(entry) for entry in values.get("shapes") or ())
     for key in ("folder", "search"):
         if key in values:
             raise ModelError(f"unknown key {key!r}")
     return _filled(ModelCard, {**values, "folder": folder, "search": search}, "card")
+
+
+def _shape(raw: Any) -> Shape:
+    shape = _filled(Shape, raw, "shapes")
+    if not isinstance(shape.files, Mapping):
+        raise ModelError(f"shapes: files must hold `role: {{path, sha256}}`, got {shape.files!r}")
+    files = {role: _filled(ModelFile, e, f"shapes: {role}") for role, e in shape.files.items()}
+    return replace(shape, files=files)
 
 
 def write_card(card: ModelCard, path: Path) -> None:
@@ -235,11 +267,11 @@ def _plain(value: Any) -> Any:
         return {
             k: _plain(v)
             for k, v in items.items()
-            if k not in ("folder", "search") and v is not None and v != {}
+            if k not in ("folder", "search") and v is not None and v not in ({}, ())
         }
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
-    return list(value) if isinstance(value, tuple) else value
+    return [_plain(v) for v in value] if isinstance(value, tuple) else value
 
 
 def _filled(kind: type[T], raw: Any, where: str, tuples: tuple[str, ...] = ()) -> T:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
@@ -13,6 +14,8 @@ from l2m_ros.export.onnx_graph import (
     value_types,
 )
 
+REPEATED_BYTES = 1 << 16  # what folding a table must save
+
 
 def tidy(model: onnx.ModelProto) -> None:
     """In place; the numbers stay the same."""
@@ -20,6 +23,7 @@ def tidy(model: onnx.ModelProto) -> None:
     _drop_unread_inputs(model)
     _make_constant_outputs_nodes(model)
     _widen_integers(model)
+    _fold_repeats(model)
     _spell_out_integer_clips(model)
     _forget_origin(model)
 
@@ -52,6 +56,29 @@ def _widen_integers(model: onnx.ModelProto) -> None:
         if tensor.data_type in (TensorProto.UINT16, TensorProto.INT16, TensorProto.UINT32):
             wide = numpy_helper.from_array(array_of(tensor).astype("int32"), tensor.name)
             tensor.CopyFrom(wide)
+
+
+def _fold_repeats(model: onnx.ModelProto) -> None:
+    """A table of indices that repeats along its first axes is stored once and expanded when the
+    graph is loaded: two thirds of a decoder's file were such tables."""
+    for tensor in list(model.graph.initializer):
+        if tensor.data_type != TensorProto.INT64 or len(tensor.dims) < 2:
+            continue
+        table = array_of(tensor)
+        once = table
+        for axis in range(table.ndim - 1):
+            first = np.take(once, [0], axis=axis)
+            if not np.array_equal(np.broadcast_to(first, once.shape), once):
+                break
+            once = first
+        if table.nbytes - once.nbytes < REPEATED_BYTES:
+            continue
+        name = tensor.name
+        shape = numpy_helper.from_array(np.array(table.shape, np.int64), f"{name}_shape")
+        tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(once), f"{name}_once"))
+        model.graph.initializer.append(shape)
+        node = helper.make_node("Expand", [tensor.name, shape.name], [name], name=f"{name}_repeat")
+        model.graph.node.insert(0, node)
 
 
 def _spell_out_integer_clips(model: onnx.ModelProto) -> None:

@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from l2m_ros.files import cache_folder
 from l2m_ros.matching.matcher import Matcher
 from l2m_ros.matching.metric_matcher import MetricMatcher
 from l2m_ros.matching.network_matcher import NetworkMatcher
+from l2m_ros.matching.shaped import ShapedMatcher
 from l2m_ros.spelling import nearest
 
 log = logging.getLogger(__name__)
@@ -108,9 +110,13 @@ def _network(name: str, backend: str, size: Size | None, options: dict[str, Any]
             f"{card.name} reads metres and matches nothing: use it as mono_depth:={card.name}"
         )
     if size is not None:
-        card = card.resized(*size)
+        card = replace(card.resized(*size), shapes=())  # this size and no other
     kind = KINDS.get(card.architecture, NetworkMatcher)
-    return kind(card, load_backend(backend, card, backend_options(**options)))
+
+    def load(card: ModelCard) -> Any:
+        return kind(card, load_backend(backend, card, backend_options(**options)))
+
+    return ShapedMatcher(card, load) if card.shapes else load(card)
 
 
 def _made_by(file: str, kind: str) -> Loader:

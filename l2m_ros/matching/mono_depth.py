@@ -24,6 +24,7 @@ from l2m_ros.matching.matcher import Matcher
 from l2m_ros.matching.metric_matcher import MetricMatcher
 from l2m_ros.matching.network_matcher import NetworkMatcher
 from l2m_ros.matching.preprocess import content_size
+from l2m_ros.matching.shaped import ShapedMatcher, is_shaped
 from l2m_ros.matching.turned import is_turned
 from l2m_ros.types import ByteArray, Camera, Features, FloatArray
 
@@ -87,7 +88,8 @@ class HeadDepthReader:
         self._stated = {**UNMEASURED, **card.depth}
 
     def read(self, rgb: ByteArray, camera: Camera, features: Features | None = None) -> MonoDepth:
-        if features is None or features.model != self._matcher.name or is_turned(features):
+        own = features is not None and features.model == self._matcher.name
+        if features is None or not own or is_turned(features) or is_shaped(features):
             features = self._matcher.encode_upright(rgb)
         data = {name: features.data[name] for name in HEAD_FEATURES}
         host = self._matcher.backend.to_host(data)
@@ -155,6 +157,7 @@ def _load_head(card: ModelCard, matcher: Matcher | None, options: dict[str, Any]
     engine = dict(options)
     backend = load_backend(engine.pop("backend", "auto"), card, backend_options(**engine))
     wanted = card.encoder.get("model", "")
+    matcher = matcher.own if isinstance(matcher, ShapedMatcher) else matcher
     if not (
         isinstance(matcher, NetworkMatcher)
         and matcher.card.name == wanted
