@@ -26,6 +26,7 @@ from l2m_ros.workshop.gaussians.choice import load_rasterizer
 from l2m_ros.workshop.gaussians.covering import points_in_holes
 from l2m_ros.workshop.gaussians.fit import Fit, FitOptions, psnr_on
 from l2m_ros.workshop.gaussians.initial import (
+    MATCH_PX,
     Points,
     depth_from_matches,
     gaussians_on,
@@ -194,7 +195,8 @@ class _Run:
 
     def _first(self) -> Fit:
         o = self.options
-        self.training, points, self.started_from = first_points(self.training, o)
+        source = self.captures.source
+        self.training, points, self.started_from = first_points(self.training, o, source)
         gaussians = gaussians_on(points, o.sh_degree)
         gaussians = self._on_device(gaussians)
         wanted = max(24, int(HOLE_SHARE * o.fit.max_gaussians))
@@ -259,15 +261,26 @@ class _Run:
 
 
 def first_points(
-    captures: list[Capture], options: BuildOptions
+    captures: list[Capture], options: BuildOptions, source: Path
 ) -> tuple[list[Capture], Points, str]:
     """Captures with depth, points, and where both come from: sensors, or else matches."""
     wanted, seed = max(10, int(FIRST_SHARE * options.fit.max_gaussians)), options.fit.seed
     with_depth = [c for c in captures if c.depth is not None]
     if len(with_depth) >= LEAST_DEPTH_SHARE * len(captures):
         return captures, thinned(points_from_depth(with_depth, wanted, seed), wanted), "depth"
-    captures = depth_from_matches(captures, load_matcher(options.matcher, backend="auto"))
+    matcher = load_matcher(options.matcher, backend="auto")
+    captures = depth_from_matches(captures, matcher, _sharp(captures, source, options))
     return captures, thinned(points_from_matches(captures, wanted, seed), wanted, seed), "matches"
+
+
+def _sharp(captures: list[Capture], source: Path, options: BuildOptions) -> list[Capture]:
+    """The same views in images that are worth matching."""
+    if options.longest_px >= MATCH_PX:
+        return captures
+    names = [capture.name for capture in captures]
+    larger = load_captures(source, longest_px=MATCH_PX, only=names)
+    by_name = {capture.name: capture for capture in larger.items}
+    return [by_name[name] for name in names]
 
 
 def _device(rasterizer: Rasterizer) -> str:

@@ -69,7 +69,7 @@ def load_captures(
 ) -> Captures:
     """At most `limit` images, spread over the source, shrunk to `longest_px`.
 
-    With `only`, just the images of these names.
+    With `only`, just the images of these names, however many.
     """
     for marker, reader in READERS:
         if (source / marker).is_file():
@@ -83,11 +83,11 @@ def load_captures(
         )
     if len(names) < 3:
         raise InvalidInput(f"{source}: {len(names)} posed images are too few: give at least 3")
-    if len(names) > limit:
-        chosen = np.linspace(0, len(names) - 1, limit).round().astype(int)
-        names = [names[i] for i in chosen]
     if only is not None:
         names = [name for name in names if name in only]
+    elif len(names) > limit:
+        chosen = np.linspace(0, len(names) - 1, limit).round().astype(int)
+        names = [names[i] for i in chosen]
     items = [read(name).shrunk(longest_px) for name in track(names, "reading images")]
     return Captures(source, items, metric)
 

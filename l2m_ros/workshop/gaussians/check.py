@@ -217,9 +217,7 @@ def true_depths(captures: Captures, distance: float) -> tuple[dict[str, Truth], 
         if capture in captures.held_out
     }
     names = {name for middle, others in around.items() for name in (middle, *others)}
-    sharp = load_captures(
-        captures.source, longest_px=TRUTH_PX, limit=max(3, len(captures.items)), only=names
-    )
+    sharp = load_captures(captures.source, longest_px=TRUTH_PX, only=names)
     by_name, small = {c.name: c for c in sharp.items}, {c.name: c for c in captures.items}
     matcher = load_matcher("sift", backend="auto", max_points=TRUTH_KEYPOINTS)
     encoded = {name: matcher.encode(capture.rgb) for name, capture in by_name.items()}
