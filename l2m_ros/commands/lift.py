@@ -6,12 +6,22 @@ import argparse
 import sys
 from pathlib import Path
 
-from l2m_ros.commands.options import as_json, defaults_shown, size_of
+from l2m_ros.commands.options import (
+    add_runner_arguments,
+    as_json,
+    defaults_shown,
+    folder_to_draw,
+    place,
+    size_of,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("photographs", type=Path, help="a folder of photographs, or one")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the shards")
+    parser.add_argument(
+        "--out", type=place, required=True, metavar="DIR|URL",
+        help="for the shards: a folder, or s3://..., gs://... by fsspec",
+    )  # fmt: skip
     depth = parser.add_mutually_exclusive_group()
     depth.add_argument(
         "--depth", metavar="DIR|procedural", default="procedural",
@@ -42,7 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--homographies", type=float, default=d.homographies, help="fraction of photographs")
     add("--relight", type=float, default=d.relight, help="fraction of views")
     add("--per-shard", type=int, default=d.photographs_per_shard, help="photographs")
-    add("--workers", type=int, default=d.workers, help="threads")
+    add("--workers", type=int, default=d.workers, help="threads of each process")
+    add_runner_arguments(parser)
     add("--seed", type=int, default=d.seed, help="of every choice")
     parser.add_argument(
         "--picture", type=Path, metavar="FILE", help="draw the first 12 pairs with their matches"
@@ -52,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from l2m_ros.files import check_writable
+    from l2m_ros.workshop.jobs.runners import runner_of
     from l2m_ros.workshop.lifting.lift import LiftOptions, lift_folder
 
     width, height = args.size
@@ -67,11 +79,12 @@ def run(args: argparse.Namespace) -> int:
         workers=args.workers,
     )
     check_writable(args.picture)
-    report = lift_folder(args.photographs, args.out, options, _workshop(args))
+    runner = runner_of(args.ray, args.processes)
+    report = lift_folder(args.photographs, args.out, options, _workshop(args), runner)
     for name, reason in report.skipped:
         print(f"l2m lift: skipped {name}: {reason}", file=sys.stderr)
     if args.picture and report.photographs + report.shards_kept:
-        _draw(args.out, args.picture)
+        _draw(folder_to_draw(args.out), args.picture)
     if args.json:
         print(as_json(vars(report), indent=None))
     else:

@@ -9,7 +9,10 @@ import math
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+from l2m_ros.errors import InvalidInput
 
 BACKENDS = ("auto", "torch", "onnxruntime", "openvino", "tensorrt")
 
@@ -25,6 +28,29 @@ def size_of(order: str) -> Callable[[str], tuple[int, int]]:
         return (first, second) if order == "WxH" else (second, first)
 
     return parse
+
+
+def place(text: str) -> Path | str:
+    """A folder, or an address with "://" as it is."""
+    return text if "://" in text else Path(text)
+
+
+def folder_to_draw(out: Path | str) -> Path:
+    """The folder of shards that a picture is made of."""
+    if isinstance(out, Path):
+        return out
+    raise InvalidInput(f"--picture reads shards of a folder, not of {out}")
+
+
+def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where the work is done; the result is the same."""
+    parser.add_argument(
+        "--processes", type=int, default=1, metavar="N", help="of this machine (default 1)"
+    )
+    parser.add_argument(
+        "--ray", metavar="ADDRESS|auto",
+        help="do the work on a Ray cluster; auto: this machine's, else one started for it",
+    )  # fmt: skip
 
 
 def numbers(count: int) -> Callable[[str], list[float]]:

@@ -61,10 +61,12 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _pairs_arguments(parser: argparse.ArgumentParser) -> None:
-    from l2m_ros.commands.options import size_of
+    from l2m_ros.commands.options import add_runner_arguments, place, size_of
 
     parser.add_argument("scene", type=Path, metavar="SCENE.ply")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="for the shards")
+    parser.add_argument(
+        "--out", required=True, type=place, metavar="DIR|URL", help="for the shards"
+    )
     parser.add_argument("--views", type=int, default=200, help="new views, 2 a pair (default 200)")
     parser.add_argument("--size", type=size_of("WxH"), default=(320, 240), help="default 320x240")
     parser.add_argument("--difficulty", type=float, default=1.0, help="0 to 1 (default 1)")
@@ -72,6 +74,7 @@ def _pairs_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--per-shard", type=int, default=64, help="pairs (default 64)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--source", type=Path, metavar="FOLDER", help="cameras of a foreign scene")
+    add_runner_arguments(parser)
     parser.add_argument(
         "--picture", type=Path, metavar="FILE", help="draw the first 12 pairs with their matches"
     )
@@ -148,7 +151,8 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _pairs(args: argparse.Namespace) -> int:
-    from l2m_ros.workshop.gaussians.pairs import SplatPairOptions, scene_views, write_pairs
+    from l2m_ros.workshop.gaussians.pairs import SceneFile, SplatPairOptions, write_pairs
+    from l2m_ros.workshop.jobs.runners import runner_of
 
     options = SplatPairOptions(
         views=args.views,
@@ -159,13 +163,15 @@ def _pairs(args: argparse.Namespace) -> int:
         pairs_per_shard=args.per_shard,
         seed=args.seed,
     )
-    scene = scene_views(args.scene, args.rasterizer, args.source)
-    report = write_pairs(scene, args.scene.name, args.out, options)
+    scene = SceneFile(args.scene, args.rasterizer, args.source)
+    runner = runner_of(args.ray, args.processes)
+    report = write_pairs(scene, args.scene.name, args.out, options, runner)
     if args.picture:
+        from l2m_ros.commands.options import folder_to_draw
         from l2m_ros.images import write_rgb
         from l2m_ros.workshop.lifting.picture import contact_sheet, samples_of
 
-        write_rgb(args.picture, contact_sheet(samples_of(args.out)))
+        write_rgb(args.picture, contact_sheet(samples_of(folder_to_draw(args.out))))
     if args.json:
         print(json.dumps(vars(report)))
         return 0

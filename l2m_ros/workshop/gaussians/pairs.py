@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from l2m_ros.workshop.gaussians.model import PosedCamera
 from l2m_ros.workshop.gaussians.ply import read_ply
 from l2m_ros.workshop.gaussians.record import read_record
 from l2m_ros.workshop.gaussians.views import NewView, SceneViews, ViewPair, unlabelled
+from l2m_ros.workshop.jobs.runners import HERE, Runner
+from l2m_ros.workshop.jobs.store import Store, store_of
 from l2m_ros.workshop.lifting.camera_effects import EffectOptions, camera_effects
 from l2m_ros.workshop.lifting.pairs import Pair
 from l2m_ros.workshop.lifting.relighting import PRESETS, random_lighting, relight_quickly
@@ -34,8 +37,7 @@ from l2m_ros.workshop.lifting.shards import (
     Sample,
     pack,
     quantised,
-    remove_leftovers,
-    write_atomically,
+    shard_name,
 )
 
 
@@ -136,53 +138,94 @@ def _relit(rng: np.random.Generator, view: NewView) -> ByteArray:
 
 
 def write_pairs(
-    scene: SceneViews, name: str, out: Path, options: SplatPairOptions = SplatPairOptions()
+    scene: SceneViews | SceneFile,
+    name: str,
+    out: Path | str,
+    options: SplatPairOptions = SplatPairOptions(),
+    runner: Runner = HERE,
 ) -> SplatPairReport:
-    """Shards of pairs; those that are there are kept, so a run is continued by repeating it."""
-    _claim(out, name, options)
-    report, count = SplatPairReport(), options.views // 2
-    shares: list[float] = []
-    with progress(count, "rendering pairs") as bar:
-        for number, first in enumerate(range(0, count, options.pairs_per_shard)):
-            target = out / f"shard-{number:06d}.tar"
-            indices = range(first, min(first + options.pairs_per_shard, count))
-            if target.is_file():
+    """Shards of pairs; those that are there are kept, so a run is continued by repeating it.
+
+    `out` is a folder or an address of fsspec's. A runner elsewhere takes a `SceneFile`.
+    """
+    store = store_of(out)
+    _claim(store, name, options)
+    job = PairsJob(scene, name, options, store)
+    report, missing = SplatPairReport(), []
+    labelled = 0.0
+    with progress(options.views // 2, "rendering pairs") as bar:
+        for number in range(-(-(options.views // 2) // options.pairs_per_shard)):
+            if store.has_shard(f"{shard_name(number)}.tar"):
                 report.shards_kept += 1
-                bar.update(len(indices), "kept")
-                continue
-            samples = []
-            for index in indices:
-                sample, made = sample_of(scene, name, index, options)
-                samples.append(sample)
-                shares += [float(label.visible.mean()) for label in made.labels]
-                for reason in made.rejected:
-                    key = reason.partition(":")[0]
-                    report.rejected[key] = report.rejected.get(key, 0) + 1
-                bar.update(1, target.stem)
-            summary = {"scene": name, "pairs": [sample.key for sample in samples]}
-            write_atomically(target.with_suffix(".json"), json.dumps(summary, indent=1).encode())
-            write_atomically(target, pack(samples))
+                bar.update(len(job.indices(number)), "kept")
+            else:
+                missing.append(number)
+        for number, made in runner.run(job, missing):
             report.shards_written += 1
-            report.pairs += len(samples)
-    report.overlap = float(np.mean(shares)) if shares else 0.0
+            report.pairs += made.pairs
+            labelled += made.overlap * made.pairs
+            for reason, count in made.rejected.items():
+                report.rejected[reason] = report.rejected.get(reason, 0) + count
+            bar.update(made.pairs, shard_name(number))
+    report.overlap = labelled / max(report.pairs, 1)
     return report
 
 
-def _claim(out: Path, name: str, options: SplatPairOptions) -> None:
-    """Make the folder; refuse to mix two runs in it."""
+@dataclass(frozen=True)
+class SceneFile:
+    """Where a scene is read from; a process that makes pairs opens it once."""
+
+    scene: Path
+    rasterizer: str = "auto"
+    source: Path | None = None
+
+
+opened = lru_cache(maxsize=1)(lambda file: scene_views(file.scene, file.rasterizer, file.source))
+
+
+@dataclass(frozen=True)
+class PairsJob:
+    """Makes and stores the shard of a number, in whatever process it is called."""
+
+    scene: SceneViews | SceneFile
+    name: str
+    options: SplatPairOptions
+    store: Store
+
+    def indices(self, number: int) -> range:
+        """Of the pairs of a shard."""
+        step = self.options.pairs_per_shard
+        return range(number * step, min((number + 1) * step, self.options.views // 2))
+
+    def __call__(self, number: int) -> SplatPairReport:
+        scene = opened(self.scene) if isinstance(self.scene, SceneFile) else self.scene
+        report, samples, shares = SplatPairReport(), [], []
+        for index in self.indices(number):
+            sample, made = sample_of(scene, self.name, index, self.options)
+            samples.append(sample)
+            shares += [float(label.visible.mean()) for label in made.labels]
+            for reason in made.rejected:
+                key = reason.partition(":")[0]
+                report.rejected[key] = report.rejected.get(key, 0) + 1
+        summary = {"scene": self.name, "pairs": [sample.key for sample in samples]}
+        name = shard_name(number)
+        self.store.write(f"{name}.json", json.dumps(summary, indent=1).encode())
+        self.store.write(f"{name}.tar", pack(samples))
+        report.pairs, report.overlap = len(samples), float(np.mean(shares))
+        return report
+
+
+def _claim(store: Store, name: str, options: SplatPairOptions) -> None:
+    """Prepare the place; refuse to mix two runs in it."""
     text = json.dumps({"scene": name, "options": asdict(options)}, indent=1, sort_keys=True)
-    manifest = out / "splat.json"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise InvalidInput(f"{out}: is a file, not a folder to write shards into") from error
-    if (manifest.is_file() and manifest.read_text() != text) or (out / "lift.json").is_file():
+    store.prepare()
+    other = store.read("splat.json") not in (None, text.encode())
+    if other or store.read("lift.json") is not None:
         raise InvalidInput(
-            f"{out}: holds the shards of another run (splat.json or lift.json says which): name "
-            "another --out, or remove it"
+            f"{store.name}: holds the shards of another run (splat.json or lift.json says which): "
+            "name another --out, or remove it"
         )
-    remove_leftovers(out)
-    write_atomically(manifest, text.encode())
+    store.write("splat.json", text.encode())
 
 
 def sample_of(

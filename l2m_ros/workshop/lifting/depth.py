@@ -7,6 +7,7 @@ anyway) over the photograph's pixels, and a mask of where it is known.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -95,6 +96,10 @@ class MonocularDepth:
                 f"{model}: takes an input of shape {self._input.shape}; a depth network takes "
                 "one image (1, 3, H, W)"
             )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process opens the model anew."""
+        return partial(MonocularDepth, disparity=self.disparity), (self.model,)
 
     def lift(self, rgb: ByteArray, name: str, K: FloatArray, rng: np.random.Generator) -> Lifted:
         raw = self._session.run(None, {self._input.name: self._fed(rgb)})[0]

@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -15,6 +14,8 @@ import numpy as np
 from l2m_ros.errors import InvalidInput
 from l2m_ros.progress import progress
 from l2m_ros.types import ByteArray, FloatArray, resized_K
+from l2m_ros.workshop.jobs.runners import HERE, Runner
+from l2m_ros.workshop.jobs.store import Store, store_of
 from l2m_ros.workshop.lifting.camera_effects import EffectOptions, camera_effects
 from l2m_ros.workshop.lifting.depth import DepthSource, ProceduralDepth
 from l2m_ros.workshop.lifting.holes import Filler, inpaint
@@ -27,11 +28,9 @@ from l2m_ros.workshop.lifting.relighting import PRESETS, random_lighting, religh
 from l2m_ros.workshop.lifting.shards import (
     MAX_SIDE_PX,
     Sample,
-    is_whole,
     pack,
     quantised,
-    remove_leftovers,
-    write_atomically,
+    shard_name,
 )
 from l2m_ros.workshop.lifting.sky import SkyMask, sky_by_rule
 from l2m_ros.workshop.lifting.views import BoolArray, Relief, View, render
@@ -89,80 +88,92 @@ class LiftReport:
 
 def lift_folder(
     photographs: Path,
-    out: Path,
+    out: Path | str,
     options: LiftOptions = LiftOptions(),
     workshop: LiftingParts = LiftingParts(),
+    runner: Runner = HERE,
 ) -> LiftReport:
-    """Every photograph of the folder, shard by shard; shards that are there are kept."""
+    """Every photograph of the folder, shard by shard; shards that are there are kept.
+
+    `out` is a folder or an address of fsspec's. The runner says where the shards are made.
+    """
     paths = find_photographs(photographs)
     root = photographs if photographs.is_dir() else photographs.parent
-    _claim(out, root, paths, options)
-    report, step = LiftReport(), options.photographs_per_shard
-    lift_one = partial(_lifted_or_reason, paths, root, options, workshop)
-    with progress(len(paths), "lifting") as bar, ThreadPoolExecutor(options.workers) as pool:
-        for number, first in enumerate(range(0, len(paths), step)):
-            target = out / f"shard-{number:06d}.tar"
-            indices = range(first, min(first + step, len(paths)))
-            if target.is_file() and is_whole(target):
+    store = store_of(out)
+    _claim(store, root, paths, options)
+    job = LiftJob(paths, root, options, workshop, store)
+    report, missing = LiftReport(), []
+    with progress(len(paths), "lifting") as bar:
+        for number in range(-(-len(paths) // options.photographs_per_shard)):
+            if store.has_shard(f"{shard_name(number)}.tar"):
                 report.shards_kept += 1
-                bar.update(len(indices), "kept")
-                continue
-            made = []
-            try:
-                for one in pool.map(lift_one, indices):
-                    made.append(one)
-                    bar.update(1, target.stem)
-            except BaseException:  # an interrupt: do not wait for the rest of the shard
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-            _store(target, made, report)
+                bar.update(len(job.indices(number)), "kept")
+            else:
+                missing.append(number)
+        for number, made in runner.run(job, missing):
+            report.shards_written += 1
+            report.photographs += made.photographs
+            report.skipped += made.skipped
+            bar.update(len(job.indices(number)), shard_name(number))
     return report
 
 
-def _lifted_or_reason(
-    paths: list[Path], root: Path, options: LiftOptions, workshop: LiftingParts, index: int
-) -> Sample | tuple[str, str]:
-    """The sample, or (photograph, why not): one damaged photograph does not end a run."""
-    name = str(paths[index].relative_to(root))
-    try:
-        return lift_photograph(paths, index, name, options, workshop)
-    except InvalidInput as error:
-        return name, str(error)
+@dataclass(frozen=True)
+class LiftJob:
+    """Makes and stores the shard of a number, in whatever process it is called."""
+
+    paths: list[Path]
+    root: Path
+    options: LiftOptions
+    parts: LiftingParts
+    store: Store
+
+    def indices(self, number: int) -> range:
+        """Of the photographs of a shard."""
+        step = self.options.photographs_per_shard
+        return range(number * step, min((number + 1) * step, len(self.paths)))
+
+    def __call__(self, number: int) -> LiftReport:
+        with ThreadPoolExecutor(self.options.workers) as pool:
+            try:
+                made = list(pool.map(self._lifted_or_reason, self.indices(number)))
+            except BaseException:  # an interrupt: do not wait for the rest of the shard
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        samples = [one for one in made if isinstance(one, Sample)]
+        skipped = [one for one in made if not isinstance(one, Sample)]
+        summary = {
+            "photographs": [sample.meta["photograph"] for sample in samples],
+            "skipped": [{"photograph": name, "reason": reason} for name, reason in skipped],
+        }
+        name = shard_name(number)
+        self.store.write(f"{name}.json", json.dumps(summary, indent=1).encode())
+        self.store.write(f"{name}.tar", pack(samples))
+        return LiftReport(photographs=len(samples), skipped=skipped)
+
+    def _lifted_or_reason(self, index: int) -> Sample | tuple[str, str]:
+        """The sample, or (photograph, why not): one damaged photograph does not end a run."""
+        name = str(self.paths[index].relative_to(self.root))
+        try:
+            return lift_photograph(self.paths, index, name, self.options, self.parts)
+        except InvalidInput as error:
+            return name, str(error)
 
 
-def _claim(out: Path, root: Path, paths: list[Path], options: LiftOptions) -> None:
-    """Make the folder; refuse to mix two runs in it."""
+def _claim(store: Store, root: Path, paths: list[Path], options: LiftOptions) -> None:
+    """Prepare the place; refuse to mix two runs in it."""
     plan = {
         "options": asdict(replace(options, workers=1)),  # the result does not depend on them
         "photographs": [str(path.relative_to(root)) for path in paths],
     }
-    text = json.dumps(plan, indent=1, sort_keys=True)
-    manifest = out / "lift.json"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise InvalidInput(f"{out}: is a file, not a folder to write shards into") from error
-    if manifest.is_file() and manifest.read_text() != text:
+    text = json.dumps(plan, indent=1, sort_keys=True).encode()
+    store.prepare()
+    if store.read("lift.json") not in (None, text):
         raise InvalidInput(
-            f"{out}: holds the shards of a run with other photographs or other options "
+            f"{store.name}: holds the shards of a run with other photographs or other options "
             "(lift.json says which): name another --out, or remove it"
         )
-    remove_leftovers(out)
-    write_atomically(manifest, text.encode())
-
-
-def _store(target: Path, made: list[Sample | tuple[str, str]], report: LiftReport) -> None:
-    samples = [one for one in made if isinstance(one, Sample)]
-    skipped = [one for one in made if not isinstance(one, Sample)]
-    summary = {
-        "photographs": [sample.meta["photograph"] for sample in samples],
-        "skipped": [{"photograph": name, "reason": reason} for name, reason in skipped],
-    }
-    write_atomically(target.with_suffix(".json"), json.dumps(summary, indent=1).encode())
-    write_atomically(target, pack(samples))
-    report.shards_written += 1
-    report.photographs += len(samples)
-    report.skipped += skipped
+    store.write("lift.json", text)
 
 
 def lift_photograph(

@@ -139,6 +139,10 @@ def sample_from(key: str, members: dict[str, bytes], where: str) -> Sample:
         raise InvalidInput(f"{where}: {key} is damaged: {error}") from error
 
 
+def shard_name(number: int) -> str:
+    return f"shard-{number:06d}"
+
+
 def is_whole(path: Path) -> bool:
     """A tar reaches its end: two empty blocks, filled up to a record."""
     size = path.stat().st_size

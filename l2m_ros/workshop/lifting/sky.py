@@ -95,6 +95,10 @@ class SkyModel:
             raise ModelError(f"{model}: takes {shape}; a sky network takes one image (1, 3, H, W)")
         self._size = tuple(side if isinstance(side, int) else self.SIDE for side in shape[2:])
 
+    def __reduce__(self) -> tuple[type[SkyModel], tuple[Path]]:
+        """Another process opens the model anew."""
+        return SkyModel, (self.model,)
+
     def __call__(self, rgb: ByteArray) -> BoolArray:
         image = cv2.resize(rgb, self._size[::-1]).astype(np.float32) / 255.0
         fed = ((image - self.MEAN) / self.DEVIATION).transpose(2, 0, 1)[None]

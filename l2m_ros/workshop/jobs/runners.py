@@ -1,0 +1,145 @@
+"""Numbered pieces of work, here, in processes of this machine, or on a Ray cluster.
+
+    for number, result in runner.run(work, numbers): ...        as they finish, in any order
+
+`work(number)` must depend on nothing but its number and what it was made of, and may be done
+twice: then every runner gives the same result, and a worker that dies costs its piece's time only.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from l2m_ros.errors import BackendUnavailable, InvalidInput, L2MError
+
+T = TypeVar("T")
+TRIES = 4  # of a piece whose worker dies
+AHEAD = 2  # pieces waiting for each worker
+
+
+class Runner(Protocol):
+    def run(self, work: Callable[[int], T], numbers: Sequence[int]) -> Iterator[tuple[int, T]]: ...
+
+
+@dataclass(frozen=True)
+class Here:
+    """One after the other, in this process."""
+
+    def run(self, work: Callable[[int], T], numbers: Sequence[int]) -> Iterator[tuple[int, T]]:
+        for number in numbers:
+            yield number, work(number)
+
+
+HERE = Here()
+
+
+@dataclass(frozen=True)
+class Processes:
+    """A pool of processes; `work` is pickled to each."""
+
+    count: int
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise InvalidInput(f"{self.count} processes do nothing: at least 1 is needed")
+
+    def run(self, work: Callable[[int], T], numbers: Sequence[int]) -> Iterator[tuple[int, T]]:
+        waiting, died = list(reversed(numbers)), dict.fromkeys(numbers, 0)
+        while waiting:
+            # A process that is killed breaks its pool: what was under way goes to a new one.
+            pool = ProcessPoolExecutor(self.count, multiprocessing.get_context("spawn"))
+            running: dict[Future[T], int] = {}
+            try:
+                while waiting or running:
+                    while waiting and len(running) < AHEAD * self.count:
+                        number = waiting.pop()
+                        running[pool.submit(work, number)] = number
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        result = future.result()
+                        yield running.pop(future), result
+            except BrokenProcessPool:
+                for number in sorted(running.values(), reverse=True):
+                    died[number] += 1
+                    if died[number] >= TRIES:
+                        raise InvalidInput(
+                            f"piece {number} of the work was lost {TRIES} times because its "
+                            "process was killed: is there enough memory? Give fewer processes"
+                        ) from None
+                    waiting.append(number)
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class RayCluster:
+    """Tasks of a Ray cluster; those of a worker or node that dies are done again elsewhere.
+
+    address: of the cluster's head, or "auto": the cluster that this machine belongs to, else one
+    that is started here and ends with this process.
+    """
+
+    address: str
+    cores: float = 1.0  # of a task
+
+    def run(self, work: Callable[[int], T], numbers: Sequence[int]) -> Iterator[tuple[int, T]]:
+        ray = self._joined()
+        task = ray.remote(max_retries=TRIES - 1, num_cpus=self.cores)(_call)
+        shared, waiting = ray.put(work), list(reversed(numbers))
+        running: dict[Any, int] = {}
+        try:
+            while waiting or running:
+                width = max(1, int(ray.cluster_resources().get("CPU", 1) / self.cores))
+                while waiting and len(running) < AHEAD * width:
+                    number = waiting.pop()
+                    running[task.remote(shared, number)] = number
+                (ready, *_), _ = ray.wait(list(running), num_returns=1)
+                yield running.pop(ready), self._result(ray, ready)
+        finally:
+            for reference in running:
+                ray.cancel(reference, force=True)
+
+    def _joined(self) -> Any:
+        try:
+            import ray
+        except ImportError as error:
+            raise BackendUnavailable("--ray needs Ray: pip install 'l2m_ros[scale]'") from error
+        if ray.is_initialized():
+            return ray
+        options = {"log_to_driver": False, "include_dashboard": False, "logging_level": "ERROR"}
+        try:
+            ray.init(address=self.address, **options)
+        except ConnectionError as error:
+            if self.address != "auto":
+                raise InvalidInput(f"--ray {self.address}: no cluster answers: {error}") from error
+            ray.init(address="local", **options)
+        return ray
+
+    @staticmethod
+    def _result(ray: Any, reference: Any) -> Any:
+        try:
+            return ray.get(reference)
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, L2MError):
+                raise error.cause from None
+            raise
+        except ray.exceptions.RayError as error:
+            raise InvalidInput(
+                f"a task was lost {TRIES} times on the cluster ({type(error).__name__}): is there "
+                "enough memory, and is l2m_ros installed on every node?"
+            ) from error
+
+
+def _call(work: Callable[[int], T], number: int) -> T:
+    return work(number)
+
+
+def runner_of(ray: str | None, processes: int) -> Runner:
+    """What the options of a command name."""
+    if ray is not None:
+        return RayCluster(ray)
+    return Processes(processes) if processes > 1 else Here()

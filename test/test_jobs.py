@@ -1,0 +1,196 @@
+"""Shards made here, by processes, on Ray: the same bytes; workers that die; addresses."""
+
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import pytest
+from fakes.texture import texture
+
+from l2m_ros.cli import main
+from l2m_ros.errors import BackendUnavailable, InvalidInput
+from l2m_ros.workshop.jobs import runners
+from l2m_ros.workshop.jobs.runners import Here, Processes, RayCluster, runner_of
+from l2m_ros.workshop.jobs.store import Folder, Url, store_of
+from l2m_ros.workshop.lifting.lift import LiftOptions, lift_folder
+from l2m_ros.workshop.lifting.shards import read_shard
+
+OPTIONS = LiftOptions(width=64, height=48, photographs_per_shard=1, workers=1)
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    for index in range(4):
+        cv2.imwrite(str(folder / f"{index}.png"), texture(96, 72, index))
+    (folder / "damaged.png").write_bytes(b"no picture")
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@dataclass(frozen=True)
+class Dying:
+    """Squares; the process of number 2 is killed the first `times` times."""
+
+    folder: Path
+    times: int
+
+    def __call__(self, number: int) -> int:
+        if number == 2:
+            deaths = len(list(self.folder.glob("death*")))
+            if deaths < self.times:
+                (self.folder / f"death{deaths}").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        return number * number
+
+
+def test_a_killed_process_costs_its_piece_only(tmp_path):
+    done = dict(Processes(2).run(Dying(tmp_path, 1), range(5)))
+    assert done == {n: n * n for n in range(5)}
+    assert len(list(tmp_path.glob("death*"))) == 1
+
+
+@pytest.mark.slow
+def test_a_piece_that_always_kills_its_process_ends_the_run_in_words(tmp_path):
+    with pytest.raises(InvalidInput, match="lost 4 times"):
+        dict(Processes(1).run(Dying(tmp_path, 99), range(5)))
+
+
+@pytest.mark.slow
+def test_processes_make_the_same_shards(photographs, tmp_path):
+    reports = [
+        lift_folder(photographs, tmp_path / str(n), OPTIONS, runner=runner_of(None, n))
+        for n in (1, 2)
+    ]
+    assert contents(tmp_path / "1") == contents(tmp_path / "2")
+    assert [r.photographs for r in reports] == [4, 4]
+    assert [name for name, _ in reports[1].skipped] == ["damaged.png"]
+
+
+def test_a_file_address_is_its_folder_and_any_other_gets_the_same_shards(photographs, tmp_path):
+    lift_folder(photographs, tmp_path / "folder", OPTIONS)
+    lift_folder(photographs, f"file://{tmp_path}/by address", OPTIONS)
+    assert contents(tmp_path / "by address") == contents(tmp_path / "folder")
+    address = f"memory://{tmp_path}/shards"
+    report = lift_folder(photographs, address, OPTIONS)
+    assert report.shards_written == 5
+    store = store_of(address)
+    for name, data in contents(tmp_path / "folder").items():
+        assert store.read(name) == data, name
+    again = lift_folder(photographs, address, OPTIONS)
+    assert (again.shards_kept, again.shards_written) == (5, 0)
+    whole = store.read("shard-000001.tar")
+    store.write("shard-000001.tar", whole[:-512])  # an upload that was cut
+    assert lift_folder(photographs, address, OPTIONS).shards_written == 1
+    assert store.read("shard-000001.tar") == whole
+    with pytest.raises(InvalidInput, match="other options"):
+        lift_folder(photographs, address, LiftOptions(photographs_per_shard=2))
+
+
+def test_addresses_in_words(tmp_path):
+    assert isinstance(store_of(tmp_path), Folder) and isinstance(store_of("s3://a/b"), Url)
+    with pytest.raises((InvalidInput, BackendUnavailable), match="nonsense://a"):
+        store_of("nonsense://a").prepare()
+    assert isinstance(runner_of(None, 1), Here) and runner_of("auto", 1) == RayCluster("auto")
+    with pytest.raises(InvalidInput, match="at least 1"):
+        Processes(0)
+
+
+def test_ray_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setitem(runners.__dict__["__builtins__"], "__import__", _without_ray)
+    with pytest.raises(BackendUnavailable, match=r"l2m_ros\[scale\]"):
+        next(RayCluster("auto").run(abs, [1]))
+
+
+def _without_ray(name, *args, _import=__import__, **kwargs):
+    if name == "ray":
+        raise ImportError(name)
+    return _import(name, *args, **kwargs)
+
+
+# --- a cluster --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cluster():
+    """Two workers of this machine."""
+    ray = pytest.importorskip("ray")
+    env = {"PYTHONPATH": f"{Path(__file__).parents[1]}:{Path(__file__).parent}"}
+    ray.init(
+        num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": env}
+    )
+    yield ray
+    ray.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_two_ray_workers_make_the_same_shards_and_one_that_is_killed_loses_nothing(
+    cluster, photographs, tmp_path
+):
+    here = lift_folder(photographs, tmp_path / "here", OPTIONS)
+    there = lift_folder(photographs, tmp_path / "there", OPTIONS, runner=RayCluster("auto"))
+    assert contents(tmp_path / "here") == contents(tmp_path / "there")
+    assert (here.photographs, here.skipped) == (there.photographs, there.skipped)
+    done = dict(RayCluster("auto").run(Dying(tmp_path, 1), range(5)))
+    assert done == {n: n * n for n in range(5)}
+    assert (tmp_path / "death0").exists()
+    with pytest.raises(InvalidInput, match="no number"):
+        dict(RayCluster("auto").run(_refusing, [1]))
+
+
+def _refusing(number):
+    raise InvalidInput("no number")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_node_that_goes_away_half_way_loses_nothing(photographs, tmp_path):
+    cluster_utils = pytest.importorskip("ray.cluster_utils")
+    import ray
+
+    many = LiftOptions(width=320, height=240, views=4, photographs_per_shard=1, workers=1)
+    lift_folder(photographs, tmp_path / "here", many)
+    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    node = cluster.add_node(num_cpus=1)
+    try:
+        env = {"PYTHONPATH": f"{Path(__file__).parents[1]}:{Path(__file__).parent}"}
+        ray.init(address=cluster.address, log_to_driver=False, runtime_env={"env_vars": env})
+        runner = _LosesANode(RayCluster("auto"), cluster, node)
+        lift_folder(photographs, tmp_path / "there", many, runner=runner)
+        assert runner.lost
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    assert contents(tmp_path / "here") == contents(tmp_path / "there")
+
+
+class _LosesANode:
+    """Takes a node away after the first shard."""
+
+    def __init__(self, runner, cluster, node):
+        self.runner, self.cluster, self.node, self.lost = runner, cluster, node, False
+
+    def run(self, work, numbers):
+        for result in self.runner.run(work, numbers):
+            yield result
+            if not self.lost:
+                self.cluster.remove_node(self.node, allow_graceful=False)
+                self.lost = True
+
+
+@pytest.mark.slow
+def test_the_command_writes_to_an_address_by_processes(photographs, tmp_path, capsys):
+    out = f"file://{tmp_path}/out"
+    command = ["lift", str(photographs), "--out", out, "--size", "64x48", "--per-shard", "2"]
+    assert main([*command, "--processes", "2"]) == 0
+    assert "4 photographs in 3 new shards" in capsys.readouterr().out
+    assert len(list(read_shard(tmp_path / "out" / "shard-000000.tar"))) == 2
+    assert main([*command, "--picture", str(tmp_path / "x.png")]) == 2
+    assert "--picture reads shards of a folder" in capsys.readouterr().err
