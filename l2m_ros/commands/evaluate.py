@@ -19,6 +19,7 @@ STDOUT = Path("-")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from l2m_ros.commands.options import add_runner_arguments, place
     from l2m_ros.matching.catalogue import DEFAULT_MODEL
     from l2m_ros.matching.sampling import METHODS
     from l2m_ros.workshop.evaluation.benchmark import BenchmarkOptions
@@ -73,6 +74,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plots", type=Path, metavar="DIR", help="recall curves, trajectories, matches as pictures"
     )
+    add_runner_arguments(parser)
+    parser.add_argument(
+        "--keep", type=place, metavar="DIR|URL",
+        help="results of each matcher on each scene, so that an interrupted run goes on",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -100,8 +106,13 @@ def run(args: argparse.Namespace) -> int:
         subpixel=args.subpixel,
     )
     scenes = find_scenes(args.scenes)
-    matchers = _matchers(args.matcher or [DEFAULT_MODEL], args.backend, args.input)
-    figures = report(_measured(scenes, matchers, options, args.plots), options)
+    names = args.matcher or [DEFAULT_MODEL]
+    if args.ray is not None or args.processes > 1 or args.keep is not None:
+        rows = _measured_elsewhere(scenes, names, options, args)
+    else:
+        matchers = _matchers(names, args.backend, args.input)
+        rows = _measured(scenes, matchers, options, args.plots)
+    figures = report(rows, options)
     if args.json == STDOUT:
         print(json.dumps(figures, indent=1, allow_nan=False))
     else:
@@ -175,6 +186,29 @@ def _measured(
 
                 write_plots(plots, scene, results, options.size_px)
     return rows
+
+
+def _measured_elsewhere(
+    scenes: list[Any], names: list[str], options: Any, args: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """The rows of every scene and matcher, made by processes or a cluster; times are theirs."""
+    from l2m_ros.errors import InvalidInput
+    from l2m_ros.progress import progress
+    from l2m_ros.workshop.evaluation.distributed import EvaluationJob, measured
+    from l2m_ros.workshop.jobs.runners import runner_of
+    from l2m_ros.workshop.jobs.store import store_of
+
+    if args.plots is not None:
+        raise InvalidInput(
+            "--plots are drawn in this process: leave out --processes, --ray, --keep"
+        )
+    listed = tuple(part for name in names for part in name.split(",") if part)
+    job = EvaluationJob(
+        tuple(scenes), listed, options, args.backend, _size(args.input),
+        None if args.keep is None else store_of(args.keep),
+    )  # fmt: skip
+    with progress(len(job), "scenes") as bar:
+        return measured(job, runner_of(args.ray, args.processes), lambda: bar.update(1))
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

@@ -60,7 +60,7 @@ class PatchEncoder(nn.Module):
 class LiteFeatures(PatchEncoder):
     """`lite`'s coarse features."""
 
-    kind, stride, multiple, learning_rate = "lite", 16, 32, 1e-4
+    kind, stride, multiple, learning_rate = "lite", 16, 32, 3e-4
 
     def __init__(self, network: Encoder, label: str, matcher: Mapping[str, Tensor]) -> None:
         super().__init__(network, label)
@@ -78,7 +78,7 @@ class LiteFeatures(PatchEncoder):
 class XFeatFeatures(PatchEncoder):
     """What XFeat matches by."""
 
-    kind, stride, multiple, learning_rate = "xfeat", 8, 32, 1e-4
+    kind, stride, multiple, learning_rate = "xfeat", 8, 32, 3e-4
 
     def __init__(self, network: XFeat, label: str, heads: Mapping[str, Tensor]) -> None:
         super().__init__(network, label)

@@ -32,6 +32,7 @@ THICKNESS = 0.1  # of its extent
 EDGE_SHARE = 0.04  # neighbours in depth farther apart lie on two surfaces
 GRAZING = 0.1  # cosine below which a surface is seen too flat to be lifted
 MATCH_PX = 640  # longest side of the images that are matched
+REFINED_FROM_PX = 320  # in smaller images the patch of 9 px that is aligned holds two surfaces
 PARTNERS = 4  # views that each view is matched with
 AGREEMENT, SUPPORT = 0.02, 2  # of the depths of a pixel, by how many partners
 REPROJECTION_PX, LEAST_ANGLE_DEG = 1.0, 1.5  # of a triangulated match
@@ -161,7 +162,7 @@ def _refined_at(
 
     On the fountain the median error of depth falls from 0.25 % to 0.10 %.
     """
-    if not isinstance(match, DenseMatch):
+    if not isinstance(match, DenseMatch) or max(a.view.size) < REFINED_FROM_PX:
         return pairs
     slope = jacobian_at(match, pairs.query_px)
     along = np.einsum("nij,nj->ni", slope, query_px - pairs.query_px)

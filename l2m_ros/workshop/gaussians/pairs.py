@@ -148,6 +148,8 @@ def write_pairs(
 
     `out` is a folder or an address of fsspec's. A runner elsewhere takes a `SceneFile`.
     """
+    if isinstance(scene, SceneFile):
+        opened(scene)  # a scene that cannot be read claims no place
     store = store_of(out)
     _claim(store, name, options)
     job = PairsJob(scene, name, options, store)

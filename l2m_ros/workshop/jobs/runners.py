@@ -112,11 +112,15 @@ class RayCluster:
             return ray
         options = {"log_to_driver": False, "include_dashboard": False, "logging_level": "ERROR"}
         try:
-            ray.init(address=self.address, **options)
-        except ConnectionError as error:
-            if self.address != "auto":
-                raise InvalidInput(f"--ray {self.address}: no cluster answers: {error}") from error
-            ray.init(address="local", **options)
+            try:
+                ray.init(address=self.address, **options)
+            except ConnectionError as error:
+                if self.address != "auto":
+                    words = f"--ray {self.address}: no cluster answers: {error}"
+                    raise InvalidInput(words) from error
+                ray.init(address="local", **options)
+        except ImportError as error:  # a package that Ray uses and that does not fit
+            raise BackendUnavailable(f"--ray: Ray does not start here: {error}") from error
         return ray
 
     @staticmethod
