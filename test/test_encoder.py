@@ -11,6 +11,7 @@ from fakes.texture import texture
 
 from l2m_ros.cli import main
 from l2m_ros.errors import InvalidInput, ModelError
+from l2m_ros.matching.catalogue import find_card
 from l2m_ros.networks.registry import build
 from l2m_ros.networks.shared.vit import ViT
 from l2m_ros.workshop.encoder.feature_field import Decoder, fit_field
@@ -153,14 +154,21 @@ def tiny_vit(path, **extra):
 
 def test_encoders_are_recognised_by_what_their_files_hold(tmp_path):
     vit = load_encoder(tiny_vit(tmp_path / "vit.pth"))
-    assert (vit.kind, vit.stride, vit.label) == ("vit", 14, "dinov2")
+    assert (vit.file_name, vit.stride, vit.label) == ("vit.safetensors", 14, "dinov2")
     assert features_of(vit, texture(60, 45)).values.shape == (64, 3, 4)
-    lite = load_encoder("lite")
-    whole = build("lite")
-    whole.load_state_dict(lite.state_to_ship())  # what ships is read by --start
     image = torch.rand(1, 3, 64, 96)
+    card = find_card("lite")
+    shipped, whole = load_encoder("lite"), build(card.architecture, **card.config).eval()
+    whole.load_state_dict(shipped.state_to_ship())  # what ships is read by --start
     with torch.no_grad():
-        assert torch.equal(lite(image), whole.encode(image)["coarse"])
+        seen = whole.encoder(image)[0].matched
+        torch.testing.assert_close(shipped(image), seen, atol=1e-4, rtol=1e-3)
+    older = build("lite", middle_residuals=2, coarse=64)
+    torch.save(older.state_dict(), tmp_path / "older.pt")
+    loaded = load_encoder(f"older={tmp_path / 'older.pt'}")
+    older.load_state_dict(loaded.state_to_ship())
+    with torch.no_grad():
+        assert torch.equal(loaded(image), older.encode(image)["coarse"])
     with pytest.raises(ModelError, match="without them"):
         load_encoder(tiny_vit(tmp_path / "r.pth", register_tokens=torch.zeros(1, 4, 64)))
     torch.save({"some.weight": torch.zeros(3)}, tmp_path / "other.pt")
@@ -263,7 +271,7 @@ def test_the_command_trains_and_the_picture_shows_before_and_after(tmp_path, cap
         "--model",
         "lite",
         "--model",
-        f"after={run}/lite.safetensors",
+        f"after={run}/matcher.safetensors",
     ]
     assert main([*features, "--pairs", "4", "--json", "--out", str(picture)]) == 0
     rows = json.loads(capsys.readouterr().out)

