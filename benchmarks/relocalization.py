@@ -164,6 +164,30 @@ def report(case: str, rows: list[dict[str, Any]], store: MapStore) -> None:
     )
 
 
+def keyframe_errors(store: MapStore, truth_sigma: tuple[float, float]) -> None:
+    """The map itself, as seen from its first keyframe, where its covariances are none."""
+    places = store.poses()
+    truth = {id: store.keyframe(id).truth for id in places}
+    first = min(places)
+    sigma_m, sigma_rad = truth_sigma[0], np.radians(truth_sigma[1])
+    of_truth = 2 * np.diag([sigma_m**2] * 3 + [sigma_rad**2] * 3)  # at either end
+    off, nees = [], []
+    for id, (pose, P) in places.items():
+        if id == first or truth[id] is None:
+            continue
+        seen = se3.compose(se3.inverse(places[first][0]), pose)
+        d = se3.difference(seen, se3.compose(se3.inverse(truth[first]), truth[id]))
+        off.append((np.linalg.norm(d[:3]), np.degrees(np.linalg.norm(d[3:]))))
+        P = se3.transport_covariance(P, se3.inverse(places[first][0]))
+        nees.append(d @ np.linalg.solve(P + of_truth, d) / 6)
+    median_m, median_deg = np.median(off, axis=0)
+    print(
+        f"  keyframes from the first one: median {median_m:.4f} m {median_deg:.2f} deg, NEES / 6 "
+        f"mean {np.mean(nees):.2f} median {np.median(nees):.2f} (1 = honest)",
+        flush=True,
+    )
+
+
 def error_of(row: dict[str, Any], align: np.ndarray) -> PoseError:
     pose, covariance, truth = (np.array(row[key]) for key in ("pose", "covariance", "truth"))
     return pose_error(pose, covariance, truth, align)
@@ -196,6 +220,8 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="each Nth query")
     parser.add_argument("--cases", default="same")
     parser.add_argument("--part-s", type=float, default=float("inf"))
+    both = {"type": float, "nargs": 2, "metavar": ("M", "DEG"), "default": (0.0, 0.0)}
+    parser.add_argument("--truth-sigma", help="of a pose of the truth, by axis", **both)
     parser.add_argument("--negatives", type=Path, nargs="*", default=[])
     parser.add_argument("--negatives-every", type=int, default=1)
     args = parser.parse_args()
@@ -214,6 +240,7 @@ def run(recording: Recording, matcher: Matcher, args: argparse.Namespace, until_
     source = chosen(recording, in_block(0)) if blocks else recording
     asked = chosen(recording, in_block(1)) if blocks else recording
     store = kept_map(source, matcher, args.kept / f"{stem}.l2m")
+    keyframe_errors(store, args.truth_sigma)
     relocalizer = Relocalizer(Places(store, matcher))
     for case in args.cases.split(","):
         answers = Answers(args.kept / f"{stem}_{case}.jsonl")

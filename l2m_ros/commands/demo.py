@@ -1,33 +1,27 @@
-"""Simulate a robot, run the node on it over real DDS, compare its poses with the truth, and write
-a report with pictures."""
+"""Simulate a robot, run the node on it over real DDS, compare its poses with the truth, start the
+node anew elsewhere in the room to be found in the map of the first drive, and write a report."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
-import signal
-import subprocess
+import importlib.util
 import sys
-import threading
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from l2m_ros.commands.options import as_json
-from l2m_ros.errors import L2MError
 
 if TYPE_CHECKING:
     from l2m_ros.node.output_recorder import RecordedOutputs
+    from l2m_ros.node.session import Played
+    from l2m_ros.types import FloatArray
+    from l2m_ros.workshop.evaluation.map_report import FoundAgain
     from l2m_ros.workshop.evaluation.tracking_report import TrackedRun
 
 RATE_HZ = 8.0  # what `lite` keeps up with beside the player on two cores
-READY_S = 60.0  # loading and warming up a model on a busy machine
-DISCOVERY_S = 10.0  # for the node to find the player's topics
-STOP_S = 5.0
-LAST_WORDS_S = 1.5  # for the last frame, and diagnostics once more
+MAP_EVERY_M = 0.4  # between keyframes: a room needs few, and a busy machine takes 2 s for each
+LATER_FRAMES, LATER_RATE = 24, 0.5  # the second drive; slow: a busy machine finds itself in time
 REMAPPED = {
     "image": "/camera/image_raw",
     "camera_info": "/camera/camera_info",
@@ -46,6 +40,10 @@ class DemoOptions:
     model: str = "lite"
     seed: int = 0
 
+    @property
+    def map_path(self) -> Path:
+        return self.out / f"{self.scene}.l2m"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     d = DemoOptions()
@@ -61,10 +59,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     options = DemoOptions(args.out, args.scene, args.path, args.frames, args.model, args.seed)
     bag = _simulated(options)
-    tracked = _over_dds(options, bag)
-    page = tracked.report().write(options.out / "report.html")
-    print(as_json(tracked.figures()) if args.json else tracked.text())
-    print(f"report: {page}", file=sys.stderr)
+    played = _over_dds(options, bag)
+    tracked = _run_of(options, bag, played.recorded)
+    page, figures, text = tracked.report(), tracked.figures(), tracked.text()
+    if played.unfinished is not None:
+        text += f"\n\nno map: {played.unfinished}"
+    elif _maps_work():
+        again = _found_again(options, bag)
+        again.show(page)
+        figures["map"] = again.figures()
+        text += f"\n\n{again.text()}"
+    written = page.write(options.out / "report.html")
+    print(as_json(figures) if args.json else text)
+    print(f"report: {written}", file=sys.stderr)
     return 0 if tracked.posed else 1
 
 
@@ -92,105 +99,51 @@ def _simulated(options: DemoOptions) -> Path:
     return bag
 
 
-def _over_dds(options: DemoOptions, bag: Path) -> TrackedRun:
-    """The node in a process of its own, the bag played at real time, its poses recorded."""
-    from l2m_ros.node.output_recorder import OutputRecorder
-    from l2m_ros.node.player import Player
+def _over_dds(options: DemoOptions, bag: Path) -> Played:
+    """The node tracks the whole drive, and builds a map of it where what maps need is installed."""
+    from l2m_ros.node.session import Session, play_at_node
 
-    os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+    parameters = {"model": options.model}
+    then = None
+    if _maps_work():
+        for old in options.out.glob(f"{options.map_path.name}*"):  # with SQLite's log beside it
+            old.unlink()
+        parameters |= {
+            "map.mode": "build",
+            "map.path": str(options.map_path),
+            "map.every_m": str(MAP_EVERY_M),
+        }
+        then = ("/l2m/save_map", "map", "saved in")
     log = options.out / "node.log"
-    with _node_process(options, log) as process, _spinning_node() as node:
-        recorder = OutputRecorder(node)
-        player = Player(node, bag, REMAPPED.values())
-        _wait_until_active(recorder.recorded, process, log)
-        _wait_until_connected(player)
-        _play(player, recorder, bag)
-        time.sleep(LAST_WORDS_S)
-    return _run_of(options, bag, recorder.recorded)
+    return play_at_node(Session(bag, REMAPPED, parameters, log, pictures=3, then=then))
 
 
-@contextlib.contextmanager
-def _spinning_node() -> Iterator[Any]:
-    """A node of the demo's own, served by a thread."""
-    import rclpy
-    from rclpy.executors import SingleThreadedExecutor
-
-    context = rclpy.Context()
-    rclpy.init(context=context, domain_id=int(os.environ["ROS_DOMAIN_ID"]))
-    node = rclpy.create_node("l2m_demo", context=context)
-    executor = SingleThreadedExecutor(context=context)
-    executor.add_node(node)
-    spinning = threading.Thread(target=executor.spin, daemon=True)
-    spinning.start()
-    try:
-        yield node
-    finally:
-        executor.shutdown()
-        spinning.join(STOP_S)
-        node.destroy_node()
-        rclpy.try_shutdown(context=context)
+def _maps_work() -> bool:
+    return all(importlib.util.find_spec(name) is not None for name in ("faiss", "gtsam"))
 
 
-@contextlib.contextmanager
-def _node_process(options: DemoOptions, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The node under test; ended as Ctrl-C ends it."""
-    arguments = ["--ros-args", "-p", f"model:={options.model}"]
-    for name, topic in REMAPPED.items():
-        arguments += ["-r", f"{name}:={topic}"]
-    command = [sys.executable, "-m", "l2m_ros.node.main", *arguments]
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
-    try:
-        yield process
-    finally:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
+def _found_again(options: DemoOptions, mapped: Path) -> FoundAgain:
+    """The node started anew at another place of the room, with nothing but the map."""
+    from l2m_ros.node.session import Session, play_at_node
+    from l2m_ros.workshop.evaluation.map_report import found_again
+
+    later = replace(options, frames=LATER_FRAMES, seed=options.seed + 1)
+    bag = _simulated(later)
+    parameters = {
+        "model": options.model,
+        "map.mode": "localize",
+        "map.path": str(options.map_path),
+        "map.period_s": "0.5",
+    }
+    log = options.out / "node_again.log"
+    recorded = play_at_node(Session(bag, REMAPPED, parameters, log, LATER_RATE)).recorded
+    return found_again(options.map_path, recorded.map_poses, mapped, bag, _base_from_camera())
 
 
-def _wait_until_active(
-    recorded: RecordedOutputs, process: subprocess.Popen[bytes], log: Path
-) -> None:
-    """Until the node's own diagnostics say so."""
-    deadline = time.monotonic() + READY_S
-    while recorded.diagnostics.get("lifecycle") != "active":
-        if process.poll() is not None or time.monotonic() > deadline:
-            tail = " | ".join(log.read_text(errors="replace").splitlines()[-3:])
-            raise L2MError(f"the node did not start; {log} ends with: {tail}")
-        time.sleep(0.1)
+def _base_from_camera() -> FloatArray:
+    from l2m_ros.parameters.table import FORWARD_LOOKING, base_from_camera
 
-
-def _wait_until_connected(player: Any) -> None:
-    """Until the node subscribes to every topic of the player: no message is lost."""
-    deadline = time.monotonic() + DISCOVERY_S
-    while missing := player.unsubscribed():
-        if time.monotonic() > deadline:
-            raise L2MError(f"the node does not subscribe to {', '.join(missing)}")
-        time.sleep(0.1)
-
-
-def _play(player: Any, recorder: Any, bag: Path) -> None:
-    from l2m_ros.bags.reader import open_bag
-    from l2m_ros.progress import progress
-
-    with open_bag(bag) as opened:
-        first_ns, last_ns = opened.span_ns()
-    pictures = [first_ns + (last_ns - first_ns) * k // 4 for k in (1, 2, 3)]
-    done_s = 0.0
-    with progress((last_ns - first_ns) * 1e-9, "playing, seconds") as bar:
-
-        def after_each(stamp_ns: int) -> None:
-            nonlocal done_s
-            now_s = (stamp_ns - first_ns) * 1e-9
-            bar.update(now_s - done_s)
-            done_s = now_s
-            if pictures and stamp_ns >= pictures[0]:
-                pictures.pop(0)
-                recorder.request_picture()
-
-        player.play(after_each=after_each)
+    return base_from_camera({"base_from_camera": FORWARD_LOOKING})  # the node's default
 
 
 def _run_of(options: DemoOptions, bag: Path, recorded: RecordedOutputs) -> TrackedRun:
@@ -199,7 +152,6 @@ def _run_of(options: DemoOptions, bag: Path, recorded: RecordedOutputs) -> Track
 
     from l2m_ros.bags.reader import open_bag
     from l2m_ros.bags.replay import GROUND_TRUTH, read_truth
-    from l2m_ros.parameters.table import FORWARD_LOOKING, base_from_camera
     from l2m_ros.workshop.evaluation.tracking import PosedFrame
     from l2m_ros.workshop.evaluation.tracking_report import TrackedRun
     from l2m_ros.workshop.evaluation.trajectory import Trajectory
@@ -214,7 +166,7 @@ def _run_of(options: DemoOptions, bag: Path, recorded: RecordedOutputs) -> Track
     for stamp, (name, T, covariance) in sorted(recorded.relative.items()):
         if name in recorded.keyframes:
             tracked.posed.append(PosedFrame(stamp, recorded.keyframes[name], T, covariance))
-    camera = base_from_camera({"base_from_camera": FORWARD_LOOKING})  # the node's default
+    camera = _base_from_camera()
     tracked.chained = [(ns, base @ camera) for ns, base in sorted(recorded.odometry.items())]
     tracked.keyframes = len(recorded.keyframes)
     tracked.pictures = [(rgb, "~/matches as the node draws it") for rgb in recorded.pictures]

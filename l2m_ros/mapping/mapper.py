@@ -8,6 +8,7 @@ way. No threads here: `node/` gives it one of its own.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
@@ -17,8 +18,9 @@ from l2m_ros.errors import MapError
 from l2m_ros.geometry import se3
 from l2m_ros.geometry.stereo import stereo_depth
 from l2m_ros.mapping import chaining, codec, descriptor, graph
+from l2m_ros.mapping.likeness import cells, likeness
 from l2m_ros.mapping.options import MAPPER, MapperOptions
-from l2m_ros.mapping.places import Places, view_distance
+from l2m_ros.mapping.places import Place, Places, view_distance
 from l2m_ros.mapping.records import GIVEN_DEPTH, TRIANGULATED, Edge, MapKeyframe, StoredFeatures
 from l2m_ros.mapping.store import MapStore
 from l2m_ros.mapping.verification import CHI2_999_6, View, look, unmodelled
@@ -28,6 +30,9 @@ from l2m_ros.timing import StageTimes
 from l2m_ros.tracking.scale_evidence import depth_of_match
 from l2m_ros.types import Features, FloatArray, Frame, Lost
 
+ARRAYS_KEPT = (
+    12  # keyframes whose features stay in memory: a keyframe and its candidates; lite 4 MB
+)
 MODEL, CHECKSUM, WORLD = "model", "checksum", "world"  # names in the map's meta table
 
 
@@ -65,6 +70,7 @@ class Mapper:
         self._ids = store.ids()
         self._recent: list[int] = []
         self._proven: set[Edge] = set()
+        self._used: OrderedDict[int, portable.Arrays] = OrderedDict()
         self._learnt_at = len(self.places.index) if self.places.fits else 0
 
     @property
@@ -120,6 +126,7 @@ class Mapper:
         vector = None if words is None else words.describe(portable.local_descriptors(arrays))
         id = self.store.add(keyframe, known, self._kept(frame, arrays), vector)
         self._ids.append(id)
+        self._used[id] = arrays
         self._edges += [Edge(e.a, id, e.a_from_b, e.covariance, e.kind) for e in known]
         if pose is not None and covariance is not None:
             self.places.poses[id] = (pose, covariance)
@@ -172,11 +179,19 @@ class Mapper:
         return portable.local_descriptors(self._arrays(id))
 
     def _arrays(self, id: int) -> portable.Arrays:
-        kept = self.store.features(id, self.matcher.name, self.places.checksum)
-        if kept is not None:
-            return kept.arrays
-        rgb = codec.decode_image(self.store.keyframe(id).image)
-        return portable.to_arrays(self.matcher, self.matcher.encode(rgb))
+        """What the matcher sees of a keyframe: just used, stored, or encoded again."""
+        arrays = self._used.pop(id, None)
+        if arrays is None:
+            kept = self.store.features(id, self.matcher.name, self.places.checksum)
+            if kept is not None:
+                arrays = kept.arrays
+            else:
+                rgb = codec.decode_image(self.store.keyframe(id).image)
+                arrays = portable.to_arrays(self.matcher, self.matcher.encode(rgb))
+        self._used[id] = arrays
+        if len(self._used) > ARRAYS_KEPT:
+            self._used.popitem(last=False)
+        return arrays
 
     def close_loops(self, id: int) -> list[Edge]:
         """Edges to keyframes that look alike and to those just before; stored at once."""
@@ -207,6 +222,8 @@ class Mapper:
     def _edge(self, a: int, b: int, frame: Frame, features: Features) -> Edge | None:
         """b as seen from a, if the view from either side passes and both agree."""
         place = self.places.place(a)
+        if not self._alike(place, b):
+            return None
         there = self._look(frame, features, place.id)
         if isinstance(there, Lost):
             return None
@@ -215,6 +232,13 @@ class Mapper:
         if isinstance(back, Lost) or not self._returns(there, back):
             return None
         return Edge(a, b, there.keyframe_from_camera, there.covariance, "loop")
+
+    def _alike(self, place: Place, id: int) -> bool:
+        """Whether a match of the two is worth its time."""
+        seen = cells(self._arrays(id))
+        if seen is None or place.cells is None:
+            return True
+        return likeness(seen, place.cells) >= self.options.gates.min_likeness
 
     def _look(self, frame: Frame, features: Features, id: int) -> View | Lost:
         o = self.options

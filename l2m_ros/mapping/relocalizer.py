@@ -109,7 +109,7 @@ class Relocalizer:
                 continue
             found.append(sighting)
             best[:] = _largest(found, self.options.gates)
-            if len(best) >= self.options.agreeing:
+            if self._suffice(best):
                 break
         if len(best) < 2:
             words = f"{len(found)} keyframes see this place, two must agree"
@@ -128,6 +128,10 @@ class Relocalizer:
         descriptor = places.vocabulary.describe(local)
         found = places.index.nearest(descriptor, 2 * self.options.candidates)
         return [pair for pair in found if pair[0] in places.poses][: self.options.candidates]
+
+    def _suffice(self, best: list[Sighting]) -> bool:
+        strong = [s for s in best if s.view.strength >= self.options.strong]
+        return len(best) >= self.options.agreeing or len(strong) >= 2
 
     def _candidates(self, query: Query, best: list[Sighting], lost: list[Lost]) -> Iterator[int]:
         """By similarity; once something was seen, what lies around it comes first."""

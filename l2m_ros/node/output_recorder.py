@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import PoseWithCovarianceStamped
 from nav_msgs.msg import Odometry
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -22,6 +23,7 @@ class RecordedOutputs:
 
     relative: dict[int, tuple[str, FloatArray, FloatArray]] = field(default_factory=dict)
     odometry: dict[int, FloatArray] = field(default_factory=dict)
+    map_poses: dict[int, tuple[FloatArray, FloatArray]] = field(default_factory=dict)  # of the base
     keyframes: dict[str, int] = field(default_factory=dict)  # stamp by the keyframe's name
     pictures: list[ByteArray] = field(default_factory=list)
     diagnostics: dict[str, str] = field(default_factory=dict)  # newest value by name
@@ -42,6 +44,8 @@ class OutputRecorder:
         )
         node.create_subscription(Odometry, f"{source}/relative", self._on_relative, DEPTH)
         node.create_subscription(Odometry, f"{source}/odometry", self._on_odometry, DEPTH)
+        pose = PoseWithCovarianceStamped
+        node.create_subscription(pose, f"{source}/map_pose", self._on_map_pose, DEPTH)
         node.create_subscription(Image, f"{source}/keyframe", self._on_keyframe, latched)
         node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, DEPTH)
 
@@ -60,6 +64,9 @@ class OutputRecorder:
 
     def _on_odometry(self, message: Odometry) -> None:
         self.recorded.odometry[stamp_ns(message)] = read_pose(message.pose)[0]
+
+    def _on_map_pose(self, message: PoseWithCovarianceStamped) -> None:
+        self.recorded.map_poses[stamp_ns(message)] = read_pose(message.pose)
 
     def _on_keyframe(self, message: Image) -> None:
         self.recorded.keyframes[message.header.frame_id] = stamp_ns(message)

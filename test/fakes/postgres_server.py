@@ -1,6 +1,7 @@
 """A PostgreSQL server of our own in a temporary folder: a socket file, no network."""
 
 import glob
+import importlib.util
 import os
 import pwd
 import shutil
@@ -12,12 +13,9 @@ from pathlib import Path
 def find(program):
     """Debian's, or the one that the pgserver wheel brings; None where there is neither."""
     places = sorted(glob.glob("/usr/lib/postgresql/*/bin"), reverse=True)
-    try:
-        import pgserver
-
-        places.append(str(Path(pgserver.__file__).parent / "pginstall/bin"))
-    except ImportError:
-        pass
+    wheel = importlib.util.find_spec("pgserver")
+    if wheel is not None and wheel.origin is not None:
+        places.append(str(Path(wheel.origin).parent / "pginstall/bin"))
     return shutil.which(program, path=os.pathsep.join(places)) or shutil.which(program)
 
 
