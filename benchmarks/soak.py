@@ -152,7 +152,8 @@ class Soak:
     def cycles(self, count: int) -> None:
         for _ in range(count):
             for transition in CYCLE:
-                assert self.node.change(transition), transition
+                if not self.node.change(transition):
+                    raise SystemExit(f"no {transition}: {''.join(self.node.lines[-20:])}")
             self.node.bench.recover(1, START_S)
             self.forget()
             self.mark()

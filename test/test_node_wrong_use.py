@@ -134,10 +134,13 @@ def test_after_shutdown_nothing_is_missing():
         bench.node.trigger_activate()
         assert "nobody publishes" not in bench.status("inputs")[1]  # discovery takes a moment
         bench.says("inputs", "nobody publishes /image", level=2)
+        said = []
+        bench.node.health.log = lambda level, words: said.append(words)
         bench.node.trigger_deactivate()
         bench.wait(lambda: bench.status("inputs") == (0, "good"))
         bench.node.trigger_shutdown()
         bench.wait(lambda: bench.status("node")[1] == "finalized")
+        assert not any("good again" in words for words in said)
 
 
 def test_compressed_images_with_compressed_depth():

@@ -66,6 +66,13 @@ class Health:
                 self._logged_s[key] = now
                 self.log(level, words)
 
+    def drop(self, *keys: str) -> None:
+        """Forget problems that nobody looks for any more; that they are over is not known."""
+        with self._lock:
+            for key in keys:
+                self._problems.pop(key, None)
+                self._logged_s.pop(key, None)
+
     def set_facts(self, **facts: object) -> None:
         with self._lock:
             self.facts.update({name: str(value) for name, value in facts.items()})

@@ -72,8 +72,7 @@ class InputMonitor:
         if self._timer is not None:
             self._node.destroy_timer(self._timer)
             self._timer = None
-        for key in ("source", "sync", "publishers", "loss", "queue", "qos"):
-            self._health.report(key, None)
+        self._health.drop("source", "sync", "publishers", "loss", "queue", "qos")
 
     def _check(self) -> None:
         self._checks += 1

@@ -21,6 +21,7 @@ import numpy as np
 
 from l2m_ros import images
 from l2m_ros.errors import InvalidInput
+from l2m_ros.files import inside
 from l2m_ros.images import read_rgb
 from l2m_ros.types import ByteArray, Camera, FloatArray, Frame
 
@@ -193,15 +194,15 @@ def _pair(entry: Any, folder: Path, index: int) -> Pair:
     for key in ("a", "b"):
         if not isinstance(entry.get(key), str):
             raise InvalidInput(f"{where} names no image {key}")
-        if not (folder / "images" / entry[key]).is_file():
+        if not inside(folder / "images", entry[key]).is_file():
             raise InvalidInput(f"{where}: there is no images/{entry[key]} in {folder}")
     if ("T_b_a" in entry) == ("H_b_a" in entry):
         raise InvalidInput(f"{where} needs exactly one of T_b_a (4x4) and H_b_a (3x3)")
     if "T_b_a" in entry:
         pose = _rigid(entry["T_b_a"], f"{where}: T_b_a")
         overlap = entry.get("overlap", 0.5)
-        if not isinstance(overlap, int | float):
-            raise InvalidInput(f"{where}: overlap {overlap!r} is no number")
+        if not isinstance(overlap, int | float) or not 0 <= overlap <= 1:
+            raise InvalidInput(f"{where}: overlap {overlap!r} is no number from 0 to 1")
         return Pair(entry["a"], entry["b"], pose, None, bool(entry.get("metric")), float(overlap))
     H = _matrix(entry["H_b_a"], (3, 3), f"{where}: H_b_a")
     if abs(np.linalg.det(H)) < 1e-12:

@@ -32,9 +32,9 @@ import numpy as np
 import numpy.typing as npt
 
 from l2m_ros.errors import InvalidInput
-from l2m_ros.files import write_whole
+from l2m_ros.files import read_file, write_whole
 from l2m_ros.image_header import SizeLimits
-from l2m_ros.images import decoded, read_arrays
+from l2m_ros.images import MAX_BYTES, decoded, read_arrays
 from l2m_ros.types import ByteArray, FloatArray
 
 STEPS_PER_PX, ORIGIN_PX = 64, -64.0
@@ -110,7 +110,8 @@ def read_shard(path: str | Path) -> Iterator[Sample]:
     """The samples of one shard, in order."""
     parts: dict[str, dict[str, bytes]] = {}
     try:
-        with tarfile.open(path) as tar:
+        # Not compressed: a few kB could unpack to gigabytes.
+        with tarfile.open(fileobj=io.BytesIO(read_file(Path(path), MAX_BYTES)), mode="r:") as tar:
             for member in tar:
                 file = tar.extractfile(member)
                 if file is not None:
