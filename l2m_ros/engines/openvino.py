@@ -13,13 +13,20 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
-from l2m_ros.engines.backend import GRAPHS, Array, BackendOptions, Tensors, checked_inputs
+from l2m_ros.engines.backend import (
+    GRAPHS,
+    Array,
+    BackendOptions,
+    Tensors,
+    checked_inputs,
+    stages_of,
+)
 from l2m_ros.engines.keyframe_stage import keyframe_tensors
 from l2m_ros.engines.model_card import ModelCard
 from l2m_ros.errors import BackendUnavailable, ModelError
 
 HALF = ("BF16", "FP16")  # what OpenVINO calls it among a CPU's capabilities
-EXACT = ("reference", "match")  # stages in single precision: their results are coordinates
+EXACT = ("reference", "match", "depth")  # stages in single precision: their results are coordinates
 
 
 def has_half() -> bool:
@@ -31,8 +38,8 @@ def load(card: ModelCard, options: BackendOptions) -> OpenVinoBackend:
     if options.device == "cuda":
         raise BackendUnavailable("back-end openvino runs on the CPU: use device cpu")
     core = ov.Core()
-    stages = [s for s, role in GRAPHS.items() if s != "reference" or role in card.files]
-    return OpenVinoBackend(card, {stage: _compiled(core, card, stage, options) for stage in stages})
+    graphs = {stage: _compiled(core, card, stage, options) for stage in stages_of(card)}
+    return OpenVinoBackend(card, graphs)
 
 
 def _compiled(core: ov.Core, card: ModelCard, stage: str, options: BackendOptions) -> Any:
@@ -64,7 +71,7 @@ class OpenVinoBackend:
             for stage, graph in graphs.items()
         }
         size = (1, 3, card.input.height, card.input.width)
-        if self._shapes["encode"] != {"image": size}:
+        if self._shapes.get("encode", {"image": size}) != {"image": size}:
             raise ModelError(
                 f"the encoder graph of {card.name} takes {self._shapes['encode']}, its card says "
                 f"image {size}: export the graphs and the card together"
