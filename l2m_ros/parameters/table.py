@@ -207,7 +207,8 @@ _TRACKING = [
     Parameter("tracking.kept_keyframes", TRACKER.kept_keyframes, "earlier keyframes that are tried "
               "after a loss", "frame", low=1, high=100),
     Parameter("tracking.restart_after", TRACKER.restart_after, "frames lost before a new chain "
-              "begins", "frame", low=1, high=100000),
+              "begins; fewer where keyframes last less than a third of it", "frame", low=1,
+              high=100000),
     Parameter("keyframes.coverage_min", float(_KEYFRAMES.coverage_min), "new keyframe below this "
               "share of the best covered area", "frame", low=0.0, high=0.99),
     Parameter("keyframes.inliers_min", float(_KEYFRAMES.inliers_min), "new keyframe below this "

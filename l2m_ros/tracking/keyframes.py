@@ -17,6 +17,8 @@ from l2m_ros.types import ByteArray, Correspondences, DenseMatch, FloatArray, Fr
 
 COVERAGE_CELLS = (8, 6)  # of the image, across and down
 SHARPNESS_HISTORY = 15  # frames that the usual sharpness is the median of
+LIVES = 4  # keyframes whose use tells how fast the view moves on
+LEAST_PATIENCE = 3  # frames
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,16 +128,25 @@ class KeyframePolicy:
     def __init__(self, options: KeyframeOptions) -> None:
         self._options = options
         self._sharpness: deque[float] = deque(maxlen=SHARPNESS_HISTORY)
+        self._lives: deque[int] = deque(maxlen=LIVES)  # frames that each of the last ones served
         self.restart()
 
     def restart(self) -> None:
         """A keyframe was just taken."""
         self._best_coverage = self._best_inliers = self._best_certain = 0.0
-        self._wanted = False
+        self._wanted, self._served = False, 0
+
+    def patience(self, most: int) -> int:
+        """Frames lost before a new chain begins: a lost camera has left a view behind after
+        thrice the time for which keyframes serve it; `most` where that is not known."""
+        if len(self._lives) < LIVES:
+            return most
+        return min(most, max(LEAST_PATIENCE, round(3 * statistics.median(self._lives))))
 
     def forget(self) -> None:
         """Another camera, another time: the usual sharpness is unknown too."""
         self._sharpness.clear()
+        self._lives.clear()
         self.restart()
 
     def rejection(self, rgb: ByteArray) -> str | None:
@@ -154,7 +165,8 @@ class KeyframePolicy:
         self._best_coverage = max(self._best_coverage, quality.coverage)
         self._best_inliers = max(self._best_inliers, quality.inliers)
         self._best_certain = max(self._best_certain, quality.certain or 0.0)
-        slack = o.hysteresis if self._wanted else 0.0
+        before, slack = self._wanted, o.hysteresis if self._wanted else 0.0
+        self._served += 1
         self._wanted = (
             quality.coverage < (o.coverage_min + slack) * self._best_coverage
             or quality.inliers < (o.inliers_min + slack) * self._best_inliers
@@ -162,4 +174,6 @@ class KeyframePolicy:
             or quality.parallax_rad > o.parallax_max_rad * (1 - slack)
             or quality.zoom > o.zoom_max * (1 - slack)
         )
+        if self._wanted and not before:
+            self._lives.append(self._served)
         return self._wanted

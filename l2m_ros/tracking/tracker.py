@@ -185,7 +185,8 @@ class Tracker:
         self._lost += 1
         reason = _words(lost)
         elsewhere = lost.reason is LostReason.LOOKS_ALIKE
-        if self._requested or elsewhere or self._lost >= self.options.restart_after:
+        patience = self._policy.patience(self.options.restart_after)
+        if self._requested or elsewhere or self._lost >= patience:
             return self._start_chain(now, f"lost for {self._lost} frames ({reason})")
         return _result(TrackState.LOST, reason, now, attempt)
 
