@@ -194,16 +194,16 @@ def run(name: str, args: argparse.Namespace) -> bool:
             getattr(soak, name)(args.count or COUNTS[name])
         else:
             soak.repeat(60 * (args.minutes or MINUTES[name]), getattr(soak, name))
+        inputs = soak.node.bench.values("inputs")  # before recovery begins to count anew
         soak.recover()
         code = soak.node.end(signal.SIGINT, START_S)
-        lost = soak.node.bench.values("inputs")
     finally:
         soak.node.close()
     growth = soak.growth_percent() if soak.marks_mb else 0.0
     marks = [round(mb, 1) for mb in soak.marks_mb[:: max(1, len(soak.marks_mb) // 8)]]
     figures = {"phase": name, "s": round(time.monotonic() - started_s), "poses": soak.poses}
     figures |= {"mb": marks, "growth_percent": round(growth, 2), "exit_code": code}
-    figures |= {"counts": dict(soak.counts), "inputs": lost}
+    figures |= {"counts": dict(soak.counts), "inputs": inputs}
     print(json.dumps(figures), flush=True)
     return growth <= args.growth and code == 0
 

@@ -273,3 +273,18 @@ def test_after_a_pause_nothing_of_before_is_used():
 def test_an_unknown_parameter_is_still_said_after_configure():
     with Bench(modle="lite") as bench:
         assert "did you mean model" in bench.says("node", "unknown parameters: modle")
+
+
+def test_counts_begin_with_each_activation():
+    """Frames that came are frames done, dropped or refused: all of one activation."""
+    with Bench() as bench:
+        bench.recover(3)
+        assert bench.node.trigger_deactivate() == SUCCESS
+        assert bench.node.trigger_activate() == SUCCESS
+        assert not bench.node.health.counts["images"]
+        bench.connect()
+        bench.recover(3)
+        bench.wait(lambda: "dropped_busy" in bench.node.health.counts)
+        counts = bench.node.health.counts
+        done = counts["frames"] + counts["refused"] + counts["unpaired"]
+        assert counts["images"] - done - counts["dropped_busy"] <= 3  # on their way, or just before

@@ -77,6 +77,11 @@ class Health:
         with self._lock:
             self.facts.update({name: str(value) for name, value in facts.items()})
 
+    def restart_counts(self) -> None:
+        """All counts are of this activation: those of worker and synchroniser begin with it too."""
+        with self._lock:
+            self.counts.clear()
+
     def count(self, name: str, by: int = 1) -> None:
         with self._lock:
             self.counts[name] += by

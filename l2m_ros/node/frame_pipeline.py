@@ -51,6 +51,7 @@ class FramePipeline:
         self._map = map_thread
         self._node, self._health, self._config = node, health, config
         self._tracker, self._publishers = tracker, publishers
+        health.restart_counts()
         self._pending_actions: deque[Callable[[], object]] = deque()
         self._base_from_camera = None if config.base_from_tf else config.base_from_camera
         self._take_options(tracker.options)
