@@ -103,7 +103,9 @@ def main() -> None:
         if not path.exists():
             frames, shots = drive(args.metres, args.width, args.rate_hz)
             recording = Recording(path, frames, "corridor", lambda: shots)
-            store = open_map(str(path), create=True)
+            part = path.with_suffix(".part")
+            part.unlink(missing_ok=True)
+            store = open_map(str(part), create=True)
             started = time.process_time()
             built = build_map(
                 recording,
@@ -114,6 +116,7 @@ def main() -> None:
                 lambda ids: track(ids, "closing loops"),
             )
             store.close()
+            part.rename(path)
             print(f"  {built}, {time.process_time() - started:.0f} s of processor", flush=True)
         store = open_map(str(path), write=False)
         print(f"corridor, {args.metres:g} m, {args.model}")

@@ -63,8 +63,8 @@ def run(args: argparse.Namespace) -> int:
     tracked = _run_of(options, bag, played.recorded)
     page, figures, text = tracked.report(), tracked.figures(), tracked.text()
     if played.unfinished is not None:
-        text += f"\n\nno map: {played.unfinished}"
-    elif _maps_work():
+        text += f"\n\nthe map is not complete: {played.unfinished}"
+    if _maps_work():
         again = _found_again(options, bag)
         again.show(page)
         figures["map"] = again.figures()

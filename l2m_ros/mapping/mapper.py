@@ -379,13 +379,18 @@ def redundant(
     if len(ids) < 2 or count <= 0:
         return []
     stack = np.stack([poses[int(id)][0] for id in ids])
-    away = np.stack([view_distance(stack, pose) for pose in stack])
+    away = np.empty((len(ids), len(ids)), np.float32)  # 10,000 keyframes: 400 MB
+    for row, pose in zip(away, stack, strict=True):
+        row[:] = view_distance(stack, pose)
     np.fill_diagonal(away, np.inf)
+    nearest = away.min(axis=1)
+    kept = ids != origin
     gone: list[int] = []
     for _ in range(min(count, len(ids) - 2)):
-        rows = away.min(axis=1)
-        rows[[int(id) == origin or int(id) in gone for id in ids]] = np.inf
-        worst = int(np.argmin(rows))
+        worst = int(np.argmin(np.where(kept, nearest, np.inf)))
         gone.append(int(ids[worst]))
+        kept[worst] = False
+        orphans = np.flatnonzero(away[:, worst] <= nearest)  # it was the nearest of these
         away[worst], away[:, worst] = np.inf, np.inf
+        nearest[orphans] = away[orphans].min(axis=1)
     return gone

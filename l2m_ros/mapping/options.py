@@ -21,8 +21,10 @@ class ViewGates:
     min_share: float = 0.3  # inliers among the matches
     min_coverage: float = 0.16  # of the query's cells, by inliers
     min_confidence: float = 0.38  # mean over the inliers; classical matchers have another scale
-    min_likeness: float = 0.12  # see `likeness`; below, no match is worth computing
-    alike_confidence: float = 0.19  # mean over all matches; below, no pose is worth computing
+    min_likeness: float = 0.09  # see `likeness`; below, no match is worth computing
+    # Mean over all matches; below, no pose is worth it. `lite`: right views have 0.61 at least,
+    # the most alike ones of elsewhere 0.18 at most.
+    alike_confidence: float = 0.19
     max_sigma_m: float = 0.06
     max_sigma_rad: float = 0.05
     agree_m: float = 0.01  # error that two keyframes may share beyond their covariances ...
