@@ -15,8 +15,8 @@ from l2m_ros.errors import InvalidInput
 from l2m_ros.types import Camera, DenseMatch
 from l2m_ros.workshop.gaussians import build as building
 from l2m_ros.workshop.gaussians.build import BuildOptions, build_scene
-from l2m_ros.workshop.gaussians.captures import load_captures
-from l2m_ros.workshop.gaussians.check import check_scene, symmetric_epipolar
+from l2m_ros.workshop.gaussians.captures import Capture, load_captures
+from l2m_ros.workshop.gaussians.check import _chained, check_scene, symmetric_epipolar
 from l2m_ros.workshop.gaussians.cpu import CpuRasterizer
 from l2m_ros.workshop.gaussians.density import grown, pruned
 from l2m_ros.workshop.gaussians.fit import FitOptions
@@ -124,7 +124,7 @@ def test_check_has_its_keys_and_exact_depth_wins(folder, built, capsys):
     assert cli.main(["splat", "check", str(out), "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
     ways = ["alpha", "dominant", "plane", "plane_regularised"]
-    for key in ("epipolar", "depth"):
+    for key in ("epipolar", "cycle", "depth"):
         assert list(figures[key]) == ways
         assert all(value > 0 for value in figures[key].values())
     assert figures["truth"] == "depth"
@@ -224,6 +224,20 @@ def test_epipolar_error_is_that_of_the_closed_form():
     assert symmetric_epipolar(ray, off, a, view(other))[0] == pytest.approx(2 * 0.02**2)
 
 
+def test_cameras_on_a_line_hide_wrong_depth_from_the_epipolar_error_not_from_the_cycle_error():
+    """A wall at 3; the middle one of three cameras beside one another takes it for 1 % farther."""
+    poses = [np.eye(4) for _ in range(3)]
+    for i, pose in enumerate(poses):
+        pose[0, 3] = 0.3 * i
+    a, middle, c = (Capture("", np.zeros(0), view(pose), None) for pose in poses)
+    wall = np.full((HEIGHT, WIDTH), 3.0)
+    depths = [1.01 * wall, wall, wall]
+    to_middle = label_between(wall, a.view, 1.01 * wall, middle.view)
+    epipolar, cycle = _chained(to_middle, depths, 0, a, middle, c)
+    assert len(cycle) > 1000 and epipolar.max() < 1e-18
+    assert np.allclose(cycle, (0.3 * (1 / 3 - 1 / 3.03)) ** 2)
+
+
 def test_normals_of_depth_are_those_of_the_planes():
     from l2m_ros.geometry.camera import rays
 
@@ -265,7 +279,6 @@ def test_growing_and_pruning_keep_what_they_should():
 
 
 def points_from_depth_of_box():
-    from l2m_ros.workshop.gaussians.captures import Capture
 
     pose = looking(4)
     depth, points = box_depth(pose)

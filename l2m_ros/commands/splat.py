@@ -190,10 +190,12 @@ def _print_check(scene: Path, figures: dict[str, Any]) -> None:
 
     print(f"{scene}: {figures['gaussians']} Gaussians, {figures['held_out']} held-out views, "
           f"depth compared with: {figures['truth']}")  # fmt: skip
-    print(f"{'depth from':<20}{'epipolar':>12}{'depth':>10}{'median':>10}{'labelled':>10}")
+    names = "".join(f"{n:>{w}}" for n, w in (("epipolar", 12), ("cycle", 12), ("depth", 10)))
+    print(f"{'depth from':<20}{names}{'median':>10}{'labelled':>10}")
     for way, epipolar in figures["epipolar"].items():
         print(
-            f"{way:<20}{written(epipolar, '.2e'):>12}{written(figures['depth'][way], '.4f'):>10}"
+            f"{way:<20}{written(epipolar, '.2e'):>12}{written(figures['cycle'][way], '.2e'):>12}"
+            f"{written(figures['depth'][way], '.4f'):>10}"
             f"{written(figures['depth_median'][way], '.4f'):>10}{figures['labelled'][way]:>10.0%}"
         )
     print(

@@ -14,6 +14,10 @@ into c. Where the depths of a and b disagree, c is missed. It is the symmetric s
 in normalised coordinates, d^2 (1 / (l1^2 + l2^2) + 1 / (l1'^2 + l2'^2)), as matchers report it.
 b is a held-out view; a and c see the same place from about a quarter of its distance aside.
 
+Cameras on one line see nothing of that: all points of a chain lie in one plane through the line,
+and so on the epipolar line, however wrong the depths. The cycle error sees it: the squared
+distance, in normalised coordinates of c, between the end of the chain and a's own label in c.
+
 The depth error is |d / d* - 1| over the labelled pixels of held-out views. d* is known depth, or
 else the depth of SIFT matches of the full images, triangulated with the known poses, that two
 pairs of views at least agree on within 0.5 %; with neither it is None.
@@ -61,6 +65,7 @@ class CheckReport:
     """Means over all labels; None where there is nothing to compare with."""
 
     epipolar: dict[str, float | None] = field(default_factory=dict)
+    cycle: dict[str, float | None] = field(default_factory=dict)
     depth: dict[str, float | None] = field(default_factory=dict)
     depth_median: dict[str, float | None] = field(default_factory=dict)
     labelled: dict[str, float] = field(default_factory=dict)  # share of pixels
@@ -94,6 +99,7 @@ def check_scene(
             bar.update(1, capture.name)
     for way, tally in tallies.items():
         report.epipolar[way] = _mean(tally.epipolar)
+        report.cycle[way] = _mean(tally.cycle)
         report.depth[way] = _mean(tally.depth)
         report.depth_median[way] = _mean(tally.depth, np.median)
         report.labelled[way] = float(np.mean(tally.share)) if tally.share else 0.0
@@ -149,6 +155,7 @@ class _Tally:
 
     def __init__(self) -> None:
         self.epipolar: list[FloatArray] = []
+        self.cycle: list[FloatArray] = []
         self.depth: list[FloatArray] = []
         self.share: list[float] = []
 
@@ -166,7 +173,9 @@ class _Tally:
             to_middle = label_between(depths[i + 1], a.view, depths[0], middle.view)
             for j, c in enumerate(around):
                 if i != j:
-                    self.epipolar.append(_chained(to_middle, depths, i, a, middle, c))
+                    epipolar, cycle = _chained(to_middle, depths, i, a, middle, c)
+                    self.epipolar.append(epipolar)
+                    self.cycle.append(cycle)
         self.share.append(float(labelled.mean()))
         if truth is not None:
             near = np.clip(truth.px.round().astype(int), 0, np.array(middle.view.size) - 1)
@@ -177,21 +186,32 @@ class _Tally:
 
 def _chained(
     to_middle: Any, depths: list[FloatArray], i: int, a: Capture, middle: Capture, c: Capture
-) -> FloatArray:
-    """Epipolar errors between a and c of labels that go by way of the middle view."""
+) -> tuple[FloatArray, FloatArray]:
+    """Of labels from a to c by way of the middle view: epipolar errors, and squared distances from
+    the labels that go straight."""
     rows, columns = np.nonzero(to_middle.visible)
     through = to_middle.warp_px[rows, columns].astype(np.float64)
     depth = depth_at(depths[0], through)
     known = depth > 0
     start = np.stack([columns, rows], axis=1)[known].astype(np.float64)
-    points = unproject(middle.view.camera, through[known]) * depth[known][:, None]
-    c_from_middle = c.view.camera_from_world @ middle.view.world_from_camera
-    in_c = points @ c_from_middle[:3, :3].T + c_from_middle[:3, 3]
-    front = in_c[:, 2] > 1e-6
-    end = in_c[front, :2] / in_c[front, 2:]
-    inside = (np.abs(end) < 2.0).all(axis=1)  # within any usual field of view
-    ray = unproject(a.view.camera, start[front][inside])
-    return symmetric_epipolar(ray, np.c_[end[inside], np.ones(inside.sum())], a.view, c.view)
+    ray = unproject(a.view.camera, start)
+    own = depths[i + 1][rows[known], columns[known]]
+    end, front = _seen_from(c, middle, unproject(middle.view.camera, through[known]), depth[known])
+    straight, front_too = _seen_from(c, a, ray, own)
+    sound = front & front_too & (np.abs(end) < 2.0).all(axis=1)  # within any usual field of view
+    chained = np.c_[end[sound], np.ones(sound.sum())]
+    cycle = ((end[sound] - straight[sound]) ** 2).sum(axis=1)
+    return symmetric_epipolar(ray[sound], chained, a.view, c.view), cycle
+
+
+def _seen_from(
+    c: Capture, other: Capture, rays: FloatArray, depth: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """(N, 2) normalised coordinates in c of points of another view; (N,) those in front of c."""
+    c_from_other = c.view.camera_from_world @ other.view.world_from_camera
+    points = (rays * depth[:, None]) @ c_from_other[:3, :3].T + c_from_other[:3, 3]
+    front = points[:, 2] > 1e-6
+    return points[:, :2] / np.where(front, points[:, 2], 1.0)[:, None], front
 
 
 def symmetric_epipolar(
