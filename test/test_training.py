@@ -510,6 +510,14 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch) -> None:
     monkeypatch.setattr(torch.distributed, "get_rank", lambda: 7)
     assert Processes.join("cuda").rank == 7
     assert chosen == ["cuda:3"] and local_device("cpu") == "cpu"
+    from l2m_ros.commands.train import _check_device
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    _check_device("cuda")  # pairs that are made on the device are made on this one
+    assert chosen == ["cuda:3"] * 2
+    monkeypatch.delenv("LOCAL_RANK")
+    _check_device("cuda")  # without torchrun there is nothing to choose, and torch takes no "cuda"
+    assert chosen == ["cuda:3"] * 2
 
 
 # --- learning ---------------------------------------------------------------------------------

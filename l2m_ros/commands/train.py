@@ -169,10 +169,14 @@ def settings_of(path: Path) -> dict[str, Any]:
 
 
 def _check_device(device: str) -> None:
+    """Refuse a GPU that is not there; take this process' own before anything is put on it."""
     import torch
+
+    from l2m_ros.workshop.training.processes import take_device
 
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise InvalidInput(f"device {device}: this torch sees no GPU; use --device cpu")
+    take_device(device)
 
 
 def _pairs(

@@ -23,8 +23,7 @@ class Processes:
         count = int(os.environ.get("WORLD_SIZE", "1"))
         if count == 1:
             return cls()
-        if device.startswith("cuda"):
-            torch.cuda.set_device(local_device(device))
+        take_device(device)
         if not dist.is_initialized():
             dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
         return cls(dist.get_rank(), count)
@@ -104,3 +103,10 @@ def local_device(device: str) -> str:
     if not device.startswith("cuda") or rank is None:
         return device
     return f"cuda:{int(rank)}"
+
+
+def take_device(device: str) -> None:
+    """Make the process' own GPU the current one, where there is a choice: "cuda" then means it."""
+    own = local_device(device)
+    if own.startswith("cuda:"):
+        torch.cuda.set_device(own)
