@@ -7,6 +7,7 @@ rgbd      OpenCV's RGB-D odometry (photometric), where the module is there: open
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -30,6 +31,7 @@ def references() -> dict[str, Step]:
     return found
 
 
+@lru_cache(maxsize=2)
 def depth_of(frame: Frame) -> FloatArray | None:
     if frame.depth is not None or frame.right_rgb is None:
         return frame.depth
@@ -41,8 +43,7 @@ def sift_pnp(before: Frame, now: Frame) -> FloatArray | None:
     depth = depth_of(before)
     if depth is None:
         return None
-    sift = cv2.SIFT_create(2000)
-    (a, words_a), (b, words_b) = (sift.detectAndCompute(_grey(f), None) for f in (before, now))
+    (a, words_a), (b, words_b) = _keypoints(before), _keypoints(now)
     if words_a is None or words_b is None or min(len(a), len(b)) < 2:
         return None
     pairs = cv2.BFMatcher().knnMatch(words_b, words_a, k=2)
@@ -67,6 +68,11 @@ def sift_pnp(before: Frame, now: Frame) -> FloatArray | None:
     turn, shift = cv2.solvePnPRefineLM(X[chosen], x[chosen], now.camera.K, None, turn, shift)
     now_from_before = se3.transform(cv2.Rodrigues(turn)[0], shift[:, 0])
     return _plausible(se3.inverse(now_from_before))
+
+
+@lru_cache(maxsize=2)
+def _keypoints(frame: Frame) -> tuple[list, np.ndarray | None]:
+    return cv2.SIFT_create(2000).detectAndCompute(_grey(frame), None)
 
 
 def rgbd(before: Frame, now: Frame) -> FloatArray | None:
