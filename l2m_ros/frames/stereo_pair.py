@@ -65,15 +65,12 @@ class StereoPairs:
     def _pair(self, left: Any, right: Any) -> StereoPair:
         infos = left, right
         right_from_left = read_right_from_camera(right, left)
-        cameras = [read_camera(info, rectified=True) for info in infos]
-        _check_cameras(*cameras)
+        first, second = (read_camera(info, rectified=True) for info in infos)
+        _check_cameras(first, second)
         if all(is_rectified(self._setting, info, self._topic) for info in infos):
-            return StereoPair(*cameras, right_from_left)
-        first, second = (
-            _raw(info, name, ideal)
-            for info, name, ideal in zip(infos, (LEFT, RIGHT), cameras, strict=True)
-        )
-        return StereoPair(*cameras, right_from_left, (first, second))
+            return StereoPair(first, second, right_from_left)
+        raw = _raw(left, LEFT, first), _raw(right, RIGHT, second)
+        return StereoPair(first, second, right_from_left, raw)
 
 
 def _check_cameras(left: Camera, right: Camera) -> None:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from l2m_ros.geometry.camera import pixels_of
+from l2m_ros.geometry.camera import pixels_of, rays
 from l2m_ros.geometry.lens import distort
 from l2m_ros.types import ByteArray, Camera, FloatArray, Frame
 
@@ -40,8 +40,6 @@ class RectifiedPair:
         if self.unrectified is None:
             return depth_m, values
         camera, R, rectified = self.unrectified
-        from l2m_ros.geometry.camera import rays
-
         ray = rays(camera) @ R.T  # (H, W, 3)
         place = pixels_of(rectified, (ray[..., :2] / ray[..., 2:]).reshape(-1, 2))
         place = np.where(np.isfinite(place), place, NOWHERE).astype(np.float32)
@@ -95,13 +93,11 @@ def _rectified(
     ideal = left_camera.pinhole()
     maps = rectifying_maps(left_camera, left_turn, ideal)
     others = rectifying_maps(right_camera, left_turn @ R.T, ideal)
-    images = (
-        cv2.remap(image, *each, cv2.INTER_LINEAR) for image, each in ((left, maps), (right, others))
-    )
+    left = cv2.remap(left, *maps, cv2.INTER_LINEAR)
+    right = cv2.remap(right, *others, cv2.INTER_LINEAR)
     baseline_m = float(np.linalg.norm(centre))
-    return RectifiedPair(
-        *images, float(ideal.K[0, 0]), baseline_m, 0.0, (left_camera, left_turn, ideal)
-    )
+    unrectified = left_camera, left_turn, ideal
+    return RectifiedPair(left, right, float(ideal.K[0, 0]), baseline_m, 0.0, unrectified)
 
 
 def axes_along(baseline: FloatArray, forward: FloatArray) -> FloatArray:

@@ -146,12 +146,12 @@ def stereo_depth(request: ScaleRequest) -> Depths | None:
     pixels = request.matches.keyframe_px
     surface = sample_surface(evidence.stereo_depth, pixels, noise)
     # Neighbouring disparities come from shared pixels: interpolation averages nothing out.
-    ratio = np.full(len(pixels), request.stereo_noise)
+    ratio: FloatArray = np.full(len(pixels), request.stereo_noise)
     if evidence.stereo_sigma_px is not None:
         ratio *= _nearest(evidence.stereo_sigma_px, pixels) / DISPARITY_SIGMA_PX
     return Depths(
         surface.z_m,
-        ratio**2,
+        ratio * ratio,
         *_unknown(len(pixels)),
         noise,
         surface.slope,

@@ -86,7 +86,7 @@ def _searched(pair: RectifiedPair) -> F32:
     )
     least = int(np.floor(pair.infinity_px / shrink))
     count = (size[0] // 8 + 15) & -16  # as OpenCV's stereo_match chooses it
-    matcher = cv2.StereoSGBM_create(
+    matcher = cv2.StereoSGBM.create(
         minDisparity=least,
         numDisparities=count,
         blockSize=BLOCK,

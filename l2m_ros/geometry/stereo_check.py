@@ -70,7 +70,7 @@ def check_pair(pair: RectifiedPair) -> PairCheck:
 
 def _differences(left: ByteArray, right: ByteArray) -> FloatArray:
     """(N, 2): left less right pixel of corners that chose each other."""
-    orb = cv2.ORB_create(CORNERS, nlevels=1, fastThreshold=10)
+    orb = cv2.ORB.create(CORNERS, nlevels=1, fastThreshold=10)
     (a, words_a), (b, words_b) = (orb.detectAndCompute(image, None) for image in (left, right))
     if words_a is None or words_b is None:
         return np.zeros((0, 2))
