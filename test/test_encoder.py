@@ -31,6 +31,7 @@ from l2m_ros.workshop.gaussians.rendering import render
 from l2m_ros.workshop.lifting.motion import centred
 from l2m_ros.workshop.lifting.views import Relief
 from l2m_ros.workshop.lifting.views import render as render_mesh
+from l2m_ros.workshop.training import curves
 
 SIZE = (96, 64)
 SMALL = ViewOptions(width=96, height=64)
@@ -208,7 +209,10 @@ def _interrupted(lift, after):
     return lifted_or_stop
 
 
-def test_an_encoder_comes_nearer_to_its_features_in_space_and_resumes_exactly(tmp_path):
+def test_an_encoder_comes_nearer_to_its_features_in_space_and_resumes_exactly(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(curves, "draw", lambda folder: None)
     whole, batches = stage(tmp_path, "whole", 8)
     held = batches.one(100)  # views that no step has seen
 

@@ -72,20 +72,24 @@ def run_encoder(args: argparse.Namespace) -> int:
     options = _options(args, encoder, material)
     changes = _changes(material, encoder)
 
-    def figures(model: nn.Module) -> dict[str, float]:
-        return _figures(lambda rgb: features_of(model, rgb), changes)  # type: ignore[arg-type]
+    measured: list[dict[str, float]] = []
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        found = _figures(lambda rgb: features_of(model, rgb), changes)  # type: ignore[arg-type]
+        measured.append(found)
+        return found
 
     encoder.to(options.loop.device)
-    before = figures(encoder)
+    before = validate(encoder)
     sky = no_sky if material.indoors else sky_by_rule
     batches = FeatureLifting(
         material.photographs, encoder, load_rasterizer("cpu"), options, material.depth, sky
     )
-    run = train_encoder(options, encoder, batches, folder, figures)
+    run = train_encoder(options, encoder, batches, folder, validate)  # the last thing it does
     for name, reason in batches.skipped.items():
         _say(f"left out: {name}: {reason}")
     if run.processes.leads:
-        path = _write(folder, args.model, encoder, options, before, figures(encoder))
+        path = _write(folder, args.model, encoder, options, before, measured[-1])
         print(path)
     return 0
 
