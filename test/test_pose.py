@@ -127,6 +127,20 @@ def test_odometry_without_parallax_is_not_published_as_a_pose():
     assert "no parallax" in pose.why_not_metric
 
 
+def test_a_direction_that_hardly_shows_leaves_no_length_to_odometry(monkeypatch):
+    """A plane's second motion, 60 degrees off, was once scaled to a fifth of the way."""
+    t = trial(BLIND, 0)
+    evidence = ScaleEvidence(
+        odometry=t.keyframe_from_camera, odometry_covariance=np.eye(6) * 0.002**2
+    )
+    assert isinstance(estimate_pose(t.matches, t.query, t.keyframe, EXACT, evidence), MetricPose)
+    place = "l2m_ros.geometry.metric_pose.direction_covariance"
+    monkeypatch.setattr(place, lambda *_: np.eye(6) * 0.5**2)
+    pose = estimate_pose(t.matches, t.query, t.keyframe, EXACT, evidence)
+    assert isinstance(pose, RelativePose)
+    assert "too little parallax" in pose.why_not_metric
+
+
 @pytest.mark.parametrize("motion", [BLIND.motion, TURN], ids=["parallax", "turn"])
 def test_mono_depth_with_its_bias(motion):
     """10 % too far and shifted by 10 cm: the shift is estimated, the scale is admitted."""

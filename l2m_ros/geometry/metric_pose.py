@@ -26,6 +26,9 @@ from l2m_ros.types import FloatArray, Lost, LostReason, MetricPose
 
 FRAME_DEPTH = "depth"  # of `SCALE_SOURCES`: another sensor than the camera
 ACROSS = 3.0  # lengths: a prior on the length alone says nothing across the direction
+# A direction that is known worse than this leaves the translation to the prior; twice a wrong one,
+# 60 degrees off at 30 degrees claimed, was scaled to a fifth of its length.
+MAX_VAGUE_RAD = 0.3
 CHI2_99_3 = 11.34  # 99 % of chi-square with three degrees of freedom
 
 
@@ -185,6 +188,14 @@ def _from_prior(problem: PoseProblem, prior: TranslationPrior, source: str) -> M
     poses = [view.fit.pose] if view.other is None else [view.fit.pose, view.other]
     common = problem.common(view.fit.pose)
     vague = direction_covariance(view.fit, problem.pairs.query, None, common)[:3, :3]
+    sigma_rad = float(np.sqrt(np.linalg.eigvalsh(vague)[-1]))
+    if sigma_rad > MAX_VAGUE_RAD:
+        return Lost(
+            LostReason.NO_SCALE,
+            f"too little parallax: the matches show the direction to {np.degrees(sigma_rad):.0f} "
+            f"degrees only, {source}'s translation would be its own; it takes motion across the "
+            "view",
+        )
     scaled = (_scaled_direction(T, prior, vague) for T in poses)
     T, length, misfit = min(scaled, key=lambda x: x[2])
     direction = T[:3, 3]

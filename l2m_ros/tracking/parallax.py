@@ -4,7 +4,7 @@ Where odometry is the only source of metres, a view without parallax says nothin
 a motion: the translation would be the wheels' alone and is not published as ours. Once the depth of
 a keyframe's scene is known, from an earlier motion, both can be checked:
 
-    no parallax        the camera stands, within the parallax that passes for none times the depth
+    hardly any         the camera stands, within the parallax that there is times the depth
     parallax           the length that odometry gives must give the scene the depth that it had
 """
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from l2m_ros.geometry import se3
 from l2m_ros.geometry.camera import unproject
+from l2m_ros.geometry.metric_pose import MAX_VAGUE_RAD
 from l2m_ros.geometry.rays import focal_px
 from l2m_ros.tracking.keyframes import Keyframe, parallax_rad
 from l2m_ros.tracking.scale_evidence import triangulate
@@ -98,7 +99,7 @@ def check(
     if scene is None or odometry_m is None:
         return Verdict(outcome)
     if isinstance(outcome, RelativePose):
-        if outcome.kind != "rotation":
+        if outcome.kind != "rotation" and not _vague(outcome):
             return Verdict(outcome)
         return _standing(keyframe, query, pairs, outcome, scene, odometry_m)
     if outcome.scale_source != SOURCE:
@@ -131,7 +132,7 @@ def _standing(
     odometry_m: FloatArray,
 ) -> Verdict:
     """The camera stands or turns: its translation is zero, as far as parallax would show."""
-    T = outcome.keyframe_from_camera
+    T = se3.transform(outcome.keyframe_from_camera[:3, :3], np.zeros(3))
     inliers = pairs.select(outcome.inliers)
     angle = max(_parallax_rad(keyframe, query, inliers, T), UNSEEN_PX / focal_px(query.camera))
     sigma_m = angle * scene.far_m * (1 + scene.sigma)
@@ -144,6 +145,13 @@ def _standing(
     if moved_m > SIGMAS * ALONG_VIEW * sigma_m:
         words = f"odometry says {moved_m:.2f} m but the image shows no motion: {REMEDY}"
     return Verdict(MetricPose(T, P, outcome.inliers, SOURCE), words)
+
+
+def _vague(outcome: RelativePose) -> bool:
+    """Whether there is so little parallax that the matches do not show which way it went."""
+    if outcome.covariance is None:
+        return False
+    return float(np.linalg.eigvalsh(outcome.covariance[:3, :3])[-1]) > MAX_VAGUE_RAD**2
 
 
 def depth_in_query(

@@ -26,7 +26,7 @@ from l2m_ros.tracking.result import Outcome
 from l2m_ros.tracking.scale_evidence import scale_evidence
 from l2m_ros.tracking.torn import Rows, torn
 from l2m_ros.tracking.trust import contradicted_content, contradicted_scale
-from l2m_ros.types import Correspondences, Frame, Lost, MetricPose
+from l2m_ros.types import Correspondences, Frame, Lost, MetricPose, RelativePose
 
 DEPTH = "depth"  # the frames' own, of `SCALE_SOURCES`
 Remarks = dict[str, str | None]  # by what they are about; None: all is well with it
@@ -81,8 +81,7 @@ class PoseChecks:
         outcome, slip = self._against_parallax(seen, step, outcome, options)
         remarks = {"odometry": slip, "odometry covariance": step.modelled if step else None}
         if not isinstance(outcome, Lost) and seen.repeated_rows is not None:
-            support = self.options.trust.min_support
-            outcome = torn(outcome, seen.pairs, seen.repeated_rows, support) or outcome
+            outcome = self._torn(seen, outcome, seen.repeated_rows, step, options) or outcome
         if isinstance(outcome, MetricPose):
             against = self._against_scale(outcome)
             if against is not None:
@@ -97,6 +96,19 @@ class PoseChecks:
             unseen_s = (seen.frame.stamp_ns - before.stamp_ns) * 1e-9
             outcome = looks_alike(outcome, step, unseen_s) or outcome
         return outcome, remarks
+
+    def _torn(
+        self,
+        seen: MatchedFrame,
+        outcome: MetricPose | RelativePose,
+        rows: Rows,
+        step: OdometryStep | None,
+        options: PoseOptions,
+    ) -> Lost | None:
+        def posed(pairs: Correspondences) -> Outcome:
+            return self._estimated(replace(seen, pairs=pairs), step, options)
+
+        return torn(outcome, seen.pairs, rows, self.options.trust.min_support, posed)
 
     def _against_scale(self, pose: MetricPose) -> Lost | None:
         trust = self.options.trust
