@@ -26,6 +26,9 @@ class ShapedFeatures(Features):
     """Features by graphs of another shape than the card's own."""
 
     __slots__ = ("inner", "rgb", "shape")
+    inner: Features
+    rgb: ByteArray
+    shape: Size
 
     def __init__(self, inner: Features, shape: Size, rgb: ByteArray) -> None:
         super().__init__(inner.model, inner.image_size, inner.data)
@@ -36,6 +39,9 @@ class ShapedReference(Reference):
     """The same, of a keyframe."""
 
     __slots__ = ("inner", "rgb", "shape")
+    inner: Reference
+    rgb: ByteArray
+    shape: Size
 
     def __init__(self, inner: Reference, shape: Size, rgb: ByteArray) -> None:
         super().__init__(inner.model, inner.image_size, inner.data)
@@ -71,7 +77,7 @@ class ShapedMatcher:
         check_owner(reference, self.name)
         one, other = self._matcher_of(query), self._matcher_of(reference)
         if one is other:
-            return one.match(_inner(query), _inner(reference))
+            return one.match(_inner(query), _inner_reference(reference))
         query = query if one is self.own else self.own.encode(_picture(query))
         if other is not self.own:
             reference = self.own.reference(self.own.encode(_picture(reference)))
@@ -101,12 +107,16 @@ def _upright(size: Size) -> bool:
 
 
 def _inner(features: Features) -> Features:
-    return features.inner if is_shaped(features) else features  # type: ignore[attr-defined, no-any-return]
+    return features.inner if isinstance(features, ShapedFeatures) else features
+
+
+def _inner_reference(reference: Reference) -> Reference:
+    return reference.inner if isinstance(reference, ShapedReference) else reference
 
 
 def _picture(features: Features) -> ByteArray:
-    if is_shaped(features):
-        return features.rgb  # type: ignore[attr-defined, no-any-return]
+    if isinstance(features, ShapedFeatures | ShapedReference):
+        return features.rgb
     raise InvalidInput(
         f"the two images have other shapes ({features.image_size[0]}x{features.image_size[1]} is "
         "one), and these stored features are of graphs of one shape: encode the image again"
