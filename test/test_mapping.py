@@ -156,7 +156,7 @@ def test_turned_frame_is_what_the_turned_camera_would_see():
 
 
 def test_image_found_only_turned_has_the_pose_of_the_image_as_it_came(store, matcher, monkeypatch):
-    options = RelocalizerOptions(turns_deg=(25.0,), turned_similarity=0.0)
+    options = RelocalizerOptions(turns_deg=(25.0,))
     relocalizer = Relocalizer(Places(store, matcher), options)
     anywhere = relocalizer._anywhere
     upright = lambda query: np.array_equal(query.camera_from_frame, np.eye(4))  # noqa: E731

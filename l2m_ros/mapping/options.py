@@ -41,7 +41,6 @@ class RelocalizerOptions:
     tries: int = 8  # of them and of their neighbours that are matched, at most
     blind_tries: int = 5  # at most where none of them sees the place
     turns_deg: tuple[float, ...] = (30.0, -30.0)  # of an image that was not found upright
-    turned_similarity: float = 1.15  # of the upright image's: a turn that looks no better is none
     agreeing: int = 3  # enough; two are the least ...
     strong: float = 0.3  # ... and enough where either has this share of inliers times coverage
     rival_similarity: float = 0.7  # of the best one's: another place this similar is tried too

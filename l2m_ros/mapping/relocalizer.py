@@ -73,22 +73,21 @@ class Relocalizer:
         outcome = self._anywhere(query, times)
         if isinstance(outcome, Localized) or outcome.reason is LostReason.AMBIGUOUS:
             return outcome
-        turned = self._turned(query, times)
-        again = None if turned is None else self._anywhere(turned, times)
-        return again if isinstance(again, Localized) else outcome
+        for turned in self._turned(query, times):
+            again = self._anywhere(turned, times)
+            if isinstance(again, Localized):
+                return again
+        return outcome
 
-    def _turned(self, upright: Query, times: StageTimes) -> Query | None:
-        """The image turned so that it looks most like a keyframe, if more so than upright."""
-        best = None
-        least = self.options.turned_similarity * _similarity(upright)
+    def _turned(self, upright: Query, times: StageTimes) -> list[Query]:
+        """The image turned to either side, the one that looks more like a keyframe first."""
+        queries = []
         for degrees in self.options.turns_deg if upright.nearest else ():
             frame, camera_from_turned = rolled(upright.frame, np.radians(degrees))
             with times.stage("encode"):
                 features = self.places.matcher.encode(frame.rgb)
-            query = self._retrieved(Query(frame, features, camera_from_turned), times)
-            if _similarity(query) > least:
-                best, least = query, _similarity(query)
-        return best
+            queries.append(self._retrieved(Query(frame, features, camera_from_turned), times))
+        return sorted(queries, key=lambda query: -_similarity(query))
 
     def _retrieved(self, query: Query, times: StageTimes) -> Query:
         with times.stage("retrieve"):
