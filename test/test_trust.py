@@ -237,6 +237,7 @@ def posed_with(check):
         (DepthCheck(checked=5), DepthVerdict.SILENT),
         (replace(GOOD, left_over=8.0), DepthVerdict.CONTRADICTED),  # explains too little
         (replace(GOOD, misfit=9.0), DepthVerdict.CONTRADICTED),  # ranges do not fit
+        (replace(STILL, misfit=1.2), DepthVerdict.CONTRADICTED),  # ranges, without parallax
         (replace(STILL, left_over=0.9), DepthVerdict.CONTRADICTED),  # worse than no translation
     ],
 )

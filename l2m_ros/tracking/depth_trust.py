@@ -25,6 +25,7 @@ PARALLAX = 2.0  # squared, over what noise explains: less shows nothing
 EXPLAINED = 1.0  # what depth leaves over, where that is all noise
 # With the right depth a camera that stands leaves over what a rotation does, 1.2 times at most.
 WORSE_THAN_NONE, SLACK = 2.0, 0.1
+STILL_MISFIT = 0.8  # without parallax right depth of real cameras is at 0.7 and less
 
 
 class DepthVerdict(enum.Enum):
@@ -40,9 +41,16 @@ def judge(check: DepthCheck | None, options: TrustOptions) -> DepthVerdict:
         max(EXPLAINED, options.max_depth_unexplained * check.rotation_only),
         WORSE_THAN_NONE * check.rotation_only + SLACK,
     )
-    if check.misfit > options.max_depth_misfit or check.left_over > left_over_bound:
+    if check.misfit > _misfit_bound(check, options) or check.left_over > left_over_bound:
         return DepthVerdict.CONTRADICTED
     return DepthVerdict.CONFIRMED if check.rotation_only > PARALLAX else DepthVerdict.SILENT
+
+
+def _misfit_bound(check: DepthCheck, options: TrustOptions) -> float:
+    """Edges and holes misfit by parallax; where there is none, only ranges are left to misfit."""
+    if check.rotation_only > PARALLAX:
+        return options.max_depth_misfit
+    return min(options.max_depth_misfit, check.left_over + STILL_MISFIT)
 
 
 class DepthTrust:
@@ -82,11 +90,12 @@ class DepthTrust:
 
 
 def _words(check: DepthCheck, options: TrustOptions) -> str:
-    if check.misfit > options.max_depth_misfit:
+    bound = _misfit_bound(check, options)
+    if check.misfit > bound:
         return (
             f"depth fit: the median of {check.checked} matches lies {check.misfit:.1f} times as "
             f"far (squared) from where depth puts it as twice its noise allows "
-            f"(tracking.max_depth_misfit is {options.max_depth_misfit:g})"
+            f"({bound:.1f} is the most, tracking.max_depth_misfit {options.max_depth_misfit:g})"
         )
     return (
         f"depth fit: depth leaves {check.left_over / check.rotation_only:.2f} of the squared "

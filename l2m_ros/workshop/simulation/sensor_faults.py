@@ -289,7 +289,7 @@ def _lookalike(shots: Shots, rng: np.random.Generator) -> Shots:
     for shot in shots:
         phase_s = shot.time_s % 7.0
         shift_m = LOOKALIKE_M * float((shot.time_s + 2.0) // 7.0)
-        if phase_s > 5.0:
+        if phase_s > 4.95:  # a frame at the very moment would show the next stretch already
             continue  # on the way, no images
         moved = np.eye(4)
         moved[0, 3] = shift_m
