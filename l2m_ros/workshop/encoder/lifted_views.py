@@ -34,6 +34,7 @@ class ViewOptions:
     height: int = 192
     gathered: int = 3  # views whose features the Gaussians are fitted to
     new: int = 2  # views that nothing was fitted to
+    moved_weight: float = 1.0  # of gathered views that have moved, beside the unmoved one's 1
     effects: float = 0.5  # share of the views that the student sees through another camera
     field_of_view_deg: tuple[float, float] = (45.0, 80.0)  # of the photograph's longer side
     motion: MotionRange = field(
@@ -43,6 +44,8 @@ class ViewOptions:
     )
 
     def __post_init__(self) -> None:
+        if not 0.0 <= self.moved_weight <= 1.0:
+            raise InvalidInput(f"moved_weight must lie in [0, 1], got {self.moved_weight}")
         if self.gathered < 2 or self.new < 0:
             raise InvalidInput(
                 f"features are gathered from 2 views at least, got {self.gathered} and {self.new}"

@@ -144,10 +144,13 @@ class FeatureLifting(Schedule):
         seen = torch.stack([torch.from_numpy(view.seen)[None].float() for view in made.views])
         seen = F.adaptive_avg_pool2d(seen, cells)
         cameras = [view.camera for view in made.views]
+        # The first camera only turned: what it sees is the photograph, not a surface's warp.
+        trust = torch.full((len(gathered), 1, 1, 1), options.views.moved_weight)
+        trust[0] = 1.0
         with torch.enable_grad():
             scene = fit_field(
                 self.rasterizer, surfels(made.relief, made.rgb, options.block_px),
-                cameras[: len(gathered)], features, seen[: len(gathered)],
+                cameras[: len(gathered)], features, trust * seen[: len(gathered)],
                 dimensions=options.dimensions, steps=options.fit_steps,
             )  # fmt: skip
         targets, alpha = scene.rendered(self.rasterizer, cameras, cells)
