@@ -164,7 +164,7 @@ def _rendered() -> Material:
             )  # fmt: skip
             for index, one in enumerate(track(simulate(options), f"rendering {scene}", count)):
                 name = f"{scene}-{seed}-{index}"
-                depths[name] = one.frame.depth_m
+                depths[name] = one.frame.depth
                 sets[chosen].append(Photograph(name, one.frame.rgb))
     return Material(*sets, KnownDepth(depths), indoors=True, field_of_view_deg=(HFOV_DEG,) * 2)
 
