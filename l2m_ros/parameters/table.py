@@ -193,7 +193,7 @@ _TRACKING = [
               high=1e9),
     Parameter("tracking.depth_distrusted_after", TRACKER.trust.depth_distrusted_after, "depth "
               "that so many of the last ten frames with parallax contradicted is not believed in "
-              "the others either", "frame", low=1, high=11),
+              "frames without parallax", "frame", low=1, high=11),
     Parameter("tracking.max_sigma_m", float(_GATES.max_sigma_m), "a pose whose position is less "
               "certain is not published, metres", "frame", low=1e-4, high=1000.0),
     Parameter("tracking.max_sigma_rad", float(_GATES.max_sigma_rad), "a pose whose rotation is "

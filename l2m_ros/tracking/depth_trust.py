@@ -6,7 +6,8 @@
     silent         no parallax: any depth would do, and a pose says little of translation
 
 A stream of depth that was contradicted in several of the last frames is not believed where nothing
-checks it, nor where it happens to fit: a wrong depth fits by chance now and then.
+checks it. Wrong matches contradict a right depth too, of a camera that is lost: what is confirmed
+is believed whatever was before.
 
 A common factor on all depths is not seen: translation grows with it and every ratio stays. Only
 odometry could tell; `pose.depth_scale_sigma` admits what calibration leaves.
@@ -20,6 +21,7 @@ from collections import deque
 from l2m_ros.tracking.trust import TrustOptions
 from l2m_ros.types import DepthCheck, Lost, LostReason, MetricPose
 
+CLEARED_AFTER = 2  # confirmations in a row
 REMEMBERED = 10  # verdicts of frames that could be checked
 PARALLAX = 2.0  # squared, over what noise explains: less shows nothing
 EXPLAINED = 1.0  # what depth leaves over, where that is all noise
@@ -54,7 +56,7 @@ def _misfit_bound(check: DepthCheck, options: TrustOptions) -> float:
 
 
 class DepthTrust:
-    """Remembers the last verdicts."""
+    """Remembers the last verdicts, until two confirmations in a row clear them."""
 
     def __init__(self) -> None:
         self._contradicted: deque[bool] = deque(maxlen=REMEMBERED)
@@ -69,12 +71,11 @@ class DepthTrust:
 
         contradicted: by another check, which counts for the reputation.
         """
-        verdict = judge(pose.depth_check, options)
-        if contradicted:
-            self._contradicted.append(True)
-            return None
+        verdict = DepthVerdict.CONTRADICTED if contradicted else judge(pose.depth_check, options)
         if verdict is not DepthVerdict.SILENT:
-            self._contradicted.append(verdict is DepthVerdict.CONTRADICTED)
+            self._remember(verdict)
+        if verdict is DepthVerdict.CONFIRMED or contradicted:
+            return None
         if verdict is DepthVerdict.CONTRADICTED:
             assert pose.depth_check is not None
             return Lost(LostReason.CONTRADICTED, _words(pose.depth_check, options))
@@ -85,8 +86,13 @@ class DepthTrust:
             LostReason.CONTRADICTED,
             f"depth reputation: {count} of the last {len(self._contradicted)} frames with parallax "
             f"contradicted the depth (tracking.depth_distrusted_after is "
-            f"{options.depth_distrusted_after})",
+            f"{options.depth_distrusted_after}), and this one shows none to check it by",
         )
+
+    def _remember(self, verdict: DepthVerdict) -> None:
+        self._contradicted.append(verdict is DepthVerdict.CONTRADICTED)
+        if list(self._contradicted)[-CLEARED_AFTER:] == [False] * CLEARED_AFTER:
+            self._contradicted.clear()
 
 
 def _words(check: DepthCheck, options: TrustOptions) -> str:
