@@ -8,7 +8,6 @@ cleanup, shutdown, error                     leave nothing behind
 from __future__ import annotations
 
 import functools
-import gc
 import threading
 import traceback
 from collections.abc import Callable
@@ -35,7 +34,13 @@ from l2m_ros.matching.mono_depth import DepthReader, load_depth_reader
 from l2m_ros.node.config import NodeConfig
 from l2m_ros.node.diagnostics import ERROR, OK, WARN, Health, diagnostic_array
 from l2m_ros.node.frame_pipeline import FramePipeline
-from l2m_ros.node.loading import Interrupted, LogForwarder, run_in_thread, warm_up
+from l2m_ros.node.loading import (
+    Interrupted,
+    LogForwarder,
+    give_memory_back,
+    run_in_thread,
+    warm_up,
+)
 from l2m_ros.node.map_thread import MapThread, start_map
 from l2m_ros.node.publishers import Publishers
 from l2m_ros.parameters import table as parameters
@@ -229,7 +234,7 @@ class MatcherNode(LifecycleNode):
             self._outputs.destroy()
         self._outputs = self._tracker = self._map_matcher = None
         self._configured = False
-        gc.collect()  # engines hold device memory in reference cycles
+        give_memory_back()
 
     # ---- parameters -----------------------------------------------------------------------------
 
