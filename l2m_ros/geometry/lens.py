@@ -65,6 +65,8 @@ def undistort(camera: Camera, xy: FloatArray) -> FloatArray:
 
 def fold_radius(camera: Camera) -> float:
     """The ideal radius up to which the radial profile grows."""
+    if camera.distortion == "none":
+        return MAX_RADIUS
     N, D = _radial_polynomials(camera)
     # d/dr of r N/D (or of theta N): N D + 2 s (N' D - N D') in s; the pole D = 0 ends it as well.
     growth = N * D + np.polynomial.Polynomial([0, 2]) * (N.deriv() * D - N * D.deriv())

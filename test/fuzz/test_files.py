@@ -142,6 +142,8 @@ def scene(tmp_path_factory):
 @settings(max_examples=share(0.05))
 @example(META, {**PAIR, "a": "../secret.png"})
 @example(META, {**PAIR, "overlap": float("nan")})
+@example({**META, "cameras": {"a.png": None}}, PAIR)
+@example({**META, "max_depth": "far"}, PAIR)
 @given(changed(META) | values, changed(PAIR) | values)
 def test_scenes(scene, meta, pair):
     (scene / "meta.json").write_text(json.dumps(meta))

@@ -166,6 +166,10 @@ def test_clouds(data, step, fields):
         assert set(m.read_cloud(cloud)) == {name for name, _, _ in fields}
 
 
+def test_a_camera_without_a_lens_folds_nowhere():
+    assert fold_radius(Camera(64, 48, K)) > 1
+
+
 @pytest.mark.parametrize("threshold", [0.0, -1.0, 1e300, float("nan"), float("inf")])
 def test_thresholds(threshold):
     with pytest.raises(InvalidInput):

@@ -178,6 +178,10 @@ def load_scene(folder: Path) -> Scene:
     meta, entries = (_json(folder / name) for name in ("meta.json", "pairs.json"))
     if not isinstance(meta, dict) or not isinstance(meta.get("cameras", {}), dict):
         raise InvalidInput(f"{folder}/meta.json must hold an object, with cameras by image name")
+    if not all(isinstance(camera, dict) for camera in meta.get("cameras", {}).values()):
+        raise InvalidInput(f"{folder}/meta.json: each of cameras must be an object")
+    if not isinstance(meta.get("max_depth", np.inf), int | float):
+        raise InvalidInput(f"{folder}/meta.json: max_depth must be a number of metres")
     if not isinstance(entries, list) or not entries:
         raise InvalidInput(f"{folder}/pairs.json must hold a list of at least one pair")
     pairs = [_pair(entry, folder, index) for index, entry in enumerate(entries)]
