@@ -15,6 +15,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 from sequences import View, views
 
@@ -113,6 +114,27 @@ def draw(curves: dict[str, list[ScaleRow]], path: Path) -> None:
     figure.savefig(path, dpi=80)
 
 
+def paint(folders: list[Path], reader, path: Path) -> None:
+    """Two images of each recording: colour, depth read, depth measured, one colour scale a row."""
+    rows = []
+    for folder in folders:
+        seen = list(views(folder, 1))
+        for view in (seen[len(seen) // 4], seen[2 * len(seen) // 3]):
+            if view.frame.depth is None:
+                continue
+            mono = reader.read(view.frame.rgb, view.frame.camera, None)
+            far_m = float(np.nanquantile(view.frame.depth, 0.98)) * 1.2
+            parts = [view.frame.rgb, *(_coloured(d, far_m) for d in (mono.depth, view.frame.depth))]
+            rows.append(np.hstack([cv2.resize(part, (280, 210)) for part in parts]))
+    cv2.imwrite(str(path), np.vstack(rows)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
+
+
+def _coloured(depth: FloatArray, far_m: float) -> np.ndarray:
+    level = np.clip(255 * np.nan_to_num(depth) / far_m, 0, 255).astype(np.uint8)
+    shown = cv2.applyColorMap(255 - level, cv2.COLORMAP_TURBO)[..., ::-1]
+    return np.where(np.isfinite(depth)[..., None], shown, 0).astype(np.uint8)
+
+
 def _column(rows: list[ScaleRow], name: str) -> FloatArray:
     return np.array([getattr(row, name) for row in rows])
 
@@ -126,16 +148,24 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="every so many frames")
     parser.add_argument("--max-scale-sigma", type=float, default=PoseOptions().max_scale_sigma)
     parser.add_argument("--plot", type=Path, help="picture of the curves")
+    parser.add_argument("--pictures", type=Path, help="depth read beside depth measured, no table")
     args = parser.parse_args()
     matcher = load_matcher(args.model)
     reader = load_depth_reader(args.mono_depth, matcher)
+    folders = [
+        meta.parent
+        for meta in sorted(args.sequences.glob("*/meta.json"))
+        if not args.only or args.only in meta.parent.name
+    ]
+    if args.pictures:
+        paint(folders, reader, args.pictures)
+        return
     print("recording        posed %   scale %  stated %  med deg    NEES  wrong  not posed")
     curves = {}
-    for meta in sorted(args.sequences.glob("*/meta.json")):
-        if not args.only or args.only in meta.parent.name:
-            line, rows = follow(meta.parent, args, matcher, reader)
-            print(line, flush=True)
-            curves |= {meta.parent.name: rows} if rows else {}
+    for folder in folders:
+        line, rows = follow(folder, args, matcher, reader)
+        print(line, flush=True)
+        curves |= {folder.name: rows} if rows else {}
     for name, rows in curves.items():
         print(name, " ".join(f"{r.chain}:{r.log_error:+.2f}/{r.sigma:.2f}" for r in rows))
     if args.plot and curves:

@@ -32,6 +32,9 @@ def camera(width, height, focal_px):
     return Camera(width, height, K)
 
 
+FEATURES = {name: np.zeros(1) for name in ("coarse", "middle", "context")}
+
+
 class Encoder:
     """Counts how often it is asked to encode."""
 
@@ -44,14 +47,14 @@ class Encoder:
     def encode_upright(self, rgb):
         self.asked += 1
         size = (rgb.shape[1], rgb.shape[0])
-        return Features("lite", size, {"coarse": np.zeros(1), "middle": np.zeros(1)})
+        return Features("lite", size, FEATURES)
 
 
 class Constant:
     """A head that reads depth 1/100 of the focal length everywhere, with a sigma of each kind."""
 
     def run(self, stage, inputs):
-        assert stage == "depth" and set(inputs) == {"coarse", "middle"}
+        assert stage == "depth" and set(inputs) == {"coarse", "middle", "context"}
         cells = np.full((1, 1, 2, 4), np.log(0.01))
         return {
             "log_depth": cells,
@@ -89,8 +92,7 @@ def test_features_of_the_tracking_matcher_are_used_and_others_are_not():
     encoder = Encoder()
     reader = HeadDepthReader(HEAD, Constant(), encoder)
     rgb, of = np.zeros((32, 64, 3), np.uint8), camera(64, 32, 200.0)
-    data = {"coarse": np.zeros(1), "middle": np.zeros(1)}
-    reader.read(rgb, of, Features("lite", (64, 32), data))
+    reader.read(rgb, of, Features("lite", (64, 32), FEATURES))
     assert encoder.asked == 0
     reader.read(rgb, of, Features("sift", (64, 32), {}))
     assert encoder.asked == 1

@@ -39,6 +39,7 @@ def run_depth(args: argparse.Namespace, config: Path | None) -> int:
     from l2m_ros.matching.catalogue import load_matcher
     from l2m_ros.matching.network_matcher import NetworkMatcher
     from l2m_ros.networks.registry import build
+    from l2m_ros.workshop.training.depth_data import merged
     from l2m_ros.workshop.training.depth_head import train_head
 
     options = head_options(args, config)
@@ -84,29 +85,30 @@ def head_options(args: argparse.Namespace, config: Path | None) -> HeadOptions:
 def rendered_samples(
     options: HeadOptions, matcher: NetworkMatcher, folder: Path
 ) -> Iterator[Samples]:
-    """Of each world; kept in the run's folder, where the same command finds them again."""
-    from l2m_ros.engines.model_card import sha256_of
+    """Of each world; its pictures stay in the run's folder, where the same command finds them."""
     from l2m_ros.progress import track
-    from l2m_ros.workshop.training.depth_data import Samples, images_of_world, samples_of
+    from l2m_ros.workshop.training.depth_data import (
+        Pictures,
+        encoded,
+        images_of_world,
+        pictures_of,
+    )
 
     size, seed = (options.width, options.height), options.loop.seed
-    weights = matcher.card.files.get("weights")
-    mark = "" if weights is None else (weights.sha256 or sha256_of(matcher.card.file("weights")))
+    kind = f"{options.width}x{options.height}-{options.views}x{options.crops}-seed{seed}"
     for world in track(range(options.worlds), "rendering worlds"):
-        kind = f"{mark[:8]}-{options.width}x{options.height}-{options.views}x{options.crops}"
-        path = folder / "samples" / f"{kind}-seed{seed}-world{world}.npz"
+        path = folder / "pictures" / kind / f"world{world}.npz"
         if not path.is_file():
-            pictures = images_of_world(1000 * seed + world, options.views, size)
-            found = samples_of(pictures, world, matcher.backend, size, options.crops, seed)
-            found.save(path)
-        yield Samples.load([path])
+            views = images_of_world(1000 * seed + world, options.views, size)
+            pictures_of(views, world, size, options.crops, seed).save(path)
+        yield encoded(Pictures.load(path), matcher.backend)
 
 
 def recorded_samples(
     folder: Path | None, options: HeadOptions, matcher: NetworkMatcher, crops: int
 ) -> list[Samples]:
     """Of each recording at or below the folder."""
-    from l2m_ros.workshop.training.depth_data import images_of_sequence, samples_of
+    from l2m_ros.workshop.training.depth_data import encoded, images_of_sequence, pictures_of
 
     if folder is None:
         return []
@@ -116,19 +118,14 @@ def recorded_samples(
         raise InvalidInput(f"{folder} holds no recording with meta.json and depth/")
     size = (options.width, options.height)
     return [
-        samples_of(
-            images_of_sequence(path, EVERY), 10_000 + number, matcher.backend, size, crops,
-            options.loop.seed,
+        encoded(
+            pictures_of(
+                images_of_sequence(path, EVERY), 10_000 + number, size, crops, options.loop.seed
+            ),
+            matcher.backend,
         )
         for number, path in enumerate(with_depth)
-    ]  # fmt: skip
-
-
-def merged(parts: Sequence[Samples]) -> Samples:
-    from l2m_ros.workshop.training.depth_data import Samples
-
-    names = ("features", "labels", "place")
-    return Samples(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+    ]
 
 
 def write_head(

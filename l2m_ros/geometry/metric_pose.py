@@ -46,6 +46,9 @@ def metric_pose(problem: PoseProblem) -> MetricPose | Lost | None:
             outcome = _from_prior(problem, term, name)
         else:
             outcome = _from_depths(problem, term, name)
+            if isinstance(outcome, Lost) and term.coarse and is_final(outcome):
+                # Such depths may fail where the matches alone still show a rotation.
+                outcome = Lost(LostReason.NO_SCALE, f"{name}: {outcome.detail}")
         if isinstance(outcome, MetricPose) or is_final(outcome):
             return outcome
         first = first or outcome

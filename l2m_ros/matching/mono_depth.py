@@ -30,7 +30,7 @@ from l2m_ros.types import ByteArray, Camera, Features, FloatArray
 
 FARTHEST_RATIO = 20.0  # from the median depth: beyond, the network does not mean it
 LEAST_SIGMA = 0.02
-HEAD_FEATURES = ("coarse", "middle")
+HEAD_FEATURES = ("coarse", "middle", "context")
 # Of a head's card that was not measured on places it never saw: it knows next to nothing.
 UNMEASURED = {"place_sigma": 0.5, "image_factor": 1.5, "cell_factor": 1.5, "image_correlation": 0.9}
 

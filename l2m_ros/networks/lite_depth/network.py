@@ -1,6 +1,6 @@
 """`lite_depth`: metres from what `lite`'s encoder already saw; a head, not a matcher.
 
-    depth    features of `lite` (coarse at 1/16, middle at 1/8)
+    depth    features of `lite` (coarse at 1/16, middle at 1/8, context at 1/32)
              -> log_depth, log_sigma (B, 1, H/16, W/16), image_log_sigma (B, 1)
 
 log_depth is the log of depth over focal length in pixels of the network's input, so that one head
@@ -23,13 +23,28 @@ LOG_SIGMA = (-3.5, 1.5)
 
 @dataclass(frozen=True)
 class DepthHeadConfig:
-    """Widths; the defaults are what ships (0.17 M parameters)."""
+    """Widths; the defaults are what ships (0.19 M parameters)."""
 
-    coarse: int = 128  # channels of the encoder's features
+    coarse: int = 96  # channels of the encoder's features
     middle: int = 48
+    context: int = 128
     width: int = 64  # at 1/16
     deep: int = 88  # at 1/32
     blocks: int = 3  # at 1/32
+
+
+class Standardised(nn.Module):
+    """Features of mean 0 and deviation 1 over the training images."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("scale", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, scale = self.mean[:, None, None], self.scale[:, None, None]  # type: ignore[index]
+        standardised: Tensor = (x - mean) * scale
+        return standardised
 
 
 class Mixer(nn.Module):
@@ -53,11 +68,12 @@ class DepthHead(nn.Module):
         super().__init__()
         config = config or DepthHeadConfig()
         self.config = config
-        channels, width, deep = config.coarse + config.middle, config.width, config.deep
-        self.register_buffer("mean", torch.zeros(channels))  # of the features, and one over their
-        self.register_buffer("scale", torch.ones(channels))  # deviation, over the training images
-        self.enter = nn.Conv2d(channels + 2, width, 1)
+        width, deep = config.width, config.deep
+        self.cells = Standardised(config.coarse + config.middle)
+        self.context = Standardised(config.context)
+        self.enter = nn.Conv2d(config.coarse + config.middle + 2, width, 1)
         self.down = nn.Conv2d(width, deep, 2, stride=2)
+        self.around = nn.Conv2d(config.context, deep, 1)
         self.deep = nn.ModuleList(Mixer(deep) for _ in range(config.blocks))
         self.whole = nn.Linear(deep, deep)
         self.up = nn.Conv2d(deep, width, 1)
@@ -71,9 +87,10 @@ class DepthHead(nn.Module):
         nn.init.constant_(self.out.bias[:1], FIRST_LOG_DEPTH)
 
     def depth(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        """From the encoder's `coarse` and `middle`."""
+        """From the encoder's `coarse`, `middle` and `context`."""
         halved = F.avg_pool2d(features["middle"].float(), 2)
-        return self(torch.cat([features["coarse"].float(), halved], dim=1))
+        cells = torch.cat([features["coarse"].float(), halved], dim=1)
+        return self(cells, features["context"].float())
 
     def feature_stand_ins(self, height: int, width: int) -> dict[str, Tensor]:
         """Zeros of the shapes that the encoder gives for an input of that size."""
@@ -81,13 +98,14 @@ class DepthHead(nn.Module):
         return {
             "coarse": torch.zeros(1, c.coarse, height // 16, width // 16),
             "middle": torch.zeros(1, c.middle, height // 8, width // 8),
+            "context": torch.zeros(1, c.context, height // 32, width // 32),
         }
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """x (B, coarse + middle, h, w) at 1/16."""
-        x = (x - self.mean[:, None, None]) * self.scale[:, None, None]
+    def forward(self, cells: Tensor, context: Tensor) -> dict[str, Tensor]:
+        """cells (B, coarse + middle, h, w) at 1/16, context (B, context, h / 2, w / 2)."""
+        x = self.cells(cells)
         x = F.relu(self.enter(torch.cat([x, places(x)], dim=1)))
-        deep = F.relu(self.down(x))
+        deep = F.relu(self.down(x) + self.around(self.context(context)))
         for block in self.deep:
             deep = block(deep)
         whole = F.relu(self.whole(deep.mean(dim=(2, 3))))  # (B, deep)

@@ -2,7 +2,8 @@
 
     images of a world      rendered from anywhere a camera may be, near things too
     images of a sequence   colour, depth and K of an RGB-D recording
-    samples                cropped, stretched, mirrored, recoloured; encoded once, kept as float16
+    pictures               cropped, stretched, mirrored, recoloured; kept as JPEG
+    samples                what the encoder sees in them, once, as float16
 
 The encoder is frozen, so a training step costs the head alone. What is learnt is
 log(depth / focal length in px) of the network's input, which holds for any camera and any crop.
@@ -30,7 +31,7 @@ from l2m_ros.workshop.simulation.world import World, make_world
 
 CELL = 16  # px of a side
 LEAST_KNOWN = 0.4  # share of a cell's pixels whose depth must be known
-FEATURES = ("coarse", "middle")
+FEATURES = ("coarse", "middle", "context")
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,10 +184,10 @@ def cell_labels(depth: FloatArray, K: FloatArray) -> FloatArray:
 
 
 @dataclass(frozen=True, eq=False)
-class Samples:
-    """What a head learns from: features of N images, their labels, the place of each."""
+class Pictures:
+    """Images as files in memory with their labels: kept, so that another encoder may see them."""
 
-    features: Array  # (N, C, rows, columns) float16
+    jpeg: Sequence[bytes]
     labels: Array  # (N, rows, columns) float32, NaN = unknown
     place: Array  # (N,) int
 
@@ -195,44 +196,67 @@ class Samples:
 
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, features=self.features, labels=self.labels, place=self.place)
+        lengths = np.array([len(file) for file in self.jpeg])
+        data = np.frombuffer(b"".join(self.jpeg), np.uint8)
+        np.savez(path, data=data, lengths=lengths, labels=self.labels, place=self.place)
 
     @staticmethod
-    def load(paths: Sequence[Path]) -> Samples:
-        parts = [np.load(path) for path in paths]
-        return Samples(*(np.concatenate([p[name] for p in parts])
-                         for name in ("features", "labels", "place")))  # fmt: skip
+    def load(path: Path) -> Pictures:
+        with np.load(path) as kept:
+            ends = np.cumsum(kept["lengths"])
+            data = kept["data"].tobytes()
+            files = [data[end - n : end] for end, n in zip(ends, kept["lengths"], strict=True)]
+            return Pictures(files, kept["labels"], kept["place"])
 
 
-def encoded(backend: Backend, rgb: ByteArray) -> Array:
-    """(C, rows, columns) float16 of an image of the encoder's size: `coarse`, `middle` halved."""
-    tensor = np.ascontiguousarray(rgb.transpose(2, 0, 1)[None], np.float32) / np.float32(255.0)
-    found = backend.run("encode", {"image": tensor})
-    host = backend.to_host({name: found[name] for name in FEATURES})
-    coarse, middle = host["coarse"][0], host["middle"][0]
-    rows, columns = coarse.shape[1:]
-    halved = middle.reshape(-1, rows, 2, columns, 2).mean(axis=(2, 4))
-    return np.concatenate([coarse, halved]).astype(np.float16)
-
-
-def samples_of(
-    pictures: Iterator[DepthImage],
-    place: int,
-    backend: Backend,
-    size: tuple[int, int],
-    crops: int,
-    seed: int,
-) -> Samples:
-    """Each picture as it is, and `crops` times cropped and recoloured."""
+def pictures_of(
+    views: Iterator[DepthImage], place: int, size: tuple[int, int], crops: int, seed: int
+) -> Pictures:
+    """Each view as it is, and `crops` times cropped and recoloured."""
     rng = np.random.default_rng([seed, place])
-    features, labels = [], []
-    for picture in pictures:
-        whole = stretched(picture, size)
-        parts = [stretched(cropped(picture, rng), size) for _ in range(crops)]
+    files, labels = [], []
+    for view in views:
+        parts = [stretched(cropped(view, rng), size) for _ in range(crops)]
         coloured = [DepthImage(recoloured(p.rgb, rng), p.K, p.depth) for p in parts]
-        for one in (whole, *coloured):
-            features.append(encoded(backend, one.rgb))
+        for one in (stretched(view, size), *coloured):
+            done, file = cv2.imencode(".jpg", one.rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+            assert done
+            files.append(file.tobytes())
             labels.append(cell_labels(one.depth, one.K))
     if not labels:
         raise InvalidInput("no image with depth: nothing to learn from")
-    return Samples(np.stack(features), np.stack(labels), np.full(len(labels), place))
+    return Pictures(files, np.stack(labels), np.full(len(labels), place))
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """What a head learns from: features of N images, their labels, the place of each."""
+
+    cells: Array  # (N, C, h, w) float16 at 1/16
+    context: Array  # (N, C, h / 2, w / 2) float16 at 1/32
+    labels: Array  # (N, h, w) float32, NaN = unknown
+    place: Array  # (N,) int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def merged(parts: Sequence[Samples]) -> Samples:
+    names = Samples.__dataclass_fields__
+    return Samples(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+
+def encoded(pictures: Pictures, backend: Backend) -> Samples:
+    """By the encoder of a matcher whose input has the pictures' size."""
+    cells, context = [], []
+    for file in pictures.jpeg:
+        bgr = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR)
+        tensor = np.ascontiguousarray(bgr[..., ::-1].transpose(2, 0, 1)[None], np.float32)
+        found = backend.run("encode", {"image": tensor / np.float32(255.0)})
+        host = backend.to_host({name: found[name] for name in FEATURES})
+        coarse, middle = host["coarse"][0], host["middle"][0]
+        rows, columns = coarse.shape[1:]
+        halved = middle.reshape(-1, rows, 2, columns, 2).mean(axis=(2, 4))
+        cells.append(np.concatenate([coarse, halved]).astype(np.float16))
+        context.append(host["context"][0].astype(np.float16))
+    return Samples(np.stack(cells), np.stack(context), pictures.labels, pictures.place)

@@ -33,8 +33,8 @@ class HeadOptions:
     width: int = 640  # of the encoder's input; multiples of 32
     height: int = 480
     worlds: int = 48  # rendered; every eighth is held out
-    views: int = 8  # of each
-    crops: int = 2  # of each view, beside the whole
+    views: int = 6  # of each
+    crops: int = 1  # of each view, beside the whole
     real_share: float = 0.3  # of a batch, where recordings are given
     batch: int = 16
     channel_dropout: float = 0.05  # of the features
@@ -47,11 +47,12 @@ class HeadOptions:
 
 @dataclass(frozen=True)
 class HeadBatch:
-    features: Tensor  # (B, C, h, w)
+    cells: Tensor  # (B, C, h, w) at 1/16
+    context: Tensor  # (B, C, h / 2, w / 2) at 1/32
     labels: Tensor  # (B, 1, h, w), NaN = unknown
 
     def to(self, device: str) -> HeadBatch:
-        return HeadBatch(self.features.to(device), self.labels.to(device))
+        return HeadBatch(*(t.to(device) for t in (self.cells, self.context, self.labels)))
 
 
 class HeadBatches(Schedule):
@@ -66,21 +67,21 @@ class HeadBatches(Schedule):
     def batch(self, step: int, *, rank: int, count: int, difficulty: float) -> Any:
         part = self.part_of(self.sizes[0], count)
         rng = np.random.default_rng((self.seed, 5, step, rank))
-        features, labels = [], []
+        cells, context, labels = [], [], []
         for which in rng.choice(len(self.groups), part, p=self.shares):
             group = self.groups[which]
             at = int(rng.integers(len(group)))
-            x = group.features[at].astype(np.float32)
-            x[rng.random(len(x)) < self.dropout] = 0.0
-            features.append(x)
+            for kept, features in ((cells, group.cells[at]), (context, group.context[at])):
+                x = features.astype(np.float32)
+                x[rng.random(len(x)) < self.dropout] = 0.0
+                kept.append(x)
             labels.append(group.labels[at])
-        return HeadBatch(
-            torch.from_numpy(np.stack(features)), torch.from_numpy(np.stack(labels))[:, None]
-        )
+        arrays = (np.stack(cells), np.stack(context), np.stack(labels)[:, None])
+        return HeadBatch(*(torch.from_numpy(array) for array in arrays))
 
 
 def head_loss(model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, float]]:
-    found = model(batch.features)
+    found = model(batch.cells, batch.context)
     known = torch.isfinite(batch.labels)
     count = known.sum(dim=(1, 2, 3)).clamp_min(1)
     error = torch.where(known, found["log_depth"] - batch.labels, 0.0)
@@ -95,11 +96,13 @@ def head_loss(model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, float]]:
     return loss, {"factor": float(factor.abs().mean().detach())}
 
 
+@torch.no_grad()
 def normalised(model: Any, samples: Samples) -> None:
     """Mean and deviation of the features, from every few images."""
-    some = samples.features[:: max(len(samples) // 100, 1)].astype(np.float32)
-    model.mean.copy_(torch.from_numpy(some.mean(axis=(0, 2, 3))))
-    model.scale.copy_(torch.from_numpy(1.0 / (some.std(axis=(0, 2, 3)) + 1e-3)))
+    for part, features in ((model.cells, samples.cells), (model.context, samples.context)):
+        some = features[:: max(len(samples) // 100, 1)].astype(np.float32)
+        part.mean.copy_(torch.from_numpy(some.mean(axis=(0, 2, 3))))
+        part.scale.copy_(torch.from_numpy(1.0 / (some.std(axis=(0, 2, 3)) + 1e-3)))
 
 
 # --- how far it errs --------------------------------------------------------------------------
@@ -120,7 +123,8 @@ class HeadErrors:
 def head_errors(model: nn.Module, samples: Samples) -> HeadErrors:
     rows = []
     for at in range(len(samples)):
-        found = model(torch.from_numpy(samples.features[at].astype(np.float32))[None])
+        features = (samples.cells[at], samples.context[at])
+        found = model(*(torch.from_numpy(x.astype(np.float32))[None] for x in features))
         truth = torch.from_numpy(samples.labels[at])
         known = torch.isfinite(truth)
         if known.sum() < 20:
