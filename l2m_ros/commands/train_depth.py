@@ -38,6 +38,7 @@ def run_depth(args: argparse.Namespace, config: Path | None) -> int:
     from l2m_ros.commands.train import _say
     from l2m_ros.matching.catalogue import load_matcher
     from l2m_ros.matching.network_matcher import NetworkMatcher
+    from l2m_ros.networks.checkpoint import load_files
     from l2m_ros.networks.registry import build
     from l2m_ros.workshop.training.depth_data import merged
     from l2m_ros.workshop.training.depth_head import train_head
@@ -52,6 +53,8 @@ def run_depth(args: argparse.Namespace, config: Path | None) -> int:
     seen = merged([w for k, w in enumerate(worlds) if k % HELD_OUT_EVERY])
     torch.manual_seed(options.loop.seed)
     network = build(NAME)
+    if args.start is not None:
+        load_files(network, [args.start])
     if train_head(options, network, seen, recorded, unseen, folder):
         measured = recorded_samples(args.measure, options, matcher, crops=0)
         if not measured:
