@@ -1,6 +1,6 @@
 """Metres from one camera alone, on recordings of real cameras: how far off, and how well it knows.
 
-python benchmarks/mono.py SEQUENCES --mono-depth lite_depth [--only NAME] [--every 1] [--plot F.png]
+python benchmarks/mono.py SEQUENCES --mono-depth HEAD [--only NAME] [--every 1] [--plot F.png]
 
 SEQUENCES as for benchmarks/sequences.py; depth, right images and odometry are not used. A row a
 recording: frames posed in metres, median error of the scale, NEES; then, keyframe by keyframe, the
@@ -23,6 +23,7 @@ from l2m_ros.geometry.pose import PoseOptions
 from l2m_ros.matching.catalogue import load_matcher
 from l2m_ros.matching.mono_depth import load_depth_reader
 from l2m_ros.progress import track
+from l2m_ros.tracking.gates import GateOptions
 from l2m_ros.tracking.tracker import Tracker, TrackerOptions
 from l2m_ros.types import FloatArray
 from l2m_ros.workshop.evaluation.tracking import PosedFrame, TruthSigma, pose_errors, summarize
@@ -54,7 +55,10 @@ def keyframe_scale(keyframe, view: View) -> ScaleRow | None:
 
 def follow(folder: Path, args: argparse.Namespace, matcher, reader) -> tuple[str, list[ScaleRow]]:
     meta = json.loads((folder / "meta.json").read_text())
-    options = TrackerOptions(pose=PoseOptions(max_scale_sigma=args.max_scale_sigma))
+    # The gate on metres would pick the poses that are thought too short: the scale's own is used.
+    options = TrackerOptions(
+        pose=PoseOptions(max_scale_sigma=args.max_scale_sigma), gates=GateOptions(max_sigma_m=1e3)
+    )
     tracker, posed, why, rows = Tracker(matcher, options, reader), [], Counter(), []
     stamps, truth, segment, inputs, sigmas = [], [], {}, {}, []
     for view in track(views(folder, args.every), folder.name):
@@ -108,8 +112,8 @@ def draw(curves: dict[str, list[ScaleRow]], path: Path) -> None:
         for k in range(1, len(rows)):
             if rows[k].chain != rows[k - 1].chain:
                 ax.axvline(k - 0.5, color="0.8")
-        ax.set(title=name, xlabel="keyframe", ylim=(-1.3, 1.3))
-    axes[0][0].legend(fontsize=7)
+        ax.set(title=name, xlabel="keyframe", ylim=(-1.3, 1.8))
+    axes[0][0].legend(fontsize=7, loc="upper right")
     figure.tight_layout()
     figure.savefig(path, dpi=80)
 
@@ -118,7 +122,7 @@ def paint(folders: list[Path], reader, path: Path) -> None:
     """Two images of each recording: colour, depth read, depth measured, one colour scale a row."""
     rows = []
     for folder in folders:
-        seen = list(views(folder, 1))
+        seen = list(views(folder, 7))
         for view in (seen[len(seen) // 4], seen[2 * len(seen) // 3]):
             if view.frame.depth is None:
                 continue
@@ -142,7 +146,7 @@ def _column(rows: list[ScaleRow], name: str) -> FloatArray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sequences", type=Path)
-    parser.add_argument("--mono-depth", default="lite_depth")
+    parser.add_argument("--mono-depth", required=True, help="a model that reads metres")
     parser.add_argument("--model", default="lite")
     parser.add_argument("--only", help="recordings whose name contains this")
     parser.add_argument("--every", type=int, default=1, help="every so many frames")

@@ -130,6 +130,17 @@ def test_a_scale_too_uncertain_gives_a_direction_and_says_so():
     assert "max_scale_sigma" in pose.why_not_metric
 
 
+def test_a_network_that_is_wrong_about_the_shape_is_not_sure_of_the_size():
+    """All 3 m, where hills lie 1.5 to 6 m away: its stated 20 % are not believed."""
+    world = World("blind", keyframe_depth=False)
+    t = trial(world, 0)
+    for claimed, sure in ((keyframe_depth(world), True), (np.full((480, 640), 3.0), False)):
+        evidence = ScaleEvidence(mono_depth=claimed, mono_scale_sigma=0.2)
+        options = PoseOptions(max_scale_sigma=3.0)
+        pose = estimate_pose(t.matches, t.query, t.keyframe, options, evidence)
+        assert (pose.scale_sigma < 0.25) is sure
+
+
 def test_sure_pixels_weigh_more():
     """The right half is 12 % too far and says so: the pose follows the left half."""
     world = World("blind", keyframe_depth=False)
@@ -258,7 +269,8 @@ def test_sigmas_take_place_image_and_cell_apart():
     factor = rng.normal(0, 0.3, 40)[place] + rng.normal(0, 0.1, 1000)
     errors = HeadErrors(place, factor, np.full(1000, 0.05), np.full(1000, 1.7), factor)
     found = sigmas(errors)
-    assert found["place_sigma"] == pytest.approx(0.3, rel=0.25)
+    means = np.array([factor[place == k].mean() for k in range(40)])
+    assert 1.1 * means.std() < found["place_sigma"] < 1.35 * means.std()
     assert found["image_factor"] == pytest.approx(2.0, rel=0.1) and found["cell_factor"] == 1.7
     assert abs(neighbour_correlation(replace(errors, factor=rng.normal(size=1000)))) < 0.1
     few = HeadErrors(*(np.arange(3) for _ in range(5)))

@@ -34,6 +34,7 @@ class Length:
     sigma_m: float
     shift_m: float
     misfit: float  # robust spread of the relative residuals, in their sigmas
+    spread: float  # of the log of depth read over depth seen: how far the shape is off
 
 
 def length_from_depths(
@@ -70,7 +71,9 @@ def length_from_depths(
     variance = float(np.linalg.inv(A)[0, 0]) * max(misfit, 1.0) ** 2
     if not (np.isfinite(x).all() and x[0] > 0):
         return None
-    return Length(float(x[0]), float(np.sqrt(variance)), float(x[1]), misfit)
+    ratio = np.log(m / z)
+    spread = 1.4826 * float(np.median(np.abs(ratio - np.median(ratio))))
+    return Length(float(x[0]), float(np.sqrt(variance)), float(x[1]), misfit, spread)
 
 
 def _parallax(pairs: RayPairs, T: FloatArray) -> FloatArray:

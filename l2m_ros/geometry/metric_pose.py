@@ -63,11 +63,7 @@ def _from_depths(problem: PoseProblem, depths: Depths, source: str) -> MetricPos
     if depths.known < MIN_MATCHES:
         return Lost(LostReason.NO_DEPTH, f"{depths.known} matches have a known depth ({source})")
     if depths.scale_sigma > problem.options.max_scale_sigma:
-        return Lost(
-            LostReason.NO_SCALE,
-            f"the metres of {source} are sure to {100 * depths.scale_sigma:.0f} % only, "
-            f"pose.max_scale_sigma allows {100 * problem.options.max_scale_sigma:.0f} %",
-        )
+        return _too_unsure(problem, source, depths.scale_sigma)
     pairs = problem.pairs.with_depths(depths, problem.keyframe)
     if source == FRAME_DEPTH:  # a stereo pair is taken at once
         pairs = replace(pairs, bias_m=pairs.bias_m + problem.late_depth_m(pairs.slope))
@@ -108,6 +104,10 @@ def _from_coarse_depths(
     if not found:
         return None
     T, length = min(found, key=lambda it: it[1].misfit)
+    # A network that is wrong about the shape of what parallax shows is no surer of its size.
+    scale_sigma = float(np.hypot(depths.scale_sigma, length.spread))
+    if scale_sigma > problem.options.max_scale_sigma:
+        return _too_unsure(problem, source, scale_sigma)
     t = length.length_m * T[:3, 3]
     along = np.outer(T[:3, 3], T[:3, 3])
     vague_m = ACROSS * length.length_m
@@ -121,7 +121,16 @@ def _from_coarse_depths(
     everything = np.ones(len(problem.pairs), dtype=np.bool_)
     whole = fit.over(chosen, len(problem.pairs))
     depth_m = triangulated_depth(problem.pairs, fit.pose)
-    return problem.metric(whole, source, depths.scale_sigma, depth_m, everything)
+    return problem.metric(whole, source, scale_sigma, depth_m, everything)
+
+
+def _too_unsure(problem: PoseProblem, source: str, scale_sigma: float) -> Lost:
+    allowed = problem.options.max_scale_sigma
+    return Lost(
+        LostReason.NO_SCALE,
+        f"the metres of {source} are sure to {100 * scale_sigma:.0f} % only, "
+        f"pose.max_scale_sigma allows {100 * allowed:.0f} %",
+    )
 
 
 def _length(

@@ -1,8 +1,8 @@
 """Metres from a single image: a depth map of a keyframe by a metric network, with what it errs.
 
-    reader = load_depth_reader("lite_depth")              a head on the features of `lite`
-    reader = load_depth_reader("runs/metric/model")       a network of its own
-    depth = reader.read(rgb, camera, features)            MonoDepth of the whole image
+    reader = load_depth_reader("runs/depth/model", matcher)   a head on the features of `lite`
+    reader = load_depth_reader("runs/metric/model")           a network of its own
+    depth = reader.read(rgb, camera, features)                MonoDepth of the whole image
 
 Any matcher may then have metres: this one reads the keyframe, another one matches. A head takes the
 features that its own matcher computed for tracking, so that a keyframe costs it a few ms.
@@ -147,7 +147,7 @@ def load_depth_reader(
     own = load_matcher(name, **options)
     if not isinstance(own, MetricMatcher):
         raise InvalidInput(
-            f"mono_depth is {name!r}, which reads no metres: name lite_depth, a model of "
+            f"mono_depth is {name!r}, which reads no metres: name a model of "
             "`l2m train depth` or `l2m train metric`, or mickey"
         )
     return MetricDepthReader(own)
@@ -176,5 +176,5 @@ def check_encoder(head: ModelCard, encoder: ModelCard) -> None:
     if weights is not None and weights.sha256 not in (None, head.encoder.get("sha256")):
         raise ModelError(
             f"{head.name} was trained on other weights of {encoder.name} than those here: train it "
-            f"again with `l2m train depth --encoder {encoder.name}`"
+            f"again with `l2m train depth`"
         )

@@ -113,8 +113,7 @@ _NODE = [
     Parameter("model_height", 0, "height of a network's input in pixels; 0 = as its card says",
               low=0, high=8192),
     Parameter("mono_depth", "", "a model that reads metres from a keyframe that has no depth "
-              "(lite_depth, a folder of `l2m train depth` or `l2m train metric`, or mickey); "
-              "empty = none"),
+              "(a folder of `l2m train depth` or `l2m train metric`, or mickey); empty = none"),
     Parameter("device", "auto", "where a network runs", choices=("auto", "cpu", "cuda")),
     Parameter("threads", 0, "CPU threads of a network; 0 = as many as there are cores",
               low=0, high=256),
