@@ -276,3 +276,23 @@ def test_sigmas_take_place_image_and_cell_apart():
     few = HeadErrors(*(np.arange(3) for _ in range(5)))
     with pytest.raises(InvalidInput, match="no place"):
         sigmas(few)
+
+
+def test_training_learns_what_the_features_say(tmp_path):
+    """One feature tells the log depth: its error falls to a fraction of a constant's."""
+    from l2m_ros.networks.registry import build
+    from l2m_ros.workshop.training.depth_data import Samples
+    from l2m_ros.workshop.training.depth_head import HeadOptions, head_errors, train_head
+    from l2m_ros.workshop.training.loop import LoopOptions
+
+    rng = np.random.default_rng(0)
+    told = rng.normal(0, 0.7, 32)
+    cells = np.broadcast_to(told[:, None, None, None], (32, 5, 4, 6)).astype(np.float16)
+    labels = np.broadcast_to(told[:, None, None] - 5.5, (32, 4, 6)).astype(np.float32)
+    context = np.zeros((32, 2, 2, 3), np.float16)
+    samples = Samples(cells, context, labels, np.repeat(np.arange(4), 8))
+    network = build("lite_depth", coarse=3, middle=2, context=2, width=16, deep=16, blocks=1)
+    loop = LoopOptions(steps=60, learning_rate=1e-2, warmup_steps=5, ema=0.9, bf16=False)
+    options = HeadOptions(batch=8, channel_dropout=0.0, loop=loop)
+    assert train_head(options, network, samples, [], samples, tmp_path)
+    assert np.abs(head_errors(network, samples).factor).mean() < 0.3 * np.abs(told).mean()

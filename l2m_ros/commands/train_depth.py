@@ -60,19 +60,22 @@ def run_depth(args: argparse.Namespace, config: Path | None) -> int:
         if not measured:
             _say("no --measure: the card's sigmas are those of rendered worlds, which real "
                  "places exceed")  # fmt: skip
-        write_head(folder, options, matcher.card, unseen, measured, folder / "model")
+        source = f"{options.worlds} rendered worlds (l2m simulate --scene varied)"
+        if recorded:
+            source += f"; recordings of {args.sequences}, whose licence holds for the weights too"
+        write_head(folder, options, matcher.card, (unseen, *measured), source)
         print(folder / "model")
     return 0
 
 
 def head_options(args: argparse.Namespace, config: Path | None) -> HeadOptions:
     """The config file's, with what the command line says instead."""
-    from l2m_ros.commands.train import _settings, config_folder
+    from l2m_ros.commands.train import config_folder, settings_of
     from l2m_ros.workshop.training.depth_head import HeadOptions
     from l2m_ros.workshop.training.loop import LoopOptions
     from l2m_ros.workshop.training.metric import _filled
 
-    settings = dict(_settings(config or config_folder() / "depth.yaml"))
+    settings = dict(settings_of(config or config_folder() / "depth.yaml"))
     loop = dict(settings.pop("loop", None) or {})
     given = {name: getattr(args, name) for name in ("minutes", "steps", "seed", "device")}
     if args.minutes is not None or args.steps is not None:
@@ -135,11 +138,10 @@ def write_head(
     run_folder: Path,
     options: HeadOptions,
     encoder: ModelCard,
-    unseen: Samples,
     measured: Sequence[Samples],
-    out: Path,
+    trained_on: str,
 ) -> ModelCard:
-    """The mean weights of a run as a head: weights, card and graph."""
+    """The mean weights of a run as a head: weights, card and graph; measured: worlds come first."""
     from safetensors.torch import save_file
 
     from l2m_ros.engines.model_card import InputSpec, ModelCard, ModelFile, sha256_of, write_card
@@ -149,15 +151,15 @@ def write_head(
     from l2m_ros.workshop.training.decoder import mean_weights
     from l2m_ros.workshop.training.depth_head import head_errors
 
-    network = build(NAME)
+    out, network = run_folder / "model", build(NAME)
     weights = {**network.state_dict(), **mean_weights(run_folder)}
     load_weights(network, weights, str(run_folder))
-    errors = [head_errors(network, part) for part in (unseen, *measured)]
+    errors = [head_errors(network, part) for part in measured]
     spec = replace(encoder.input, width=options.width, height=options.height)
     assert isinstance(spec, InputSpec)
     lite = encoder.files.get("weights")
     card = ModelCard(
-        name=NAME, architecture=NAME, input=spec, folder=out, trained_on="see the run's log",
+        name=NAME, architecture=NAME, input=spec, folder=out, trained_on=trained_on,
         depth=stated(errors),
         encoder={"model": encoder.name, "sha256": (lite and lite.sha256) or ""},
     )  # fmt: skip
