@@ -144,6 +144,8 @@ def scene(tmp_path_factory):
 @example(META, {**PAIR, "overlap": float("nan")})
 @example({**META, "cameras": {"a.png": None}}, PAIR)
 @example({**META, "max_depth": "far"}, PAIR)
+@example({**META, "depth_scale": 10**400}, PAIR)
+@example({**META, "K": [[10**400, 0, 8], [0, 50.0, 6], [0, 0, 1]]}, PAIR)
 @given(changed(META) | values, changed(PAIR) | values)
 def test_scenes(scene, meta, pair):
     (scene / "meta.json").write_text(json.dumps(meta))

@@ -132,7 +132,7 @@ class Scene:
             found = f"{raw.shape} of {raw.dtype}"
             raise InvalidInput(f"{path}: expected uint16 of {size[1]}x{size[0]} rows, is {found}")
         scale = self.meta.get("depth_scale")
-        if not isinstance(scale, int | float) or not scale > 0:
+        if not _is_positive(scale):
             raise InvalidInput(f"{self.folder}/meta.json: depth needs a positive depth_scale")
         depth = raw.astype(np.float32) * np.float32(scale)
         unknown = (raw == 0) | (depth > self.meta.get("max_depth", np.inf))
@@ -180,8 +180,8 @@ def load_scene(folder: Path) -> Scene:
         raise InvalidInput(f"{folder}/meta.json must hold an object, with cameras by image name")
     if not all(isinstance(camera, dict) for camera in meta.get("cameras", {}).values()):
         raise InvalidInput(f"{folder}/meta.json: each of cameras must be an object")
-    if not isinstance(meta.get("max_depth", np.inf), int | float):
-        raise InvalidInput(f"{folder}/meta.json: max_depth must be a number of metres")
+    if not _is_positive(meta.get("max_depth", 1.0)):
+        raise InvalidInput(f"{folder}/meta.json: max_depth must be metres, and positive")
     if not isinstance(entries, list) or not entries:
         raise InvalidInput(f"{folder}/pairs.json must hold a list of at least one pair")
     pairs = [_pair(entry, folder, index) for index, entry in enumerate(entries)]
@@ -223,10 +223,14 @@ def _json(path: Path) -> Any:
         raise InvalidInput(f"{path} is not JSON: {error}") from error
 
 
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 < value < 1e30
+
+
 def _matrix(value: Any, shape: tuple[int, int], where: str) -> FloatArray:
     try:
         matrix = np.array(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InvalidInput(f"{where} is no matrix of numbers") from error
     if matrix.shape != shape or not np.isfinite(matrix).all():
         raise InvalidInput(
