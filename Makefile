@@ -26,6 +26,7 @@ test: $(VENV)/.test-ready
 test-slow: $(VENV)/.test-ready
 	$(BIN)/python -m pytest -q -m slow $(PYTEST_ARGS)
 	L2M_FUZZ=200000 $(BIN)/python -m pytest -q test/fuzz $(PYTEST_ARGS)
+	$(BIN)/python benchmarks/soak.py
 
 lint: $(VENV)/.test-ready
 	$(BIN)/ruff check .
