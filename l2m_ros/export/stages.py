@@ -13,11 +13,11 @@ GridSample's mode, and TensorRT 10.13 then computes it wrongly without a word.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -167,7 +167,9 @@ def _trace(
 def _planned(network: nn.Module, image: Tensor) -> tuple[list[_Job], dict[str, str]]:
     """The graphs, and which reference tensors are features that need none."""
     if hasattr(network, "depth"):
-        inputs = network.feature_stand_ins(*image.shape[-2:])
+        inputs = cast(Callable[..., dict[str, Tensor]], network.feature_stand_ins)(
+            *image.shape[-2:]
+        )
         return [_Job("depth", inputs, list(HEAD_RESULTS))], {}
     features = run_stage(network, "encode", {"image": image})
     computed = run_stage(network, "reference", features)

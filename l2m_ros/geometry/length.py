@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from l2m_ros.geometry.rays import RayPairs, homogeneous
 from l2m_ros.geometry.triangulation import triangulated_depth
@@ -40,7 +41,7 @@ class Length:
 def length_from_depths(
     pairs: RayPairs,
     T: FloatArray,
-    inlier: FloatArray,
+    inlier: npt.NDArray[np.bool_],
     *,
     match_sigma: float,
     depth_sigma: FloatArray,

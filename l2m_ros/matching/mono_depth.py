@@ -64,8 +64,9 @@ class MetricDepthReader:
         self.name, self._matcher = matcher.name, matcher
 
     def read(self, rgb: ByteArray, camera: Camera, features: Features | None = None) -> MonoDepth:
-        own = features is not None and features.model == self.name
-        _, depth, good = self._matcher.cells(features if own else self._matcher.encode(rgb))
+        if features is None or features.model != self.name:
+            features = self._matcher.encode(rgb)
+        _, depth, good = self._matcher.cells(features)
         if self._matcher.per_focal:
             depth = depth * np.sqrt(camera.K[0, 0] * camera.K[1, 1])
         rows, columns = self._matcher.grid()
