@@ -1,6 +1,7 @@
 """L2M's first stage: surfels, features in space, nearest neighbours, the training, the files."""
 
 import json
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -254,6 +255,26 @@ def test_sizes_that_cannot_be_are_refused_with_the_nearest_that_can():
         )  # fmt: skip
     with pytest.raises(InvalidInput, match="did you mean dimensions"):
         options_from({"dimension": 3})
+
+
+@pytest.mark.slow
+def test_without_photographs_worlds_are_seen_with_their_depth(tmp_path, monkeypatch):
+    """Frames of a plane stand for the worlds; those that are measured on come from others."""
+    from l2m_ros.workshop.simulation import sequence
+
+    relief, rgb = slope()
+    asked = []
+
+    def simulated(options):
+        asked.append(options.scene_seed)
+        frame = SimpleNamespace(rgb=rgb, depth=1.0 / relief.inverse_depth)
+        return [SimpleNamespace(frame=frame)] * 2
+
+    monkeypatch.setattr(sequence, "simulate", simulated)
+    out = tmp_path / "run"
+    assert main(["train", "encoder", "--model", "xfeat", "--steps", "1", "--out", str(out)]) == 0
+    assert len(set(asked[:3]) & set(asked[3:])) == 0
+    assert (out / "xfeat.pt").is_file() and (out / "encoder.json").is_file()
 
 
 @pytest.mark.slow
