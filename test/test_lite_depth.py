@@ -226,6 +226,7 @@ def test_a_shared_scale_adds_up_by_length_along_a_chain():
 # --- network and data ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_head_to_graph_and_back(tmp_path):
     import torch
 
