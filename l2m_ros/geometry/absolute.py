@@ -65,7 +65,7 @@ def accepted_radius(pairs: RayPairs, fit: Fit, *, dof: int) -> float:
 
 
 def one_depth(pairs: RayPairs) -> Lost | None:
-    """A depth image without any depth in it is a stuck sensor or a default value."""
+    """Refuses depths that are all equal: a stuck sensor or a default value."""
     for depth_m in (pairs.keyframe_m, pairs.query_m):
         known = depth_m[np.isfinite(depth_m)]
         if known.size and np.ptp(known) <= ONE_DEPTH * known[0]:

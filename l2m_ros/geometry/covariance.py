@@ -1,15 +1,16 @@
-"""How sure a pose is.
+"""The 6x6 covariance of a pose.
 
     P = W (k s f A^-1) + A^-1 (r^2 sum G G^T + c c^T + l l^T) A^-1 + u^2 t t^T
 
     A  Gauss-Newton Hessian of the robust cost, residuals in units of their estimated noise
-    f  what the robust weights make of A, against plain least squares (0.99 to 1.01)
+    f  covariance under the robust weights / covariance by plain least squares (0.99 to 1.01)
     s  the noise was estimated from n residuals itself: n / (n - 2), as in Student's t
     k  matches / effective matches: neighbours err together, so they count less than they are
     W  wider along the directions in which the pose scatters when one region of the image after
        another is left out (delete-a-group jackknife), by what exceeds chance
 
-Those see errors that residuals show. A pose bends to smooth errors, so some have to be told:
+These terms come from the residuals. A pose absorbs smooth errors, which then leave no
+residuals; parameters state those:
 
     r  error in pixels that all matches of one region (4 x 3 of the image) have in common: what
        a matcher gets wrong near an edge, a lens model, a rolling shutter. G (6, 2) is what a
@@ -135,7 +136,7 @@ def inflation(fit: Fit, query: FloatArray) -> float:
 
 
 def _shared(fit: Fit, inverse: FloatArray, common: Common) -> FloatArray:
-    """6x6: what the errors do that matches have in common."""
+    """6x6: covariance of the pose by the errors that matches share."""
     shifts = np.zeros((7, 2, REGIONS[0] * REGIONS[1]))  # of the normal equations, by region
     bias, shifted = np.zeros(7), np.zeros(7)
     for part in fit.parts:

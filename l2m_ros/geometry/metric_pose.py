@@ -150,7 +150,7 @@ def _length(
 def _compared(problem: PoseProblem, pairs: RayPairs, pose: MetricPose) -> MetricPose:
     """The pose, as uncertain as its difference from the two-view geometry asks for.
 
-    Not where a rotation explains the matches: the direction of so small a motion is anybody's.
+    Skipped where a rotation explains the matches: the direction of so small a motion is unknown.
     """
     view, Q = problem.rough_two_view()
     if isinstance(view, Lost):

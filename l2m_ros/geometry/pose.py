@@ -57,7 +57,7 @@ def estimate_pose(
 
 
 def _unusable(matches: Correspondences) -> Lost | None:
-    """What no pose can be asked of."""
+    """Why these matches cannot give a pose, or None."""
     finite = np.isfinite(matches.query_px).all(axis=1) & np.isfinite(matches.keyframe_px).all(
         axis=1
     )

@@ -1,4 +1,4 @@
-"""What PoseLib is asked, and when its answer is no accident.
+"""RANSAC by PoseLib, and a test whether its consensus could be chance.
 
 PoseLib's LO-RANSAC runs on a random sample of the matches: the model that 300 agree on is the one
 that 2,000 agree on, in a fifth of the time (0.7 ms). All of them enter the refinement afterwards.
@@ -28,7 +28,7 @@ POINTS_SAMPLE, RAYS_SAMPLE = 3, 5  # matches that a minimal solver takes
 
 @dataclass(frozen=True)
 class Search:
-    """How to look for a model."""
+    """Settings of one RANSAC search."""
 
     threshold: float  # normalised units
     seed: int
@@ -104,7 +104,7 @@ def find_homography(pairs: RayPairs, search: Search) -> FloatArray:
 
 
 def accidental(inliers: int, matches: int, *, sample: int, probability: float) -> bool:
-    """Whether random matches would reach as many inliers.
+    """Whether random matches would give as many inliers.
 
     Beyond the sample that made the model, each random match is an inlier with `probability`; the
     tail of that binomial times the models that may have been tried is the expected number.

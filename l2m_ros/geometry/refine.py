@@ -1,4 +1,4 @@
-"""The pose that suits all matches best: Gauss-Newton on a robust, calibrated cost.
+"""Refines a pose over all matches: Gauss-Newton on a robust, calibrated cost.
 
     cost = sum over matches of  -2 log(exp(-d^2 / 2) + exp(-c / 2)),   d^2 = |e|^2
 
@@ -58,13 +58,13 @@ class Terms:
 
     @property
     def metric(self) -> bool:
-        """Whether anything here knows the length of the translation."""
+        """Whether any term determines the length of the translation."""
         return bool(len(self.keyframe_depth) or len(self.query_depth) or self.prior is not None)
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """What the matches of one group say at the solution: their rows of the normal equations."""
+    """Rows of the normal equations of one group of matches, at the solution."""
 
     index: Index  # (N,) which matches
     error: FloatArray  # (r, N) whitened
@@ -81,7 +81,7 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """A pose with all that its covariance is made of."""
+    """A pose and what its covariance is computed from."""
 
     pose: FloatArray  # 4x4 keyframe_from_camera
     information: FloatArray  # (7, 7): sum of w J^T J and the priors, axes of the keyframe
@@ -96,7 +96,7 @@ class Fit:
     fewer: Fit | None = None  # the fit before matches without depth joined in
 
     def over(self, index: Index, n: int) -> Fit:
-        """The same fit, seen from the n matches of which `index` were fitted."""
+        """The same fit with weights for all n matches, of which `index` were fitted."""
         weights = np.zeros(n)
         weights[index] = self.weights
         parts = [replace(part, index=index[part.index]) for part in self.parts]
@@ -255,7 +255,7 @@ def _noise_now(groups: list[_Group], noise: Noise, parameters: int) -> Noise:
 
 
 def _depth_factor(factor: float, squares: float, rows: float) -> float:
-    """Grows where the residuals are significantly larger than the noise model."""
+    """Factor on the depth noise; above 1 only where residuals significantly exceed the model."""
     if rows < MIN_DEPTH_ROWS:
         return factor
     ratio = squares / rows
@@ -299,7 +299,7 @@ def _fit(
 
 @lru_cache(maxsize=4)
 def calibration(rows: int) -> tuple[float, float]:
-    """What the weights do to Gaussian inliers: (fraction of variance left, loss of precision).
+    """Effect of the robust weights on Gaussian inliers: (variance left, loss of precision).
 
     E[w e^2] / E[w], and cov(estimate) (sum w J^T J) = E[w^2 e^2] E[w] / E[w + 2 w' d^2 / r]^2.
     """

@@ -1,4 +1,4 @@
-"""What a pose predicts of each match, compared with what was seen: residuals of unit variance.
+"""Whitened residuals of the matches under a pose, and their derivatives.
 
 With X = z (k, 1) in the keyframe, Y = R^T (X - t) in the camera and pi(Y) = (Y0, Y1) / Y2:
 
@@ -11,8 +11,8 @@ Each residual's covariance is the match's, carried into it by its derivative H, 
 along the residual's derivative g by depth:  S = s H C H^T + v g g^T. So noisy depth blurs a match
 along its epipolar line only; across the line the match stays exact.
 
-Depth is an unknown of its own: derivatives are taken at the depth that suits the pose best, not
-at the measured one. Otherwise the noise of a network's depth (10 %) would bias the translation.
+Each depth is an unknown of its own: derivatives are taken at the depth that fits the pose best,
+not at the measured one. Otherwise the noise of a network's depth (10 %) biases the translation.
 """
 
 from __future__ import annotations
@@ -279,7 +279,7 @@ def _forward(rows: FloatArray, lower: list[tuple[FloatArray, ...]]) -> None:
 
 
 def _discard(error: FloatArray, J: FloatArray, z: FloatArray) -> None:
-    """Points at or behind the camera that should see them say nothing and fit nothing."""
+    """Points at or behind the camera become outliers without derivatives."""
     behind = ~(z > 0)
     if behind.any():
         error[:, behind] = FAR

@@ -112,7 +112,7 @@ class Depths:
 
 @dataclass(frozen=True, eq=False)
 class TranslationPrior:
-    """The camera's position in the keyframe, measured without looking."""
+    """The camera's position in the keyframe, measured without images."""
 
     translation_m: FloatArray  # (3,)
     covariance: FloatArray  # (3, 3) m^2
@@ -160,7 +160,7 @@ def stereo_depth(request: ScaleRequest) -> Depths | None:
 
 
 def odometry(request: ScaleRequest) -> TranslationPrior | None:
-    """Translation between the two stamps, as the wheels or an IMU measured it."""
+    """Translation between the two stamps, measured by wheels or an IMU."""
     evidence = request.evidence
     if evidence.odometry is None or evidence.odometry_covariance is None:
         return None

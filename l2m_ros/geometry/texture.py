@@ -1,8 +1,8 @@
-"""How exactly an image says where its pixels are: the limit that no matcher gets below.
+"""How precisely the image's texture locates a pixel: a lower bound on a match's covariance.
 
-A dense matcher names a place for every pixel, on a blank wall too: there it continues smoothly
-from the texture around. Such matches agree with each other, so residuals do not show that they
-are guesses. The image does:
+A dense matcher gives a match for every pixel, on a blank wall too: there it interpolates from
+the texture around. Such matches agree with each other, so residuals do not show that they are
+guesses. The image shows it:
 
     C = grey^2 (M - m I)^-1 + floor^2 I        px^2 of the keyframe, eigenvalue by eigenvalue
 
@@ -64,7 +64,7 @@ def texture_covariance(frame: Frame, pixels: FloatArray, options: TextureNoise) 
 
 
 def is_textured(covariance_px: FloatArray) -> npt.NDArray[np.bool_]:
-    """(N,) whether the image says anything at all, along the better axis at least."""
+    """(N,) whether the image has texture at the match, along one axis at least."""
     xx, xy, yy = covariance_px
     smaller = 0.5 * (xx + yy) - np.hypot(0.5 * (xx - yy), xy)
     return np.asarray(smaller < MAX_SIGMA_PX**2)

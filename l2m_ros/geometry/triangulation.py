@@ -1,4 +1,4 @@
-"""Where two rays meet, how far they pass each other by, and whether that can be."""
+"""Triangulation: depth, distance from the epipolar line, and whether a depth is plausible."""
 
 from __future__ import annotations
 

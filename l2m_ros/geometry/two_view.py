@@ -1,7 +1,7 @@
-"""Pose from matches alone: the essential matrix, and the cases where it says too little.
+"""Relative pose from matches alone: essential matrix, homography of a plane, or pure rotation.
 
-Which of three models explains the matches is decided by Torr's GRIC: the squared residuals in
-units of the noise, plus what each model's freedom costs.
+Torr's GRIC chooses among three models: the squared residuals in units of the noise, plus a
+penalty for each model's parameters.
 
     general   essential matrix   residuals of 1 dimension, manifold of 3, 5 parameters
     planar    homography                      2                       2, 8
@@ -87,7 +87,7 @@ def relative_pose(
 
 
 def _fitted(pairs: RayPairs, T: FloatArray, search: Search) -> tuple[Fit, Index] | Lost:
-    """The pose refined over the matches that may belong to it, and which these are."""
+    """The pose refined over the matches near it, and their indices."""
     distance = epipolar_distance(pairs, T)
     plausible = plausible_depth(pairs, T, distance < search.threshold, search.threshold)
     near = np.flatnonzero((distance < WIDE * search.threshold) & plausible)
@@ -185,7 +185,7 @@ def _cost(pairs: RayPairs, fit: Fit, noise: Noise) -> float:
 
 
 def _forward(pairs: RayPairs, fit: Fit) -> Fit:
-    """The epipolar lines of t and -t are the same: the points decide."""
+    """t and -t have the same epipolar lines; take the sign that puts the points in front."""
     z = triangulated_depth(pairs, fit.pose)
     if float((fit.weights * np.sign(z)).sum()) >= 0:
         return fit

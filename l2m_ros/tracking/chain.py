@@ -1,8 +1,8 @@
 """Places one after another in odom, which never jumps, and where the chain of poses broke.
 
-Keyframes of one chain are connected by metric poses. Where no pose connects two of them, a break:
-odom goes on from the newest place by a motion that nobody saw, which odometry may guess, and whose
-covariance admits every plausible motion. A chain that is found again after a break is moved to
+Metric poses connect the keyframes of one chain. Where no pose connects two of them, the chain
+breaks: odom goes on from the newest place by an unseen motion, which odometry may guess, with a
+covariance that admits every plausible motion. A chain that is found again after a break is moved to
 where odom says the camera is; its keyframes move together.
 """
 
@@ -54,7 +54,7 @@ class ChainEvent:
 
 @dataclass(frozen=True)
 class UnseenMotion:
-    """Bounds of how a camera moves while nobody looks: one standard deviation."""
+    """One standard deviation of the camera's motion while there are no poses."""
 
     speed_m_s: float
     turn_rad_s: float
@@ -67,7 +67,7 @@ class UnseenMotion:
 
 @dataclass(frozen=True, eq=False)
 class Bridge:
-    """Where the camera may be after a motion that no pose tells."""
+    """Where the camera may be after a gap without poses."""
 
     odom_from_camera: FloatArray
     covariance: FloatArray

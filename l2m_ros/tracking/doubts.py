@@ -1,5 +1,5 @@
-"""Doubts that only what is known besides the matches can raise: a frozen driver, a place that looks
-like another one."""
+"""Two checks that need more than the matches: a repeated image (a frozen driver), and a place that
+looks like the keyframe's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a pose must pass before anybody may see it: better silent than wrong."""
+"""Checks that a pose must pass before it is published: better no pose than a wrong one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class GateOptions:
 
 @dataclass(frozen=True, eq=False)
 class StampedPose:
-    """A place at a stamp, to judge the next one by."""
+    """A pose and its stamp, compared with the next one."""
 
     stamp_ns: int
     odom_from_camera: FloatArray

@@ -1,4 +1,4 @@
-"""When to take a keyframe: late enough to save work and drift, early enough not to get lost."""
+"""When to take a keyframe: late enough to save work and drift, early enough to keep tracking."""
 
 from __future__ import annotations
 

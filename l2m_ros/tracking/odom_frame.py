@@ -113,7 +113,7 @@ class OdomFrame:
         self._places = {chain: place for chain, place in self._places.items() if chain in kept}
 
     def event(self, keyframe: Keyframe, now: Sighting, why: str) -> ChainEvent | None:
-        """What there is to say, once, if the keyframe's chain is not the one last told of."""
+        """A ChainEvent if the keyframe's chain is not the one last reported, else None."""
         before = self._said
         if before is not None and before[0] == keyframe.chain:
             self._said = (keyframe.chain, keyframe.id)
@@ -165,7 +165,7 @@ def moved_chain(keyframes: Iterable[Keyframe], before: Keyframe, after: Keyframe
 
 
 def _rotate_bridge(start: Bridge, keyframe: Keyframe, pose: RelativePose) -> Bridge:
-    """The turn as the images show it; what a direction without a length says is left unused."""
+    """The bridge with the rotation that the images show; a direction without length is not used."""
     R_odom = keyframe.odom_from_keyframe[:3, :3]
     P = start.covariance.copy()
     P[3:, 3:] = keyframe.odom_covariance[3:, 3:]

@@ -1,4 +1,4 @@
-"""The base's way between two stamps, by wheels or an IMU, and how far to believe it.
+"""The base's motion between two stamps by wheels or an IMU, and its covariance.
 
 A message's covariance tells of the way between two stamps only if it grows with the way, as dead
 reckoning's does:
@@ -54,7 +54,7 @@ class OdometryNoise:
             raise InvalidInput(f"the noise of odometry must be positive, got {self}")
 
     def covariance(self, a_from_b: FloatArray) -> FloatArray:
-        """6x6 of a way."""
+        """6x6 covariance of a motion."""
         way_m = float(np.linalg.norm(a_from_b[:3, 3]))
         turn_rad = float(np.linalg.norm(se3.rotation_log(a_from_b[:3, :3])))
         sigma_rad = self.sigma_rad_per_rad * turn_rad + FLOOR_RAD
@@ -114,7 +114,7 @@ def unusable(a: OdometrySample, b: OdometrySample, added: FloatArray) -> str | N
 
 
 def _added(a: OdometrySample, b: OdometrySample) -> FloatArray:
-    """What b's error has besides a's, about odom's axes."""
+    """Covariance that was added between a and b, about odom's axes."""
     J = np.eye(6)
     J[:3, 3:] = -se3.skew(b.odom_from_base[:3, 3] - a.odom_from_base[:3, 3])
     added = b.covariance - J @ a.covariance @ J.T

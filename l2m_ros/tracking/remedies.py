@@ -1,4 +1,4 @@
-"""What a tracking result means for the user, in words: the node and the replay say the same."""
+"""Explains a tracking result to the user; node and replay use the same words."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MODELLED = (
 
 
 def problems(result: TrackResult) -> dict[str, str | None]:
-    """By what they are about; None: all is well with it."""
+    """Problem by subject; None where there is none."""
     modelled = result.remarks.get("odometry covariance")
     return {
         "tracking": tracking_problem(result),
