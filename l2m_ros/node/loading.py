@@ -21,6 +21,7 @@ from l2m_ros.matching.matcher import Matcher
 
 T = TypeVar("T")
 POLL_S = 0.05
+M_ARENA_MAX = -8  # of glibc's malloc.h
 
 
 class Interrupted(Exception):
@@ -80,6 +81,16 @@ def run_in_thread(
     if "error" in outcome:
         raise outcome["error"]
     return outcome["made"]  # type: ignore[no-any-return]
+
+
+def limit_memory_pools() -> None:
+    """Two of glibc's pools for all threads; to be called before there are any.
+
+    It would make one for each thread, and each life cycle brings new threads: 200 of them took
+    resident memory from 277 to 305 MB.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL("libc.so.6").mallopt(M_ARENA_MAX, 2)
 
 
 def give_memory_back() -> None:

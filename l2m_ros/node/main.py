@@ -19,6 +19,7 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
 from l2m_ros.errors import InvalidInput, L2MError
+from l2m_ros.node.loading import limit_memory_pools
 from l2m_ros.node.node import MatcherNode
 
 USAGE = """usage: matcher [--ros-args -p parameter:=value -r topic:=other --params-file FILE ...]
@@ -36,6 +37,7 @@ FORCED_END_S = 1.7  # SIGINT and SIGTERM end the process within 2 s, whatever th
 
 def main(args: list[str] | None = None) -> int:
     """0 after SIGINT or SIGTERM; 2 where ROS refuses the arguments."""
+    limit_memory_pools()
     ending = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: _begin_end(ending))
