@@ -217,7 +217,7 @@ _TRACKING = [
     Parameter("keyframes.parallax_max_rad", float(_KEYFRAMES.parallax_max_rad), "new keyframe "
               "above this median parallax, radians", "frame", low=0.01, high=3.0),
     Parameter("keyframes.zoom_max", float(_KEYFRAMES.zoom_max), "new keyframe where the matched "
-              "scene has grown or shrunk by more (0.1: a tenth), as in forward motion", "frame",
+              "scene has grown or shrunk by more (0.14: by 15 %), as in forward motion", "frame",
               low=0.01, high=3.0),
     Parameter("keyframes.hysteresis", float(_KEYFRAMES.hysteresis), "how far a measure must come "
               "back before the wish for a keyframe ends", "frame", low=0.0, high=0.5),

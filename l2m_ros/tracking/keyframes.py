@@ -57,8 +57,9 @@ class KeyframeOptions:
     certain_min: float = 0.5  # dense matchers only
     parallax_max_rad: float = 0.26
     # Of the distances between matches, about their size: forward motion shows little parallax.
-    # A car at 12 m/s and 10 Hz has 0.08 to 0.11 a frame, and twice the error at 0.2 (docs).
-    zoom_max: float = 0.1
+    # A car at 12 m/s and 10 Hz has 0.08 to 0.11 a frame; at 0.2 its poses err by half as much more,
+    # and at 0.1 a hand-held depth camera's do (docs/benchmarks.md).
+    zoom_max: float = 0.14
     hysteresis: float = 0.1
     sharpness_min: float = 0.6  # of the median of recent frames: never a blurred keyframe
     texture_min: float = 2.0  # grey levels: below it the image shows nothing to match
