@@ -252,7 +252,8 @@ def test_depth_of_bad_repute_is_believed_again_once_it_fits():
     assert all(trust.against(bad, options) is not None for _ in range(3))
     lost = trust.against(posed_with(STILL), options)
     assert lost is not None and "3 of the last 3" in lost.detail
-    assert trust.against(posed_with(GOOD), options) is None  # confirmed, whatever was before
+    assert trust.against(posed_with(replace(GOOD, misfit=2.0)), options) is not None
+    assert trust.against(posed_with(GOOD), options) is None  # fits closely, whatever was before
     assert trust.against(posed_with(STILL), options) is not None
     assert all(trust.against(posed_with(GOOD), options) is None for _ in range(2))
     assert trust.against(posed_with(STILL), options) is None

@@ -6,8 +6,8 @@
     silent         no parallax: any depth would do, and a pose says little of translation
 
 A stream of depth that was contradicted in several of the last frames is not believed where nothing
-checks it. Wrong matches contradict a right depth too, of a camera that is lost: what is confirmed
-is believed whatever was before.
+checks it, and elsewhere where it fits closely. Wrong matches of a camera that is lost contradict
+a right depth too: what is confirmed closely is believed whatever was before.
 
 A common factor on all depths is not seen: translation grows with it and every ratio stays. Only
 odometry could tell; `pose.depth_scale_sigma` admits what calibration leaves.
@@ -27,7 +27,7 @@ PARALLAX = 2.0  # squared, over what noise explains: less shows nothing
 EXPLAINED = 1.0  # what depth leaves over, where that is all noise
 # With the right depth a camera that stands leaves over what a rotation does, 1.2 times at most.
 WORSE_THAN_NONE, SLACK = 2.0, 0.1
-STILL_MISFIT = 0.8  # without parallax right depth of real cameras is at 0.7 and less
+CLOSE_MISFIT = 0.8  # without parallax right depth of real cameras is at 0.7 and less
 
 
 class DepthVerdict(enum.Enum):
@@ -36,23 +36,29 @@ class DepthVerdict(enum.Enum):
     SILENT = "silent"
 
 
-def judge(check: DepthCheck | None, options: TrustOptions) -> DepthVerdict:
+def judge(
+    check: DepthCheck | None, options: TrustOptions, distrusted: bool = False
+) -> DepthVerdict:
+    """distrusted: depth was contradicted lately, so that only a close fit confirms it."""
     if check is None or check.rotation_only == 0.0:
         return DepthVerdict.SILENT
     left_over_bound = min(
         max(EXPLAINED, options.max_depth_unexplained * check.rotation_only),
         WORSE_THAN_NONE * check.rotation_only + SLACK,
     )
-    if check.misfit > _misfit_bound(check, options) or check.left_over > left_over_bound:
+    if (
+        check.misfit > _misfit_bound(check, options, distrusted)
+        or check.left_over > left_over_bound
+    ):
         return DepthVerdict.CONTRADICTED
     return DepthVerdict.CONFIRMED if check.rotation_only > PARALLAX else DepthVerdict.SILENT
 
 
-def _misfit_bound(check: DepthCheck, options: TrustOptions) -> float:
+def _misfit_bound(check: DepthCheck, options: TrustOptions, distrusted: bool) -> float:
     """Edges and holes misfit by parallax; where there is none, only ranges are left to misfit."""
-    if check.rotation_only > PARALLAX:
+    if check.rotation_only > PARALLAX and not distrusted:
         return options.max_depth_misfit
-    return min(options.max_depth_misfit, check.left_over + STILL_MISFIT)
+    return min(options.max_depth_misfit, check.left_over + CLOSE_MISFIT)
 
 
 class DepthTrust:
@@ -71,14 +77,17 @@ class DepthTrust:
 
         contradicted: by another check, which counts for the reputation.
         """
-        verdict = DepthVerdict.CONTRADICTED if contradicted else judge(pose.depth_check, options)
+        distrusted = sum(self._contradicted) >= options.depth_distrusted_after
+        verdict = judge(pose.depth_check, options, distrusted)
+        verdict = DepthVerdict.CONTRADICTED if contradicted else verdict
         if verdict is not DepthVerdict.SILENT:
             self._remember(verdict)
         if verdict is DepthVerdict.CONFIRMED or contradicted:
             return None
         if verdict is DepthVerdict.CONTRADICTED:
             assert pose.depth_check is not None
-            return Lost(LostReason.CONTRADICTED, _words(pose.depth_check, options))
+            words = _words(pose.depth_check, options, distrusted)
+            return Lost(LostReason.CONTRADICTED, words)
         count = sum(self._contradicted)
         if count < options.depth_distrusted_after:
             return None
@@ -95,8 +104,8 @@ class DepthTrust:
             self._contradicted.clear()
 
 
-def _words(check: DepthCheck, options: TrustOptions) -> str:
-    bound = _misfit_bound(check, options)
+def _words(check: DepthCheck, options: TrustOptions, distrusted: bool) -> str:
+    bound = _misfit_bound(check, options, distrusted)
     if check.misfit > bound:
         return (
             f"depth fit: the median of {check.checked} matches lies {check.misfit:.1f} times as "
