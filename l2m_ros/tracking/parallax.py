@@ -30,6 +30,7 @@ UNSEEN_PX = 0.5  # parallax that passes for none
 ALONG_VIEW = 3.0  # a motion along the view moves the pixels of an ordinary lens that much less
 SAME_PX = 4.0  # a point this near in the keyframe is the same point
 NEIGHBOUR = 0.03  # relative: depths of such neighbours differ by that, as a whole
+MIN_RELIEF = 0.1  # of a wall; the image's width shows the rest
 SIGMAS = 3.0
 REMEDY = "do the wheels slip? is base_from_camera right? is odom this robot's?"
 
@@ -46,6 +47,14 @@ class SceneDepth:
     def far_m(self) -> float:
         """Three quarters are nearer."""
         return float(np.quantile(self.depth_m, 0.75))
+
+    @property
+    def relief(self) -> float:
+        """Spread of the inverse depth, relative: what shows a motion that a turn does not undo."""
+        inverse = 1.0 / self.depth_m
+        middle = float(np.median(inverse))
+        spread = 1.4826 * float(np.median(np.abs(inverse - middle))) / middle
+        return float(np.clip(spread, MIN_RELIEF, 1.0))
 
     def log_ratio(self, other: SceneDepth) -> float | None:
         """By how much the other is further, at the points that both have."""
@@ -135,11 +144,15 @@ def _standing(
     T = se3.transform(outcome.keyframe_from_camera[:3, :3], np.zeros(3))
     inliers = pairs.select(outcome.inliers)
     angle = max(_parallax_rad(keyframe, query, inliers, T), UNSEEN_PX / focal_px(query.camera))
-    sigma_m = angle * scene.far_m * (1 + scene.sigma)
+    # A turn looks like a motion along a scene of one depth: relief alone tells them apart.
+    hidden = 1.0 if outcome.kind == "rotation" else 1.0 / scene.relief
+    sigma_m = angle * scene.far_m * (1 + scene.sigma) * hidden
     sigmas_m = np.array([1.0, 1.0, ALONG_VIEW, 0.0, 0.0, 0.0]) * sigma_m
     P: FloatArray = np.diag(np.square(sigmas_m))
     if outcome.covariance is not None:
         P[3:, 3:] = outcome.covariance[3:, 3:]
+    if outcome.kind != "rotation":
+        P[3:, 3:] += (sigma_m / scene.far_m) ** 2 * np.eye(3)
     moved_m = float(np.linalg.norm(odometry_m))
     words = None
     if moved_m > SIGMAS * ALONG_VIEW * sigma_m:
