@@ -147,7 +147,7 @@ def test_a_run_goes_on_from_the_file_that_another_left(tmp_path: Path) -> None:
 
 
 def test_an_archive_of_photographs_is_unpacked_once(tmp_path: Path) -> None:
-    from l2m_ros.commands.train import unpacked
+    from l2m_ros.commands.train_input import unpacked
 
     write_photographs(tmp_path / "photographs", 3)
     archive = shutil.make_archive(str(tmp_path / "some"), "gztar", tmp_path / "photographs")
@@ -354,7 +354,7 @@ def test_command_refuses_in_one_line(tmp_path: Path, capsys) -> None:
     assert main(["train", "decoder", "--photographs", str(tmp_path)]) == 2
     assert "either --minutes or --steps" in capsys.readouterr().err
     assert main([*command, str(tmp_path), "--model", "lit"]) == 2
-    assert "there are: l2m, lite" in capsys.readouterr().err
+    assert "there are: depth, encoder, l2m, lite" in capsys.readouterr().err
 
 
 def test_damaged_and_huge_photographs_are_reported_and_left_out(tmp_path: Path) -> None:
@@ -379,7 +379,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(tmp_path: Path, monk
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(InvalidInput, match=r"No space left.*free some space"):
+    with pytest.raises(InvalidInput, match="disk is full.*Free some space"):
         checkpoint.save(tmp_path, {"step": 8})
     assert checkpoint.load(tmp_path) == {"step": 7}
     assert [path.name for path in tmp_path.iterdir()] == [checkpoint.NAME]
@@ -412,7 +412,7 @@ def test_photographs_are_held_out() -> None:
 
 def test_a_single_photograph_is_cut_in_two(tmp_path: Path) -> None:
     """Before, it was trained on and measured on."""
-    from l2m_ros.commands.train import split
+    from l2m_ros.commands.train_input import split
 
     (kept,), (held_out,) = split(sorted(write_photographs(tmp_path / "one", 1).iterdir()))
     assert kept.shape[1] + held_out.shape[1] == 160
@@ -421,7 +421,7 @@ def test_a_single_photograph_is_cut_in_two(tmp_path: Path) -> None:
 
 def test_rendered_images_that_are_measured_on_show_other_worlds(monkeypatch) -> None:
     """Before, the held-out frames lay between frames of the same walls."""
-    from l2m_ros.commands import train
+    from l2m_ros.commands import train_decoder as train
     from l2m_ros.workshop.simulation import sequence
 
     worlds: list[int] = []
@@ -441,7 +441,7 @@ def test_l2m_is_measured_on_real_scenes_at_a_size_that_it_takes(
     """Before: 640x480, refused by a ViT with cells of 14 pixels."""
     from fakes.scenes import PATH, write_relief
 
-    from l2m_ros.commands import train
+    from l2m_ros.commands import train_decoder as train
     from l2m_ros.networks.l2m.network import TINY as THIN
 
     monkeypatch.setattr(train, "SCENE_PAIRS", 1)
@@ -510,13 +510,13 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch) -> None:
     monkeypatch.setattr(torch.distributed, "get_rank", lambda: 7)
     assert Processes.join("cuda").rank == 7
     assert chosen == ["cuda:3"] and local_device("cpu") == "cpu"
-    from l2m_ros.commands.train import _check_device
+    from l2m_ros.commands.train_input import check_device
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    _check_device("cuda")  # pairs that are made on the device are made on this one
+    check_device("cuda")  # pairs that are made on the device are made on this one
     assert chosen == ["cuda:3"] * 2
     monkeypatch.delenv("LOCAL_RANK")
-    _check_device("cuda")  # without torchrun there is nothing to choose, and torch takes no "cuda"
+    check_device("cuda")  # without torchrun there is nothing to choose, and torch takes no "cuda"
     assert chosen == ["cuda:3"] * 2
 
 

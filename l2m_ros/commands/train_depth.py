@@ -35,7 +35,7 @@ TRIAL_MINUTES = 2.0
 def run_depth(args: argparse.Namespace, config: Path | None) -> int:
     import torch
 
-    from l2m_ros.commands.train import _say
+    from l2m_ros.commands.train_input import say
     from l2m_ros.matching.catalogue import load_matcher
     from l2m_ros.matching.network_matcher import NetworkMatcher
     from l2m_ros.networks.checkpoint import load_files
@@ -58,7 +58,7 @@ def run_depth(args: argparse.Namespace, config: Path | None) -> int:
     if train_head(options, network, seen, recorded, unseen, folder):
         measured = recorded_samples(args.measure, options, matcher, crops=0)
         if not measured:
-            _say("no --measure: the card's sigmas are those of rendered worlds, which real "
+            say("no --measure: the card's sigmas are those of rendered worlds, which real "
                  "places exceed")  # fmt: skip
         source = f"{options.worlds} rendered worlds (l2m simulate --scene varied)"
         if recorded:
@@ -70,7 +70,7 @@ def run_depth(args: argparse.Namespace, config: Path | None) -> int:
 
 def head_options(args: argparse.Namespace, config: Path | None) -> HeadOptions:
     """The config file's, with what the command line says instead."""
-    from l2m_ros.commands.train import config_folder, settings_of
+    from l2m_ros.commands.train_input import config_folder, settings_of
     from l2m_ros.workshop.training.depth_head import HeadOptions
     from l2m_ros.workshop.training.loop import LoopOptions
     from l2m_ros.workshop.training.metric import _filled

@@ -87,7 +87,7 @@ def run_encoder(args: argparse.Namespace) -> int:
     )
     run = train_encoder(options, encoder, batches, folder, validate)  # the last thing it does
     for name, reason in batches.skipped.items():
-        _say(f"left out: {name}: {reason}")
+        say(f"left out: {name}: {reason}")
     if run.processes.leads:
         path = _write(folder, args.model, encoder, options, before, measured[-1])
         print(path)
@@ -96,7 +96,7 @@ def run_encoder(args: argparse.Namespace) -> int:
 
 def _options(args: argparse.Namespace, encoder: PatchEncoder, material: Material) -> EncoderOptions:
     """The config file's, with what the command line says instead."""
-    from l2m_ros.commands.train import config_folder, settings_of
+    from l2m_ros.commands.train_input import config_folder, settings_of
     from l2m_ros.workshop.encoder.stage import options_from
     from l2m_ros.workshop.training.processes import local_device
 
@@ -120,7 +120,7 @@ def _options(args: argparse.Namespace, encoder: PatchEncoder, material: Material
 
 
 def _material(args: argparse.Namespace, folder: Path) -> Material:
-    from l2m_ros.commands.train import split, unpacked
+    from l2m_ros.commands.train_input import split, unpacked
     from l2m_ros.workshop.encoder.photographs import Photograph, photographs_of
     from l2m_ros.workshop.lifting import depth
     from l2m_ros.workshop.lifting.photographs import find_photographs
@@ -136,7 +136,7 @@ def _material(args: argparse.Namespace, folder: Path) -> Material:
     elif args.depth_model is not None:
         source = depth.MonocularDepth(args.depth_model)
     photographs = unpacked(args.photographs, folder)
-    found = usable_photographs(find_photographs(photographs), _say)
+    found = usable_photographs(find_photographs(photographs), say)
     kept, held_out = split(found)
     if len(found) == 1:
         named = [[Photograph(found[0].name, half)] for half in (kept[0], held_out[0])]
@@ -148,12 +148,12 @@ def _material(args: argparse.Namespace, folder: Path) -> Material:
 
 def _rendered() -> Material:
     """Frames of rendered worlds with their true depth; held out: frames of other worlds."""
-    from l2m_ros.commands.train import HELD_OUT_SEED
+    from l2m_ros.commands.train_input import HELD_OUT_SEED
     from l2m_ros.progress import track
     from l2m_ros.workshop.encoder.photographs import KnownDepth, Photograph
     from l2m_ros.workshop.simulation.sequence import SimulationOptions, simulate
 
-    _say("no --photographs: rendered worlds with their true depth, good for a trial only")
+    say("no --photographs: rendered worlds with their true depth, good for a trial only")
     depths: dict[str, Any] = {}
     sets: list[list[Photograph]] = [[], []]
     for chosen, seed, count in ((0, 0, RENDERED_FRAMES), (1, HELD_OUT_SEED, HELD_OUT_FRAMES)):
@@ -216,9 +216,9 @@ def _write(
     write_whole(folder / "encoder.json", json.dumps(report, indent=1).encode())
     for name, value in before.items():
         change = 100.0 * (after[name] / value - 1.0) if value else math.nan
-        _say(f"{name}: {value:.1f} % -> {after[name]:.1f} % ({change:+.1f} % relative)")
+        say(f"{name}: {value:.1f} % -> {after[name]:.1f} % ({change:+.1f} % relative)")
     return path
 
 
-def _say(words: str) -> None:
+def say(words: str) -> None:
     print(f"l2m train: {words}", file=sys.stderr, flush=True)

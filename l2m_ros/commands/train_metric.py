@@ -46,7 +46,7 @@ def run_metric(args: argparse.Namespace, config: Path | None) -> int:
 
 def _options(args: argparse.Namespace, config: Path | None) -> MetricOptions:
     """The config file's, with what the command line says instead."""
-    from l2m_ros.commands.train import config_folder, settings_of
+    from l2m_ros.commands.train_input import config_folder, settings_of
     from l2m_ros.workshop.training.metric import options_from
 
     settings = settings_of(config or config_folder() / "metric.yaml")
@@ -78,7 +78,7 @@ def metric_pairs(options: MetricOptions, sequences: Path | None) -> tuple[Metric
 
     groups: list[Group] = []
     if sequences is not None:
-        groups += frames_of_sequences(sequences, options.size, _say)
+        groups += frames_of_sequences(sequences, options.size, say)
     groups += rendered(options.worlds, "rendering worlds")
     count = min(HELD_OUT_WORLDS, max(options.worlds.worlds, 1))
     unseen = replace(options.worlds, worlds=count, first_seed=HELD_OUT_SEED)
@@ -132,5 +132,5 @@ def depth_sigmas(run_folder: Path) -> dict[str, float]:
     }
 
 
-def _say(words: str) -> None:
+def say(words: str) -> None:
     print(f"l2m train: {words}", file=sys.stderr, flush=True)

@@ -1,0 +1,198 @@
+"""`l2m train decoder`: the matching stage, from lifted photographs, stored pairs, or both."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from l2m_ros.commands.train_input import (
+    HELD_OUT_SEED,
+    check_device,
+    config_folder,
+    rendered_images,
+    say,
+    settings_of,
+    split,
+    unpacked,
+)
+from l2m_ros.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from l2m_ros.engines.model_card import InputSpec, ModelCard
+    from l2m_ros.workshop.training.data import PairMaker, PhotographPairs, Schedule
+    from l2m_ros.workshop.training.decoder import DecoderOptions
+    from l2m_ros.workshop.training.loop import Validate
+
+SCENE_PAIRS = 8  # of each real scene, at every validation: half a minute on two cores
+RENDERED_FRAMES = 24  # per world, where no photographs are named
+
+
+def run_decoder(args: argparse.Namespace) -> int:
+    from l2m_ros.workshop.training.carry import NAME, write_carry
+    from l2m_ros.workshop.training.decoder import train_decoder
+
+    options = _options(args)
+    check_device(options.loop.device)
+    folder = args.out or Path("runs") / options.model
+    pairs, held_out = _pairs(unpacked(args.photographs, folder), options)
+    pairs = _with_stored(pairs, args, options)
+    scenes = _scenes(args.scenes, options.model)
+    network = _network(options, args.xfeat, begins=args.carry is None)
+    leads = train_decoder(options, network, pairs, held_out, folder, scenes, args.carry)
+    if leads:
+        write_carry(folder, folder / NAME)
+        write_model(folder, options, folder / "model")
+        print(folder / "model")
+    return 0
+
+
+def _options(args: argparse.Namespace) -> DecoderOptions:
+    """The config file's, with what the command line says instead."""
+    from l2m_ros.workshop.training.decoder import options_from
+
+    settings = settings_of(args.config or config_folder() / f"{args.model}.yaml")
+    loop = dict(settings.get("loop") or {})
+    if args.minutes is not None or args.steps is not None:
+        loop = {k: v for k, v in loop.items() if k not in ("minutes", "steps")}
+    given = {name: getattr(args, name) for name in ("minutes", "steps", "seed", "device")}
+    loop |= {name: value for name, value in given.items() if value is not None}
+    options = options_from({**settings, "loop": loop})
+    return replace(options, start=args.start or options.start)
+
+
+def _pairs(
+    photographs: Path | None, options: DecoderOptions
+) -> tuple[PhotographPairs | Schedule, PhotographPairs]:
+    """Pairs to train on and pairs of held-out photographs; on a GPU the first are made there."""
+    from l2m_ros.workshop.lifting.photographs import find_photographs
+    from l2m_ros.workshop.training.data import PhotographPairs, usable_photographs
+
+    seed, device = options.loop.seed, options.loop.device
+    if photographs is None:
+        say("no --photographs: images of rendered worlds are used, good for a trial only")
+        images, other_worlds = (
+            rendered_images(RENDERED_FRAMES, 0),
+            rendered_images(3, HELD_OUT_SEED),
+        )
+        return PhotographPairs(images, seed), PhotographPairs(other_worlds, seed + 999)
+    found = usable_photographs(find_photographs(photographs), say)
+    kept, held_out = split(found)
+    measured = PhotographPairs(held_out, seed + 999)
+    if not device.startswith("cuda") and not options.pairs_on_device:
+        return PhotographPairs(kept, seed), measured
+    from l2m_ros.workshop.training.device_data import DeviceBatches
+
+    return DeviceBatches(kept, options.sizes, seed, options.both_ways, device), measured
+
+
+def _with_stored(
+    pairs: PhotographPairs | Schedule, args: argparse.Namespace, options: DecoderOptions
+) -> PairMaker | Schedule:
+    """What --pairs names, alone or mixed with pairs of photographs."""
+    from l2m_ros.workshop.gaussians.pairs import SplatPairs, scene_views
+    from l2m_ros.workshop.training.data import Schedule
+    from l2m_ros.workshop.training.posed_pairs import PosedPairs
+    from l2m_ros.workshop.training.stored_pairs import MixedPairs, StoredPairs
+
+    if not args.pairs:
+        return pairs
+    seed = options.loop.seed
+    scenes = [path for path in args.pairs if path.suffix == ".ply"]
+    posed = [path for path in args.pairs if any(path.glob("**/pairs.json"))]
+    folders = [path for path in args.pairs if path.suffix != ".ply" and path not in posed]
+    makers: list[PairMaker] = [SplatPairs(scene_views(path), seed) for path in scenes]
+    makers += [StoredPairs(folders, seed)] if folders else []
+    makers += [PosedPairs(posed, seed)] if posed else []
+    if args.photographs is None:
+        return MixedPairs(makers, [1.0] * len(makers), seed)
+    if isinstance(pairs, Schedule):
+        raise InvalidInput("--pairs beside --photographs is made on the CPU: use --device cpu")
+    stored = args.pairs_share / len(makers)
+    shares = [1 - args.pairs_share, *[stored] * len(makers)]
+    return MixedPairs([pairs, *makers], shares, seed)
+
+
+def write_model(run_folder: Path, options: DecoderOptions, out: Path) -> ModelCard:
+    """The mean weights of a run as a model: weights, card, and the graphs of `lite`."""
+    from safetensors.torch import save_file
+
+    from l2m_ros.engines.model_card import ModelCard, ModelFile, sha256_of, write_card
+    from l2m_ros.export.stages import CARD, ExportOptions, export_model
+    from l2m_ros.networks.registry import build
+    from l2m_ros.workshop.training.checkpoint import load_weights
+    from l2m_ros.workshop.training.decoder import mean_weights
+
+    network = build(options.model, **options.network)
+    weights = mean_weights(run_folder)
+    load_weights(network, weights, str(run_folder))
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    card = ModelCard(
+        name=options.model, architecture=options.model, input=_input_of(options.model),
+        config=options.network, parameters=parameters, folder=out,
+    )  # fmt: skip
+    out.mkdir(parents=True, exist_ok=True)
+    if options.model in (
+        "lite",
+        "lite2",
+    ):  # the others take minutes and gigabytes: `l2m export` does them
+        card = export_model(network, card, ExportOptions(out, card.input.height, card.input.width))
+    path = out / f"{options.model}.safetensors"
+    save_file({name: value.contiguous() for name, value in weights.items()}, path)
+    files = {**card.files, "weights": ModelFile(path.name, sha256_of(path))}
+    card = replace(card, files=files)
+    write_card(card, out / CARD)
+    return card
+
+
+def _input_of(model: str) -> InputSpec:
+    from l2m_ros.engines.model_card import InputSpec
+
+    if model in ("lite", "lite2"):
+        return InputSpec(width=640, height=480, multiple=32, turn=True)
+    return InputSpec(width=560, height=560, multiple=14)
+
+
+def _network(options: DecoderOptions, xfeat: Path | None, begins: bool) -> nn.Module:
+    """The network to train; `lite2` sees by XFeat's backbone, whose weights it begins with."""
+    import torch
+
+    from l2m_ros.networks.registry import build
+
+    torch.manual_seed(options.loop.seed)
+    network = build(options.model, **options.network)
+    if options.model == "lite2" and begins and options.start is None:
+        from l2m_ros.networks.lite2.backbone import load_xfeat
+
+        say(f"XFeat's weights: {load_xfeat(network.encoder.xfeat, xfeat)}")
+    return network
+
+
+def _scenes(folder: Path | None, architecture: str) -> Validate | None:
+    """AUC@10 degrees over some pairs of every scene, as `l2m evaluate` has it."""
+    if folder is None:
+        return None
+    from l2m_ros.engines.model_card import ModelCard
+    from l2m_ros.engines.torch import TorchBackend
+    from l2m_ros.matching.network_matcher import NetworkMatcher
+    from l2m_ros.workshop.evaluation.benchmark import Bench, BenchmarkOptions
+    from l2m_ros.workshop.evaluation.metrics import auc_percent
+    from l2m_ros.workshop.evaluation.scenes import find_scenes
+
+    scenes = [scene for scene in find_scenes([folder]) if scene.kind == "pose"]
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        device = next(model.parameters()).device.type
+        card = ModelCard(name="trained", architecture=architecture, input=_input_of(architecture))
+        matcher = NetworkMatcher(card, TorchBackend(model, device))
+        options = BenchmarkOptions(limit=SCENE_PAIRS)
+        figures = {}
+        for scene in scenes:
+            errors = [result.error for result in Bench(scene, matcher, options).results()]
+            figures[f"auc10_{scene.name}"] = auc_percent(errors, [10.0])[0]
+        return {**figures, "auc10_mean": sum(figures.values()) / max(len(figures), 1)}
+
+    return validate

@@ -1,0 +1,92 @@
+"""What the stages of `l2m train` have in common: settings, photographs, the device, words."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from l2m_ros.errors import InvalidInput
+
+TAR: dict[str, Any] = {"filter": "data"}  # nothing outside of the folder, no links, no devices
+HELD_OUT_SEED = 900  # of the worlds that are only measured on
+
+
+def unpacked(photographs: Path | None, folder: Path) -> Path | None:
+    """A folder of photographs; an archive is unpacked beside the run, once."""
+    if photographs is None or not photographs.is_file():
+        return photographs
+    name = photographs.name.lower()
+    if not name.endswith((".zip", ".tar", ".tar.gz", ".tgz")):
+        return photographs
+    out = folder / "photographs"
+    if not out.is_dir():
+        import shutil
+
+        partial = folder / "photographs.partial"
+        shutil.unpack_archive(photographs, partial, **({} if name.endswith(".zip") else TAR))
+        partial.rename(out)
+    return out
+
+
+def config_folder() -> Path:
+    """config/train of the checkout, or of the installed package."""
+    checkout = Path(__file__).resolve().parents[2] / "config" / "train"
+    installed = Path(sys.prefix) / "share" / "l2m_ros" / "config" / "train"
+    return checkout if checkout.is_dir() else installed
+
+
+def settings_of(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        settings = yaml.safe_load(path.read_text())
+    except FileNotFoundError as error:
+        known = ", ".join(sorted(p.stem for p in config_folder().glob("*.yaml")))
+        raise InvalidInput(f"{path}: no such config (there are: {known})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(settings, dict):
+        raise InvalidInput(f"{path}: expected names and values")
+    return settings
+
+
+def check_device(device: str) -> None:
+    """Refuse a GPU that is not there; take this process' own before anything is put on it."""
+    import torch
+
+    from l2m_ros.workshop.training.processes import take_device
+
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InvalidInput(f"device {device}: this torch sees no GPU; use --device cpu")
+    take_device(device)
+
+
+def split(found: list[Path]) -> tuple[list[Any], list[Any]]:
+    """(to train on, held out) photographs; a single one is cut in two."""
+    from l2m_ros.workshop.lifting.photographs import read_photograph
+    from l2m_ros.workshop.training.decoder import halves, split_photographs
+
+    if len(found) > 1:
+        return split_photographs(found)
+    kept, held_out = halves(read_photograph(found[0], longest_side=2048))
+    return [kept], [held_out]
+
+
+def rendered_images(frames: int, world: int) -> list[Any]:
+    """Images of the simulator's worlds: enough to try the training, not to ship its result."""
+    from l2m_ros.progress import track
+    from l2m_ros.workshop.simulation.sequence import SimulationOptions, simulate
+
+    images = []
+    for scene in ("room", "corridor", "yard"):
+        options = SimulationOptions(
+            scene=scene, frames=frames, rate_hz=1.0, stereo=False, seed=world, scene_seed=world
+        )
+        seen = track(simulate(options), f"rendering {scene}", total=frames)
+        images += [frame.frame.rgb for frame in seen]
+    return images
+
+
+def say(words: str) -> None:
+    print(f"l2m train: {words}", file=sys.stderr, flush=True)
