@@ -379,7 +379,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(tmp_path: Path, monk
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(InvalidInput, match="disk is full.*Free some space"):
+    with pytest.raises(InvalidInput, match=r"disk is full.*Free some space"):
         checkpoint.save(tmp_path, {"step": 8})
     assert checkpoint.load(tmp_path) == {"step": 7}
     assert [path.name for path in tmp_path.iterdir()] == [checkpoint.NAME]
