@@ -27,6 +27,7 @@ BAG_SUFFIXES = (".mcap", ".db3")  # a bag's folder is named so; the storage foll
 PARTIAL = ".part"  # ends the name of a file that is being written
 MAX_YAML_BYTES, MAX_YAML_VALUES = 4 << 20, 100_000
 FULL_WORDS = ("no space left", "disk is full", "file too large", "disk i/o error")
+NOTHING_KEPT = "nothing was kept. Free some space or name another place"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -126,23 +127,24 @@ def inside(folder: Path, name: str) -> Path:
 # --- writing --------------------------------------------------------------------------------
 
 
-def write_whole(path: Path, content: bytes | str) -> None:
-    """The file with this content (text as UTF-8); its folder is made."""
+def write_whole(path: Path, content: bytes | str, if_full: str = NOTHING_KEPT) -> None:
+    """The file with this content (text as UTF-8); its folder is made. if_full: see `whole_file`."""
     data = content.encode() if isinstance(content, str) else content
-    with whole_file(path) as partial:
+    with whole_file(path, if_full) as partial:
         partial.write_bytes(data)
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, if_full: str = NOTHING_KEPT) -> Iterator[Path]:
     """A path to write to; the file becomes `path` if the block ends well, and goes if it does not.
 
     It is flushed to the disk first: after a power cut there is the old file or the new one.
+    if_full: what to tell the user where the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     try:
-        with full_disk_in_words(path):
+        with full_disk_in_words(path, if_full):
             yield partial
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
@@ -218,7 +220,7 @@ def check_writable(output: Path | None) -> None:
 
 
 @contextmanager
-def full_disk_in_words(what: Path) -> Iterator[None]:
+def full_disk_in_words(what: Path, if_full: str = NOTHING_KEPT) -> Iterator[None]:
     """Turns an error about space, of whatever library it is, into one line."""
     try:
         yield
@@ -228,8 +230,7 @@ def full_disk_in_words(what: Path) -> Iterator[None]:
         if not is_full_disk(error):
             raise
         raise InvalidInput(
-            f"{what}: the disk is full ({_free_mb(what)} MB free); nothing was kept. Free some "
-            "space or name another place"
+            f"{what}: the disk is full ({_free_mb(what)} MB free); {if_full}"
         ) from error
 
 
@@ -240,9 +241,7 @@ def is_full_disk(error: BaseException) -> bool:
     if type(error).__name__ == "FullError":
         return True
     words = str(error).lower()
-    return any(
-        one in words for one in ("no space left", "disk is full", "file too large", "disk i/o")
-    )
+    return any(one in words for one in FULL_WORDS)
 
 
 def _free_mb(path: Path) -> int:

@@ -61,6 +61,8 @@ class Parameter:
                 ", ".join(self.choices)
             )
         if isinstance(value, (int, float)) and not isinstance(value, bool):
+            if abs(value) >= 2**63 and isinstance(value, int):
+                return f"{self.name} is a whole number of more than 64 bits"
             if not math.isfinite(value):
                 return f"{self.name} is {value}: it must be a number"
             if self.low is not None and value < self.low:

@@ -102,6 +102,8 @@ def test_yaml_and_json(tmp_path_factory, content):
 
 @settings(max_examples=share(0.06))
 @given(st.dictionaries(st.sampled_from([*sorted(PARAMETERS), "nope", "odom."]), values, max_size=3))
+@example({"max_image_pixels": 10**400})
+@example({"tracking.max_sigma_m": -(10**400)})
 def test_parameter_files(tmp_path_factory, given_values):
     path = tmp_path_factory.getbasetemp() / "p.yaml"
     path.write_text(yaml.safe_dump({"l2m": {"ros__parameters": given_values}}))

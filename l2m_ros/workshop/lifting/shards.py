@@ -17,7 +17,6 @@ running it again.
 
 from __future__ import annotations
 
-import errno
 import io
 import json
 import os
@@ -65,15 +64,11 @@ def pixels(steps: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """The whole file or nothing; a full disk is a refusal that says what to do."""
-    try:
-        write_whole(path, data)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise InvalidInput(
-                f"{path}: the disk is full; what is complete was kept. Free at least "
-                f"{len(data) / 1e6:.0f} MB and run the same command again: it continues here"
-            ) from error
-        raise
+    remedy = (
+        f"what is complete was kept. Free at least {len(data) / 1e6:.0f} MB and run the same "
+        "command again: it continues here"
+    )
+    write_whole(path, data, remedy)
 
 
 def remove_leftovers(folder: Path) -> None:
