@@ -22,6 +22,7 @@ from l2m_ros.geometry.rays import RayPairs, focal_px
 from l2m_ros.geometry.refine import Fit, epipolar_terms, refine
 from l2m_ros.geometry.scale import SCALE_SOURCES, Depths, TranslationPrior
 from l2m_ros.geometry.triangulation import triangulated_depth
+from l2m_ros.geometry.two_view import TwoView
 from l2m_ros.types import FloatArray, Lost, LostReason, MetricPose
 
 FRAME_DEPTH = "depth"  # of `SCALE_SOURCES`: another sensor than the camera
@@ -196,6 +197,29 @@ def _from_prior(problem: PoseProblem, prior: TranslationPrior, source: str) -> M
             LostReason.NO_SCALE,
             f"no parallax: {source}'s translation cannot be seen; it takes motion across the view",
         )
+    start = _start_of_length(problem, view, prior, source)
+    if isinstance(start, Lost):
+        return start
+    chosen = np.flatnonzero(view.fit.weights > 1e-3)
+    pairs = problem.pairs.select(chosen)
+    fit = refine(
+        pairs,
+        start,
+        epipolar_terms(pairs, prior),
+        view.fit.noise,
+    )
+    if fit is None:
+        return Lost(LostReason.NO_SCALE, f"{source} and the matches do not determine a pose")
+    everything = np.ones(len(problem.pairs), dtype=np.bool_)
+    depth_m = triangulated_depth(problem.pairs, fit.pose)
+    whole = fit.over(chosen, len(problem.pairs))
+    return problem.metric(whole, source, 0.0, depth_m, everything)
+
+
+def _start_of_length(
+    problem: PoseProblem, view: TwoView, prior: TranslationPrior, source: str
+) -> FloatArray | Lost:
+    """The two-view pose with the length that suits the prior."""
     W = np.linalg.inv(prior.covariance)
     poses = [view.fit.pose] if view.other is None else [view.fit.pose, view.other]
     common = problem.common(view.fit.pose)
@@ -218,20 +242,7 @@ def _from_prior(problem: PoseProblem, prior: TranslationPrior, source: str) -> M
             f"{source} says {np.round(prior.translation_m, 4).tolist()} m, the matches say the "
             f"direction {np.round(direction, 3).tolist()}: no length fits both",
         )
-    chosen = np.flatnonzero(view.fit.weights > 1e-3)
-    pairs = problem.pairs.select(chosen)
-    fit = refine(
-        pairs,
-        se3.transform(T[:3, :3], length * direction),
-        epipolar_terms(pairs, prior),
-        view.fit.noise,
-    )
-    if fit is None:
-        return Lost(LostReason.NO_SCALE, f"{source} and the matches do not determine a pose")
-    everything = np.ones(len(problem.pairs), dtype=np.bool_)
-    depth_m = triangulated_depth(problem.pairs, fit.pose)
-    whole = fit.over(chosen, len(problem.pairs))
-    return problem.metric(whole, source, 0.0, depth_m, everything)
+    return se3.transform(T[:3, :3], length * direction)
 
 
 def _scaled_direction(
