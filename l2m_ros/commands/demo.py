@@ -7,6 +7,7 @@ import argparse
 import importlib.util
 import sys
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,13 +15,12 @@ from l2m_ros.commands.options import as_json
 
 if TYPE_CHECKING:
     from l2m_ros.node.output_recorder import RecordedOutputs
-    from l2m_ros.node.session import Played
     from l2m_ros.types import FloatArray
     from l2m_ros.workshop.evaluation.map_report import FoundAgain
     from l2m_ros.workshop.evaluation.tracking_report import TrackedRun
 
-RATE_HZ = 8.0  # what `lite` keeps up with beside the player on two cores
-MAP_EVERY_M = 0.4  # between keyframes: a room needs few, and a busy machine takes 2 s for each
+RATE_HZ = 6.0  # what `lite` keeps up with beside the player on two cores
+MAP_EVERY_M = 0.4  # between keyframes: a room needs few
 LATER_FRAMES, LATER_RATE = 24, 0.5  # the second drive; slow: a busy machine finds itself in time
 REMAPPED = {
     "image": "/camera/image_raw",
@@ -59,12 +59,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     options = DemoOptions(args.out, args.scene, args.path, args.frames, args.model, args.seed)
     bag = _simulated(options)
-    played = _over_dds(options, bag)
-    tracked = _run_of(options, bag, played.recorded)
+    tracked = _run_of(options, bag, _over_dds(options, bag))
     page, figures, text = tracked.report(), tracked.figures(), tracked.text()
-    if played.unfinished is not None:
-        text += f"\n\nthe map is not complete: {played.unfinished}"
     if _maps_work():
+        _build_map(options, bag)
         again = _found_again(options, bag)
         again.show(page)
         figures["map"] = again.figures()
@@ -99,23 +97,39 @@ def _simulated(options: DemoOptions) -> Path:
     return bag
 
 
-def _over_dds(options: DemoOptions, bag: Path) -> Played:
-    """The node tracks the whole drive, and builds a map of it where what maps need is installed."""
+def _over_dds(options: DemoOptions, bag: Path) -> RecordedOutputs:
+    """The node tracks the whole drive."""
     from l2m_ros.node.session import Session, play_at_node
 
-    parameters = {"model": options.model}
-    then = None
-    if _maps_work():
-        for old in options.out.glob(f"{options.map_path.name}*"):  # with SQLite's log beside it
-            old.unlink()
-        parameters |= {
-            "map.mode": "build",
-            "map.path": str(options.map_path),
-            "map.every_m": str(MAP_EVERY_M),
-        }
-        then = ("/l2m/save_map", "map", "saved in")
     log = options.out / "node.log"
-    return play_at_node(Session(bag, REMAPPED, parameters, log, pictures=3, then=then))
+    session = Session(bag, REMAPPED, {"model": options.model}, log, pictures=3)
+    return play_at_node(session)
+
+
+def _build_map(options: DemoOptions, bag: Path) -> None:
+    """A map of the drive: built beside the tracker it would take half of two cores from it."""
+    from l2m_ros.bags.mapping import BuildOptions, build_map
+    from l2m_ros.bags.recording import open_recording
+    from l2m_ros.mapping.options import PickerOptions
+    from l2m_ros.mapping.store import open_map
+    from l2m_ros.matching.catalogue import load_matcher
+    from l2m_ros.progress import track
+
+    for old in options.out.glob(f"{options.map_path.name}*"):  # with SQLite's log beside it
+        old.unlink()
+    store = open_map(str(options.map_path), create=True)
+    try:
+        with open_recording(bag) as recording:
+            build_map(
+                recording,
+                store,
+                load_matcher(options.model),
+                BuildOptions(picker=PickerOptions(MAP_EVERY_M)),
+                lambda shots: track(islice(shots, 0, None, 2), "mapping", recording.count // 2),
+                lambda ids: track(ids, "closing loops"),
+            )
+    finally:
+        store.close()
 
 
 def _maps_work() -> bool:
@@ -136,7 +150,7 @@ def _found_again(options: DemoOptions, mapped: Path) -> FoundAgain:
         "map.period_s": "0.5",
     }
     log = options.out / "node_again.log"
-    recorded = play_at_node(Session(bag, REMAPPED, parameters, log, LATER_RATE)).recorded
+    recorded = play_at_node(Session(bag, REMAPPED, parameters, log, LATER_RATE))
     return found_again(options.map_path, recorded.map_poses, mapped, bag, _base_from_camera())
 
 

@@ -13,13 +13,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
-from std_srvs.srv import Trigger
 
 from l2m_ros.bags.reader import open_bag
 from l2m_ros.errors import L2MError
@@ -43,22 +42,10 @@ class Session:
     log: Path  # what the node prints
     rate: float = 1.0  # of playing
     pictures: int = 0  # of ~/matches, spread over the bag
-    # After the last message: a service to call, and what ~/diagnostics then says under which key.
-    then: tuple[str, str, str] | None = None
-    patience_s: float = field(default=120.0, kw_only=True)  # for that
 
 
-@dataclass(frozen=True)
-class Played:
-    """What came of it."""
-
-    recorded: RecordedOutputs
-    unfinished: str | None = None  # why `then` was not done
-
-
-def play_at_node(session: Session) -> Played:
+def play_at_node(session: Session) -> RecordedOutputs:
     """Blocks until the bag is played; the node is ended as Ctrl-C ends it."""
-    unfinished = None
     os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
     with _node_process(session) as process, _spinning_node() as node:
         recorder = OutputRecorder(node)
@@ -69,11 +56,7 @@ def play_at_node(session: Session) -> Played:
         _wait(lambda: not player.unsubscribed(), DISCOVERY_S, lambda: _unheard(player), process)
         _play(player, recorder, session)
         time.sleep(LAST_WORDS_S)
-        try:
-            _finish(node, recorded, session, process)
-        except L2MError as error:  # what was recorded is no less true
-            unfinished = str(error)
-    return Played(recorded, unfinished)
+    return recorded
 
 
 @contextlib.contextmanager
@@ -156,23 +139,3 @@ def _play(player: Player, recorder: OutputRecorder, session: Session) -> None:
                 recorder.request_picture()
 
         player.play(session.rate, after_each)
-
-
-def _finish(
-    node: Any, recorded: RecordedOutputs, session: Session, process: subprocess.Popen[bytes]
-) -> None:
-    """Calls the service and waits until the diagnostics say that it is done."""
-    if session.then is None:
-        return
-    service, key, words = session.then
-    client = node.create_client(Trigger, service)
-    unanswered = lambda: f"{service} was not answered; see {session.log}"  # noqa: E731
-    _wait(client.service_is_ready, DISCOVERY_S, unanswered, process)
-    answer = client.call_async(Trigger.Request())
-    _wait(answer.done, session.patience_s, unanswered, process)
-    node.destroy_client(client)
-    if not answer.result().success:
-        raise L2MError(f"{service}: {answer.result().message}")
-    said = lambda: words in recorded.diagnostics.get(key, "")  # noqa: E731
-    unsaid = lambda: f"{service}: {recorded.diagnostics.get(key) or unanswered()}"  # noqa: E731
-    _wait(said, session.patience_s, unsaid, process)
