@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from l2m_ros.commands.options import as_json
+from l2m_ros.commands.options import add_truth_arguments, as_json
 from l2m_ros.commands.replay import (
     add_tracking_arguments,
     tracked_frames,
@@ -28,15 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bag", type=Path, help="a bag, or a folder with meta.json, with depth or "
                         "a right image")  # fmt: skip
     add_tracking_arguments(parser)
-    parser.add_argument(
-        "--truth", metavar="TOPIC|FILE.tum", help="poses of the camera to compare with"
-    )
-    parser.add_argument(
-        "--truth-sigma",
-        metavar="M,DEG",
-        default="0,0",
-        help="the truth's own error, one standard deviation per axis of a relative pose",
-    )
+    add_truth_arguments(parser)
     parser.add_argument("--out", type=Path, help="YAML of the parameters that changed")
     parser.add_argument("--force", action="store_true", help="overwrite what exists")
     parser.add_argument("--json", action="store_true", help="figures as JSON on stdout")

@@ -104,3 +104,17 @@ def show_log(level: int = logging.INFO) -> None:
         handler.setFormatter(logging.Formatter("l2m: %(message)s"))
         logger.addHandler(handler)
     logger.setLevel(level)
+
+
+def add_truth_arguments(parser: argparse.ArgumentParser) -> None:
+    """The truth that poses are compared with, and its own error."""
+    parser.add_argument(
+        "--truth", metavar="TOPIC|FILE.tum", help="poses of the camera to compare with"
+    )
+    parser.add_argument(
+        "--truth-sigma",
+        metavar="M,DEG",
+        default="0,0",
+        help="the truth's own error, one standard deviation per axis of a relative pose (metres, "
+        "degrees): added to each covariance before NEES and wrong poses are counted",
+    )

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from l2m_ros.commands.options import as_json
+from l2m_ros.commands.options import add_truth_arguments, as_json
 from l2m_ros.errors import InvalidInput
 from l2m_ros.files import check_writable, refuse_overwriting
 
@@ -27,16 +27,7 @@ TOPICS = ("image", "camera_info", "depth", "right_image", "right_camera_info", "
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bag", type=Path)
     add_tracking_arguments(parser)
-    parser.add_argument(
-        "--truth", metavar="TOPIC|FILE.tum", help="poses of the camera to compare with"
-    )
-    parser.add_argument(
-        "--truth-sigma",
-        metavar="M,DEG",
-        default="0,0",
-        help="the truth's own error, one standard deviation per axis of a relative pose (metres, "
-        "degrees): added to each covariance before NEES and wrong poses are counted",
-    )
+    add_truth_arguments(parser)
     parser.add_argument("--out", type=Path, help="poses of the camera: .tum, or .kitti / .txt")
     parser.add_argument("--out-bag", type=Path, help="poses as a bag: .mcap or .db3")
     parser.add_argument("--report", type=Path, help="an HTML page with pictures")
