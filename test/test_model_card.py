@@ -1,7 +1,9 @@
 """Model cards: what is written is read, what is wrong is refused in one line that helps."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -16,6 +18,8 @@ from l2m_ros.engines.model_card import (
     write_card,
 )
 from l2m_ros.errors import ModelError
+from l2m_ros.matching import portable
+from l2m_ros.networks.checkpoint import read_state, weights_id
 
 SHIPPED = Path(__file__).parent.parent / "models"
 MINIMAL = {"name": "m", "architecture": "lite", "input": {"width": 64, "height": 32}}
@@ -121,3 +125,18 @@ def test_shipped_cards_are_whole(path):
         if (path.parent / entry.path).is_file():
             assert entry.sha256, f"{role} of {path.name} ships without a checksum"
             card.file(role)
+            if role == "weights" and card.weights_id is not None:
+                assert card.weights_id == weights_id(read_state(card.file(role)))
+
+
+def test_maps_know_the_weights_and_not_the_files():
+    card = ModelCard("m", "lite", InputSpec(64, 32), weights_id="ab" * 8)
+    again = replace(card, files={"encoder": ModelFile("e.onnx", "cd" * 32)}, precision="fp16")
+    known = [portable.checksum(SimpleNamespace(card=c)) for c in (card, again)]
+    assert known[0] == known[1]
+    for other in (
+        replace(card, weights_id="cd" * 8),
+        replace(card, input=InputSpec(128, 32)),
+        replace(again, weights_id=None),
+    ):
+        assert portable.checksum(SimpleNamespace(card=other)) != known[0]

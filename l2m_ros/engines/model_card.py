@@ -27,6 +27,7 @@ GRAPH_ROLES = ("encoder", "reference", "decoder", "depth")
 FILE_ROLES = (*GRAPH_ROLES, "weights")
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
+WEIGHTS_ID = re.compile(r"[0-9a-f]{16}")
 MAX_SIDE = 8192  # of a network's input
 
 T = TypeVar("T")
@@ -126,6 +127,7 @@ class ModelCard:
     shapes: tuple[Shape, ...] = ()
     precision: str = "fp32"
     trained: bool = True  # False: random weights, for measuring speed only
+    weights_id: str | None = None  # of the trained numbers: another export keeps it, maps know it
     keep: Mapping[str, str] = field(default_factory=dict)  # reference tensor: the feature it equals
     solve: Solve | None = None
     licence: str = "unknown"
@@ -144,6 +146,8 @@ class ModelCard:
         for name in ("name", "architecture", "licence", "source", "trained_on"):
             if not isinstance(getattr(self, name), str):
                 raise ModelError(f"{name} is a text, got {getattr(self, name)!r}")
+        if self.weights_id is not None and not WEIGHTS_ID.fullmatch(str(self.weights_id)):
+            raise ModelError(f"weights_id {self.weights_id!r} is no 16 lower-case hex digits")
         if not self.name or set(self.name) & set("/\\\0"):
             raise ModelError(f"name {self.name!r} is no name of a model")
         for name in ("config", "files", "keep", "depth", "encoder", "accuracy", "speed"):

@@ -45,6 +45,7 @@ from l2m_ros.export.half_precision import to_half
 from l2m_ros.export.parser_check import OPSETS, Table, problems_of
 from l2m_ros.export.tidy import tidy
 from l2m_ros.files import write_whole
+from l2m_ros.networks.checkpoint import weights_id
 from l2m_ros.progress import progress
 
 CARD = "card.yaml"
@@ -119,7 +120,7 @@ def export_model(
     card = replace(card.resized(options.width, options.height), precision=options.precision)
     network = network.eval().requires_grad_(False)
     count = sum(p.numel() for p in network.parameters())
-    card = replace(card, parameters=count)
+    card = replace(card, parameters=count, weights_id=weights_id(network.state_dict()))
     traced, card = _trace(network, card, options)
     models = _in_precision(traced, card)
     problems = [
@@ -288,7 +289,10 @@ def write_shipped_card(written: ModelCard, path: Path) -> ModelCard:
     for role, file in before.files.items():
         if role == "weights" and (path.parent / file.path).is_file():
             files[role] = replace(file, sha256=sha256_of(path.parent / file.path))
-    parts = {name: getattr(written, name) for name in ("input", "config", "precision", "keep")}
+    parts = {
+        name: getattr(written, name)
+        for name in ("input", "config", "precision", "keep", "weights_id")
+    }
     card = replace(
         before, **parts, solve=written.solve, trained=written.trained, files=files,
         folder=path.parent, parameters=written.parameters,

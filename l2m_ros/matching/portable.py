@@ -22,12 +22,20 @@ POINTS, DESCRIPTORS = "px", "descriptors"  # names of a classical matcher's arra
 
 
 def checksum(matcher: Matcher) -> str:
-    """Changes with the model's files and input size: other weights see other features."""
+    """Changes with the model's weights and its input: other weights see other features.
+
+    By the card's `weights_id`, so that the same weights exported once more, in half precision or
+    for another engine, go on with their maps; cards without one are known by their files.
+    """
     card = getattr(matcher, "card", None)
     if card is None:
         return "classical"
     parts = [f"{role} {file.sha256}" for role, file in sorted(card.files.items())]
-    text = " ".join([card.architecture, str(card.input.size), *parts])
+    if card.weights_id is not None:
+        parts = [card.weights_id]
+    spec = card.input
+    seen = f"{spec.size} {spec.resize} {spec.mean} {spec.std}"
+    text = " ".join([card.architecture, seen, *parts])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -10,6 +10,7 @@ its own, and so may be TinyRoMa's XFeat.
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import struct
 import zipfile
@@ -50,6 +51,16 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], where: str) -> N
     """Values are converted to the network's types (released files are float32 or float16)."""
     check(state, {k: tuple(v.shape) for k, v in network.state_dict().items()}, where)
     network.load_state_dict(state, strict=True)
+
+
+def weights_id(state: Mapping[str, Tensor]) -> str:
+    """16 hex digits that name the numbers of a network, in whatever file they come."""
+    digest = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        if value.is_floating_point():
+            digest.update(f"{name} {tuple(value.shape)} ".encode())
+            digest.update(value.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def convert(
