@@ -4,16 +4,17 @@
     python benchmarks/soak.py frames --minutes 60        one phase
     python benchmarks/soak.py cycles --count 200
 
-    frames     every output listened to                              60 minutes
+    frames     640x480, every output listened to                     60 minutes
     flood      images at 200 Hz                                       5
     sizes      another image size every frame                         5
     nonsense   random parameters, transitions, stamps, encodings     30
     cycles     deactivate, cleanup, configure, activate              200 times
     kills      kill -9 and start again                                20 times
 
-One JSON line a phase. Memory is the median of the phase's last quarter against that of its second
-quarter, so that the warm-up does not count. Ends with 1 where memory grew by more than --growth
-percent, where the node ended, or where good input afterwards brings no poses.
+One JSON line a phase. Memory is that of the node and its children: the median of the phase's last
+quarter against that of its second quarter, so that the warm-up does not count. Ends with 1 where
+memory grew by more than --growth percent, where the node ended, or where good input afterwards
+brings no poses.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "test"))
@@ -36,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "test"))
 from lifecycle_msgs.msg import Transition
 from nav_msgs.msg import Odometry
 from node_process import NodeProcess
-from ros_bench import CAMERA, HEIGHT, WIDTH, image, info
+from ros_bench import CAMERA, HEIGHT, WIDTH, depth, image, info, rgb
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
 from l2m_ros.parameters.table import PARAMETERS
@@ -50,6 +52,7 @@ MINUTES = {"frames": 60.0, "flood": 5.0, "sizes": 5.0, "nonsense": 30.0}
 COUNTS = {"cycles": 200, "kills": 20}
 START_S = 300.0  # for the node to start, to answer or to end: the machine may be busy
 MARKS = 200  # memory readings a phase
+FULL = 4  # times the bench's 160x120: the size of the shipped model's input
 CYCLE = (
     Transition.TRANSITION_DEACTIVATE,
     Transition.TRANSITION_CLEANUP,
@@ -60,6 +63,13 @@ ANY_TRANSITION = (*CYCLE, 0, 99)
 DYNAMIC = [name for name, one in PARAMETERS.items() if one.when == "frame"]
 VALUES = (1, 0, 0.01, -5.0, 1e9, 1e300, float("nan"), "nonsense", "", True, 7, [1.0, 2.0])
 ENCODINGS = ("rgb8", "martian", "32FC1", "nv12", "bayer_rggb8", "16UC1", "")
+
+
+def scaled_camera(scale: float) -> Camera:
+    """The bench's camera for its picture in another size; pixel centres at integers."""
+    K = np.diag([scale, scale, 1.0]) @ CAMERA.K
+    K[:2, 2] += (scale - 1) / 2
+    return Camera(round(WIDTH * scale), round(HEIGHT * scale), K)
 
 
 @dataclass
@@ -111,6 +121,16 @@ class Soak:
     # ---- phases ------------------------------------------------------------------------------
 
     def frames(self) -> None:
+        """The bench's world in full size: the same pictures and depth, four times as large."""
+        bench, size = self.node.bench, (FULL * WIDTH, FULL * HEIGHT)
+        number = bench.number
+        bench.publishers["camera_info"].publish(info(number, scaled_camera(FULL)))
+        bench.publishers["depth"].publish(depth(number, shape=size[::-1]))
+        bench.publishers["image"].publish(image(number, pixels=cv2.resize(rgb(number), size)))
+        bench.number += 1
+        time.sleep(self.pause_s)
+
+    def small_frames(self) -> None:
         self.node.bench.send()
         time.sleep(self.pause_s)
 
@@ -122,8 +142,7 @@ class Soak:
         bench, scale = self.node.bench, self.rng.choice((0.5, 0.75, 1.0, 1.5, 2.0))
         width, height = round(WIDTH * scale), round(HEIGHT * scale)
         pixels = np.random.default_rng(bench.number).integers(0, 256, (height, width, 3), np.uint8)
-        camera = Camera(width, height, np.diag([scale, scale, 1.0]) @ CAMERA.K)
-        bench.publishers["camera_info"].publish(info(bench.number, camera))
+        bench.publishers["camera_info"].publish(info(bench.number, scaled_camera(scale)))
         bench.publishers["image"].publish(image(bench.number, pixels=pixels))
         bench.number += 1
         time.sleep(self.pause_s)
@@ -147,7 +166,7 @@ class Soak:
             done = self.node.change(rng.choice(ANY_TRANSITION))
             self.counts["transitions done" if done else "transitions refused"] += 1
         else:
-            self.frames()
+            self.small_frames()
 
     def cycles(self, count: int) -> None:
         for _ in range(count):

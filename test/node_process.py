@@ -87,12 +87,34 @@ class NodeProcess:
         return answer
 
     def memory_mb(self) -> float:
-        """Resident memory of the node's process, MB."""
-        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+        """Resident memory of the node's process and of its children, MB."""
+        return sum(map(_resident_mb, [self.process.pid, *_children(self.process.pid)]))
 
     def close(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait(10)
         self.bench.close()
+
+
+def _children(pid: int) -> list[int]:
+    """Processes that this one started, and theirs."""
+    stats = {int(one.name): _text(one / "stat") for one in Path("/proc").glob("[0-9]*")}
+    parents = {one: int(stat.rpartition(")")[2].split()[1]) for one, stat in stats.items() if stat}
+    found = [pid]
+    for parent in found:  # grows while it is walked
+        found += [one for one, its in parents.items() if its == parent]
+    return found[1:]
+
+
+def _resident_mb(pid: int) -> float:
+    fields = _text(Path(f"/proc/{pid}/statm")).split()
+    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6 if fields else 0.0
+
+
+def _text(path: Path) -> str:
+    """'' where the process has just ended."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

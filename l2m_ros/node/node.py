@@ -234,6 +234,7 @@ class MatcherNode(LifecycleNode):
             self._outputs.destroy()
         self._outputs = self._tracker = self._map_matcher = None
         self._configured = False
+        forget_destroyed(self)
         give_memory_back()
 
     # ---- parameters -----------------------------------------------------------------------------
@@ -344,6 +345,12 @@ def _converted(given: list[Parameter]) -> list[Parameter]:
             one = Parameter(one.name, value=value) if value is not one.value else one
         out.append(one)
     return out
+
+
+def forget_destroyed(node: LifecycleNode) -> None:
+    """rclpy's callback group keeps a weak reference to each entity for ever: 31 a life cycle."""
+    entities = node.default_callback_group.entities
+    entities -= {reference for reference in entities if reference() is None}
 
 
 def answer_invalid_transitions(node: LifecycleNode) -> None:
