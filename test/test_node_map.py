@@ -45,17 +45,13 @@ class WallBench(Bench):
 
 def bench(path, mode, **parameters):
     given = {"map.path": str(path), "map.mode": mode, "map.every_m": 0.05, "map.period_s": 0.0}
+    given |= {"model": "sift", "queue": "all"}
+    given["map.nice"] = 0  # on a machine that is busy with other things, low priority would be none
     matcher = load_matcher("sift", max_points=600)
-    return WallBench(matcher, **{**given, "queue": "all", **parameters})
+    return WallBench(matcher, **{**given, **parameters})
 
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-
-
-@pytest.fixture(autouse=True)
-def at_usual_priority(monkeypatch):
-    """On a machine that is busy with other things, low priority would be none."""
-    monkeypatch.setattr("l2m_ros.node.map_thread.NICE", 0)
 
 
 def test_drive_builds_a_map_in_which_another_node_finds_itself(tmp_path):
@@ -88,11 +84,9 @@ def test_drive_builds_a_map_in_which_another_node_finds_itself(tmp_path):
         assert not finding.call("/l2m/save_map").success
 
 
-@pytest.mark.parametrize("content", [None, b"not a map"])
-def test_map_that_cannot_be_opened_is_said_and_tracking_goes_on(tmp_path, content):
+def test_map_that_cannot_be_opened_is_said_and_tracking_goes_on(tmp_path):
     path = tmp_path / "x.l2m"
-    if content is not None:
-        path.write_bytes(content)
+    path.write_bytes(b"not a map")
     with bench(path, "localize") as running:
         running.recover(2)
         running.says("node", "l2m map build", level=2)

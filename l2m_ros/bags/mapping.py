@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from l2m_ros.bags.recording import Recording, Shot
-from l2m_ros.mapping.keyframe_picker import KeyframePicker, TrackedMapper
+from l2m_ros.mapping.keyframe_picker import KeyframePicker
 from l2m_ros.mapping.mapper import WORLD, Mapper
 from l2m_ros.mapping.options import MapperOptions, PickerOptions
 from l2m_ros.mapping.relocalizer import Localized, Relocalizer
 from l2m_ros.mapping.store import MapStore
+from l2m_ros.mapping.tracked_mapper import TrackedMapper
 from l2m_ros.matching.matcher import Matcher
 from l2m_ros.tracking.options import TrackerOptions
 from l2m_ros.tracking.tracker import Tracker

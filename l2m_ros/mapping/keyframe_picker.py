@@ -1,32 +1,53 @@
-"""Which tracked frames become keyframes of the map, and how tracking connects them.
+"""Which tracked frames become keyframes of the map, and what tracking knows of them.
 
 Tracking keeps few keyframes, to match against; a map keeps more, to be found from anywhere.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 
 import numpy as np
 
 from l2m_ros.geometry import se3
-from l2m_ros.mapping.mapper import Mapper, TrackedEdge
 from l2m_ros.mapping.options import PICKER, PickerOptions
-from l2m_ros.mapping.places import view_distance
+from l2m_ros.mapping.views import view_distance
 from l2m_ros.tracking.keyframes import Keyframe
 from l2m_ros.tracking.result import TrackResult
-from l2m_ros.types import FloatArray
-
-REMEMBERED = 64  # keyframes of tracking whose place in the map is known
+from l2m_ros.types import FloatArray, Frame
 
 
 @dataclass(frozen=True, eq=False)
 class Picked:
-    """A frame that belongs into the map; `parent` is the stamp of tracking's keyframe."""
+    """A frame for the map, with what tracking knows of it."""
 
-    result: TrackResult
-    parent_ns: int | None
+    frame: Frame
+    chain: int  # of tracking's keyframes: each is continuous in odom
+    parent_ns: int | None = None  # stamp of the keyframe that the frame is posed in
+    scale_source: str = "none"
+    odom_from_camera: FloatArray | None = None
+    keyframe_from_camera: FloatArray | None = None
+    covariance: FloatArray | None = None  # of keyframe_from_camera
+
+
+def known(result: TrackResult) -> Picked | None:
+    """What the map needs of a result; None while tracking has no keyframe."""
+    kept, pose, odom = result.keyframe, result.pose, result.odom_from_camera
+    if kept is None:
+        return None
+    if odom is None and kept.frame is result.frame:
+        odom = kept.odom_from_keyframe
+    if pose is None:
+        return Picked(result.frame, kept.chain, odom_from_camera=odom)
+    return Picked(
+        result.frame,
+        kept.chain,
+        kept.frame.stamp_ns,
+        pose.scale_source,
+        odom,
+        se3.compose(pose.keyframe_from_camera),
+        pose.covariance,
+    )
 
 
 class KeyframePicker:
@@ -44,14 +65,14 @@ class KeyframePicker:
             if not result.new_keyframe:
                 return None
             self._remember(kept, np.eye(4))
-            return Picked(result, None)
+            return known(result)
         if result.pose is None:
             return None
         in_keyframe = result.pose.keyframe_from_camera
         if not result.new_keyframe and not self._is_new(kept, in_keyframe):
             return None
         self._remember(kept, in_keyframe)
-        return Picked(result, kept.frame.stamp_ns)
+        return known(result)
 
     def _is_new(self, kept: Keyframe, in_keyframe: FloatArray) -> bool:
         seen = self._seen.get(kept.chain, [])
@@ -65,28 +86,3 @@ class KeyframePicker:
         seen.append(kept.odom_from_keyframe @ in_keyframe)
         while len(self._seen) > 8:
             self._seen.pop(next(iter(self._seen)))
-
-
-class TrackedMapper:
-    """Puts picked frames into a map and knows which keyframe of tracking is which of the map."""
-
-    def __init__(self, mapper: Mapper) -> None:
-        self.mapper = mapper
-        self._ids: OrderedDict[int, int] = OrderedDict()  # stamp of a keyframe: id in the map
-
-    def id_of(self, stamp_ns: int) -> int | None:
-        return self._ids.get(stamp_ns)
-
-    def add(self, picked: Picked, name: str = "", truth: FloatArray | None = None) -> int:
-        result, edge = picked.result, None
-        parent = None if picked.parent_ns is None else self._ids.get(picked.parent_ns)
-        pose = result.pose
-        if parent is not None and pose is not None:
-            T = se3.compose(pose.keyframe_from_camera)
-            edge = TrackedEdge(parent, T, pose.covariance)
-        source = "none" if pose is None else pose.scale_source
-        id = self.mapper.add(result.frame, edge, scale_source=source, name=name, truth=truth)
-        self._ids[result.frame.stamp_ns] = id
-        if len(self._ids) > REMEMBERED:
-            self._ids.popitem(last=False)
-        return id

@@ -20,10 +20,11 @@ from l2m_ros.geometry.stereo import stereo_depth
 from l2m_ros.mapping import chaining, codec, descriptor, graph
 from l2m_ros.mapping.likeness import cells, likeness
 from l2m_ros.mapping.options import MAPPER, MapperOptions
-from l2m_ros.mapping.places import Place, Places, view_distance
+from l2m_ros.mapping.places import Place, Places
 from l2m_ros.mapping.records import GIVEN_DEPTH, TRIANGULATED, Edge, MapKeyframe, StoredFeatures
 from l2m_ros.mapping.store import MapStore
 from l2m_ros.mapping.verification import CHI2_999_6, View, look, unmodelled
+from l2m_ros.mapping.views import view_distance
 from l2m_ros.matching import portable
 from l2m_ros.matching.matcher import Matcher
 from l2m_ros.timing import StageTimes

@@ -1,60 +1,44 @@
-"""The map of a running robot: built while it drives, or loaded to find the robot in.
+"""The map of a running robot, as its own process has it: built while it drives, or loaded to find
+the robot in.
 
-    submit(tracked frame)     tracking's thread: stores and returns
-    step()                    the map's own thread: one keyframe, or one relocalization
+    add(picked)        one keyframe: stored, loops closed, optimised where that is due
+    localize(picked)   one image found in the map
 
-`map_from_odom` is what both yield: `odom` stays continuous, corrections go into it alone.
+`map_from_odom` is what both yield: `odom` stays continuous, corrections go into it alone. No
+threads and no queues here: `worker` calls this, `map_process` is what the node sees of it.
 """
 
 from __future__ import annotations
 
-import threading
-from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from l2m_ros.errors import MapError
 from l2m_ros.geometry import se3
-from l2m_ros.mapping.keyframe_picker import KeyframePicker, Picked, TrackedMapper
+from l2m_ros.mapping import export
+from l2m_ros.mapping.keyframe_picker import Picked
 from l2m_ros.mapping.mapper import Mapper
-from l2m_ros.mapping.options import BUILD, LOCALIZE, Hint, OnlineOptions
+from l2m_ros.mapping.options import BUILD, Hint, MapFix, OnlineOptions
 from l2m_ros.mapping.places import Places
 from l2m_ros.mapping.relocalizer import Localized, Relocalizer
 from l2m_ros.mapping.store import MapStore, open_map
+from l2m_ros.mapping.tracked_mapper import TrackedMapper
 from l2m_ros.matching.matcher import Matcher
-from l2m_ros.tracking.result import TrackResult
 from l2m_ros.types import FloatArray, Lost
 
-WAITING = 32  # keyframes that may wait for the map's thread
 # How far odometry may have drifted since the last fix, to search around it first.
 DRIFT_M, DRIFT_RAD = 0.3, 0.1
 RELOAD_NS = 10_000_000_000  # between two readings of a map that others write
 OPTIMISE_EVERY = 10  # keyframes without a loop
 
 
-@dataclass(frozen=True, eq=False)
-class MapFix:
-    """Where odom lies in the map, as one image says."""
-
-    stamp_ns: int
-    map_from_odom: FloatArray
-    covariance: FloatArray  # of map_from_camera at the stamp
-    chain: int
-    words: str
-
-
 class OnlineMap:
-    """One map, one matcher of its own, one thread that calls `step`."""
+    """One map and one matcher of its own."""
 
     def __init__(self, matcher: Matcher, options: OnlineOptions) -> None:
         self.options, self._matcher = options, matcher
-        self._picker = KeyframePicker(options.picker)
-        self._picked: deque[Picked] = deque(maxlen=WAITING)
-        self._newest: TrackResult | None = None
         self._hint: Hint | None = None
-        self._changed = threading.Condition()
-        self._due_ns = 0
         self._since_optimised = 0
         self._store_version, self._loaded_ns = 0, 0
         self._store: MapStore | None = None
@@ -62,74 +46,37 @@ class OnlineMap:
         self._relocalizer: Relocalizer | None = None
         self.fix: MapFix | None = None
         self.version = 0  # grows when the keyframes moved or became more
-        self.dropped = 0
 
-    # --- tracking's thread ------------------------------------------------------------------------
+    def open(self, *, resume: bool = False) -> str:
+        """Opens the map of `options.path`; what it holds, in words. Raises MapError.
 
-    def submit(self, result: TrackResult) -> None:
-        """Never blocks longer than a lock is held; costs no more than a comparison of poses."""
-        picked = self._picker.pick(result) if self.options.mode == BUILD else None
-        with self._changed:
-            if picked is not None:
-                self.dropped += len(self._picked) == WAITING
-                self._picked.append(picked)
-                self._changed.notify()
-            if self.options.mode == LOCALIZE and result.frame.stamp_ns >= self._due_ns:
-                self._newest = result
-                self._changed.notify()
-
-    @property
-    def mode(self) -> str:
-        return self.options.mode
-
-    def map_from_camera(self, result: TrackResult) -> FloatArray | None:
-        """Now, by the last fix and odometry since; None before the first or after a restart."""
-        fix, kept = self.fix, result.keyframe
-        if fix is None or result.odom_from_camera is None or kept is None:
-            return None
-        return None if kept.chain != fix.chain else fix.map_from_odom @ result.odom_from_camera
-
-    # --- the map's thread -------------------------------------------------------------------------
-
-    def wait(self, timeout_s: float) -> None:
-        """Until there is something for `step` to do."""
-        with self._changed:
-            if not self._picked and self._newest is None:
-                self._changed.wait(timeout_s)
-
-    def step(self) -> Localized | Lost | None:
-        """One keyframe, or one relocalization; None where there was none to do."""
-        with self._changed:
-            picked = self._picked.popleft() if self._picked else None
-            newest, self._newest = self._newest, None
-        if picked is not None:
-            self._add(picked)
-        if newest is not None:
-            return self._localize(newest)
-        return None
-
-    def open(self) -> str:
-        """Opens the map of `options.path`; what it holds, in words. Raises MapError."""
+        `resume`: the process before this one died; its last keyframes are of the same drive.
+        """
         self.close()
         if not self.options.path:
             raise MapError("map.path is empty: name a file, or postgresql://...")
         build = self.options.mode == BUILD
-        self._store = open_map(self.options.path, create=build, write=build)
+        store = self._store = open_map(self.options.path, create=build, write=build)
         if build:
-            mapper = Mapper(self._store, self._matcher, self.options.mapper)
+            mapper = Mapper(store, self._matcher, self.options.mapper)
             self._tracked = TrackedMapper(mapper)
+            if resume:
+                self._tracked.resume(mapper.run - 1)
         else:
-            places = Places(self._store, self._matcher)
-            if places.poses and not places.fits:
-                raise MapError(
-                    f"{self.options.path} was made with another model than {self._matcher.name}: "
-                    f"set model, or `l2m map check --repair --model {self._matcher.name}`"
-                )
-            self._relocalizer = Relocalizer(places, self.options.relocalizer)
-        self._store_version = self._store.version()
+            self._relocalizer = Relocalizer(self._fitting(store), self.options.relocalizer)
+        self._store_version = store.version()
         self.version += 1
-        info = self._store.info()
+        info = store.info()
         return f"{info.keyframes} keyframes, {info.placed} placed, in {info.address}"
+
+    def _fitting(self, store: MapStore) -> Places:
+        places = Places(store, self._matcher)
+        if places.poses and not places.fits:
+            raise MapError(
+                f"{self.options.path} was made with another model than {self._matcher.name}: "
+                f"set model, or `l2m map check --repair --model {self._matcher.name}`"
+            )
+        return places
 
     def load(self, path: str) -> str:
         """Another map, or the same one anew."""
@@ -138,12 +85,10 @@ class OnlineMap:
         return self.open()
 
     def save(self) -> str:
-        """All keyframes that wait, the graph optimised, depth where there was none."""
+        """The graph optimised, depth where there was none."""
         store, tracked = self._store, self._tracked
         if store is None or tracked is None:
             raise MapError("no map is being built: set map.mode build and map.path")
-        while self._picked:
-            self._add(self._picked.popleft())
         tracked.mapper.settle()
         self.version += 1
         info = store.info()
@@ -151,23 +96,30 @@ class OnlineMap:
 
     def relocalize(self, hint: Hint | None = None) -> None:
         """Forgets where it was; the next frame is searched for, around the hint if there is one."""
-        with self._changed:
-            self.fix, self._hint, self._due_ns = None, hint, 0
+        self.fix, self._hint = None, hint
 
-    @property
-    def store(self) -> MapStore | None:
-        return self._store
+    def poses(self) -> FloatArray:
+        """(N, 4, 4) of the placed keyframes."""
+        poses = [] if self._store is None else [pose for pose, _ in self._store.poses().values()]
+        return np.array(poses).reshape(-1, 4, 4)
+
+    def points(self) -> export.Cloud:
+        """(N, 3) metres in map and their colours. Reads all keyframes."""
+        if self._store is None:
+            return np.zeros((0, 3)), np.zeros((0, 3), np.uint8)
+        return export.points(self._store, self.options.voxel_m)
 
     def close(self) -> None:
         if self._store is not None:
             self._store.close()
         self._store = self._tracked = self._relocalizer = None
 
-    def _add(self, picked: Picked) -> None:
+    def add(self, picked: Picked) -> None:
+        """One keyframe into the map."""
         tracked = self._tracked
         if tracked is None:
             return
-        mapper, result = tracked.mapper, picked.result
+        mapper = tracked.mapper
         id = tracked.add(picked)
         if mapper.wants_vocabulary():
             mapper.learn_vocabulary()
@@ -182,41 +134,38 @@ class OnlineMap:
         self.version += 1
         placed = mapper.places.poses.get(id)
         if placed is not None:
-            self._fixed(result, *placed, words=f"keyframe {id}, {len(loops)} loops")
+            self._fixed(picked, *placed, words=f"keyframe {id}, {len(loops)} loops")
 
-    def _localize(self, result: TrackResult) -> Localized | Lost | None:
+    def localize(self, picked: Picked) -> Localized | Lost | None:
+        """One image found in the map; None where there is no map."""
         if self._relocalizer is None or self._store is None:
             return None
-        self._due_ns = result.frame.stamp_ns + round(self.options.period_s * 1e9)
+        stamp_ns = picked.frame.stamp_ns
         version = self._store.version()
-        due = result.frame.stamp_ns - self._loaded_ns >= RELOAD_NS
-        if version != self._store_version and due:  # another robot added to the map
-            self._loaded_ns = result.frame.stamp_ns
+        if version != self._store_version and stamp_ns - self._loaded_ns >= RELOAD_NS:
+            self._loaded_ns = stamp_ns  # another robot added to the map
             self._relocalizer.places.load()
             self._store_version, self.version = version, self.version + 1
-        found = self._relocalizer.localize(result.frame, self._hint_for(result))
+        found = self._relocalizer.localize(picked.frame, self._hint_for(picked))
         if isinstance(found, Localized):
             self._hint = None
             how = "around the last place" if found.hinted else "anywhere"
             words = f"searched {how}: keyframes {', '.join(map(str, found.keyframes))}"
-            self._fixed(result, found.map_from_camera, found.covariance, words=words)
+            self._fixed(picked, found.map_from_camera, found.covariance, words=words)
         return found
 
-    def _hint_for(self, result: TrackResult) -> Hint | None:
+    def _hint_for(self, picked: Picked) -> Hint | None:
+        fix, odom = self.fix, picked.odom_from_camera
         if self._hint is not None:
             return self._hint
-        place = self.map_from_camera(result)
-        if place is None:
+        if fix is None or odom is None or picked.chain != fix.chain:
             return None
-        return Hint(place, np.diag([DRIFT_M**2] * 3 + [DRIFT_RAD**2] * 3))
+        drift = np.diag([DRIFT_M**2] * 3 + [DRIFT_RAD**2] * 3)
+        return Hint(fix.map_from_odom @ odom, drift)
 
-    def _fixed(self, result: TrackResult, pose: FloatArray, P: FloatArray, *, words: str) -> None:
-        odom, chain = result.odom_from_camera, result.keyframe
-        if chain is None:
-            return
-        if odom is None:
-            odom = chain.odom_from_keyframe if chain.frame is result.frame else None
+    def _fixed(self, picked: Picked, pose: FloatArray, P: FloatArray, *, words: str) -> None:
+        odom = picked.odom_from_camera
         if odom is None:
             return
         map_from_odom = se3.compose(pose, se3.inverse(odom))
-        self.fix = MapFix(result.frame.stamp_ns, map_from_odom, P, chain.chain, words)
+        self.fix = MapFix(picked.frame.stamp_ns, map_from_odom, P, picked.chain, words)

@@ -80,6 +80,7 @@ class OnlineOptions:
     mode: str = OFF
     period_s: float = 1.0  # between relocalizations
     voxel_m: float = 0.05  # of the points that are shown
+    nice: int = 15  # of its process: takes 3 % of a core that tracking wants, too; 10 takes 10 %
     mapper: MapperOptions = field(default_factory=lambda: MapperOptions(max_keyframes=2000))
     picker: PickerOptions = field(default_factory=PickerOptions)
     relocalizer: RelocalizerOptions = field(default_factory=RelocalizerOptions)
@@ -91,6 +92,17 @@ class Hint:
 
     map_from_camera: FloatArray
     covariance: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class MapFix:
+    """Where odom lies in the map, as one image says."""
+
+    stamp_ns: int
+    map_from_odom: FloatArray
+    covariance: FloatArray  # of map_from_camera at the stamp
+    chain: int
+    words: str
 
 
 MAPPER, PICKER, RELOCALIZER = MapperOptions(), PickerOptions(), RelocalizerOptions()

@@ -13,6 +13,7 @@ from l2m_ros.mapping.descriptor import Vocabulary
 from l2m_ros.mapping.likeness import Cells, cells
 from l2m_ros.mapping.retrieval import PlaceIndex
 from l2m_ros.mapping.store import MapStore
+from l2m_ros.mapping.views import view_distance
 from l2m_ros.matching import portable
 from l2m_ros.matching.matcher import Matcher
 from l2m_ros.types import FloatArray, Frame, Reference
@@ -103,13 +104,3 @@ class Places:
         ids, poses = self._stacked()
         order = np.argsort(view_distance(poses, map_from_camera), kind="stable")
         return [int(id) for id in ids[order[:count]]]
-
-
-VIEW_RAD_PER_M = 0.6  # a metre away shows as little of the same as 0.6 rad turned away
-
-
-def view_distance(poses: FloatArray, pose: FloatArray) -> FloatArray:
-    """(N,) metres: how differently cameras at poses (N, 4, 4) and at `pose` look."""
-    away_m = np.linalg.norm(poses[:, :3, 3] - pose[:3, 3], axis=1)
-    cosine = np.clip(poses[:, :3, 2] @ pose[:3, 2], -1.0, 1.0)
-    return np.asarray(away_m + np.arccos(cosine) / VIEW_RAD_PER_M)

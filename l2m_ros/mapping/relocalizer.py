@@ -17,7 +17,7 @@ from l2m_ros.errors import MapError
 from l2m_ros.geometry import se3
 from l2m_ros.mapping.likeness import Cells, cells, likeness
 from l2m_ros.mapping.options import RELOCALIZER, Hint, RelocalizerOptions, ViewGates
-from l2m_ros.mapping.places import Places, view_distance
+from l2m_ros.mapping.places import Places
 from l2m_ros.mapping.roll import rolled
 from l2m_ros.mapping.verification import (
     CHI2_999_6,
@@ -27,6 +27,7 @@ from l2m_ros.mapping.verification import (
     look,
     sighted,
 )
+from l2m_ros.mapping.views import view_distance
 from l2m_ros.matching import portable
 from l2m_ros.timing import StageTimes
 from l2m_ros.types import Features, FloatArray, Frame, Lost, LostReason

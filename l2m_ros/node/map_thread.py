@@ -1,43 +1,40 @@
-"""The map beside the tracker: a thread of its own at low priority, its topics, TF and services.
+"""The map beside the tracker: its topics, TF and services. The map itself is in another process.
 
 Tracking's thread hands over a frame and goes on; nothing here can delay or end it.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 import threading
+import time
 import traceback
-from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
-from l2m_ros.errors import InvalidInput, L2MError
+from l2m_ros.errors import InvalidInput
 from l2m_ros.frames import map_outputs
 from l2m_ros.frames.messages import header, message_class, pose_message, read_pose
 from l2m_ros.frames.outputs import FrameNames, FrameResult
 from l2m_ros.geometry import se3
+from l2m_ros.mapping.map_process import DIED, MapProcess, Spec
 from l2m_ros.mapping.options import BUILD, OFF, Hint
-from l2m_ros.matching.matcher import Matcher
+from l2m_ros.mapping.wire import Message
 from l2m_ros.node.diagnostics import ERROR, OK, Health
 from l2m_ros.node.transforms import Transforms
-from l2m_ros.parameters.table import Values, map_options
-from l2m_ros.types import FloatArray, Lost
-
-if TYPE_CHECKING:
-    from l2m_ros.mapping.online import OnlineMap
+from l2m_ros.parameters.table import Values, map_matcher_options, map_options
+from l2m_ros.types import FloatArray
 
 WAIT_S = 0.2
-NICE = 10  # of the map's thread: tracking comes first on a busy machine
 PATH_KEPT = 5000
 PATH_EVERY_M = 0.05
+SHOW_EVERY_S = 2.0  # ~/map_keyframes, at most
 # ~/map_points reads every keyframe: it is made anew after so many new ones, or so large a share.
 POINTS_EVERY, POINTS_GROWTH = 10, 0.2
+MADE_OF_ALL = ("map_points", "map_keyframes")
 
 
 class MapThread:
@@ -46,19 +43,20 @@ class MapThread:
     def __init__(
         self,
         node: LifecycleNode,
-        online: OnlineMap,
+        process: MapProcess,
         health: Health,
         frames: FrameNames,
         *,
         publish_tf: bool,
-        voxel_m: float,
     ) -> None:
-        self._node, self.online, self._health = node, online, health
-        self._frames, self._voxel_m = frames, voxel_m
+        self._node, self.process, self._health = node, process, health
+        self._frames = frames
         self._base: FloatArray | None = None
         self._path: list[FloatArray] = []
-        self._shown, self._shown_points = -1, 0
-        self._actions: deque[tuple[str, Callable[[], str]]] = deque()
+        self._shown, self._shown_s = -1, 0.0  # version, when
+        self._placed, self._shown_points = 0, 0  # keyframes
+        self._listeners: dict[str, int] = {}
+        self._showing = self._failed = False
         self._stopping = threading.Event()
         self._transforms = Transforms(node, publish=publish_tf, lookup=False)
         self._publishers = {n: self._publisher(n, *kind) for n, kind in TOPICS.items()}
@@ -78,11 +76,11 @@ class MapThread:
     def submit(self, tracked: FrameResult) -> None:
         """A tracked frame for the map; ~/map_pose and map -> odom from what is known so far."""
         self._base = tracked.base_from_camera
-        self.online.submit(tracked.result)
+        self.process.submit(tracked.result)
         if self._base is None:
             return
-        place = self.online.map_from_camera(tracked.result)
-        fix, P = self.online.fix, tracked.result.odom_covariance
+        place = self.process.map_from_camera(tracked.result)
+        fix, P = self.process.fix, tracked.result.odom_covariance
         if place is None or fix is None:
             return
         stamp = header(tracked.stamp_ns, self._frames.map)
@@ -107,16 +105,16 @@ class MapThread:
     # --- executor's thread ------------------------------------------------------------------------
 
     def call(self, what: str, path: str) -> tuple[bool, str]:
-        """save_map, load_map or relocalize: begun here, done by the map's thread."""
+        """save_map, load_map or relocalize: begun here, done by the map's process."""
         if what == "relocalize":
-            self.online.relocalize()
+            self.process.relocalize()
             return True, "the next frame is searched for in the whole map"
         if what == "load_map":
-            self._actions.append((what, lambda: self.online.load(path)))
+            self.process.ask("load", path=path)
             return True, f"{path} is being loaded; /diagnostics says when it is done"
-        if self.online.mode != BUILD:
+        if self.process.mode != BUILD:
             return False, "no map is being built: set map.mode build"
-        self._actions.append((what, self.online.save))
+        self.process.ask("save")
         return True, "the map is being saved; /diagnostics says when it is done"
 
     def _on_hint(self, message: Any) -> None:
@@ -133,10 +131,11 @@ class MapThread:
         pose = back @ map_from_base @ self._base
         floor = np.diag([0.05**2] * 3 + [0.05**2] * 3)  # RViz leaves z, roll and pitch at 0
         covariance = se3.transport_covariance(P, back) + floor
-        self.online.relocalize(Hint(pose, covariance))
+        self.process.relocalize(Hint(pose, covariance))
 
     def stop(self, timeout_s: float) -> bool:
         self._stopping.set()
+        self.process.stop(timeout_s)
         self._thread.join(timeout_s)
         if self._thread.is_alive():
             return False
@@ -150,74 +149,82 @@ class MapThread:
     # --- the map's thread -------------------------------------------------------------------------
 
     def _run(self) -> None:
-        _be_nice()
-        self._do("open", self.online.open)
         while not self._stopping.is_set():
-            while self._actions:
-                self._do(*self._actions.popleft())
-            if self.online.store is None:
+            try:
+                for answer in self.process.answers(WAIT_S):
+                    self._take(answer)
+                self._ask_to_show()
+                self._publish_path()
+            except Exception:  # tracking goes on, and so does the map
+                self._node.get_logger().error(traceback.format_exc(), throttle_duration_sec=10.0)
                 self._stopping.wait(WAIT_S)
-                continue
-            self.online.wait(WAIT_S)
-            self._do("step", self._step)
-        self._do("close", lambda: self.online.close() or "")
 
-    def _do(self, what: str, action: Callable[[], str]) -> None:
+    def _take(self, answer: Message) -> None:
         """Whatever happens, tracking goes on and the diagnostics say what is wrong."""
-        try:
-            words = action()
-        except L2MError as error:
-            self._health.report("map", f"{what}: {error}", ERROR)
-        except Exception as error:
-            trace = "".join(traceback.format_exception(error))
-            self._node.get_logger().error(trace, throttle_duration_sec=10.0)
-            words = f"{what} failed: {type(error).__name__}: {' '.join(str(error).split())}"
-            self._health.report("map", words, ERROR)
-        else:
-            if words:
-                self._health.set_facts(map=words)
-            if words and what != "step":
-                self._health.report("map", None)
-                self._health.log(OK, f"map {what}: {words}")
+        values, what = answer.values, answer.values["asked"]
+        if (error := values.get("error")) is not None:
+            if "trace" in values:
+                self._node.get_logger().error(values["trace"], throttle_duration_sec=10.0)
+            self._health.report("map", error if what == DIED else f"{what}: {error}", ERROR)
+            self._health.set_facts(map_restarts=str(self.process.restarts))
+            self._showing, self._failed = False, True
+        elif what in ("open", "load", "save"):
+            self._health.set_facts(map=values["words"])
+            self._health.report("map", None)
+            self._health.log(OK, f"map {what}: {values['words']}")
+        elif what == "localize":
+            self._localized(values)
+        elif what == "show":
+            self._show(answer)
+        elif what == "add" and self._failed:
+            self._failed = False
+            self._health.report("map", None)
+        if "fix" in values:
+            self._health.set_facts(map=values["fix"]["words"])
+        if self.process.mode == BUILD and self.process.dropped:
+            words = f"{self.process.dropped} keyframes dropped: the map cannot keep up"
+            self._health.report("map", f"{words}; lower the image rate or use a GPU")
 
-    def _step(self) -> str:
-        before = self.online.fix
-        outcome = self.online.step()
-        if self.online.version != self._shown:
-            self._show()
-        if isinstance(outcome, Lost):
+    def _localized(self, values: Mapping[str, Any]) -> None:
+        if "lost" in values:
+            reason, detail = values["lost"]
             self._health.count("map_lost")
-            self._health.report("map", f"not localized: {outcome.detail}")
-            return f"not localized ({outcome.reason.value})"
-        if outcome is not None:
+            self._health.report("map", f"not localized: {detail}")
+            self._health.set_facts(map=f"not localized ({reason})")
+        elif values.get("found"):
             self._health.count("map_localized")
             self._health.report("map", None)
-        self._publish_path()
-        if self.online.mode == BUILD and self.online.dropped:
-            words = f"{self.online.dropped} keyframes dropped: the map cannot keep up"
-            self._health.report("map", f"{words}; lower the image rate or use a GPU")
-        fix = self.online.fix
-        return "" if fix is None or fix is before else fix.words
 
-    def _show(self) -> None:
-        """~/map_keyframes and, less often, ~/map_points; both latched."""
-        store, base = self.online.store, self._base
-        if store is None or base is None:
+    def _ask_to_show(self) -> None:
+        """~/map_keyframes and, less often, ~/map_points: while somebody listens, and not for every
+        keyframe, as they are made of Python objects one by one."""
+        count = {n: self._publishers[n].get_subscription_count() for n in MADE_OF_ALL}
+        new = {n for n in MADE_OF_ALL if count[n] > self._listeners.get(n, 0)}
+        now_s = time.monotonic()
+        due = self.process.version != self._shown and now_s - self._shown_s >= SHOW_EVERY_S
+        if self._base is None or self._showing or not any(count.values()) or not (due or new):
             return
-        poses = store.poses()
+        grown = abs(self._placed - self._shown_points)
+        more = grown >= max(POINTS_EVERY, POINTS_GROWTH * self._shown_points)
+        points = bool(count["map_points"]) and (more or "map_points" in new)
+        self._listeners, self._showing, self._shown_s = count, True, now_s
+        self.process.ask("show", points=points)
+
+    def _show(self, answer: Message) -> None:
+        self._showing = False
+        base = self._base
+        if base is None:
+            return
+        self._shown = answer.values.get("version", self._shown)
         head = header(self._node.get_clock().now().nanoseconds, self._frames.map)
-        placed = [self._of_base(pose) for pose, _ in poses.values()]
+        self._placed = len(answer.arrays["poses"])
+        placed = [self._of_base(pose) for pose in answer.arrays["poses"]]
         self._publishers["map_keyframes"].publish(map_outputs.pose_array(placed, head))
-        self._shown = self.online.version
-        due = max(POINTS_EVERY, POINTS_GROWTH * self._shown_points)
-        if self._shown_points and abs(len(poses) - self._shown_points) < due:
-            return
-        from l2m_ros.mapping import export
-
-        xyz, rgb = export.points(store, self._voxel_m)
-        xyz = xyz @ base[:3, :3].T + base[:3, 3]
-        self._publishers["map_points"].publish(map_outputs.coloured_cloud(xyz, rgb, head))
-        self._shown_points = len(poses)
+        if "xyz" in answer.arrays:
+            xyz = answer.arrays["xyz"] @ base[:3, :3].T + base[:3, 3]
+            rgb = answer.arrays["rgb"]
+            self._shown_points = self._placed
+            self._publishers["map_points"].publish(map_outputs.coloured_cloud(xyz, rgb, head))
 
     def _publish_path(self) -> None:
         publisher = self._publishers["path"]
@@ -234,30 +241,16 @@ TOPICS = {
 }
 
 
-def start_map(
-    node: LifecycleNode, matcher: Matcher | None, health: Health, values: Values
-) -> MapThread | None:
-    """None where no map is asked for, or where what it needs is not installed."""
-    if matcher is None or values["map.mode"] == OFF:
-        return None
-    try:
-        from l2m_ros.mapping.online import OnlineMap
-    except ModuleNotFoundError as error:
-        words = f"maps need {error.name}: pip install 'l2m_ros[map]'"
-        health.report("map", words, ERROR)
+def start_map(node: LifecycleNode, health: Health, values: Values) -> MapThread | None:
+    """None where no map is asked for."""
+    if values["map.mode"] == OFF:
         return None
     names = [values[f"frames.{name}"] for name in ("odom", "base", "keyframe", "map")]
+    spec = Spec(values["model"], map_matcher_options(values), map_options(values))
     return MapThread(
         node,
-        OnlineMap(matcher, map_options(values)),
+        MapProcess(spec),
         health,
         FrameNames(*names),
         publish_tf=values["map.publish_tf"],
-        voxel_m=values["map.voxel_m"],
     )
-
-
-def _be_nice() -> None:
-    """This thread only; where the system has no such thing, threads share as they do."""
-    with contextlib.suppress(AttributeError, OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)

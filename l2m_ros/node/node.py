@@ -27,7 +27,6 @@ from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
 
 from l2m_ros.errors import InvalidInput, L2MError
-from l2m_ros.mapping.options import OFF
 from l2m_ros.matching.catalogue import load_matcher
 from l2m_ros.matching.matcher import Matcher
 from l2m_ros.matching.mono_depth import DepthReader, load_depth_reader
@@ -91,7 +90,6 @@ class MatcherNode(LifecycleNode):
         self._outputs: Publishers | None = None
         self._pipeline: FramePipeline | None = None
         self._map: MapThread | None = None
-        self._map_matcher: Matcher | None = None
         self.health = Health(log=self._log)
         self.health.set_facts(lifecycle="unconfigured")
         self._declare()
@@ -128,7 +126,7 @@ class MatcherNode(LifecycleNode):
         assert self._tracker is not None and self._outputs is not None  # configure made them
         self._tracker.reset()  # the robot may have been carried away meanwhile
         config = NodeConfig.from_parameters(self._values())
-        self._map = start_map(self, self._map_matcher, self.health, self._values())
+        self._map = start_map(self, self.health, self._values())
         self._pipeline = FramePipeline(
             self, self._tracker, self._outputs, self.health, config, self._map
         )
@@ -200,9 +198,6 @@ class MatcherNode(LifecycleNode):
         def load() -> tuple[Matcher, DepthReader | None]:
             matcher = self._make_matcher(values["model"], **options)
             self.get_logger().info(f"{matcher.name}: first match took {warm_up(matcher):.2f} s")
-            if values["map.mode"] != OFF:
-                own = parameters.map_matcher_options(values)
-                self._map_matcher = self._make_matcher(values["model"], **own)
             reader_options = parameters.depth_reader_options(values)
             reader = load_depth_reader(values["mono_depth"], matcher, **reader_options)
             return matcher, reader
@@ -232,7 +227,7 @@ class MatcherNode(LifecycleNode):
         self._stop_pipeline(STOP_S)
         if self._outputs is not None:
             self._outputs.destroy()
-        self._outputs = self._tracker = self._map_matcher = None
+        self._outputs = self._tracker = None
         self._configured = False
         forget_destroyed(self)
         give_memory_back()
@@ -300,7 +295,7 @@ class MatcherNode(LifecycleNode):
         return self._request(response, "reset", "everything is forgotten before the next frame")
 
     def _on_map(self, what: str, request: Any, response: Any) -> Any:
-        """The map's thread does it; its outcome goes into the log and /diagnostics."""
+        """The map's process does it; its outcome goes into the log and /diagnostics."""
         if self._map is None:
             response.success = False
             response.message = "no map: set map.mode (localize, build) and map.path, and activate"

@@ -268,6 +268,8 @@ _MAP = [
               high=3600.0),
     Parameter("map.publish_tf", False, "publish map -> odom to /tf, as AMCL does"),
     Parameter("map.voxel_m", MAP.voxel_m, "of ~/map_points, metres", low=0.005, high=10.0),
+    Parameter("map.nice", MAP.nice, "how much the map process gives way on the CPU: 0 "
+              "= not at all, 19 = most", low=0, high=19),
 ]  # fmt: skip
 
 PARAMETERS: dict[str, Parameter] = {p.name: p for p in _NODE + _INPUTS + _FRAMES + _TRACKING + _MAP}
@@ -347,6 +349,7 @@ def map_options(values: Values) -> OnlineOptions:
         mode=values["map.mode"],
         period_s=values["map.period_s"],
         voxel_m=values["map.voxel_m"],
+        nice=values["map.nice"],
         mapper=replace(MAP.mapper, max_keyframes=values["map.max_keyframes"]),
         picker=replace(MAP.picker, every_m=values["map.every_m"]),
     )

@@ -1,0 +1,303 @@
+"""The map as the node sees it: keyframes go into a process of their own, places come out.
+
+    submit(result)       tracking's thread: compares poses, stores, returns
+    ask("save") ...      any thread: done in turn
+    answers(timeout_s)   what the process has said since
+
+At most one message is under way. What waits is bounded: the oldest frame is dropped and counted.
+A process that dies is started again, and goes on with the same map.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import l2m_ros
+from l2m_ros.errors import InvalidInput
+from l2m_ros.mapping import wire
+from l2m_ros.mapping.keyframe_picker import KeyframePicker, Picked, known
+from l2m_ros.mapping.options import BUILD, LOCALIZE, Hint, MapFix, OnlineOptions
+from l2m_ros.tracking.result import TrackResult
+from l2m_ros.types import FloatArray
+
+WAITING = 32  # frames: 70 MB at 640x480 with depth
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0  # before a process that died is started again
+ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+# Neither the working directory nor what lies beside a script is searched for modules.
+COMMAND = "import sys; sys.path[:] = [p for p in sys.path if p]; import l2m_ros.mapping.worker as w; w.main()"  # fmt: skip  # noqa: E501
+DIED = "died"  # an answer of our own
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What the process loads: a matcher by name, as `load_matcher` takes it."""
+
+    model: str
+    matcher: Mapping[str, Any]
+    options: OnlineOptions
+
+
+@dataclass(eq=False)
+class _Child:
+    """One process; another takes its place when it dies."""
+
+    process: subprocess.Popen[bytes]
+    busy: bool = False  # with a message that it has not answered
+
+
+class MapProcess:
+    """Made where the node is activated, stopped where it is deactivated."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.options, self._spec = spec.options, spec
+        self._picker = KeyframePicker(spec.options.picker)
+        self._changed = threading.Condition()
+        self._waiting: deque[wire.Message | Picked] = deque()
+        self._newest: Picked | None = None
+        self._answers: deque[wire.Message] = deque()
+        self._due_ns = 0
+        self._epoch = 0  # of what is known: grows when it is forgotten
+        self._stopping = False
+        self._pause_s = FIRST_PAUSE_S
+        self._child: _Child | None = None
+        self.fix: MapFix | None = None
+        self.version = 0
+        self.dropped = 0
+        self.restarts = 0
+        self._reader = threading.Thread(target=self._read, name="l2m-map-reader", daemon=True)
+        self._sender = threading.Thread(target=self._send, name="l2m-map-sender", daemon=True)
+        self._reader.start()
+        self._sender.start()
+
+    @property
+    def mode(self) -> str:
+        return self.options.mode
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process, while there is one."""
+        child = self._child
+        return None if child is None else child.process.pid
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing waits and nothing is under way."""
+        with self._changed:
+            child = self._child
+            rests = child is not None and not child.busy
+            return rests and not self._waiting and self._newest is None
+
+    # --- tracking's thread ------------------------------------------------------------------------
+
+    def submit(self, result: TrackResult) -> None:
+        """Never blocks longer than a lock is held; costs no more than a comparison of poses."""
+        picked = self._picker.pick(result) if self.mode == BUILD else None
+        with self._changed:
+            if picked is not None:
+                self._waiting.append(picked)
+                self._bound()
+            elif self.mode == LOCALIZE and result.frame.stamp_ns >= self._due_ns:
+                self._newest = known(result)
+            self._changed.notify_all()
+
+    def _bound(self) -> None:
+        """Drops the oldest frame beyond WAITING, sooner one that no other was posed in."""
+        frames = [entry for entry in self._waiting if isinstance(entry, Picked)]
+        if len(frames) <= WAITING:
+            return
+        parents = {frame.parent_ns for frame in frames}
+        plain = [f for f in frames[:-1] if f.frame.stamp_ns not in parents]
+        self._waiting.remove(plain[0] if plain else frames[0])
+        self.dropped += 1
+
+    def map_from_camera(self, result: TrackResult) -> FloatArray | None:
+        """Now, by the last fix and odometry since; None before the first or after a restart."""
+        fix, kept = self.fix, result.keyframe
+        if fix is None or result.odom_from_camera is None or kept is None:
+            return None
+        return None if kept.chain != fix.chain else fix.map_from_odom @ result.odom_from_camera
+
+    # --- any thread -------------------------------------------------------------------------------
+
+    def ask(self, what: str, arrays: Mapping[str, wire.Array] | None = None, **values: Any) -> None:
+        """open, load, save or show, after what already waits."""
+        with self._changed:
+            if what == "load":
+                self._forget(None)
+                self.options = replace(self.options, path=values["path"])
+            self._waiting.append(wire.Message(what, values, arrays or {}))
+            self._changed.notify_all()
+
+    def relocalize(self, hint: Hint | None = None) -> None:
+        """Forgets where it was; the next frame is searched for, around the hint if there is one."""
+        with self._changed:
+            self._forget(hint)
+            self._changed.notify_all()
+
+    def _forget(self, hint: Hint | None) -> None:
+        self.fix, self._newest, self._due_ns = None, None, 0
+        self._epoch += 1
+        poses = (
+            {} if hint is None else {"pose": hint.map_from_camera, "covariance": hint.covariance}
+        )
+        self._waiting.append(wire.Message("relocalize", {}, poses))
+
+    def answers(self, timeout_s: float) -> list[wire.Message]:
+        """What the process has said since the last call."""
+        with self._changed:
+            if not self._answers and not self._stopping:
+                self._changed.wait(timeout_s)
+            said = list(self._answers)
+            self._answers.clear()
+        return said
+
+    def stop(self, timeout_s: float) -> None:
+        """The step at hand is finished, what waits is dropped; killed where that takes longer.
+
+        Every step is one transaction or several, so a kill loses at most the keyframe under way.
+        """
+        with self._changed:
+            self._stopping = True
+            self._waiting.clear()
+            self._newest = None
+            self._changed.notify_all()
+        self._sender.join(timeout_s)
+        child = self._child
+        if child is not None:
+            if self._sender.is_alive():  # the process does not even read
+                child.process.kill()
+            _end(child.process, timeout_s)
+        self._reader.join(timeout_s)
+
+    # --- own threads ------------------------------------------------------------------------------
+
+    def _send(self) -> None:
+        """Writes one message at a time, each when the one before is answered."""
+        while True:
+            with self._changed:
+                while not self._stopping and not self._ready():
+                    self._changed.wait()
+                if self._stopping:
+                    return
+                child, entry = self._child, self._next()
+                assert child is not None and child.process.stdin is not None
+                child.busy = True
+                message = self._message(entry)
+            try:
+                wire.write(child.process.stdin, message)
+            except (BrokenPipeError, ValueError):
+                continue  # the reader sees its end, too
+
+    def _ready(self) -> bool:
+        child = self._child
+        some = bool(self._waiting) or self._newest is not None
+        return child is not None and not child.busy and some
+
+    def _next(self) -> wire.Message | Picked:
+        if self._waiting:
+            return self._waiting.popleft()
+        newest, self._newest = self._newest, None
+        assert newest is not None
+        self._due_ns = newest.frame.stamp_ns + round(self.options.period_s * 1e9)
+        return newest
+
+    def _message(self, entry: wire.Message | Picked) -> wire.Message:
+        if isinstance(entry, Picked):
+            entry = wire.picked_message("add" if self.mode == BUILD else "localize", entry)
+        return replace(entry, values={**entry.values, "epoch": self._epoch})
+
+    def _read(self) -> None:
+        """Starts the process, reads its answers, and starts another one where it dies."""
+        while not self._stopping:
+            child = self._start()
+            code = self._read_all(child)
+            with self._changed:
+                self._child = None
+                if self._stopping:
+                    return
+                how = f"signal {-code}" if code < 0 else f"code {code}"
+                self.restarts += 1
+                pause_s, self._pause_s = self._pause_s, min(2 * self._pause_s, LONGEST_PAUSE_S)
+                words = f"the map's process ended ({how}); another one begins in {pause_s:g} s"
+                self._answers.append(wire.Message("answer", {"asked": DIED, "error": words}))
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._stopping, pause_s)
+
+    def _start(self) -> _Child:
+        """A process whose first messages are to load the model and to open the map."""
+        root = str(Path(l2m_ros.__file__).resolve().parents[1])
+        paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+        environment |= dict.fromkeys(ONE_THREAD, "1")
+        process = subprocess.Popen(
+            [sys.executable, "-c", COMMAND],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+        )
+        begin = {
+            "model": self._spec.model,
+            "matcher": dict(self._spec.matcher),
+            "options": asdict(self.options),
+            "nice": self.options.nice,
+        }
+        child = _Child(process)
+        with self._changed:
+            if self._stopping:
+                _end(process, 0.0)
+                return child
+            asked = [m for m in self._waiting if isinstance(m, wire.Message)]
+            for message in asked:  # those of a process that died before
+                if message.what in ("begin", "open"):
+                    self._waiting.remove(message)
+            self._waiting.appendleft(wire.Message("open", {"resume": self.restarts > 0}))
+            self._waiting.appendleft(wire.Message("begin", begin))
+            self._child = child
+            self._changed.notify_all()
+        return child
+
+    def _read_all(self, child: _Child) -> int:
+        """Until the process ends; its exit code."""
+        answers = child.process.stdout
+        assert answers is not None
+        try:
+            while (message := wire.read(answers)) is not None:
+                self._take(child, message)
+        except (InvalidInput, ValueError, OSError):
+            child.process.kill()  # what it says is no answer
+        return child.process.wait()
+
+    def _take(self, child: _Child, message: wire.Message) -> None:
+        values, arrays = message.values, message.arrays
+        with self._changed:
+            child.busy = False
+            self.version = values.get("version", self.version)
+            fix = values.get("fix")
+            if fix is not None and values["epoch"] == self._epoch:
+                where = arrays["map_from_odom"], arrays["covariance"]
+                self.fix = MapFix(fix["stamp_ns"], *where, fix["chain"], fix["words"])
+            if values["asked"] == "add" and "error" not in values:
+                self._pause_s = FIRST_PAUSE_S
+            self._answers.append(message)
+            self._changed.notify_all()
+
+
+def _end(process: subprocess.Popen[bytes], timeout_s: float) -> None:
+    """Its stdin closed, which asks it to end; killed where it does not."""
+    with contextlib.suppress(OSError):  # it has ended already
+        if process.stdin is not None:
+            process.stdin.close()
+    try:
+        process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,0 +1,143 @@
+"""Messages between the node and the map's process: a head in JSON, then arrays as plain bytes.
+
+    4 bytes length | {"what": ..., "values": {...}, "arrays": [[name, dtype, shape], ...]} | bytes
+
+Nothing is pickled: what a pipe brings can be numbers and texts, and nothing that runs.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import IO, Any, TypeVar, get_type_hints
+
+import numpy as np
+import numpy.typing as npt
+
+from l2m_ros.errors import InvalidInput
+from l2m_ros.mapping import codec
+from l2m_ros.mapping.keyframe_picker import Picked
+from l2m_ros.types import Frame
+
+Array = npt.NDArray[Any]
+T = TypeVar("T")
+
+LENGTH = struct.Struct("<I")
+LARGEST_HEAD, LARGEST_BODY = 1 << 24, 1 << 31
+KINDS = ("|u1", "<f4", "<f8")
+
+
+@dataclass(frozen=True, eq=False)
+class Message:
+    """What is asked or answered, its numbers and texts, its arrays."""
+
+    what: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+    arrays: Mapping[str, Array] = field(default_factory=dict)
+
+
+def write(file: IO[bytes], message: Message) -> None:
+    """The whole message; BrokenPipeError where nobody reads any more."""
+    arrays = {name: np.ascontiguousarray(a) for name, a in message.arrays.items()}
+    listed = [[name, a.dtype.str, list(a.shape)] for name, a in arrays.items()]
+    head = json.dumps({"what": message.what, "values": message.values, "arrays": listed}).encode()
+    file.write(LENGTH.pack(len(head)) + head)
+    for array in arrays.values():
+        file.write(array.data.cast("B") if array.size else b"")
+    file.flush()
+
+
+def read(file: IO[bytes]) -> Message | None:
+    """The next message; None where the other side has ended, also in the middle of one."""
+    start = _exactly(file, LENGTH.size)
+    if start is None:
+        return None
+    (length,) = LENGTH.unpack(start)
+    if length > LARGEST_HEAD:
+        raise InvalidInput(f"a message's head has {length} bytes")
+    content = _exactly(file, length)
+    if content is None:
+        return None
+    head = json.loads(bytes(content))
+    arrays: dict[str, Array] = {}
+    for name, kind, shape in head["arrays"]:
+        array = _array(file, kind, shape)
+        if array is None:
+            return None
+        arrays[name] = array
+    return Message(head["what"], head["values"], arrays)
+
+
+def _array(file: IO[bytes], kind: str, shape: list[int]) -> Array | None:
+    size = int(np.prod(shape, dtype=np.int64)) if shape else 1
+    if kind not in KINDS or min(shape, default=1) < 0 or size > LARGEST_BODY:
+        raise InvalidInput(f"a message's array is {kind} of shape {shape}")
+    content = _exactly(file, size * np.dtype(kind).itemsize)
+    return None if content is None else np.frombuffer(content, kind).reshape(shape)
+
+
+def _exactly(file: IO[bytes], count: int) -> bytearray | None:
+    content = bytearray(count)
+    view, got = memoryview(content), 0
+    while got < count:
+        new = file.readinto(view[got:])  # type: ignore[attr-defined]
+        if not new:
+            return None
+        got += new
+    return content
+
+
+# --- what travels -------------------------------------------------------------------------------
+
+
+def picked_message(what: str, picked: Picked) -> Message:
+    """A frame for the map."""
+    frame = picked.frame
+    values = {
+        "stamp_ns": frame.stamp_ns,
+        "frame_id": frame.frame_id,
+        "camera": codec.encode_camera(frame.camera),
+        "chain": picked.chain,
+        "parent_ns": picked.parent_ns,
+        "scale_source": picked.scale_source,
+    }
+    if frame.right_camera is not None:
+        values["right_camera"] = codec.encode_camera(frame.right_camera)
+    of_frame = {name: getattr(frame, name) for name in FRAME_ARRAYS}
+    of_pose = {name: getattr(picked, name) for name in POSE_ARRAYS}
+    arrays = {name: a for name, a in (of_frame | of_pose).items() if a is not None}
+    return Message(what, values, arrays)
+
+
+FRAME_ARRAYS = ("rgb", "depth", "right_rgb", "right_from_camera")
+POSE_ARRAYS = ("odom_from_camera", "keyframe_from_camera", "covariance")
+
+
+def picked_from(message: Message) -> Picked:
+    """The other way."""
+    values, arrays = message.values, message.arrays
+    right = values.get("right_camera")
+    frame = Frame(
+        camera=codec.decode_camera(values["camera"]),
+        right_camera=None if right is None else codec.decode_camera(right),
+        stamp_ns=values["stamp_ns"],
+        frame_id=values["frame_id"],
+        rgb=arrays["rgb"],
+        **{name: arrays.get(name) for name in FRAME_ARRAYS[1:]},
+    )
+    poses = {name: arrays.get(name) for name in POSE_ARRAYS}
+    return Picked(frame, values["chain"], values["parent_ns"], values["scale_source"], **poses)
+
+
+def filled(kind: type[T], values: Mapping[str, Any]) -> T:
+    """A dataclass of numbers, texts, tuples and such dataclasses, from what `asdict` made of it."""
+    hints = get_type_hints(kind)
+    given = {}
+    for entry in fields(kind):  # type: ignore[arg-type]
+        value, inner = values[entry.name], hints[entry.name]
+        if is_dataclass(inner):
+            value = filled(inner, value)  # type: ignore[arg-type]
+        given[entry.name] = tuple(value) if isinstance(value, list) else value
+    return kind(**given)

@@ -1,0 +1,153 @@
+"""The map's own process: it is asked over stdin, answers over stdout, and ends when stdin does.
+
+    begin   model, options            open   load   save   relocalize   show
+    add     a keyframe                localize   an image
+
+One answer for each message, in turn. Tracking shares neither Python's lock nor memory with it, and
+a node that is killed leaves no process behind: its end of the pipe closes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import threading
+import time
+import traceback
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from l2m_ros.errors import L2MError
+from l2m_ros.mapping import wire
+from l2m_ros.mapping.options import Hint, OnlineOptions
+from l2m_ros.types import Lost
+
+GRACE_S = 10.0  # for the step at hand, once the node has gone
+WATCH_MS = 500
+
+
+class Worker:
+    """Does what messages ask; every failure becomes words of the answer."""
+
+    def __init__(self) -> None:
+        self._online: Any = None
+        self._shown = 0
+
+    def answer(self, message: wire.Message) -> wire.Message:
+        values: dict[str, Any] = {"asked": message.what, "epoch": message.values.get("epoch", 0)}
+        arrays: dict[str, wire.Array] = {}
+        before = None if self._online is None else self._online.fix
+        try:
+            values["words"] = self._do(message, values, arrays)
+        except ModuleNotFoundError as error:
+            values["error"] = f"maps need {error.name}: pip install 'l2m_ros[map]'"
+        except L2MError as error:
+            values["error"] = str(error)
+        except Exception as error:
+            values["trace"] = traceback.format_exc()
+            values["error"] = f"failed: {type(error).__name__}: {' '.join(str(error).split())}"
+        if self._online is not None:
+            values["version"] = self._online.version
+            fix = self._online.fix
+            if fix is not None and fix is not before:
+                values["fix"] = {"stamp_ns": fix.stamp_ns, "chain": fix.chain, "words": fix.words}
+                arrays |= {"map_from_odom": fix.map_from_odom, "covariance": fix.covariance}
+        return wire.Message("answer", values, arrays)
+
+    def _do(
+        self, message: wire.Message, values: dict[str, Any], arrays: dict[str, wire.Array]
+    ) -> str:
+        given, what = message.values, message.what
+        if what == "begin":
+            return self._begin(given)
+        online = self._online
+        if online is None:
+            if what in ("open", "load", "save"):
+                raise L2MError("the map's process has no matcher: see why it could not begin")
+            arrays["poses"] = np.zeros((0, 4, 4))
+            return ""
+        if what == "open":
+            return str(online.open(resume=given["resume"]))
+        if what == "load":
+            return str(online.load(given["path"]))
+        if what == "save":
+            return str(online.save())
+        if what == "relocalize":
+            pose, P = message.arrays.get("pose"), message.arrays.get("covariance")
+            online.relocalize(None if pose is None or P is None else Hint(pose, P))
+        elif what == "show":
+            arrays["poses"] = online.poses()
+            if given["points"]:
+                arrays["xyz"], arrays["rgb"] = online.points()
+        elif what == "add":
+            online.add(wire.picked_from(message))
+        elif what == "localize":
+            found = online.localize(wire.picked_from(message))
+            values["found"] = found is not None and not isinstance(found, Lost)
+            if isinstance(found, Lost):
+                values["lost"] = [found.reason.value, found.detail]
+        else:
+            raise L2MError(f"the map's process does not know {what!r}")
+        return ""
+
+    def _begin(self, given: Any) -> str:
+        from l2m_ros.mapping.online import OnlineMap
+        from l2m_ros.matching.catalogue import load_matcher
+
+        options = dict(given["matcher"])
+        if "size" in options:
+            options["size"] = tuple(options["size"])
+        matcher = load_matcher(given["model"], **options)
+        self._online = OnlineMap(matcher, wire.filled(OnlineOptions, given["options"]))
+        return ""
+
+    def close(self) -> None:
+        if self._online is not None:
+            self._online.close()
+
+
+def main() -> None:
+    """Runs until stdin ends. What libraries print goes to stderr: stdout carries answers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the node, which then closes stdin
+    asked, answers = _pipes()
+    threading.Thread(target=_end_with_the_node, args=(asked.fileno(),), daemon=True).start()
+    worker = Worker()
+    with contextlib.suppress(BrokenPipeError):
+        while (message := wire.read(asked)) is not None:
+            if message.what == "begin":
+                _be_nice(int(message.values["nice"]))
+            wire.write(answers, worker.answer(message))
+    worker.close()
+    os._exit(0)  # the watching thread and engines' own threads are not waited for
+
+
+def _pipes() -> tuple[BinaryIO, BinaryIO]:
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    return os.fdopen(os.dup(0), "rb"), answers
+
+
+def _end_with_the_node(asked: int) -> None:
+    """Ends this process some seconds after nobody can ask any more, whatever it is doing.
+
+    The store's transactions bear an end at any moment.
+    """
+    gone = select.poll()
+    gone.register(asked, 0)  # a hang-up is always told
+    while not any(event & (select.POLLHUP | select.POLLERR) for _, event in gone.poll(WATCH_MS)):
+        continue
+    time.sleep(GRACE_S)
+    os._exit(1)
+
+
+def _be_nice(nice: int) -> None:
+    with contextlib.suppress(OSError, AttributeError):
+        os.nice(nice)
+    try:
+        import cv2
+    except ModuleNotFoundError:
+        return
+    cv2.setNumThreads(1)

@@ -1,0 +1,172 @@
+"""The map's process: fed by a tracker, killed, started again, and never left behind."""
+
+import dataclasses
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from fakes.scenes import HEIGHT, WIDTH, K, pose, render
+
+pytest.importorskip("faiss")
+pytest.importorskip("gtsam")
+
+from l2m_ros.errors import InvalidInput
+from l2m_ros.mapping import map_process, wire
+from l2m_ros.mapping.chaining import components
+from l2m_ros.mapping.keyframe_picker import Picked
+from l2m_ros.mapping.map_process import DIED, MapProcess, Spec
+from l2m_ros.mapping.options import BUILD, LOCALIZE, OnlineOptions, PickerOptions
+from l2m_ros.mapping.store import open_map
+from l2m_ros.matching.catalogue import load_matcher
+from l2m_ros.tracking.tracker import Tracker
+from l2m_ros.types import Camera, Frame
+
+CAMERA = Camera(WIDTH, HEIGHT, K)
+PATH = [pose(x=0.1 * i, turn_deg=-1.0 * i) for i in range(-3, 4)]
+SECONDS = 120.0  # on a busy machine
+
+
+def frame(number):
+    rgb, depth = render(PATH[number])
+    return Frame(rgb, CAMERA, depth, stamp_ns=1_000_000_000 + number * 200_000_000)
+
+
+def begun(path, mode):
+    options = OnlineOptions(path=str(path), mode=mode, nice=0, picker=PickerOptions(0.05))
+    return MapProcess(Spec("sift", {"max_points": 600}, options))
+
+
+def until(process, asked, count=1):
+    """The answers up to the `count`th one to this; a failed one is shown."""
+    end, said = time.monotonic() + SECONDS, []
+    while sum(m.values["asked"] == asked for m in said) < count:
+        assert time.monotonic() < end, [m.values for m in said]
+        said += process.answers(0.1)
+    return said
+
+
+def errors(messages):
+    return [m.values["error"] for m in messages if "error" in m.values]
+
+
+def is_running(pid):
+    try:
+        return open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_killed_process_is_started_again_and_goes_on_with_the_map(tmp_path, monkeypatch):
+    monkeypatch.setattr(map_process, "FIRST_PAUSE_S", 0.0)
+    tracker = Tracker(load_matcher("sift", max_points=600))
+    results = [tracker.process(frame(i)) for i in range(len(PATH))]
+    process = begun(tmp_path / "wall.l2m", BUILD)
+    for result in results[:4]:
+        process.submit(result)
+    assert not errors(until(process, "add", 3))
+    killed = process.pid
+    os.kill(killed, signal.SIGKILL)
+    (words,) = errors(until(process, DIED))
+    assert "signal 9" in words and not is_running(killed)
+    for result in results[4:]:
+        process.submit(result)
+    process.ask("save")
+    process.ask("show", points=True)
+    *said, shown = until(process, "show")
+    assert not errors(said) and process.restarts == 1
+    assert process.fix is not None and process.map_from_camera(results[-1]) is not None
+    pid = process.pid
+    process.stop(20.0)
+    assert not is_running(pid)
+    store = open_map(str(tmp_path / "wall.l2m"))
+    assert len(store.ids()) >= 5 and len(components(store.ids(), store.edges())) == 1
+    assert shown.arrays["poses"].shape == (len(store.poses()), 4, 4)
+    assert len(shown.arrays["xyz"]) == len(shown.arrays["rgb"]) > 1000
+    store.close()
+
+
+def test_node_killed_leaves_no_process_behind():
+    program = (
+        "import time\nfrom l2m_ros.mapping.map_process import *\n"
+        "options = OnlineOptions(mode='localize', path='none.l2m', nice=0)\n"
+        "p = MapProcess(Spec('sift', {}, options))\n"
+        "print([m.values for m in p.answers(60.0)], p.pid, flush=True)\ntime.sleep(600)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    pid = int(parent.stdout.readline().rsplit(" ", 1)[1])
+    assert is_running(pid)
+    parent.kill()
+    parent.wait()
+    end = time.monotonic() + SECONDS
+    while is_running(pid):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def picked(stamp_ns, parent_ns=None):
+    rgb = np.full((4, 6, 3), stamp_ns % 256, np.uint8)
+    eye = Camera(6, 4, np.array([[5.0, 0, 3], [0, 5, 2], [0, 0, 1]]))
+    posed = (
+        {} if parent_ns is None else {"keyframe_from_camera": np.eye(4), "covariance": np.eye(6)}
+    )
+    return Picked(Frame(rgb, eye, stamp_ns=stamp_ns), 3, parent_ns, "frame_depth", **posed)
+
+
+def test_messages_come_as_they_went():
+    rgb, depth = render(PATH[0])
+    right = {"right_rgb": rgb, "right_camera": CAMERA, "right_from_camera": pose(x=-0.1)}
+    sent = Picked(
+        Frame(rgb, CAMERA, depth, **right, stamp_ns=2**60 + 1, frame_id="eye"),
+        7, 5, "stereo", pose(0.1), pose(0.2), 0.5 * np.eye(6),
+    )  # fmt: skip
+    file = io.BytesIO()
+    wire.write(file, wire.picked_message("add", sent))
+    whole = file.getvalue()
+    got = wire.picked_from(wire.read(io.BytesIO(whole)))
+    for name in ("chain", "parent_ns", "scale_source"):
+        assert getattr(got, name) == getattr(sent, name)
+    for name in ("odom_from_camera", "keyframe_from_camera", "covariance"):
+        np.testing.assert_array_equal(getattr(got, name), getattr(sent, name))
+    for name in ("rgb", "depth", "right_rgb", "right_from_camera"):
+        np.testing.assert_array_equal(getattr(got.frame, name), getattr(sent.frame, name))
+    assert got.frame.stamp_ns == 2**60 + 1 and got.frame.frame_id == "eye"
+    assert wire.read(io.BytesIO(whole[:-1])) is None and wire.read(io.BytesIO()) is None
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b'{"what": "a", "values": {}, "arrays": [["x", "|O", [1]]]}',
+        b'{"what": "a", "values": {}, "arrays": [["x", "|u1", [-1]]]}',
+        b'{"what": "a", "values": {}, "arrays": [["x", "|u1", [4294967296]]]}',
+    ],
+)
+def test_arrays_of_objects_or_of_no_size_are_refused(head):
+    with pytest.raises(InvalidInput, match="array"):
+        wire.read(io.BytesIO(wire.LENGTH.pack(len(head)) + head + bytes(64)))
+
+
+def test_options_travel_as_plain_values():
+    options = OnlineOptions(path="x", mode=LOCALIZE)
+
+    sent = json.loads(json.dumps(dataclasses.asdict(options)))
+    assert wire.filled(OnlineOptions, sent) == options
+
+
+def test_full_queue_drops_the_oldest_that_no_other_was_posed_in(monkeypatch):
+    monkeypatch.setattr(map_process, "WAITING", 3)
+    monkeypatch.setattr(MapProcess, "_read", lambda self: None)
+    monkeypatch.setattr(MapProcess, "_send", lambda self: None)
+    process = begun("none.l2m", BUILD)
+    monkeypatch.setattr(process._picker, "pick", lambda result: result)
+    for entry in (picked(1), picked(2, 1), picked(3, 1), picked(4, 1), picked(5, 1)):
+        process.submit(entry)
+    waiting = [entry.frame.stamp_ns for entry in process._waiting]
+    assert waiting == [1, 4, 5] and process.dropped == 2
+    process.stop(1.0)
