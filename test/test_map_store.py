@@ -16,9 +16,14 @@ from fakes import postgres_server
 from fakes.keyframes import CAMERA, features, map_keyframe
 
 from l2m_ros.errors import InvalidInput, L2MError, MapError
-from l2m_ros.mapping import codec
+from l2m_ros.mapping import codec, sql, sqlite
 from l2m_ros.mapping.records import Edge
 from l2m_ros.mapping.store import open_map
+
+try:
+    from l2m_ros.mapping import postgres as postgres_store
+except ModuleNotFoundError:  # without psycopg
+    postgres_store = sqlite
 
 T = np.array([[0.0, -1, 0, 0.1], [1, 0, 0, 0.2], [0, 0, 1, 0.3], [0, 0, 0, 1]])
 P = np.diag([1.0, 2, 3, 4, 5, 6]) * 1e-4
@@ -182,6 +187,25 @@ def test_newer_format_in_postgres(postgres):
     store.close()
     with pytest.raises(MapError, match="update l2m_ros"):
         open_map(address)
+
+
+def test_map_of_the_first_format_is_brought_up_to_date(address, monkeypatch):
+    for module in (sqlite, postgres_store):
+        monkeypatch.setattr(module, "MIGRATIONS", sql.MIGRATIONS[:1])
+        monkeypatch.setattr(module, "FORMAT", 1)
+    store = open_map(address, create=True)
+    a = store.add(map_keyframe(1))
+    b = store.add(map_keyframe(2), [Edge(a, 0, T, P)])
+    store.close()
+    monkeypatch.undo()
+    with pytest.raises(MapError, match="older format 1"):
+        open_map(address)
+    store = open_map(address, write=True)
+    store.add_edges([Edge(a, b, T, P, "motion")])
+    assert sorted(edge.kind for edge in store.edges()) == ["motion", "odometry"]
+    store.remove([a])
+    assert not store.edges()
+    store.close()
 
 
 # --- files -----------------------------------------------------------------------------------

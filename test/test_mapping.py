@@ -1,6 +1,7 @@
 """A map of a rendered wall with a panel, by SIFT: built, searched, merged, thinned, repaired."""
 
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -20,7 +21,9 @@ from l2m_ros.geometry import se3
 from l2m_ros.mapping import chaining, graph, verification
 from l2m_ros.mapping.alignment import aligned, world_from_map
 from l2m_ros.mapping.descriptor import Vocabulary, learn
+from l2m_ros.mapping.keyframe_picker import Picked
 from l2m_ros.mapping.likeness import cells, likeness
+from l2m_ros.mapping.mapper import Mapper
 from l2m_ros.mapping.options import Hint, PickerOptions, RelocalizerOptions
 from l2m_ros.mapping.places import Places
 from l2m_ros.mapping.records import Edge
@@ -28,7 +31,9 @@ from l2m_ros.mapping.relocalizer import Localized, Relocalizer
 from l2m_ros.mapping.retrieval import PlaceIndex
 from l2m_ros.mapping.roll import rolled
 from l2m_ros.mapping.store import open_map
+from l2m_ros.mapping.tracked_mapper import TrackedMapper
 from l2m_ros.matching.catalogue import load_matcher
+from l2m_ros.tracking.odometry import OdometrySample
 from l2m_ros.types import Camera, Frame, Lost, LostReason
 
 CAMERA = Camera(WIDTH, HEIGHT, K)
@@ -268,8 +273,6 @@ def test_map_without_depth_is_triangulated(tmp_path, matcher):
         build_map(recording, store, matcher, BuildOptions(picker=PickerOptions(0.05)))
     with store.transaction(write=True) as cursor:
         cursor.execute("UPDATE keyframe SET depth = NULL")
-    from l2m_ros.mapping.mapper import Mapper
-
     assert Mapper(store, matcher).triangulate() >= 4
     assert store.keyframe(store.ids()[2]).depth_source == "triangulated"
     found = Relocalizer(Places(store, matcher)).localize(frame_at(NEAR, with_depth=False))
@@ -368,6 +371,35 @@ def test_components_and_bridges():
     (bridge,) = graph.bridges({2}, edges)
     assert {bridge.a, bridge.b} == {1, 3} and bridge.kind == "odometry"
     np.testing.assert_allclose(np.diag(bridge.covariance), 2.0)
+
+
+def test_odometry_joins_only_what_no_camera_joins():
+    T, P = np.eye(4), np.eye(6)
+    seen = [Edge(1, 2, T, P), Edge(3, 4, T, P, "loop")]
+    idle, best, worse = (
+        Edge(1, 2, T, 0.1 * P, "motion"),
+        Edge(2, 3, T, P, "motion"),
+        Edge(1, 4, T, 2 * P, "motion"),
+    )
+    used = chaining.without_idle_motion([1, 2, 3, 4, 5], [idle, *seen, worse, best])
+    assert used == [*seen, best]
+    assert chaining.components([1, 2, 3, 4, 5], used) == [[1, 2, 3, 4], [5]]
+
+
+def test_keyframe_that_no_camera_connects_is_placed_by_odometry(matcher, tmp_path):
+    store = open_map(str(tmp_path / "blind.l2m"), create=True)
+    tracked = TrackedMapper(Mapper(store, matcher))
+    way = pose(x=0.5, z=0.2, turn_deg=20)
+    for stamp_ns, base in ((1, np.eye(4)), (2, way)):
+        sample = OdometrySample(stamp_ns, base, np.zeros((6, 6)))
+        frame = replace(elsewhere(stamp_ns), stamp_ns=stamp_ns)
+        tracked.add(Picked(frame, chain=stamp_ns, odometry=sample))
+    tracked.mapper.settle()
+    T, P = store.poses()[2]
+    np.testing.assert_allclose(T, way, atol=1e-6)
+    assert 0.02 < np.sqrt(P[0, 0]) < 0.1  # a twentieth of the way, and of the turn
+    assert [edge.kind for edge in store.edges()] == ["motion"]
+    store.close()
 
 
 def test_combined_sightings_do_not_pretend_to_be_independent():

@@ -11,7 +11,12 @@ from l2m_ros.mapping import codec
 from l2m_ros.mapping.export import placed_keyframes, points
 from l2m_ros.mapping.store import MapStore
 
-COLOURS = {"odometry": (42, 120, 214), "loop": (230, 120, 30), "prior": (60, 160, 60)}
+COLOURS = {
+    "odometry": (42, 120, 214),
+    "loop": (230, 120, 30),
+    "prior": (60, 160, 60),
+    "motion": (120, 120, 120),
+}
 VOXEL_M = 0.02
 FRUSTUM_M = 0.15
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from l2m_ros.bags.recording import Recording, Shot
 from l2m_ros.mapping.keyframe_picker import KeyframePicker
@@ -51,7 +51,7 @@ def build_map(
     stored beside the keyframes, to compare with, and are not used."""
     tracker, picker = Tracker(matcher, options.tracker), KeyframePicker(options.picker)
     mapper = Mapper(store, matcher, options.mapper)
-    tracked = TrackedMapper(mapper)
+    tracked = TrackedMapper(mapper, options.tracker.odometry)
     if recording.world and not store.meta().get(WORLD):
         store.set_meta({WORLD: recording.world})
     frames = 0
@@ -59,6 +59,8 @@ def build_map(
         frames += 1
         picked = picker.pick(tracker.process(shot.frame, shot.odometry))
         if picked is not None:
+            base = options.tracker.base_from_camera
+            picked = replace(picked, odometry=shot.odometry, base_from_camera=base)
             tracked.add(picked, shot.name, shot.truth)
     mapper.finish(finishing)
     info = store.info()

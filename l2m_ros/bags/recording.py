@@ -2,7 +2,8 @@
 
 images/*.jpg        colour, or L_*.jpg and R_*.jpg of a rectified stereo camera
 depth/<stem>.png    16 bit, metres = value * depth_scale, 0 = unknown
-meta.json           K, or cameras[name].K; stamp_s, world_from_camera, scene, world_of, ...
+meta.json           K, or cameras[name].K; stamp_s, world_from_camera, scene, world_of, ...;
+                    odom: odom_from_camera by wheels or an IMU
 """
 
 from __future__ import annotations
@@ -102,8 +103,12 @@ def _folder_shot(path: Path, meta: dict[str, Any], index: int, name: str) -> Sho
         **_right(path, meta, name),
         stamp_ns=round(float(entry.get("stamp_s", index * FRAME_S)) * 1e9),
     )
-    truth = entry.get("world_from_camera")
-    return Shot(frame, name, None if truth is None else _rigid(path, name, truth))
+    truth, odom = entry.get("world_from_camera"), entry.get("odom")
+    odometry = None
+    if odom is not None:  # of the camera itself: base and camera are one
+        pose = _rigid(path, name, odom, "odom")
+        odometry = OdometrySample(frame.stamp_ns, pose, np.zeros((6, 6)))
+    return Shot(frame, name, None if truth is None else _rigid(path, name, truth), odometry)
 
 
 def _camera(path: Path, meta: dict[str, Any], name: str) -> Camera:
@@ -149,10 +154,10 @@ def _right(path: Path, meta: dict[str, Any], name: str) -> dict[str, Any]:
     }
 
 
-def _rigid(path: Path, name: str, matrix: Any) -> FloatArray:
+def _rigid(path: Path, name: str, matrix: Any, what: str = "world_from_camera") -> FloatArray:
     T = np.asarray(matrix, float)
     if T.shape != (4, 4) or not np.isfinite(T).all():
-        raise InvalidInput(f"{path / 'meta.json'}: world_from_camera of {name} is no 4x4 pose")
+        raise InvalidInput(f"{path / 'meta.json'}: {what} of {name} is no 4x4 pose")
     return se3.compose(T)  # files hold few digits
 
 

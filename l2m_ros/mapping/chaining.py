@@ -51,6 +51,21 @@ def components(ids: Iterable[int], edges: Iterable[Edge]) -> list[list[int]]:
     return sorted((sorted(group) for group in groups.values()), key=lambda g: (-len(g), g[0]))
 
 
+def without_idle_motion(ids: Iterable[int], edges: Sequence[Edge]) -> list[Edge]:
+    """The edges that cameras saw, and of the others the most certain that join their groups."""
+    seen = [edge for edge in edges if edge.kind != "motion"]
+    group = {}
+    for number, members in enumerate(components(ids, seen)):
+        group.update(dict.fromkeys(members, number))
+    guessed = [e for e in edges if e.kind == "motion" and e.a in group and e.b in group]
+    for edge in sorted(guessed, key=lambda e: float(np.trace(e.covariance))):
+        a, b = group[edge.a], group[edge.b]
+        if a != b:
+            seen.append(edge)
+            group = {id: a if number == b else number for id, number in group.items()}
+    return seen
+
+
 def chained(ids: list[int], edges: Sequence[Edge], known: Mapping[int, FloatArray]) -> Poses:
     """First places of a connected group, along its most certain edges (a minimum spanning tree).
 
@@ -62,7 +77,7 @@ def chained(ids: list[int], edges: Sequence[Edge], known: Mapping[int, FloatArra
     for edge, confirmed in zip(edges, in_triangles(edges), strict=True):
         if edge.a in neighbours and edge.b in neighbours and edge.a != edge.b:
             variance = float(np.trace(edge.covariance + unmodelled(edge.a_from_b)))
-            cost = variance * (UNVERIFIED if edge.kind == "odometry" else 1.0)
+            cost = variance * (1.0 if edge.kind == "loop" else UNVERIFIED)
             cost *= 1.0 if confirmed else UNCONFIRMED
             neighbours[edge.a].append((cost, edge.b, edge.a_from_b))
             neighbours[edge.b].append((cost, edge.a, se3.inverse(edge.a_from_b)))

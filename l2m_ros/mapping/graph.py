@@ -27,7 +27,7 @@ from l2m_ros.types import FloatArray
 Placed = dict[int, tuple[FloatArray, FloatArray]]
 
 WRONG_CHI2 = 30.0  # an edge this far off the others' answer has no say (six degrees of freedom)
-ROBUST_SIGMAS = {"odometry": 5.0, "loop": 2.5, "prior": 5.0}  # of Cauchy's weight
+ROBUST_SIGMAS = {"odometry": 5.0, "loop": 2.5, "prior": 5.0, "motion": 5.0}  # of Cauchy's weight
 ORIGIN_M, ORIGIN_RAD = 1e-4, 1e-4  # the first keyframe is the map's origin
 MAX_ITERATIONS = 50
 # The search for wrong edges: steps of the loss from convex to truncated, iterations in each. As
@@ -163,7 +163,8 @@ def bridges(gone: set[int], edges: list[Edge]) -> list[Edge]:
                 back, se3.inverse_covariance(hub.a_from_b, hub.covariance),
                 other.a_from_b, other.covariance,
             )  # fmt: skip
-            kind = "odometry" if hub.kind == other.kind == "odometry" else "loop"
+            kinds = {hub.kind, other.kind}
+            kind = hub.kind if len(kinds) == 1 else "motion" if "motion" in kinds else "loop"
             left.append(Edge(hub.b, other.b, se3.compose(back, other.a_from_b), P, kind))
     before = {(e.a, e.b, e.kind) for e in edges}
     return [e for e in left if (e.a, e.b, e.kind) not in before]

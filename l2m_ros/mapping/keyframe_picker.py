@@ -13,6 +13,7 @@ from l2m_ros.geometry import se3
 from l2m_ros.mapping.options import PICKER, PickerOptions
 from l2m_ros.mapping.views import view_distance
 from l2m_ros.tracking.keyframes import Keyframe
+from l2m_ros.tracking.odometry import OdometrySample
 from l2m_ros.tracking.result import TrackResult
 from l2m_ros.types import FloatArray, Frame
 
@@ -28,6 +29,8 @@ class Picked:
     odom_from_camera: FloatArray | None = None
     keyframe_from_camera: FloatArray | None = None
     covariance: FloatArray | None = None  # of keyframe_from_camera
+    odometry: OdometrySample | None = None  # of the base, by wheels or an IMU
+    base_from_camera: FloatArray | None = None
 
 
 def known(result: TrackResult) -> Picked | None:

@@ -26,6 +26,7 @@ from l2m_ros.errors import InvalidInput
 from l2m_ros.mapping import wire
 from l2m_ros.mapping.keyframe_picker import KeyframePicker, Picked, known
 from l2m_ros.mapping.options import BUILD, LOCALIZE, Hint, MapFix, OnlineOptions
+from l2m_ros.tracking.odometry import OdometrySample
 from l2m_ros.tracking.result import TrackResult
 from l2m_ros.types import FloatArray
 
@@ -98,11 +99,17 @@ class MapProcess:
 
     # --- tracking's thread ------------------------------------------------------------------------
 
-    def submit(self, result: TrackResult) -> None:
+    def submit(
+        self,
+        result: TrackResult,
+        odometry: OdometrySample | None = None,
+        base_from_camera: FloatArray | None = None,
+    ) -> None:
         """Never blocks longer than a lock is held; costs no more than a comparison of poses."""
         picked = self._picker.pick(result) if self.mode == BUILD else None
         with self._changed:
             if picked is not None:
+                picked = replace(picked, odometry=odometry, base_from_camera=base_from_camera)
                 self._waiting.append(picked)
                 self._bound()
             elif self.mode == LOCALIZE and result.frame.stamp_ns >= self._due_ns:

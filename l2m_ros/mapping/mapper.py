@@ -44,6 +44,7 @@ class TrackedEdge:
     keyframe: int
     keyframe_from_camera: FloatArray
     covariance: FloatArray
+    kind: str = "odometry"  # or motion: nothing was seen
 
 
 class Mapper:
@@ -92,18 +93,20 @@ class Mapper:
         frame: Frame,
         edge: TrackedEdge | None = None,
         *,
+        motion: TrackedEdge | None = None,
         scale_source: str = "none",
         name: str = "",
         truth: FloatArray | None = None,
     ) -> int:
-        """Stores a keyframe with the edge by which tracking knows it, and returns its id."""
+        """Stores a keyframe with the edge by which tracking knows it, and that of wheels or an IMU
+        to the keyframe before; returns its id."""
         features = self.matcher.encode(frame.rgb)
         arrays = portable.to_arrays(self.matcher, features)
         depth, source = frame.depth, GIVEN_DEPTH
         if depth is None and frame.right_rgb is not None:
             stereo, source = stereo_depth(frame), "stereo_depth"
             depth = None if stereo is None else stereo.depth_m
-        pose, covariance = self._first_place(edge)
+        pose, covariance = self._first_place(edge or motion)
         scale_m = self.options.depth_scale_m
         keyframe = MapKeyframe(
             0,
@@ -120,9 +123,11 @@ class Mapper:
             covariance,
             truth,
         )
-        known = []
-        if edge is not None:
-            known = [Edge(edge.keyframe, 0, edge.keyframe_from_camera, edge.covariance)]
+        known = [
+            Edge(e.keyframe, 0, e.keyframe_from_camera, e.covariance, e.kind)
+            for e in (edge, motion)
+            if e is not None
+        ]
         words = self.places.vocabulary if self.places.fits else None
         vector = None if words is None else words.describe(portable.local_descriptors(arrays))
         id = self.store.add(keyframe, known, self._kept(frame, arrays), vector)
@@ -196,7 +201,11 @@ class Mapper:
 
     def close_loops(self, id: int) -> list[Edge]:
         """Edges to keyframes that look alike and to those just before; stored at once."""
-        linked = {e.b if e.a == id else e.a for e in self._edges if id in (e.a, e.b)}
+        linked = {
+            e.b if e.a == id else e.a
+            for e in self._edges
+            if id in (e.a, e.b) and e.kind != "motion"
+        }
         candidates = [c for c in self._candidates(id) if c != id and c not in linked]
         if not candidates:
             return []
@@ -260,7 +269,7 @@ class Mapper:
 
         One wrong edge of tracking, over a gap in the recording, would place all that hangs on it.
         """
-        loops = [edge for edge in self._edges if edge.kind != "odometry"]
+        loops = [edge for edge in self._edges if edge.kind in ("loop", "prior")]
         group = {}
         for number, ids in enumerate(chaining.components(self._ids, loops)):
             group.update(dict.fromkeys(ids, number))
@@ -292,14 +301,15 @@ class Mapper:
 
     def optimise(self, keep: Collection[int] = ()) -> None:
         """New places for the largest connected group, or that of `keep`; the rest has none."""
-        groups = chaining.components(self._ids, self._edges)
+        usable = chaining.without_idle_motion(self._ids, self._edges)
+        groups = chaining.components(self._ids, usable)
         if not groups:
             return
         groups.sort(key=lambda group: not any(id in keep for id in group))
         main = groups[0]
         known = {id: pose for id, (pose, _) in self.places.poses.items()}
         inside = set(main)
-        edges = [e for e in self._edges if e.a in inside]
+        edges = [e for e in usable if e.a in inside]
         first = chaining.chained(main, edges, {id: known[id] for id in main if id in known})
         placed = graph.optimised(edges, first)
         lost: dict[int, None] = {id: None for group in groups[1:] for id in group}

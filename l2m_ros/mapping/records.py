@@ -17,7 +17,9 @@ from l2m_ros.errors import InvalidInput
 from l2m_ros.mapping import codec
 from l2m_ros.types import Camera, FloatArray, Frame
 
-EDGE_KINDS = ("odometry", "loop", "prior")
+# odometry: tracking saw b from a; loop: seen and verified twice; motion: what wheels or an IMU say,
+# used only where no camera connects two parts of a map.
+EDGE_KINDS = ("odometry", "loop", "prior", "motion")
 GIVEN_DEPTH = "frame_depth"
 TRIANGULATED = "triangulated"
 

@@ -37,6 +37,18 @@ TABLES = (
     "CREATE INDEX edge_b ON edge (b)",
     "CREATE TABLE vocabulary (one {int} PRIMARY KEY CHECK (one = 1), data {bytes} NOT NULL)",
 )
+WITH_MOTION = (  # neither database can change a check that a column has
+    "DROP INDEX edge_b",
+    "ALTER TABLE edge RENAME TO edge_before",
+    "CREATE TABLE edge (a {int} NOT NULL REFERENCES keyframe(id) ON DELETE CASCADE, "
+    "b {int} NOT NULL REFERENCES keyframe(id) ON DELETE CASCADE, "
+    "kind TEXT NOT NULL CHECK (kind IN ('odometry', 'loop', 'prior', 'motion')), "
+    "pose {bytes} NOT NULL, covariance {bytes} NOT NULL, PRIMARY KEY (a, b, kind))",
+    "INSERT INTO edge (a, b, kind, pose, covariance) "
+    "SELECT a, b, kind, pose, covariance FROM edge_before",
+    "DROP TABLE edge_before",
+    "CREATE INDEX edge_b ON edge (b)",
+)
 KEYFRAME = (
     "id, stamp_ns, camera, image, depth, depth_scale_m, scale_source, depth_source, run, name, "
     "pose, covariance, truth"
@@ -61,7 +73,7 @@ ADD_DESCRIPTOR = (
     "ON CONFLICT (keyframe) DO UPDATE SET data = excluded.data"
 )
 # One tuple of statements a format: a map of format n lacks those from n on.
-MIGRATIONS: tuple[tuple[str, ...], ...] = (TABLES,)
+MIGRATIONS: tuple[tuple[str, ...], ...] = (TABLES, WITH_MOTION)
 FORMAT = len(MIGRATIONS)  # a map of a higher number is refused
 
 SET_META = (

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+from l2m_ros.geometry import se3
 from l2m_ros.mapping.keyframe_picker import Picked
 from l2m_ros.mapping.mapper import Mapper, TrackedEdge
+from l2m_ros.tracking.odometry import OdometryNoise, OdometrySample, step
 from l2m_ros.types import FloatArray
 
+NOISE = OdometryNoise()
 REMEMBERED = 64  # keyframes of tracking whose place in the map is known
 
 
 class TrackedMapper:
     """Puts picked frames into a map and knows which keyframe of tracking is which of the map."""
 
-    def __init__(self, mapper: Mapper) -> None:
-        self.mapper = mapper
+    def __init__(self, mapper: Mapper, noise: OdometryNoise = NOISE) -> None:
+        self.mapper, self._noise = mapper, noise
+        self._before: tuple[int, OdometrySample] | None = None  # of the newest keyframe
         self._ids: OrderedDict[int, int] = OrderedDict()  # stamp of a keyframe: id in the map
 
     def id_of(self, stamp_ns: int) -> int | None:
@@ -35,9 +39,23 @@ class TrackedMapper:
         T, P = picked.keyframe_from_camera, picked.covariance
         if parent is not None and T is not None and P is not None:
             edge = TrackedEdge(parent, T, P)
+        motion = self._motion(picked)
         source, frame = picked.scale_source, picked.frame
-        id = self.mapper.add(frame, edge, scale_source=source, name=name, truth=truth)
+        id = self.mapper.add(
+            frame, edge, motion=motion, scale_source=source, name=name, truth=truth
+        )
+        if picked.odometry is not None:
+            self._before = id, picked.odometry
         self._ids[frame.stamp_ns] = id
         if len(self._ids) > REMEMBERED:
             self._ids.popitem(last=False)
         return id
+
+    def _motion(self, picked: Picked) -> TrackedEdge | None:
+        """From the keyframe before, by wheels or an IMU: what remains where no camera sees."""
+        now = picked.odometry
+        if self._before is None or now is None or now.stamp_ns <= self._before[1].stamp_ns:
+            return None
+        id, before = self._before
+        moved = step(before, now, self._noise, picked.base_from_camera)
+        return TrackedEdge(id, se3.compose(moved.a_from_b), moved.covariance, "motion")

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from l2m_ros.errors import InvalidInput
 from l2m_ros.mapping import codec
 from l2m_ros.mapping.keyframe_picker import Picked
+from l2m_ros.tracking.odometry import OdometrySample
 from l2m_ros.types import Frame
 
 Array = npt.NDArray[Any]
@@ -105,14 +106,20 @@ def picked_message(what: str, picked: Picked) -> Message:
     }
     if frame.right_camera is not None:
         values["right_camera"] = codec.encode_camera(frame.right_camera)
+    if picked.odometry is not None:
+        values["odometry_ns"] = picked.odometry.stamp_ns
     of_frame = {name: getattr(frame, name) for name in FRAME_ARRAYS}
     of_pose = {name: getattr(picked, name) for name in POSE_ARRAYS}
-    arrays = {name: a for name, a in (of_frame | of_pose).items() if a is not None}
+    odometry, of_base = picked.odometry, {}
+    if odometry is not None:
+        of_base = {f"odometry_{name}": getattr(odometry, name) for name in ODOMETRY_ARRAYS}
+    arrays = {name: a for name, a in (of_frame | of_pose | of_base).items() if a is not None}
     return Message(what, values, arrays)
 
 
 FRAME_ARRAYS = ("rgb", "depth", "right_rgb", "right_from_camera")
-POSE_ARRAYS = ("odom_from_camera", "keyframe_from_camera", "covariance")
+POSE_ARRAYS = ("odom_from_camera", "keyframe_from_camera", "covariance", "base_from_camera")
+ODOMETRY_ARRAYS = ("odom_from_base", "covariance", "timing")
 
 
 def picked_from(message: Message) -> Picked:
@@ -128,7 +135,12 @@ def picked_from(message: Message) -> Picked:
         **{name: arrays.get(name) for name in FRAME_ARRAYS[1:]},
     )
     poses = {name: arrays.get(name) for name in POSE_ARRAYS}
-    return Picked(frame, values["chain"], values["parent_ns"], values["scale_source"], **poses)
+    odometry = None
+    if "odometry_ns" in values:
+        of_base = {name: arrays[f"odometry_{name}"] for name in ODOMETRY_ARRAYS}
+        odometry = OdometrySample(values["odometry_ns"], **of_base)
+    known = values["chain"], values["parent_ns"], values["scale_source"]
+    return Picked(frame, *known, odometry=odometry, **poses)
 
 
 def filled(kind: type[T], values: Mapping[str, Any]) -> T:

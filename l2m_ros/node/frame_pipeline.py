@@ -137,7 +137,7 @@ class FramePipeline:
             self._transforms.publish(tracked)
         if self._map is not None:
             with times.stage("map"):
-                self._map.submit(tracked)
+                self._map.submit(tracked, odometry)
         times.ms |= result.stages_ms | {"latency": _milliseconds_since(bundle.received_s)}
         times.ms |= self._age_ms(frame.stamp_ns)
         self._report(tracked, times)

@@ -26,6 +26,7 @@ from l2m_ros.mapping.wire import Message
 from l2m_ros.node.diagnostics import ERROR, OK, Health
 from l2m_ros.node.transforms import Transforms
 from l2m_ros.parameters.table import Values, map_matcher_options, map_options
+from l2m_ros.tracking.odometry import OdometrySample
 from l2m_ros.types import FloatArray
 
 WAIT_S = 0.2
@@ -73,10 +74,10 @@ class MapThread:
 
     # --- tracking's thread ------------------------------------------------------------------------
 
-    def submit(self, tracked: FrameResult) -> None:
+    def submit(self, tracked: FrameResult, odometry: OdometrySample | None = None) -> None:
         """A tracked frame for the map; ~/map_pose and map -> odom from what is known so far."""
         self._base = tracked.base_from_camera
-        self.process.submit(tracked.result)
+        self.process.submit(tracked.result, odometry, self._base)
         if self._base is None:
             return
         place = self.process.map_from_camera(tracked.result)
