@@ -15,6 +15,7 @@ from l2m_ros.files import BAG_SUFFIXES, refuse_existing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from l2m_ros.workshop.simulation.folder import LEAST_OVERLAP
     from l2m_ros.workshop.simulation.path import PATHS
     from l2m_ros.workshop.simulation.sensor_faults import SENSOR_FAULTS
     from l2m_ros.workshop.simulation.sequence import SimulationOptions
@@ -48,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-right", action="store_true", help="no right image: twice as fast")
     add("--depth-encoding", default="16UC1", help="16UC1 (mm) or 32FC1 (m)")
     add("--pairs", type=int, default=60, help="of a folder")
+    add("--least-overlap", type=float, default=LEAST_OVERLAP, help="of a folder's pairs")
     add("--seed", type=int, default=d.seed, help="of path and noise")
     add("--scene-seed", type=int, default=d.scene_seed, help="of the world")
     parser.add_argument("--force", action="store_true", help="replace what is there")
@@ -83,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
             args.out,
             shots,
             pairs=args.pairs,
+            least_overlap=args.least_overlap,
             seed=options.seed,
             force=args.force,
             source=f"l2m simulate: {said}",

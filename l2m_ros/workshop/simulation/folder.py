@@ -24,7 +24,7 @@ from l2m_ros.workshop.simulation.truth import true_match
 
 DEPTH_SCALE = 0.0005  # half a millimetre; farther than 32.7 m is unknown
 OVERLAP_STRIDE = 16
-OVERLAP = 0.3, 0.97  # less is hopeless, more is trivial
+LEAST_OVERLAP, MOST_OVERLAP = 0.3, 0.97  # less is hopeless, more is trivial
 PAIRS_TRIED = 8  # candidates for each pair wanted
 
 
@@ -33,6 +33,7 @@ def write_folder(
     shots: Iterable[SimulatedFrame],
     *,
     pairs: int = 60,
+    least_overlap: float = LEAST_OVERLAP,
     seed: int = 0,
     force: bool = False,
     source: str = "l2m simulate",
@@ -47,7 +48,10 @@ def write_folder(
             _write_images(made, name, shot)
             kept[name] = shot.viewpoint
         _write_json(made / "meta.json", _meta(kept, source))
-        _write_json(made / "pairs.json", _pairs(kept, pairs, np.random.default_rng([seed, 40])))
+        _write_json(
+            made / "pairs.json",
+            _pairs(kept, pairs, least_overlap, np.random.default_rng([seed, 40])),
+        )
 
 
 def _write_images(made: Path, name: str, shot: SimulatedFrame) -> None:
@@ -88,7 +92,10 @@ def _meta(kept: dict[str, Viewpoint], source: str) -> dict[str, Any]:
 
 
 def _pairs(
-    kept: dict[str, Viewpoint], count: int, rng: np.random.Generator
+    kept: dict[str, Viewpoint],
+    count: int,
+    least_overlap: float,
+    rng: np.random.Generator,
 ) -> list[dict[str, Any]]:
     """Random pairs of images that see enough of the same, each at most once."""
     names = list(kept)
@@ -99,7 +106,7 @@ def _pairs(
             break
         if (a, b) not in chosen:
             found = _pair(a, b, kept[a], kept[b])
-            if OVERLAP[0] <= found["overlap"] <= OVERLAP[1]:
+            if least_overlap <= found["overlap"] <= MOST_OVERLAP:
                 chosen[a, b] = found
     return [chosen[key] for key in sorted(chosen)]
 

@@ -4,13 +4,16 @@
     turn      the same robot, turning on the spot
     handheld  a person: 6-DoF wander with the shake of a hand
     loop      a person who walks a loop: the last frame is taken where the first was
+    stations  somebody else every half second (`--rate 2`), six in a row looking at one thing from
+              wherever it is seen: wide baselines
 
 Base axes (REP-103): x forward, y left, z up. On wheels the base is on the floor; in the hand
-it is the camera's body. No speed exceeds 1 m/s nor 60 degrees/s.
+it is the camera's body. No speed exceeds 1 m/s nor 60 degrees/s, between stations excepted.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -31,6 +34,7 @@ WALK_M_S = 0.75
 DRIVE_M_S = 0.6
 TURN_RAD_S = np.deg2rad(35.0)
 LOOK_RAD_S = np.deg2rad(40.0)
+STATION_S, VISITORS = 0.5, 6  # how long somebody stands; how many look at one thing
 SETTLE_S = 0.5  # time constant of a robot's start from rest
 CAMERA_HEIGHT_M = 0.45
 CAMERA_AHEAD_M = 0.15
@@ -242,4 +246,60 @@ def _loop(world: World, rng: np.random.Generator, duration_s: float) -> Motion:
     return motion
 
 
-PATHS = MappingProxyType({"handheld": _handheld, "drive": _drive, "turn": _turn, "loop": _loop})
+def _stations(world: World, rng: np.random.Generator, duration_s: float) -> Motion:
+    """A place of its own for every half second; VISITORS in a row look at one point."""
+    count = round(duration_s / STATION_S) + 1
+    rows = [_visitors(world, rng) for _ in range(math.ceil(count / VISITORS))]
+    states = np.concatenate(rows)
+
+    def motion(times_s: FloatArray) -> FloatArray:
+        index = np.floor(times_s / STATION_S + 0.5).astype(int)
+        return states[np.clip(index, 0, len(states) - 1)]
+
+    return motion
+
+
+def _visitors(world: World, rng: np.random.Generator) -> FloatArray:
+    """(VISITORS, 6): places in the free box that see one point, and how each looks at it."""
+    low, high = world.free_box_m
+    for _ in range(200):
+        first = rng.uniform(low, high)
+        angle = rng.uniform(-np.pi, np.pi)
+        ray = np.array([np.cos(angle), np.sin(angle), rng.normal(0.0, 0.15)])
+        away = float(world.casters[0].distances(first, ray[None])[0])
+        if not 0.8 < away * np.linalg.norm(ray) < 20.0:
+            continue
+        point = first + away * ray
+        reach = np.minimum(1.2 * np.linalg.norm(point - first), high - low)
+        tried = np.clip(first + rng.uniform(-1.0, 1.0, (20 * VISITORS, 3)) * reach, low, high)
+        seen = _sees(world, tried, point)
+        if seen.sum() >= VISITORS:
+            return _looking_at(tried[seen][:VISITORS], point, rng)
+    raise InvalidInput(f"the world {world.name} has no point that {VISITORS} places see")
+
+
+def _sees(world: World, places: FloatArray, point: FloatArray) -> npt.NDArray[np.bool_]:
+    """Whether nothing stands between each place and the point, which is not too near."""
+    towards = point - places
+    far = world.casters[0].distances(places, towards)
+    free: npt.NDArray[np.bool_] = (far > 0.98) & (np.linalg.norm(towards, axis=1) > 0.6)
+    return free
+
+
+def _looking_at(places: FloatArray, point: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """Roll, pitch and yaw towards the point, a little off, the head a little tilted."""
+    x, y, z = (point - places).T
+    level = np.stack([np.zeros_like(x), -np.arctan2(z, np.hypot(x, y)), np.arctan2(y, x)], axis=-1)
+    off = rng.normal(0.0, 1.0, level.shape) * [0.08, 0.1, 0.15]
+    return np.concatenate([places, level + off], axis=1)
+
+
+PATHS = MappingProxyType(
+    {
+        "handheld": _handheld,
+        "drive": _drive,
+        "turn": _turn,
+        "loop": _loop,
+        "stations": _stations,
+    }
+)
