@@ -2,43 +2,36 @@
 
     frame -> encode -> match against the keyframe -> pose -> gates -> keep or replace the keyframe
 
-Expected failure is a value (`Lost`); after it the last few keyframes are tried, one more each
-frame, before a new chain begins.
+Expected failure is a value (`Lost`); after it the frame before and the last few keyframes are tried
+(`recovery`), before a new chain begins.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from l2m_ros.geometry.camera import unproject
-from l2m_ros.matching.matcher import Match, Matcher
+import numpy as np
+
+from l2m_ros.matching.matcher import Matcher
 from l2m_ros.matching.mono_depth import DepthReader
 from l2m_ros.matching.sampling import correspondences
 from l2m_ros.matching.subpixel import refined_pairs
 from l2m_ros.timing import StageTimes
 from l2m_ros.tracking import chain_scale
+from l2m_ros.tracking.attempt import Attempt, EncodedFrame, gains_depth, words
 from l2m_ros.tracking.chain import Located, UnseenMotion, locate
 from l2m_ros.tracking.doubts import repeated_image
-from l2m_ros.tracking.keyframes import (
-    Keyframe,
-    KeyframePolicy,
-    Quality,
-    certain_fraction,
-    coverage,
-    parallax_rad,
-    zoom,
-)
+from l2m_ros.tracking.keyframes import Keyframe, KeyframePolicy
 from l2m_ros.tracking.odom_frame import OdomFrame, Sighting, moved_chain
 from l2m_ros.tracking.odometry import OdometrySample
 from l2m_ros.tracking.options import TrackerOptions
-from l2m_ros.tracking.pose_checks import MatchedFrame, PoseChecks, Remarks
-from l2m_ros.tracking.result import Outcome, TrackResult, TrackState
+from l2m_ros.tracking.pose_checks import MatchedFrame, PoseChecks
+from l2m_ros.tracking.recovery import BESIDE, Recovery
+from l2m_ros.tracking.result import TrackResult, TrackState
 from l2m_ros.tracking.stereo_watch import StereoWatch
 from l2m_ros.tracking.torn import Rows, repeated_rows
 from l2m_ros.tracking.velocity import twist_between
 from l2m_ros.types import (
-    Features,
     Frame,
     Lost,
     LostReason,
@@ -47,32 +40,6 @@ from l2m_ros.types import (
 )
 
 DEFAULTS = TrackerOptions()
-
-
-@dataclass(frozen=True, eq=False)
-class _EncodedFrame:
-    """The frame at hand, encoded."""
-
-    frame: Frame
-    odometry: OdometrySample | None
-    features: Features
-    rejection: str | None  # why it may not become a keyframe
-    repeated_rows: Rows | None  # (H,) those that are the image's before
-    times: StageTimes
-
-
-@dataclass(frozen=True, eq=False)
-class _Attempt:
-    """A frame matched against one keyframe."""
-
-    match: Match
-    seen: MatchedFrame
-    outcome: Outcome
-    remarks: Remarks
-
-    @property
-    def keyframe(self) -> Keyframe:
-        return self.seen.keyframe
 
 
 class Tracker:
@@ -99,11 +66,10 @@ class Tracker:
     def reset(self) -> None:
         """Forget everything: the next frame begins a new chain at the origin."""
         self._keyframe: Keyframe | None = None
-        self._kept: deque[Keyframe] = deque(maxlen=self.options.kept_keyframes)
+        self._recovery = Recovery(self.options.kept_keyframes)
         self._checks.reset()
         self._odom.reset()
         self._before: tuple[Frame, OdometrySample | None] | None = None
-        self._lost = 0
         self._requested = False
         self._policy.forget()
 
@@ -121,7 +87,7 @@ class Tracker:
         if options.keyframes != self.options.keyframes:
             self._policy = KeyframePolicy(options.keyframes)
         if options.kept_keyframes != self.options.kept_keyframes:
-            self._kept = deque(self._kept, maxlen=options.kept_keyframes)
+            self._recovery.resize(options.kept_keyframes)
         self.options = self._checks.options = options
 
     def process(self, frame: Frame, odometry: OdometrySample | None = None) -> TrackResult:
@@ -130,19 +96,19 @@ class Tracker:
         self._before = frame, odometry
         if doubt is not None:
             return TrackResult(
-                TrackState.LOST, _words(doubt), frame, self._keyframe, doubt, stages_ms=times.ms
+                TrackState.LOST, words(doubt), frame, self._keyframe, doubt, stages_ms=times.ms
             )
         with times.stage("encode"):
             features = self._matcher.encode(frame.rgb)
         rejection = self._policy.rejection(frame.rgb)
         if rows is not None:
             rejection = rejection or "rows of the image before are in it"
-        now = _EncodedFrame(frame, odometry, features, rejection, rows, times)
+        now = EncodedFrame(frame, odometry, features, rejection, rows, times)
         if self._keyframe is None:
             return self._start_chain(now, "the first frame")
-        self._requested |= _gains_depth(self._keyframe, frame)
+        self._requested |= gains_depth(self._keyframe, frame)
         attempt = self._attempt(now, self._keyframe)
-        if isinstance(attempt.outcome, Lost):
+        if attempt.failed:
             attempt = self._recover(now, attempt)
         if isinstance(attempt.outcome, Lost):
             return self._after_loss(now, attempt, attempt.outcome)
@@ -161,7 +127,7 @@ class Tracker:
         rows = repeated_rows(frame.rgb, before.rgb)
         return doubt, None if rows is None or rows.all() else rows
 
-    def _attempt(self, now: _EncodedFrame, keyframe: Keyframe) -> _Attempt:
+    def _attempt(self, now: EncodedFrame, keyframe: Keyframe) -> Attempt:
         with now.times.stage("match"):
             match = self._matcher.match(now.features, keyframe.reference)
             pairs = correspondences(match, limit=self.options.max_matches)
@@ -171,36 +137,66 @@ class Tracker:
         seen = MatchedFrame(now.frame, now.odometry, keyframe, pairs, now.repeated_rows)
         with now.times.stage("pose"):
             outcome, remarks = self._checks.pose(seen, self._odom.newest(keyframe.chain))
-        return _Attempt(match, seen, outcome, {**remarks, "stereo": self._stereo.problem})
+        return Attempt(match, seen, outcome, {**remarks, "stereo": self._stereo.problem})
 
-    def _recover(self, now: _EncodedFrame, failed: _Attempt) -> _Attempt:
-        """Try one of the earlier keyframes, another one each frame, the newest first."""
-        others = [kept for kept in reversed(self._kept) if kept is not failed.keyframe]
-        if not others:
-            return failed
-        attempt = self._attempt(now, others[self._lost % len(others)])
-        return failed if isinstance(attempt.outcome, Lost) else attempt
+    def _recover(self, now: EncodedFrame, failed: Attempt) -> Attempt:
+        """Try the keyframe beside the chain, then one of the earlier keyframes."""
+        beside = self._recovery.keyframe_beside(self._make_keyframe_beside)
+        for keyframe in (beside, self._recovery.next_kept(failed.keyframe)):
+            if keyframe is None:
+                continue
+            attempt = self._attempt(now, keyframe)
+            if not attempt.failed:
+                return attempt
+        self._recovery.nothing_matched(now)
+        return failed
 
-    def _after_loss(self, now: _EncodedFrame, attempt: _Attempt, lost: Lost) -> TrackResult:
-        self._lost += 1
-        reason = _words(lost)
+    def _after_loss(self, now: EncodedFrame, attempt: Attempt, lost: Lost) -> TrackResult:
+        self._recovery.lost += 1
+        reason = words(lost)
         elsewhere = lost.reason is LostReason.LOOKS_ALIKE
-        patience = self._policy.patience(self.options.restart_after)
-        if self._requested or elsewhere or self._lost >= patience:
-            return self._start_chain(now, f"lost for {self._lost} frames ({reason})")
-        return _result(TrackState.LOST, reason, now, attempt)
+        if self._requested or elsewhere or self._patience_ended:
+            return self._start_chain(now, f"lost for {self._recovery.lost} frames ({reason})")
+        return attempt.result(TrackState.LOST, reason, now)
 
-    def _after_success(self, now: _EncodedFrame, attempt: _Attempt) -> TrackResult:
+    @property
+    def _patience_ended(self) -> bool:
+        return self._recovery.lost >= self._policy.patience(self.options.restart_after)
+
+    def _after_success(self, now: EncodedFrame, attempt: Attempt) -> TrackResult:
+        if attempt.keyframe is self._recovery.beside:
+            return self._beside(now, attempt)
         found = attempt.keyframe is not self._keyframe
-        self._lost, self._keyframe = 0, attempt.keyframe
-        if found:
+        if found or self._recovery.beside is not None:
             self._policy.restart()
+        if not attempt.failed:
+            self._recovery.found()
+        self._keyframe = attempt.keyframe
         reason = f"found again at keyframe {attempt.keyframe.id}" if found else "tracking"
+        return self._tracked(now, attempt, reason)
+
+    def _beside(self, now: EncodedFrame, attempt: Attempt) -> TrackResult:
+        """Posed against the keyframe beside the chain: published without a place in odom."""
+        self._recovery.lost += 1
+        wanted = self._policy.wants_keyframe(attempt.quality) or self._requested
+        if not wanted and not self._patience_ended:
+            assert self._keyframe is not None
+            reason = f"beside the chain: keyframe {self._keyframe.id} is not seen"
+            return attempt.result(TrackState.TRACKING, reason, now)
+        why = f"keyframe {attempt.keyframe.id} is tracked, the one before it is not"
+        kept = self._adopt_beside(attempt.keyframe)
+        return self._tracked(now, attempt.against(kept), why, wanted)
+
+    def _tracked(
+        self, now: EncodedFrame, attempt: Attempt, reason: str, wanted: bool | None = None
+    ) -> TrackResult:
+        """wanted: a new keyframe; None: not asked yet."""
         if isinstance(attempt.outcome, MetricPose):
             result = self._place(now, attempt, attempt.outcome, reason)
         else:
-            result = _result(TrackState.TRACKING, reason, now, attempt)
-        wanted = self._policy.wants_keyframe(_quality(now.frame, attempt)) or self._requested
+            result = attempt.result(TrackState.TRACKING, reason, now)
+        if wanted is None:
+            wanted = self._policy.wants_keyframe(attempt.quality) or self._requested
         if not wanted or now.rejection is not None:
             return result
         if isinstance(attempt.outcome, MetricPose):
@@ -212,7 +208,7 @@ class Tracker:
         return replace(result, new_keyframe=True, chain_event=event)
 
     def _place(
-        self, now: _EncodedFrame, attempt: _Attempt, pose: MetricPose, reason: str
+        self, now: EncodedFrame, attempt: Attempt, pose: MetricPose, reason: str
     ) -> TrackResult:
         """The result of a posed frame, with its place in odom and its velocity."""
         sighting, keyframe = self._sighting(now), attempt.keyframe
@@ -220,27 +216,27 @@ class Tracker:
         moved = self._odom.rejoin(keyframe, pose, sighting)
         event = self._odom.event(moved, sighting, reason)
         if moved is not keyframe:
-            self._kept = deque(moved_chain(self._kept, keyframe, moved), self._kept.maxlen)
+            self._recovery.replace_kept(moved_chain(self._recovery.kept, keyframe, moved))
             self._keyframe = moved
-        place, seen = (
-            self._odom.publish(moved, pose, sighting),
-            replace(attempt.seen, keyframe=moved),
-        )
-        self._checks.learn_scene(seen, pose)
+        place, attempt = self._odom.publish(moved, pose, sighting), attempt.against(moved)
+        self._checks.learn_scene(attempt.seen, pose)
         return replace(
-            _result(TrackState.TRACKING, reason, now, replace(attempt, seen=seen)),
+            attempt.result(TrackState.TRACKING, reason, now),
             odom_from_camera=place.odom_from_camera,
             odom_covariance=place.covariance,
             twist=twist_between(before, place),
             chain_event=event,
         )
 
-    def _sighting(self, now: _EncodedFrame) -> Sighting:
+    def _sighting(self, now: EncodedFrame) -> Sighting:
+        return self._sighting_at(now.frame.stamp_ns, now.odometry)
+
+    def _sighting_at(self, stamp_ns: int, odometry: OdometrySample | None) -> Sighting:
         o = self.options
         unseen = UnseenMotion(o.gates.max_speed_m_s, o.gates.max_turn_rad_s)
-        return Sighting(now.frame.stamp_ns, now.odometry, o.base_from_camera, unseen)
+        return Sighting(stamp_ns, odometry, o.base_from_camera, unseen)
 
-    def _start_chain(self, now: _EncodedFrame, why: str) -> TrackResult:
+    def _start_chain(self, now: EncodedFrame, why: str) -> TrackResult:
         """Start a new chain at this frame, where the last one is thought to have ended."""
         if now.rejection is not None:
             state = TrackState.WAITING if self._keyframe is None else TrackState.LOST
@@ -259,7 +255,7 @@ class Tracker:
         )
 
     def _make_connected_keyframe(
-        self, now: _EncodedFrame, attempt: _Attempt, pose: MetricPose
+        self, now: EncodedFrame, attempt: Attempt, pose: MetricPose
     ) -> None:
         """This frame becomes the next keyframe of its chain."""
         before = self._keyframe
@@ -269,20 +265,47 @@ class Tracker:
         self._checks.hand_over(seen, pose, taken)
 
     def _make_unconnected_keyframe(
-        self, now: _EncodedFrame, seen: tuple[Keyframe, RelativePose] | None
+        self, now: EncodedFrame, seen: tuple[Keyframe, RelativePose] | None
     ) -> Keyframe:
         """This frame begins a new chain."""
         chain, start = self._odom.begin(self._sighting(now), seen)
         return self._make_keyframe(now, chain, Located(start.odom_from_camera, start.covariance))
 
+    def _make_keyframe_beside(self, before: EncodedFrame) -> Keyframe:
+        """A frame that matched nothing, to be tried as a keyframe of no chain."""
+        taken = self._build_keyframe(before, BESIDE, Located(np.eye(4), np.zeros((6, 6))))
+        self._policy.restart()
+        return taken
+
+    def _adopt_beside(self, keyframe: Keyframe) -> Keyframe:
+        """The keyframe beside the chain begins a new one."""
+        then = self._sighting_at(keyframe.frame.stamp_ns, keyframe.odometry)
+        chain, start = self._odom.begin(then, None)
+        placed = replace(
+            keyframe,
+            chain=chain,
+            odom_from_keyframe=start.odom_from_camera,
+            odom_covariance=start.covariance,
+        )
+        return self._adopt(placed)
+
     def _make_keyframe(
         self,
-        now: _EncodedFrame,
+        now: EncodedFrame,
         chain: int,
         place: Located,
         joins: tuple[MatchedFrame, MetricPose] | None = None,
     ) -> Keyframe:
         """joins: how the frame was posed against the keyframe before it in the chain."""
+        return self._adopt(self._build_keyframe(now, chain, place, joins))
+
+    def _build_keyframe(
+        self,
+        now: EncodedFrame,
+        chain: int,
+        place: Located,
+        joins: tuple[MatchedFrame, MetricPose] | None = None,
+    ) -> Keyframe:
         with now.times.stage("reference"):
             reference = self._matcher.reference(now.features)
         stereo = None
@@ -297,8 +320,9 @@ class Tracker:
                     seen, pose = joins
                     carried = chain_scale.carried_scale(seen.keyframe, mono, seen.pairs, pose)
                     mono = chain_scale.joined(mono, carried)
-        taken = Keyframe(
-            id=self._next_id,
+        self._next_id += 1
+        return Keyframe(
+            id=self._next_id - 1,
             chain=chain,
             frame=now.frame,
             reference=reference,
@@ -309,54 +333,15 @@ class Tracker:
             mono_depth=mono,
             odometry=now.odometry,
         )
-        self._next_id += 1
+
+    def _adopt(self, taken: Keyframe) -> Keyframe:
+        """The keyframe that the next frame is matched against."""
         self._keyframe = taken
-        self._kept.append(taken)
-        self._odom.keep(taken, now.odometry)
-        self._odom.forget_all_but(kept.chain for kept in self._kept)
-        self._checks.forget_all_but(kept.id for kept in self._kept)
-        self._lost, self._requested = 0, False
+        self._recovery.kept.append(taken)
+        self._odom.keep(taken, taken.odometry)
+        self._odom.forget_all_but(kept.chain for kept in self._recovery.kept)
+        self._checks.forget_all_but(kept.id for kept in self._recovery.kept)
+        self._requested = False
+        self._recovery.found()
         self._policy.restart()
         return taken
-
-
-def _words(lost: Lost) -> str:
-    return f"{lost.reason.value}: {lost.detail}"
-
-
-def _gains_depth(keyframe: Keyframe, frame: Frame) -> bool:
-    """A keyframe taken before depth came has none: a new one makes poses metric."""
-    has_depth = frame.depth is not None or frame.right_rgb is not None
-    return has_depth and keyframe.frame.depth is None and keyframe.stereo_depth is None
-
-
-def _result(state: TrackState, reason: str, now: _EncodedFrame, attempt: _Attempt) -> TrackResult:
-    return TrackResult(
-        state,
-        reason,
-        now.frame,
-        attempt.keyframe,
-        attempt.outcome,
-        attempt.match,
-        attempt.seen.pairs,
-        remarks=attempt.remarks,
-        stages_ms=now.times.ms,
-    )
-
-
-def _quality(frame: Frame, attempt: _Attempt) -> Quality:
-    outcome = attempt.outcome
-    assert not isinstance(outcome, Lost)
-    inliers = attempt.seen.pairs.select(outcome.inliers)
-    rays = (
-        unproject(frame.camera, inliers.query_px),
-        unproject(attempt.keyframe.frame.camera, inliers.keyframe_px),
-    )
-    R = outcome.keyframe_from_camera[:3, :3]
-    return Quality(
-        coverage=coverage(inliers.query_px, frame.camera.size),
-        inliers=len(inliers),
-        certain=certain_fraction(attempt.match),
-        parallax_rad=parallax_rad(*rays, R),
-        zoom=zoom(*rays, R),
-    )

@@ -1,0 +1,102 @@
+"""A frame on its way through the tracker: encoded, then matched against a keyframe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from l2m_ros.geometry.camera import unproject
+from l2m_ros.matching.matcher import Match
+from l2m_ros.timing import StageTimes
+from l2m_ros.tracking.keyframes import (
+    Keyframe,
+    Quality,
+    certain_fraction,
+    coverage,
+    parallax_rad,
+    zoom,
+)
+from l2m_ros.tracking.odometry import OdometrySample
+from l2m_ros.tracking.pose_checks import MatchedFrame, Remarks
+from l2m_ros.tracking.result import Outcome, TrackResult, TrackState
+from l2m_ros.tracking.torn import Rows
+from l2m_ros.types import Features, Frame, Lost, RelativePose
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedFrame:
+    """The frame at hand, encoded."""
+
+    frame: Frame
+    odometry: OdometrySample | None
+    features: Features
+    rejection: str | None  # why it may not become a keyframe
+    repeated_rows: Rows | None  # (H,) those that are the image's before
+    times: StageTimes
+
+
+@dataclass(frozen=True, eq=False)
+class Attempt:
+    """A frame matched against one keyframe."""
+
+    match: Match
+    seen: MatchedFrame
+    outcome: Outcome
+    remarks: Remarks
+
+    @property
+    def keyframe(self) -> Keyframe:
+        return self.seen.keyframe
+
+    @property
+    def failed(self) -> bool:
+        """No pose, or none in metres although the keyframe's depth is there: matches of another
+        place agree on some rotation, too."""
+        known = self.keyframe.frame.depth is not None or self.keyframe.stereo is not None
+        relative = isinstance(self.outcome, RelativePose)
+        return isinstance(self.outcome, Lost) or (relative and known)
+
+    def against(self, keyframe: Keyframe) -> Attempt:
+        """The same after the keyframe was placed elsewhere in odom."""
+        return replace(self, seen=replace(self.seen, keyframe=keyframe))
+
+    @property
+    def quality(self) -> Quality:
+        """How well the frame matches its keyframe; of an attempt that gave a pose."""
+        outcome, frame = self.outcome, self.seen.frame
+        assert not isinstance(outcome, Lost)
+        inliers = self.seen.pairs.select(outcome.inliers)
+        rays = (
+            unproject(frame.camera, inliers.query_px),
+            unproject(self.keyframe.frame.camera, inliers.keyframe_px),
+        )
+        R = outcome.keyframe_from_camera[:3, :3]
+        return Quality(
+            coverage=coverage(inliers.query_px, frame.camera.size),
+            inliers=len(inliers),
+            certain=certain_fraction(self.match),
+            parallax_rad=parallax_rad(*rays, R),
+            zoom=zoom(*rays, R),
+        )
+
+    def result(self, state: TrackState, reason: str, now: EncodedFrame) -> TrackResult:
+        return TrackResult(
+            state,
+            reason,
+            now.frame,
+            self.keyframe,
+            self.outcome,
+            self.match,
+            self.seen.pairs,
+            remarks=self.remarks,
+            stages_ms=now.times.ms,
+        )
+
+
+def words(lost: Lost) -> str:
+    return f"{lost.reason.value}: {lost.detail}"
+
+
+def gains_depth(keyframe: Keyframe, frame: Frame) -> bool:
+    """A keyframe taken before depth came has none: a new one makes poses metric."""
+    has_depth = frame.depth is not None or frame.right_rgb is not None
+    return has_depth and keyframe.frame.depth is None and keyframe.stereo_depth is None

@@ -1,0 +1,56 @@
+"""What a frame is tried against that does not match the current keyframe.
+
+    beside    the newest frame that matched nothing: a camera that turned away in a moment is
+              tracked against it from its next frame on
+    kept      the last few keyframes, another one each frame, the newest first
+
+A pose beside the chain is right in its keyframe and is published; where that keyframe lies in odom
+is not known until the chain is found again, or given up.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from l2m_ros.tracking.attempt import EncodedFrame
+from l2m_ros.tracking.keyframes import Keyframe
+
+BESIDE = 0  # stands for the chain of a keyframe that belongs to none yet; chains count from 1
+
+
+class Recovery:
+    """lost: frames since the chain's last pose."""
+
+    def __init__(self, most: int) -> None:
+        self.kept: deque[Keyframe] = deque(maxlen=most)
+        self.found()
+
+    def resize(self, most: int) -> None:
+        """most: keyframes that are kept from now on."""
+        self.kept = deque(self.kept, maxlen=most)
+
+    def replace_kept(self, keyframes: Iterable[Keyframe]) -> None:
+        self.kept = deque(keyframes, self.kept.maxlen)
+
+    def found(self) -> None:
+        """The chain goes on, or a new one does."""
+        self.lost = 0
+        self.beside: Keyframe | None = None
+        self._candidate: EncodedFrame | None = None
+
+    def nothing_matched(self, now: EncodedFrame) -> None:
+        """This frame matched no keyframe; if it is sharp, the next one is tried against it."""
+        if now.rejection is None:
+            self.beside, self._candidate = None, now
+
+    def keyframe_beside(self, make: Callable[[EncodedFrame], Keyframe]) -> Keyframe | None:
+        """The newest frame that matched nothing, as a keyframe; None where there is none."""
+        if self.beside is None and self._candidate is not None:
+            self.beside, self._candidate = make(self._candidate), None
+        return self.beside
+
+    def next_kept(self, failed: Keyframe) -> Keyframe | None:
+        """One of the earlier keyframes."""
+        others = [kept for kept in reversed(self.kept) if kept is not failed]
+        return others[self.lost % len(others)] if others else None
