@@ -359,6 +359,7 @@ class DepthCheck:
     left_over: float = 0.0  # squared distance from where depth puts a match
     rotation_only: float = 0.0  # ... from where a rotation alone would put it: the parallax
     misfit: float = 0.0  # the first with the range, at twice the depth noise
+    agreed: float = 1.0  # share of the matches that two-view geometry agrees on
 
 
 @dataclass(frozen=True, eq=False)

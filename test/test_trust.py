@@ -246,17 +246,39 @@ def test_the_verdict_on_depth(check, verdict):
 
 
 def test_depth_of_bad_repute_is_believed_again_once_it_fits():
-    trust, options = DepthTrust(), TrustOptions()
-    bad = posed_with(replace(GOOD, misfit=9.0))
-    assert trust.against(posed_with(STILL), options) is None
-    assert all(trust.against(bad, options) is not None for _ in range(3))
-    lost = trust.against(posed_with(STILL), options)
+    trust, bad = DepthTrust(), replace(GOOD, misfit=9.0)
+    assert against(trust, STILL) is None
+    assert all(against(trust, bad, keyframe) is not None for keyframe in (1, 1, 2))
+    lost = against(trust, STILL)
     assert lost is not None and "3 of the last 3" in lost.detail
-    assert trust.against(posed_with(replace(GOOD, misfit=2.0)), options) is not None
-    assert trust.against(posed_with(GOOD), options) is None  # fits closely, whatever was before
-    assert trust.against(posed_with(STILL), options) is not None
-    assert all(trust.against(posed_with(GOOD), options) is None for _ in range(2))
-    assert trust.against(posed_with(STILL), options) is None
+    assert against(trust, replace(GOOD, misfit=2.0)) is not None
+    assert against(trust, GOOD) is None  # fits closely, whatever was before
+    assert against(trust, STILL) is not None
+    assert all(against(trust, GOOD) is None for _ in range(2))
+    assert against(trust, STILL) is None
+
+
+@pytest.mark.parametrize(
+    "votes",
+    [
+        pytest.param([[(1, 0.95)]] * 9, id="one keyframe alone"),
+        pytest.param([[(1, 0.95), (2, 0.95)]] * 2, id="two frames, however often tried"),
+        pytest.param([[(1, 0.6), (2, 0.7)]] * 9, id="matches that do not agree"),
+    ],
+)
+def test_a_camera_that_is_lost_does_not_ruin_the_reputation_of_its_depth(votes):
+    trust = DepthTrust()
+    for frame in votes:
+        trust.next_frame()
+        for keyframe, agreed in frame:
+            check = replace(GOOD, misfit=9.0, agreed=agreed)
+            assert trust.against(posed_with(check), TrustOptions(), keyframe) is not None
+    assert against(trust, STILL) is None
+
+
+def against(trust, check, keyframe=1):
+    trust.next_frame()
+    return trust.against(posed_with(check), TrustOptions(), keyframe)
 
 
 class Identity:

@@ -32,10 +32,11 @@ def depth_check(pairs: RayPairs, view: TwoView, keyframe_from_camera: FloatArray
     """pairs: those that `view` was estimated from, with their depths."""
     agreed = view.general.weights > 0.5
     in_keyframe = np.isfinite(pairs.keyframe_m)
+    share = float(agreed.mean())
     lifted = agreed & (in_keyframe | np.isfinite(pairs.query_m))
     checked = int(lifted.sum())
     if checked < MIN_CHECKED:
-        return DepthCheck(checked)
+        return DepthCheck(checked, agreed=share)
     groups = [
         (pairs.select(np.flatnonzero(lifted & in_keyframe)), keyframe_depth_rows),
         (pairs.select(np.flatnonzero(lifted & ~in_keyframe)), lifted_in_query_rows),
@@ -53,7 +54,8 @@ def depth_check(pairs: RayPairs, view: TwoView, keyframe_from_camera: FloatArray
             into.append(_relative(rows, 2 if factor == CLAIMED else 3))
         noise = Noise(view.general.noise.match)
         turned.append(_relative(infinity_rows(some, view.turned, None, noise, 0.0), 2))
-    return DepthCheck(checked, *(_median(d) for d in (with_depth, turned, with_range)))
+    medians = (_median(d) for d in (with_depth, turned, with_range))
+    return DepthCheck(checked, *medians, agreed=share)
 
 
 def _relative(rows: Rows, used: int) -> FloatArray:

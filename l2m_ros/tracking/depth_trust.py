@@ -6,8 +6,10 @@
     silent         no parallax: any depth would do, and a pose says little of translation
 
 A stream of depth that was contradicted in several of the last frames is not believed where nothing
-checks it, and elsewhere where it fits closely. Wrong matches of a camera that is lost contradict
-a right depth too: what is confirmed closely is believed whatever was before.
+checks it, and elsewhere where it fits closely. A camera that is lost is matched with places that it
+does not see, and so contradicts a right depth too. Therefore a frame has one vote whatever it was
+tried against, matches that do not agree among themselves have none, one keyframe alone does not
+ruin a reputation, and what is confirmed closely is believed whatever was before.
 
 A common factor on all depths is not seen: translation grows with it and every ratio stays. Only
 odometry could tell; `pose.depth_scale_sigma` admits what calibration leaves.
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
+from dataclasses import dataclass, field
 
 from l2m_ros.tracking.trust import TrustOptions
 from l2m_ros.types import DepthCheck, Lost, LostReason, MetricPose
@@ -28,6 +31,10 @@ EXPLAINED = 1.0  # what depth leaves over, where that is all noise
 # With the right depth a camera that stands leaves over what a rotation does, 1.2 times at most.
 WORSE_THAN_NONE, SLACK = 2.0, 0.1
 CLOSE_MISFIT = 0.8  # without parallax right depth of real cameras is at 0.7 and less
+# Of the matches, agreeing on a two-view geometry: real views of one place have 0.8 and more, a view
+# that is tried against another place 0.3 to 0.74.
+MIN_AGREED = 0.75
+MIN_KEYFRAMES = 2  # contradicted by so many different ones
 
 
 class DepthVerdict(enum.Enum):
@@ -61,47 +68,83 @@ def _misfit_bound(check: DepthCheck, options: TrustOptions, distrusted: bool) ->
     return min(options.max_depth_misfit, check.left_over + CLOSE_MISFIT)
 
 
+@dataclass(eq=False)
+class _Vote:
+    """Of one frame."""
+
+    confirmed: bool = False
+    contradicted_by: set[int] = field(default_factory=set)  # keyframes
+
+    @property
+    def counts(self) -> bool:
+        return self.confirmed or bool(self.contradicted_by)
+
+    @property
+    def contradicted(self) -> bool:
+        return not self.confirmed and bool(self.contradicted_by)
+
+
 class DepthTrust:
-    """Remembers the last verdicts, until two confirmations in a row clear them."""
+    """Remembers the last votes, until two confirmations in a row clear them."""
 
     def __init__(self) -> None:
-        self._contradicted: deque[bool] = deque(maxlen=REMEMBERED)
+        self.reset()
 
     def reset(self) -> None:
-        self._contradicted.clear()
+        self._votes: deque[_Vote] = deque(maxlen=REMEMBERED)
+        self._now = _Vote()
+
+    def next_frame(self) -> None:
+        self._now = _Vote()
 
     def against(
-        self, pose: MetricPose, options: TrustOptions, contradicted: bool = False
+        self,
+        pose: MetricPose,
+        options: TrustOptions,
+        keyframe: int = 0,
+        contradicted: bool = False,
     ) -> Lost | None:
         """Why this pose's depth is not believed, or None. Call it once per pose.
 
-        contradicted: by another check, which counts for the reputation.
+        keyframe: its id; contradicted: by another check, which counts for the reputation.
         """
-        distrusted = sum(self._contradicted) >= options.depth_distrusted_after
+        distrusted = self._distrusted(options)
         verdict = judge(pose.depth_check, options, distrusted)
         verdict = DepthVerdict.CONTRADICTED if contradicted else verdict
         if verdict is not DepthVerdict.SILENT:
-            self._remember(verdict)
+            self._remember(verdict, pose.depth_check, keyframe)
         if verdict is DepthVerdict.CONFIRMED or contradicted:
             return None
         if verdict is DepthVerdict.CONTRADICTED:
             assert pose.depth_check is not None
             words = _words(pose.depth_check, options, distrusted)
             return Lost(LostReason.CONTRADICTED, words)
-        count = sum(self._contradicted)
-        if count < options.depth_distrusted_after:
+        if not distrusted:
             return None
+        count = sum(vote.contradicted for vote in self._votes)
         return Lost(
             LostReason.CONTRADICTED,
-            f"depth reputation: {count} of the last {len(self._contradicted)} frames with parallax "
+            f"depth reputation: {count} of the last {len(self._votes)} frames with parallax "
             f"contradicted the depth (tracking.depth_distrusted_after is "
             f"{options.depth_distrusted_after}), and this one shows none to check it by",
         )
 
-    def _remember(self, verdict: DepthVerdict) -> None:
-        self._contradicted.append(verdict is DepthVerdict.CONTRADICTED)
-        if list(self._contradicted)[-CLEARED_AFTER:] == [False] * CLEARED_AFTER:
-            self._contradicted.clear()
+    def _distrusted(self, options: TrustOptions) -> bool:
+        against = [vote for vote in self._votes if vote.contradicted]
+        keyframes: set[int] = set().union(*(vote.contradicted_by for vote in against))
+        return len(against) >= options.depth_distrusted_after and len(keyframes) >= MIN_KEYFRAMES
+
+    def _remember(self, verdict: DepthVerdict, check: DepthCheck | None, keyframe: int) -> None:
+        vote, had = self._now, self._now.counts
+        if verdict is DepthVerdict.CONFIRMED:
+            vote.confirmed = True
+        elif check is not None and check.agreed >= MIN_AGREED:
+            vote.contradicted_by.add(keyframe)
+        if vote.counts and not had:
+            self._votes.append(vote)
+        last = list(self._votes)[-CLEARED_AFTER:]
+        if len(last) == CLEARED_AFTER and all(vote.confirmed for vote in last):
+            self._votes.clear()
 
 
 def _words(check: DepthCheck, options: TrustOptions, distrusted: bool) -> str:

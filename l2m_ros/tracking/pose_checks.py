@@ -83,7 +83,7 @@ class PoseChecks:
         if not isinstance(outcome, Lost) and seen.repeated_rows is not None:
             outcome = self._torn(seen, outcome, seen.repeated_rows, step, options) or outcome
         if isinstance(outcome, MetricPose):
-            against = self._against_scale(outcome)
+            against = self._against_scale(outcome, seen.keyframe.id)
             if against is not None:
                 return against, {**remarks, outcome.scale_source: against.detail}
         outcome = gate(outcome, self.options.gates)
@@ -110,12 +110,17 @@ class PoseChecks:
 
         return torn(outcome, seen.pairs, rows, self.options.trust.min_support, posed)
 
-    def _against_scale(self, pose: MetricPose) -> Lost | None:
+    def _against_scale(self, pose: MetricPose, keyframe: int) -> Lost | None:
         trust = self.options.trust
         against = contradicted_scale(pose, trust)
         if pose.scale_source != DEPTH:
             return against
-        return self._depth_trust.against(pose, trust, contradicted=against is not None) or against
+        contradicted = against is not None
+        return self._depth_trust.against(pose, trust, keyframe, contradicted) or against
+
+    def next_frame(self) -> None:
+        """What follows is of another frame than what came before."""
+        self._depth_trust.next_frame()
 
     def learn_scene(self, seen: MatchedFrame, pose: MetricPose) -> None:
         """The depth of a keyframe's scene, once a motion that odometry measured shows it."""

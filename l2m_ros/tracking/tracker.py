@@ -107,6 +107,7 @@ class Tracker:
         if self._keyframe is None:
             return self._start_chain(now, "the first frame")
         self._requested |= gains_depth(self._keyframe, frame)
+        self._checks.next_frame()
         attempt = self._attempt(now, self._keyframe)
         if attempt.failed:
             attempt = self._recover(now, attempt)
