@@ -341,7 +341,7 @@ def test_the_twist_is_the_velocity_within_its_covariance(shots):
 
 
 def test_the_twist_of_a_lever():
-    from l2m_ros.tracking.velocity import Twist
+    from l2m_ros.tracking.place import Twist
 
     base_from_camera = se3.transform(np.eye(3), [1.0, 0, 0])
     turning = Twist(np.array([0, 0, 0, 0, 0, 0.5]), np.diag([0.0] * 5 + [0.01]))

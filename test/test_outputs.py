@@ -13,8 +13,8 @@ from l2m_ros.geometry import se3
 from l2m_ros.parameters.table import FORWARD_LOOKING, base_from_camera
 from l2m_ros.tracking.chain import ChainEvent
 from l2m_ros.tracking.keyframes import Keyframe
+from l2m_ros.tracking.place import Twist
 from l2m_ros.tracking.result import TrackResult, TrackState
-from l2m_ros.tracking.velocity import Twist
 from l2m_ros.types import Camera, Correspondences, Frame, MetricPose, Reference
 
 CAMERA = Camera(64, 48, np.array([[50.0, 0, 31.5], [0, 50, 23.5], [0, 0, 1]]))

@@ -12,7 +12,7 @@ import numpy as np
 from l2m_ros.bags.writer import BagWriter, open_bag_writer
 from l2m_ros.frames.messages import UNKNOWN_VARIANCE, positive_definite
 from l2m_ros.frames.outputs import FrameResult, chain_words, keyframe_name
-from l2m_ros.tracking.velocity import Twist
+from l2m_ros.tracking.place import Twist
 from l2m_ros.types import FloatArray
 
 TOPICS = {

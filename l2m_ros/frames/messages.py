@@ -20,7 +20,7 @@ from l2m_ros.geometry import se3
 from l2m_ros.geometry.camera import camera_from_info
 from l2m_ros.image_header import USUAL, SizeLimits
 from l2m_ros.tracking.odometry import OdometrySample
-from l2m_ros.tracking.velocity import Twist
+from l2m_ros.tracking.place import Twist
 from l2m_ros.types import ByteArray, Camera, FloatArray
 
 NS_PER_S = 1_000_000_000

@@ -28,9 +28,9 @@ from l2m_ros.geometry.camera import unproject
 from l2m_ros.tracking import chain
 from l2m_ros.tracking.chain import ChainEvent
 from l2m_ros.tracking.keyframes import Keyframe
+from l2m_ros.tracking.place import Twist
 from l2m_ros.tracking.result import TrackResult
 from l2m_ros.tracking.scale_evidence import triangulate
-from l2m_ros.tracking.velocity import Twist
 from l2m_ros.types import ByteArray, Correspondences, DenseMatch, FloatArray, MetricPose
 
 OK, WARN = 0, 1  # diagnostic_msgs/DiagnosticStatus

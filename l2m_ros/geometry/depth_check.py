@@ -54,8 +54,8 @@ def depth_check(pairs: RayPairs, view: TwoView, keyframe_from_camera: FloatArray
             into.append(_relative(rows, 2 if factor == CLAIMED else 3))
         noise = Noise(view.general.noise.match)
         turned.append(_relative(infinity_rows(some, view.turned, None, noise, 0.0), 2))
-    medians = (_median(d) for d in (with_depth, turned, with_range))
-    return DepthCheck(checked, *medians, agreed=share)
+    left_over, rotation_only, misfit = (_median(d) for d in (with_depth, turned, with_range))
+    return DepthCheck(checked, left_over, rotation_only, misfit, share)
 
 
 def _relative(rows: Rows, used: int) -> FloatArray:

@@ -15,21 +15,8 @@ import numpy as np
 from l2m_ros.geometry import se3
 from l2m_ros.tracking.keyframes import Keyframe
 from l2m_ros.tracking.odometry import OdometryNoise, OdometrySample, step
+from l2m_ros.tracking.place import Place
 from l2m_ros.types import FloatArray, MetricPose
-
-
-@dataclass(frozen=True, eq=False)
-class Place:
-    """The camera at one stamp."""
-
-    stamp_ns: int
-    odom_from_camera: FloatArray  # 4x4
-    covariance: FloatArray  # 6x6
-    chain: int
-    keyframe: int  # id of the keyframe that the next two are relative to
-    keyframe_from_camera: FloatArray  # 4x4
-    keyframe_covariance: FloatArray  # 6x6
-    odometry: OdometrySample | None = None
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,10 @@ class GateOptions:
     max_sigma_rad: float = 0.1
     max_speed_m_s: float = 20.0
     max_turn_rad_s: float = 12.0
+    # By what a pose may differ from the velocity before it (`motion`). A hand that walks has 0.5
+    # and 0.8 (RMS).
+    max_acceleration_m_s2: float = 2.5
+    max_turn_acceleration_rad_s2: float = 10.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,15 +11,18 @@ from l2m_ros.geometry import se3
 from l2m_ros.tracking.chain import (
     Bridge,
     ChainEvent,
-    Place,
     UnseenMotion,
     anchored,
     bridge,
     locate,
     moved_along,
 )
+from l2m_ros.tracking.gates import GateOptions
 from l2m_ros.tracking.keyframes import Keyframe
+from l2m_ros.tracking.motion import predicted
 from l2m_ros.tracking.odometry import OdometrySample
+from l2m_ros.tracking.place import Place
+from l2m_ros.tracking.velocity import twist_between
 from l2m_ros.types import FloatArray, MetricPose, RelativePose
 
 
@@ -31,6 +34,9 @@ class Sighting:
     odometry: OdometrySample | None
     base_from_camera: FloatArray | None
     unseen: UnseenMotion
+
+
+BESIDE = 0  # stands for the chain of a keyframe that belongs to none yet; chains count from 1
 
 
 class OdomFrame:
@@ -45,11 +51,48 @@ class OdomFrame:
         self._places: dict[int, Place] = {}
         self._published: Place | None = None
         self._agree: set[int] = set()
+        self._beside: Place | None = None
+        self._beside_chain = 0
         self._said: tuple[int, int] | None = None  # chain and keyframe that were last told of
 
     def newest(self, chain: int) -> Place | None:
         """The newest place of a chain: its last pose, or where it began."""
         return self._places.get(chain)
+
+    def newest_beside(self, chain: int) -> Place | None:
+        """The newest place of a chain, or of the keyframe beside it if that is newer."""
+        own, beside = self.newest(chain), self._beside
+        if beside is None or self._beside_chain != chain:
+            return own
+        return beside if own is None or own.stamp_ns < beside.stamp_ns else own
+
+    def begin_beside(self, now: Sighting, chain: int, gates: GateOptions) -> FloatArray:
+        """odom_from_camera of a frame that matched nothing, as far as the velocity tells."""
+        last, self._beside = self._places.get(chain), None
+        expected = predicted(last, now.stamp_ns, gates)
+        if last is None or expected is None:
+            return np.eye(4)
+        self._beside_chain = chain
+        self._beside = replace(
+            self._place(BESIDE, now, Bridge(expected.odom_from_camera, np.zeros((6, 6)), "", 0, 0)),
+            twist=last.twist,
+            unseen_m=expected.radius_m,
+            unseen_rad=expected.radius_rad,
+        )
+        return expected.odom_from_camera
+
+    def go_on_beside(self, keyframe: Keyframe, pose: MetricPose, now: Sighting) -> None:
+        """A frame was posed against the keyframe beside the chain."""
+        before = self._beside
+        if before is None:
+            return
+        place = replace(
+            self._located(keyframe, pose, now),
+            unseen_m=before.unseen_m,
+            unseen_rad=before.unseen_rad,
+        )
+        same = replace(before, keyframe=keyframe.id)
+        self._beside = replace(place, twist=twist_between(same, place))
 
     def begin(
         self, now: Sighting, seen: tuple[Keyframe, RelativePose] | None
@@ -77,8 +120,16 @@ class OdomFrame:
 
     def publish(self, keyframe: Keyframe, pose: MetricPose, now: Sighting) -> Place:
         """The place of a posed frame, which is published."""
+        place, before = self._located(keyframe, pose, now), self._places.get(keyframe.chain)
+        goes_on = keyframe.chain in self._agree
+        place = replace(place, twist=twist_between(before, place) if goes_on else None)
+        self._places[keyframe.chain] = self._published = place
+        self._agree = {keyframe.chain}
+        return place
+
+    def _located(self, keyframe: Keyframe, pose: MetricPose, now: Sighting) -> Place:
         located = locate(keyframe, pose)
-        place = Place(
+        return Place(
             now.stamp_ns,
             located.odom_from_camera,
             located.covariance,
@@ -88,14 +139,13 @@ class OdomFrame:
             pose.covariance,
             now.odometry,
         )
-        self._places[keyframe.chain] = self._published = place
-        self._agree = {keyframe.chain}
-        return place
 
     def keep(self, keyframe: Keyframe, odometry: OdometrySample | None) -> None:
         """A new keyframe: what follows is relative to it."""
         if self._said is not None and self._said[0] == keyframe.chain:
             self._said = (keyframe.chain, keyframe.id)
+        before = self._places.get(keyframe.chain)
+        same = before is not None and before.stamp_ns == keyframe.frame.stamp_ns
         self._places[keyframe.chain] = Place(
             keyframe.frame.stamp_ns,
             keyframe.odom_from_keyframe,
@@ -105,6 +155,7 @@ class OdomFrame:
             np.eye(4),
             np.zeros((6, 6)),
             odometry,
+            before.twist if before is not None and same else None,
         )
 
     def forget_all_but(self, chains: Iterable[int]) -> None:

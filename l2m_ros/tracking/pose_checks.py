@@ -15,13 +15,15 @@ from l2m_ros.geometry.pose import estimate_pose
 from l2m_ros.geometry.pose_problem import PoseOptions
 from l2m_ros.tracking import odometry as wheels
 from l2m_ros.tracking import parallax
-from l2m_ros.tracking.chain import Place, locate
+from l2m_ros.tracking.chain import locate
 from l2m_ros.tracking.depth_trust import DepthTrust
 from l2m_ros.tracking.doubts import looks_alike
 from l2m_ros.tracking.gates import StampedPose, gate, implausible_motion
 from l2m_ros.tracking.keyframes import Keyframe
+from l2m_ros.tracking.motion import unexpected
 from l2m_ros.tracking.odometry import OdometrySample, OdometryStep
 from l2m_ros.tracking.options import TrackerOptions
+from l2m_ros.tracking.place import Place
 from l2m_ros.tracking.result import Outcome
 from l2m_ros.tracking.scale_evidence import scale_evidence
 from l2m_ros.tracking.torn import Rows, torn
@@ -43,6 +45,14 @@ class MatchedFrame:
     repeated_rows: Rows | None = None  # (H,) those that are the image's before
 
 
+@dataclass(frozen=True, eq=False)
+class Before:
+    """Where the camera was, in the odom of the keyframe's chain."""
+
+    chain: Place | None  # the newest place of the chain
+    newest: Place | None  # or of a keyframe beside it, if that is newer
+
+
 class PoseChecks:
     """Remembers of each keyframe what a later pose is held against."""
 
@@ -54,8 +64,8 @@ class PoseChecks:
         self._scenes: dict[int, parallax.SceneDepth] = {}  # by keyframe, as odometry measured them
         self._depth_trust = DepthTrust()
 
-    def pose(self, seen: MatchedFrame, before: Place | None) -> tuple[Outcome, Remarks]:
-        """The pose, if it may be believed; before: the newest place of the keyframe's chain.
+    def pose(self, seen: MatchedFrame, before: Before) -> tuple[Outcome, Remarks]:
+        """The pose, if it may be believed.
 
         Where depth is contradicted, odometry is asked.
         """
@@ -73,7 +83,7 @@ class PoseChecks:
     def _checked(
         self,
         seen: MatchedFrame,
-        before: Place | None,
+        before: Before,
         step: OdometryStep | None,
         options: PoseOptions,
     ) -> tuple[Outcome, Remarks]:
@@ -90,10 +100,10 @@ class PoseChecks:
         if not isinstance(outcome, Lost):
             frames = seen.frame, seen.keyframe.frame
             outcome = contradicted_content(outcome, seen.pairs, *frames) or outcome
-        if isinstance(outcome, MetricPose) and before is not None:
+        if isinstance(outcome, MetricPose):
             outcome = self._implausible(seen, outcome, before) or outcome
-        if isinstance(outcome, MetricPose) and before is not None:
-            unseen_s = (seen.frame.stamp_ns - before.stamp_ns) * 1e-9
+        if isinstance(outcome, MetricPose) and before.chain is not None:
+            unseen_s = (seen.frame.stamp_ns - before.chain.stamp_ns) * 1e-9
             outcome = looks_alike(outcome, step, unseen_s) or outcome
         return outcome, remarks
 
@@ -170,7 +180,11 @@ class PoseChecks:
             return self._estimated(seen, None, options), judged.contradiction
         return judged.outcome, judged.contradiction
 
-    def _implausible(self, seen: MatchedFrame, pose: MetricPose, before: Place) -> Lost | None:
-        last = StampedPose(before.stamp_ns, before.odom_from_camera)
-        now = StampedPose(seen.frame.stamp_ns, locate(seen.keyframe, pose).odom_from_camera)
-        return implausible_motion(last, now, self.options.gates)
+    def _implausible(self, seen: MatchedFrame, pose: MetricPose, before: Before) -> Lost | None:
+        stamp_ns, gates = seen.frame.stamp_ns, self.options.gates
+        here = locate(seen.keyframe, pose).odom_from_camera
+        fast = None
+        if before.chain is not None:
+            last = StampedPose(before.chain.stamp_ns, before.chain.odom_from_camera)
+            fast = implausible_motion(last, StampedPose(stamp_ns, here), gates)
+        return fast or unexpected(before.newest, stamp_ns, here, gates)

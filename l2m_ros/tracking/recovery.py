@@ -16,8 +16,6 @@ from collections.abc import Callable, Iterable
 from l2m_ros.tracking.attempt import EncodedFrame
 from l2m_ros.tracking.keyframes import Keyframe
 
-BESIDE = 0  # stands for the chain of a keyframe that belongs to none yet; chains count from 1
-
 
 class Recovery:
     """lost: frames since the chain's last pose."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from l2m_ros.matching.matcher import Match
 from l2m_ros.tracking.chain import ChainEvent
 from l2m_ros.tracking.keyframes import Keyframe
-from l2m_ros.tracking.velocity import Twist
+from l2m_ros.tracking.place import Twist
 from l2m_ros.types import Correspondences, FloatArray, Frame, Lost, MetricPose, RelativePose
 
 Outcome = MetricPose | RelativePose | Lost

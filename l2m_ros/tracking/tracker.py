@@ -22,15 +22,14 @@ from l2m_ros.tracking.attempt import Attempt, EncodedFrame, gains_depth, words
 from l2m_ros.tracking.chain import Located, UnseenMotion, locate
 from l2m_ros.tracking.doubts import repeated_image
 from l2m_ros.tracking.keyframes import Keyframe, KeyframePolicy
-from l2m_ros.tracking.odom_frame import OdomFrame, Sighting, moved_chain
+from l2m_ros.tracking.odom_frame import BESIDE, OdomFrame, Sighting, moved_chain
 from l2m_ros.tracking.odometry import OdometrySample
 from l2m_ros.tracking.options import TrackerOptions
-from l2m_ros.tracking.pose_checks import MatchedFrame, PoseChecks
-from l2m_ros.tracking.recovery import BESIDE, Recovery
+from l2m_ros.tracking.pose_checks import Before, MatchedFrame, PoseChecks
+from l2m_ros.tracking.recovery import Recovery
 from l2m_ros.tracking.result import TrackResult, TrackState
 from l2m_ros.tracking.stereo_watch import StereoWatch
 from l2m_ros.tracking.torn import Rows, repeated_rows
-from l2m_ros.tracking.velocity import twist_between
 from l2m_ros.types import (
     Frame,
     Lost,
@@ -137,7 +136,10 @@ class Tracker:
                 pairs = refined_pairs(match, pairs, now.frame.rgb, keyframe.frame.rgb)
         seen = MatchedFrame(now.frame, now.odometry, keyframe, pairs, now.repeated_rows)
         with now.times.stage("pose"):
-            outcome, remarks = self._checks.pose(seen, self._odom.newest(keyframe.chain))
+            before = Before(
+                self._odom.newest(keyframe.chain), self._odom.newest_beside(keyframe.chain)
+            )
+            outcome, remarks = self._checks.pose(seen, before)
         return Attempt(match, seen, outcome, {**remarks, "stereo": self._stereo.problem})
 
     def _recover(self, now: EncodedFrame, failed: Attempt) -> Attempt:
@@ -182,6 +184,9 @@ class Tracker:
         wanted = self._policy.wants_keyframe(attempt.quality) or self._requested
         if not wanted and not self._patience_ended:
             assert self._keyframe is not None
+            if isinstance(attempt.outcome, MetricPose):
+                now_seen = self._sighting(now)
+                self._odom.go_on_beside(attempt.keyframe, attempt.outcome, now_seen)
             reason = f"beside the chain: keyframe {self._keyframe.id} is not seen"
             return attempt.result(TrackState.TRACKING, reason, now)
         why = f"keyframe {attempt.keyframe.id} is tracked, the one before it is not"
@@ -213,7 +218,6 @@ class Tracker:
     ) -> TrackResult:
         """The result of a posed frame, with its place in odom and its velocity."""
         sighting, keyframe = self._sighting(now), attempt.keyframe
-        before = self._odom.newest(keyframe.chain)
         moved = self._odom.rejoin(keyframe, pose, sighting)
         event = self._odom.event(moved, sighting, reason)
         if moved is not keyframe:
@@ -225,7 +229,7 @@ class Tracker:
             attempt.result(TrackState.TRACKING, reason, now),
             odom_from_camera=place.odom_from_camera,
             odom_covariance=place.covariance,
-            twist=twist_between(before, place),
+            twist=place.twist,
             chain_event=event,
         )
 
@@ -274,7 +278,10 @@ class Tracker:
 
     def _make_keyframe_beside(self, before: EncodedFrame) -> Keyframe:
         """A frame that matched nothing, to be tried as a keyframe of no chain."""
-        taken = self._build_keyframe(before, BESIDE, Located(np.eye(4), np.zeros((6, 6))))
+        assert self._keyframe is not None
+        then = self._sighting_at(before.frame.stamp_ns, before.odometry)
+        place = self._odom.begin_beside(then, self._keyframe.chain, self.options.gates)
+        taken = self._build_keyframe(before, BESIDE, Located(place, np.zeros((6, 6))))
         self._policy.restart()
         return taken
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from l2m_ros.geometry import se3
-from l2m_ros.tracking.chain import Place
+from l2m_ros.tracking.place import Place, Twist
 from l2m_ros.types import FloatArray
 
 MAX_APART_S = 1.0  # a mean over longer says little of now
@@ -16,19 +14,6 @@ MAX_APART_S = 1.0  # a mean over longer says little of now
 # and 0.26).
 ACCELERATION_M_S2 = 0.5
 ACCELERATION_RAD_S2 = 0.8
-
-
-@dataclass(frozen=True, eq=False)
-class Twist:
-    """Linear (m/s), then angular velocity (rad/s), in the axes of what moves."""
-
-    velocity: FloatArray  # (6,)
-    covariance: FloatArray  # 6x6
-
-    def seen_from(self, b_from_a: FloatArray) -> Twist:
-        """The same motion of a rigid body, at its frame b in place of a."""
-        A = se3.adjoint(b_from_a)
-        return Twist(A @ self.velocity, A @ self.covariance @ A.T)
 
 
 def twist_between(before: Place | None, now: Place) -> Twist | None:
