@@ -188,6 +188,80 @@ def test_after_many_losses_a_new_chain_begins_with_what_is_unknown(shots):
     assert sigma_m == pytest.approx(GateOptions().max_speed_m_s * unseen_s, rel=0.05)
 
 
+class TurnedAway(Blind):
+    """The keyframes of before are out of sight for as long as `closed`."""
+
+    def __init__(self, matcher):
+        super().__init__(matcher)
+        self.reference, self.before = self._reference, set()
+
+    def _reference(self, features):
+        reference = self._matcher.reference(features)
+        if not self.closed:
+            self.before.add(reference.data)
+        return reference
+
+    def match(self, query, reference):
+        gone = self.closed and reference.data in self.before
+        return Correspondences.empty() if gone else self._matcher.match(query, reference)
+
+
+def turned_away(shots, frames, **options):
+    """A tracker whose keyframes are out of sight from frame 6 on, and what it said since."""
+    matcher = TurnedAway(oracle(shots))
+    tracker = Tracker(matcher, TrackerOptions(**options))
+    run(tracker, shots[:6])
+    matcher.closed = True
+    return tracker, matcher, run(tracker, shots[6 : 6 + frames])
+
+
+def test_a_camera_that_turned_away_is_posed_from_its_next_frame_on(shots):
+    _, _, results = turned_away(shots, 6)
+    assert results[0].state is TrackState.LOST
+    assert all(r.pose is not None for r in results[1:])
+    assert {r.keyframe.frame.stamp_ns for r in results[1:]} == {shots[6].frame.stamp_ns}
+    assert summary_of(results, shots).translation_p95_mm < 5
+    assert all(r.odom_from_camera is None for r in results)  # nobody saw how it came there
+    assert all("beside the chain" in r.reason for r in results[1:])
+
+
+def test_beside_the_chain_for_long_a_new_one_begins(shots):
+    _, _, results = turned_away(shots, 6, restart_after=4)
+    assert [r.odom_from_camera is None for r in results] == [True] * 3 + [False] * 3
+    event = results[3].chain_event
+    assert event.chain == 2
+    assert event.is_break
+    assert results[4].keyframe.chain == 2
+    assert len({r.keyframe.id for r in results[1:]}) == 1
+
+
+def test_what_was_out_of_sight_is_found_again_in_its_chain(shots):
+    tracker, matcher, _ = turned_away(shots, 3)
+    matcher.closed = False
+    found = tracker.process(shots[9].frame)
+    assert found.keyframe.chain == 1
+    assert found.odom_from_camera is not None
+    assert found.chain_event is None
+
+
+def test_a_place_that_looks_alike_is_out_of_reach(shots):
+    """The camera is matched where its velocity cannot have led it in an eighth of a second."""
+    here = shots[5].world_from_camera[:3, 3]
+    far = next(s for s in shots[6:] if np.linalg.norm(s.world_from_camera[:3, 3] - here) > 0.5)
+    leap = replace(far.frame, stamp_ns=shots[5].frame.stamp_ns)
+
+    def after(**bounds):
+        gates = GateOptions(**bounds)
+        tracker = Tracker(oracle(shots), TrackerOptions(gates=gates))
+        run(tracker, shots[:5])
+        return tracker.process(leap)
+
+    refused = after()
+    assert refused.why_not_posed == "implausible"
+    assert "max_acceleration_m_s2" in refused.reason
+    assert after(max_acceleration_m_s2=1000.0, max_turn_acceleration_rad_s2=1000.0).pose is not None
+
+
 def test_a_covered_lens_waits(shots):
     tracker = Tracker(oracle(shots))
     black = replace(shots[0].frame, rgb=np.zeros_like(shots[0].frame.rgb))

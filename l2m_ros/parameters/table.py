@@ -203,6 +203,11 @@ _TRACKING = [
               "pose is not believed", "frame", low=0.01, high=1000.0),
     Parameter("tracking.max_turn_rad_s", float(_GATES.max_turn_rad_s), "faster turns since the "
               "last pose are not believed", "frame", low=0.01, high=1000.0),
+    Parameter("tracking.max_acceleration_m_s2", float(_GATES.max_acceleration_m_s2), "a pose "
+              "further from where the last velocity leads than this allows is not believed",
+              "frame", low=0.01, high=10000.0),
+    Parameter("tracking.max_turn_acceleration_rad_s2", float(_GATES.max_turn_acceleration_rad_s2),
+              "the same for turns", "frame", low=0.01, high=10000.0),
     Parameter("tracking.accept_repeated", TRACKER.accept_repeated, "use images that equal the one "
               "before bit for bit: a rendered camera that stands, or a frozen driver", "frame"),
     Parameter("tracking.kept_keyframes", TRACKER.kept_keyframes, "earlier keyframes that are tried "
@@ -310,7 +315,8 @@ def _fields(values: Values, prefix: str, names: Iterable[str]) -> dict[str, Any]
 
 def tracker_options(values: Values) -> TrackerOptions:
     """The parameters as options of the tracker."""
-    gates = ("min_inliers", "max_sigma_m", "max_sigma_rad", "max_speed_m_s", "max_turn_rad_s")
+    gates = ("min_inliers", "max_sigma_m", "max_sigma_rad", "max_speed_m_s", "max_turn_rad_s",
+             "max_acceleration_m_s2", "max_turn_acceleration_rad_s2")  # fmt: skip
     trust = ("min_support", "max_disagreement", "max_depth_misfit", "max_depth_unexplained",
              "depth_distrusted_after")  # fmt: skip
     bands = ("coverage_min", "inliers_min", "certain_min", "hysteresis")

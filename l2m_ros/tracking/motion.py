@@ -33,7 +33,7 @@ class Prediction:
 
 def predicted(place: Place | None, stamp_ns: int, options: GateOptions) -> Prediction | None:
     """Where the camera is later; None where its velocity is not known."""
-    if place is None or place.twist is None or stamp_ns <= place.stamp_ns:
+    if place is None or place.twist is None or stamp_ns < place.stamp_ns:
         return None
     seconds, twist = (stamp_ns - place.stamp_ns) * 1e-9, place.twist
     sigma_m_s, sigma_rad_s = (

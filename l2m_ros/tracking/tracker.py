@@ -107,9 +107,10 @@ class Tracker:
             return self._start_chain(now, "the first frame")
         self._requested |= gains_depth(self._keyframe, frame)
         self._checks.next_frame()
+        beside = self._attempt_beside(now)
         attempt = self._attempt(now, self._keyframe)
         if attempt.failed:
-            attempt = self._recover(now, attempt)
+            attempt = beside or self._recover(now, attempt)
         if isinstance(attempt.outcome, Lost):
             return self._after_loss(now, attempt, attempt.outcome)
         return self._after_success(now, attempt)
@@ -143,16 +144,27 @@ class Tracker:
         return Attempt(match, seen, outcome, {**remarks, "stereo": self._stereo.problem})
 
     def _recover(self, now: EncodedFrame, failed: Attempt) -> Attempt:
-        """Try the keyframe beside the chain, then one of the earlier keyframes."""
-        beside = self._recovery.keyframe_beside(self._make_keyframe_beside)
-        for keyframe in (beside, self._recovery.next_kept(failed.keyframe)):
-            if keyframe is None:
-                continue
+        """Try one of the earlier keyframes."""
+        keyframe = self._recovery.next_kept(failed.keyframe)
+        if keyframe is not None:
             attempt = self._attempt(now, keyframe)
             if not attempt.failed:
                 return attempt
         self._recovery.nothing_matched(now)
         return failed
+
+    def _attempt_beside(self, now: EncodedFrame) -> Attempt | None:
+        """The frame against the keyframe beside the chain, if there is one and it serves.
+
+        First, because it tells where the chain's own keyframe may be found again.
+        """
+        keyframe = self._recovery.keyframe_beside(self._make_keyframe_beside)
+        if keyframe is None:
+            return None
+        attempt = self._attempt(now, keyframe)
+        if isinstance(attempt.outcome, MetricPose):
+            self._odom.go_on_beside(keyframe, attempt.outcome, self._sighting(now))
+        return None if attempt.failed else attempt
 
     def _after_loss(self, now: EncodedFrame, attempt: Attempt, lost: Lost) -> TrackResult:
         self._recovery.lost += 1
@@ -184,9 +196,6 @@ class Tracker:
         wanted = self._policy.wants_keyframe(attempt.quality) or self._requested
         if not wanted and not self._patience_ended:
             assert self._keyframe is not None
-            if isinstance(attempt.outcome, MetricPose):
-                now_seen = self._sighting(now)
-                self._odom.go_on_beside(attempt.keyframe, attempt.outcome, now_seen)
             reason = f"beside the chain: keyframe {self._keyframe.id} is not seen"
             return attempt.result(TrackState.TRACKING, reason, now)
         why = f"keyframe {attempt.keyframe.id} is tracked, the one before it is not"
