@@ -60,6 +60,13 @@ CYCLE = (
     Transition.TRANSITION_ACTIVATE,
 )
 ANY_TRANSITION = (*CYCLE, 0, 99)
+UNCONFIGURED, INACTIVE, ACTIVE = "unconfigured", "inactive", "active"
+STATES = {  # every other transition is refused
+    (UNCONFIGURED, Transition.TRANSITION_CONFIGURE): INACTIVE,
+    (INACTIVE, Transition.TRANSITION_ACTIVATE): ACTIVE,
+    (ACTIVE, Transition.TRANSITION_DEACTIVATE): INACTIVE,
+    (INACTIVE, Transition.TRANSITION_CLEANUP): UNCONFIGURED,
+}
 DYNAMIC = [name for name, one in PARAMETERS.items() if one.when == "frame"]
 VALUES = (1, 0, 0.01, -5.0, 1e9, 1e300, float("nan"), "nonsense", "", True, 7, [1.0, 2.0])
 ENCODINGS = ("rgb8", "martian", "32FC1", "nv12", "bayer_rggb8", "16UC1", "")
@@ -82,6 +89,7 @@ class Soak:
     rng: random.Random
     counts: Counter[str] = field(default_factory=Counter)
     poses: int = 0
+    state: str = ACTIVE
     marks_mb: list[float] = field(default_factory=list)
 
     def start(self) -> None:
@@ -163,16 +171,23 @@ class Soak:
             refused = self.node.set(rng.choice(DYNAMIC), rng.choice(VALUES))
             self.counts["parameters refused" if refused else "parameters set"] += 1
         elif choice == 3 and rng.randrange(5) == 0:
-            done = self.node.change(rng.choice(ANY_TRANSITION))
-            self.counts["transitions done" if done else "transitions refused"] += 1
+            self.change(rng.choice(ANY_TRANSITION))
         else:
             self.small_frames()
+
+    def change(self, transition: int) -> None:
+        """Ask for a transition; an answer other than the life cycle's own ends the soak."""
+        done, reached = self.node.change(transition), STATES.get((self.state, transition))
+        if done != (reached is not None):
+            answer = f"transition {transition} in state {self.state} was answered {done}"
+            raise SystemExit(f"{answer}: {''.join(self.node.lines[-20:])}")
+        self.state = reached or self.state
+        self.counts["transitions done" if done else "transitions refused"] += 1
 
     def cycles(self, count: int) -> None:
         for _ in range(count):
             for transition in CYCLE:
-                if not self.node.change(transition):
-                    raise SystemExit(f"no {transition}: {''.join(self.node.lines[-20:])}")
+                self.change(transition)
             self.node.bench.recover(1, START_S)
             self.forget()
             self.mark()

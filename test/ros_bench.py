@@ -9,10 +9,14 @@ the tests the exact pose.
 from __future__ import annotations
 
 import array
-import itertools
+import fcntl
 import os
+import random
+import tempfile
 import threading
 import time
+from pathlib import Path
+from typing import IO
 
 import cv2
 import numpy as np
@@ -42,12 +46,27 @@ CAMERA = Camera(WIDTH, HEIGHT, np.array([[FOCAL_PX, 0, 79.5], [0, FOCAL_PX, 59.5
 NOISE = np.random.default_rng(7).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
 TEXTURE = cv2.normalize(cv2.GaussianBlur(NOISE, (0, 0), 1.5), None, 0, 255, cv2.NORM_MINMAX)
 DISCOVERY_S = 20.0  # the machine may be busy
-_domains = itertools.count(os.getpid())
+DOMAINS = (*range(1, 102), *range(215, 233))  # whose ports the system gives to nobody else
+_used: set[int] = set()  # by this process: what was killed there is remembered for a while
 
 
-def free_domain() -> int:
-    """1 to 100, another one each time in one process, and in neighbouring processes."""
-    return next(_domains) * 7 % 100 + 1
+def claim_domain() -> tuple[int, IO[str]]:
+    """A ROS domain that no other bench of this machine has, until the file is closed.
+
+    By chance alone two would meet: nodes of one name answer each other's services, and a cleanup
+    that is right here is refused by the node over there.
+    """
+    for domain in sorted(random.sample(DOMAINS, len(DOMAINS)), key=_used.__contains__):
+        path = Path(tempfile.gettempdir()) / f"l2m_ros_domain_{domain}.lock"
+        claim = path.open("a")
+        try:
+            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            claim.close()
+        else:
+            _used.add(domain)
+            return domain, claim
+    raise RuntimeError("every ROS domain is taken: are benches left running?")
 
 
 def rgb(number: int, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
@@ -129,7 +148,7 @@ class Bench:
     """`with Bench(...)`: the node runs in this process, in an executor of its own thread."""
 
     def __init__(self, matcher=None, *, inside=True, activate=True, image_kind=Image, **parameters):
-        self.domain = free_domain()
+        self.domain, self._claim = claim_domain()
         # A context each, as in two processes: each is a participant of DDS.
         self.context, self.driver_context = rclpy.Context(), rclpy.Context()
         for context in (self.context, self.driver_context):
@@ -277,6 +296,7 @@ class Bench:
         for node in (self.driver, self.node):
             if node is not None:
                 node.destroy_node()
+        self._claim.close()
 
     def __enter__(self) -> Bench:
         return self

@@ -14,7 +14,7 @@ pytest.importorskip("rclpy")
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from node_process import NodeProcess
-from ros_bench import image
+from ros_bench import DOMAINS, claim_domain, image
 from sensor_msgs.msg import Image
 
 ROOT = Path(__file__).parent.parent
@@ -46,6 +46,18 @@ def outside():
     one = NodeProcess()
     yield one
     one.close()
+
+
+def test_no_two_benches_share_a_domain():
+    """Two nodes of one name would answer each other's services: a cleanup was refused so once."""
+    claims = []
+    with pytest.raises(RuntimeError, match="taken"):
+        for _ in range(len(DOMAINS) + 1):
+            claims.append(claim_domain())
+    assert len({domain for domain, _ in claims}) == len(claims)
+    for _, claim in claims:
+        claim.close()
+    claim_domain()[1].close()
 
 
 def test_kill_9_and_restart_then_sigint(outside):
