@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from l2m_ros.errors import InvalidInput
+from l2m_ros.errors import InvalidInput, L2MError
 
 MAX_TEXT_BYTES = 64 << 20  # of YAML, JSON and trajectories
 BAG_SUFFIXES = (".mcap", ".db3")  # a bag's folder is named so; the storage follows from it
@@ -28,6 +28,10 @@ PARTIAL = ".part"  # ends the name of a file that is being written
 MAX_YAML_BYTES, MAX_YAML_VALUES = 4 << 20, 100_000
 FULL_WORDS = ("no space left", "disk is full", "file too large", "disk i/o error")
 NOTHING_KEPT = "nothing was kept. Free some space or name another place"
+# What taking a value of the wrong kind raises.
+WRONG_VALUES = (
+    ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, AssertionError,
+)  # fmt: skip
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -108,6 +112,22 @@ def read_json(path: Path) -> Any:
         raise InvalidInput(f"{path} is not JSON: {' '.join(str(error).split())[:200]}") from error
 
 
+@contextmanager
+def foreign_values(where: str | Path) -> Iterator[None]:
+    """What a file from outside holds and cannot be used: one refusal that names the file."""
+    try:
+        yield
+    except InvalidInput as error:
+        if str(where) in str(error):
+            raise
+        raise InvalidInput(f"{where}: {error}") from error
+    except L2MError:
+        raise
+    except WRONG_VALUES as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise InvalidInput(f"{where} cannot be used ({reason})") from error
+
+
 def _opened(path: Path):  # type: ignore[no-untyped-def]
     """Opened without waiting for a pipe's other end."""
     if path.is_dir():
@@ -175,6 +195,11 @@ def whole_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
 
 
+def local(place: Path | str | None) -> Path | None:
+    """The path of a place that may be an address: None where it is one."""
+    return None if place is None or "://" in str(place) else Path(place).expanduser()
+
+
 def refuse_existing(target: Path, *, force: bool) -> None:
     if Path(target).exists() and not force:
         raise InvalidInput(f"{target} exists already: name another output or add --force")
@@ -206,6 +231,23 @@ def refuse_overwriting(outputs: Iterable[Path | None], inputs: Iterable[Path | N
             inner = written.parents if path.is_dir() else ()
             if written == path or written in path.parents or path in inner:
                 raise InvalidInput(f"{output} would overwrite the input {path}: name another one")
+
+
+def check_outputs(
+    outputs: Iterable[Path | None],
+    inputs: Iterable[Path | None],
+    folders: Iterable[Path | None] = (),
+) -> None:
+    """Before the work begins: every output can be written, and none destroys an input.
+
+    folders: outputs that files are added to; they may hold an input.
+    """
+    outputs, inputs, folders = list(outputs), list(inputs), list(folders)
+    refuse_overwriting(outputs, inputs)
+    holders = {path for one in inputs if one is not None for path in one.resolve().parents}
+    refuse_overwriting([f for f in folders if f is None or f.resolve() not in holders], inputs)
+    for output in (*outputs, *folders):
+        check_writable(output)
 
 
 def check_writable(output: Path | None) -> None:

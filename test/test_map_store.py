@@ -344,7 +344,7 @@ def test_killed_at_any_moment_loses_at_most_the_keyframe_under_way(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n"])
 def test_pictures_that_cannot_be_decoded_are_refused_in_words(content):
     for decode in (codec.decode_image, lambda c: codec.decode_depth(c, 0.001)):
-        with pytest.raises(L2MError, match="decoded"):
+        with pytest.raises(L2MError, match="picture"):
             decode(content)
     with pytest.raises(InvalidInput):
         codec.decode_arrays(content)

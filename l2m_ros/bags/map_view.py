@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import rerun as rr
 
+from l2m_ros.errors import InvalidInput
 from l2m_ros.mapping import codec
 from l2m_ros.mapping.export import placed_keyframes, points
 from l2m_ros.mapping.store import MapStore
@@ -25,7 +26,10 @@ def show_map(store: MapStore, save: Path | None = None) -> None:
     """To a window, or to a file that the viewer opens later."""
     rr.init("l2m_ros", recording_id=store.address, spawn=save is None)
     if save is not None:
-        rr.save(str(save))
+        try:
+            rr.save(str(save))
+        except RuntimeError as error:  # Rerun's for every failure of the file
+            raise InvalidInput(f"{save} cannot be written: {error}") from error
     poses = store.poses()
     for keyframe in placed_keyframes(store):
         name, pose = f"map/keyframes/{keyframe.id}", poses[keyframe.id][0]

@@ -8,7 +8,6 @@ meta.json           K, or cameras[name].K; stamp_s, world_from_camera, scene, wo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ import numpy as np
 from l2m_ros.bags.reader import open_bag
 from l2m_ros.bags.replay import GROUND_TRUTH, AnyBag, BagTopics, find_topics, read_truth
 from l2m_ros.errors import InvalidInput
+from l2m_ros.files import foreign_values, inside, read_json
 from l2m_ros.frames.builder import FrameBuilder
 from l2m_ros.frames.inputs import InputOptions, Inputs
 from l2m_ros.geometry import se3
@@ -28,6 +28,7 @@ from l2m_ros.tracking.odometry import OdometrySample
 from l2m_ros.types import Camera, FloatArray, Frame
 
 FRAME_S = 0.2  # between images of a folder that has no stamps
+LATEST_S = 9e9  # beyond it nanoseconds leave 64 bits
 TRUTHS = (GROUND_TRUTH, "/truth")
 TRUTH_WITHIN_NS = 5_000_000
 
@@ -76,39 +77,43 @@ def open_recording(
 
 
 def _folder(path: Path, world: str | None) -> Recording:
-    try:
-        meta = json.loads((path / "meta.json").read_text())
+    meta = read_json(path / "meta.json")
+    with foreign_values(path / "meta.json"):
         cameras = dict(meta["cameras"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise InvalidInput(f"{path / 'meta.json'} cannot be used: {error!r}") from error
-    names = [n for n in cameras if not n.startswith("R_") and (path / "images" / n).is_file()]
+        there = [n for n in cameras if inside(path / "images", n).is_file()]
+        names = [n for n in there if not n.startswith("R_")]
+        names.sort(key=lambda n: (float(cameras[n].get("stamp_s", 0.0)), n))
+        stamps = [float(cameras[n].get("stamp_s", i * FRAME_S)) for i, n in enumerate(names)]
+        if not all(abs(stamp) < LATEST_S for stamp in stamps):
+            raise InvalidInput(f"{path / 'meta.json'}: each stamp_s must be a time in seconds")
+        named = world or meta.get("world_of") or meta.get("scene") or path.resolve().name
     if not names:
         raise InvalidInput(f"{path}: none of the images that meta.json names is in images/")
-    names.sort(key=lambda n: (cameras[n].get("stamp_s", 0.0), n))
-    named = world or meta.get("world_of") or meta.get("scene") or path.resolve().name
     return Recording(
         path,
         len(names),
         named,
-        lambda: (_folder_shot(path, meta, i, n) for i, n in enumerate(names)),
+        lambda: (_folder_shot(path, meta, *one) for one in zip(names, stamps, strict=True)),
     )
 
 
-def _folder_shot(path: Path, meta: dict[str, Any], index: int, name: str) -> Shot:
-    entry = meta["cameras"][name]
-    frame = Frame(
-        read_rgb(path / "images" / name),
-        _camera(path, meta, name),
-        _folder_depth(path, meta, name),
-        **_right(path, meta, name),
-        stamp_ns=round(float(entry.get("stamp_s", index * FRAME_S)) * 1e9),
-    )
-    truth, odom = entry.get("world_from_camera"), entry.get("odom")
-    odometry = None
-    if odom is not None:  # of the camera itself: base and camera are one
-        pose = _rigid(path, name, odom, "odom")
-        odometry = OdometrySample(frame.stamp_ns, pose, np.zeros((6, 6)))
-    return Shot(frame, name, None if truth is None else _rigid(path, name, truth), odometry)
+def _folder_shot(path: Path, meta: dict[str, Any], name: str, stamp_s: float) -> Shot:
+    with foreign_values(f"{path / 'meta.json'}: {name}"):
+        frame = Frame(
+            read_rgb(path / "images" / name),
+            _camera(path, meta, name),
+            _folder_depth(path, meta, name),
+            **_right(path, meta, name),
+            stamp_ns=round(stamp_s * 1e9),
+        )
+        entry = meta["cameras"][name]
+        truth, odom = entry.get("world_from_camera"), entry.get("odom")
+        odometry = None
+        if odom is not None:  # of the camera itself: base and camera are one
+            pose = _rigid(path, name, odom, "odom")
+            odometry = OdometrySample(frame.stamp_ns, pose, np.zeros((6, 6)))
+        world_from_camera = None if truth is None else _rigid(path, name, truth)
+        return Shot(frame, name, world_from_camera, odometry)
 
 
 def _camera(path: Path, meta: dict[str, Any], name: str) -> Camera:
@@ -156,7 +161,7 @@ def _right(path: Path, meta: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _rigid(path: Path, name: str, matrix: Any, what: str = "world_from_camera") -> FloatArray:
     T = np.asarray(matrix, float)
-    if T.shape != (4, 4) or not np.isfinite(T).all():
+    if T.shape != (4, 4) or not np.isfinite(T).all() or not abs(np.linalg.det(T[:3, :3]) - 1) < 0.1:
         raise InvalidInput(f"{path / 'meta.json'}: {what} of {name} is no 4x4 pose")
     return se3.compose(T)  # files hold few digits
 

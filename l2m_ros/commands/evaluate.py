@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from l2m_ros.files import write_whole
+from l2m_ros.files import check_outputs, local, write_whole
 
 STDOUT = Path("-")
 
@@ -88,10 +88,13 @@ def run(args: argparse.Namespace) -> int:
     from l2m_ros.workshop.evaluation.scenes import find_scenes
     from l2m_ros.workshop.evaluation.summary import markdown, report
 
-    if args.map_free is not None:
-        return _map_free(args)
     if args.json is not None and args.json.is_dir():  # `--json SCENE`: meant as a scene
         args.scenes, args.json = [*args.scenes, args.json], STDOUT
+    figures_to = None if args.json == STDOUT else args.json
+    files = [figures_to, args.markdown, args.submission]
+    check_outputs(files, [*args.scenes, args.map_free], [args.plots, local(args.keep)])
+    if args.map_free is not None:
+        return _map_free(args)
     if not args.scenes:
         raise InvalidInput("name a scene or a folder of scenes; `l2m scene import` makes them")
     if args.plots is not None:  # said before the work begins if matplotlib is missing

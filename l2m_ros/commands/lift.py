@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from l2m_ros.files import check_writable
+    from l2m_ros.files import check_outputs, local
     from l2m_ros.workshop.jobs.runners import runner_of
     from l2m_ros.workshop.lifting.lift import LiftOptions, lift_folder
 
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         workers=args.workers,
     )
-    check_writable(args.picture)
+    check_outputs([args.picture], [args.photographs], [local(args.out)])
     runner = runner_of(args.ray, args.processes)
     report = lift_folder(args.photographs, args.out, options, _workshop(args), runner)
     for name, reason in report.skipped:

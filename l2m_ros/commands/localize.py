@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from l2m_ros.commands.options import BACKENDS
 from l2m_ros.errors import InvalidInput
+from l2m_ros.files import check_outputs, local
 
 if TYPE_CHECKING:
     from l2m_ros.bags.mapping import Query
@@ -36,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from l2m_ros.bags.recording import open_recording
-    from l2m_ros.mapping.mapper import MODEL
+    from l2m_ros.mapping.mapper import model_of
     from l2m_ros.mapping.places import Places
     from l2m_ros.mapping.relocalizer import Relocalizer
     from l2m_ros.mapping.store import open_map
@@ -48,9 +49,10 @@ def run(args: argparse.Namespace) -> int:
         raise InvalidInput(f"{args.out} exists; name another one, or add --force")
     if args.every < 1:
         raise InvalidInput("--every counts from 1")
+    check_outputs([args.out], [local(args.map), args.queries])
     store = open_map(args.map)
     try:
-        model = args.model or store.meta().get(MODEL, DEFAULT_MODEL)
+        model = args.model or model_of(store.meta(), DEFAULT_MODEL)
         matcher = load_matcher(model, backend=args.backend)
         relocalizer = Relocalizer(Places(store, matcher))
         with open_recording(args.queries, world=args.world) as recording:

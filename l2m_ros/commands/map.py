@@ -19,6 +19,7 @@ from typing import Any
 
 from l2m_ros.commands.options import BACKENDS
 from l2m_ros.errors import InvalidInput
+from l2m_ros.files import check_outputs, local
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,10 +74,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _matcher(args: argparse.Namespace, meta: dict[str, str]) -> Any:
-    from l2m_ros.mapping.mapper import MODEL
+    from l2m_ros.mapping.mapper import model_of
     from l2m_ros.matching.catalogue import DEFAULT_MODEL, load_matcher
 
-    return load_matcher(args.model or meta.get(MODEL, DEFAULT_MODEL), backend=args.backend)
+    return load_matcher(args.model or model_of(meta, DEFAULT_MODEL), backend=args.backend)
 
 
 def _build(args: argparse.Namespace) -> int:
@@ -90,6 +91,7 @@ def _build(args: argparse.Namespace) -> int:
 
     if args.every < 1 or args.every_m < 0:
         raise InvalidInput("--every counts from 1, --every-m from 0")
+    check_outputs([local(args.out)], [args.recording])
     mapper = MapperOptions(max_keyframes=args.max_keyframes)
     if args.features_mb is not None:
         mapper = replace(mapper, features_mb=args.features_mb)
@@ -181,6 +183,7 @@ def _merge(args: argparse.Namespace) -> int:
     from l2m_ros.mapping.merge import merge
     from l2m_ros.mapping.store import open_map
 
+    check_outputs([local(args.out)], [local(args.a), local(args.b)])
     target = _Target(args.out, append=False, force=args.force)
     a, b, out = open_map(args.a), open_map(args.b), open_map(target.path, create=True)
     try:
@@ -214,6 +217,7 @@ def _export(args: argparse.Namespace) -> int:
     from l2m_ros.mapping import export
     from l2m_ros.mapping.store import open_map
 
+    check_outputs([args.ply], [local(args.map)], [args.colmap, args.nerfstudio])
     store = open_map(args.map)
     try:
         wanted = [
@@ -235,9 +239,12 @@ def _view(args: argparse.Namespace) -> int:
     from l2m_ros.bags.map_view import show_map
     from l2m_ros.mapping.store import open_map
 
+    check_outputs([args.save], [local(args.map)])
     store = open_map(args.map)
-    show_map(store, args.save)
-    store.close()
+    try:
+        show_map(store, args.save)
+    finally:
+        store.close()
     return 0
 
 

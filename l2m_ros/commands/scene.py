@@ -12,7 +12,7 @@ from pathlib import Path
 
 from l2m_ros.commands.options import defaults_shown
 from l2m_ros.errors import InvalidInput
-from l2m_ros.files import BAG_SUFFIXES, refuse_existing
+from l2m_ros.files import BAG_SUFFIXES, refuse_existing, refuse_overwriting
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +46,7 @@ def _import(args: argparse.Namespace) -> int:
     from l2m_ros.workshop.importers.registry import DATASETS
 
     dataset = DATASETS[args.layout]
+    refuse_overwriting([args.out], [args.source])
     refuse_existing(args.out, force=args.force)
     if args.every < 1:
         raise InvalidInput(f"--every {args.every}: take every frame with 1")

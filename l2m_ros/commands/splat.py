@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from l2m_ros.files import check_outputs, local, refuse_overwriting
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -92,6 +94,9 @@ def _build(args: argparse.Namespace) -> int:
     from l2m_ros.workshop.gaussians.build import BuildOptions, build_scene
     from l2m_ros.workshop.gaussians.fit import FitOptions
 
+    outputs = [path for path in (args.out, args.picture) if path is not None]
+    check_outputs([], [], outputs)
+    refuse_overwriting([path for path in outputs if path.exists()], [args.source])
     options = BuildOptions(
         longest_px=args.size,
         views=args.views,
@@ -154,6 +159,7 @@ def _pairs(args: argparse.Namespace) -> int:
     from l2m_ros.workshop.gaussians.pairs import SceneFile, SplatPairOptions, write_pairs
     from l2m_ros.workshop.jobs.runners import runner_of
 
+    check_outputs([args.picture], [args.scene, args.source], [local(args.out)])
     options = SplatPairOptions(
         views=args.views,
         width=args.size[0],

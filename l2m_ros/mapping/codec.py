@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
 
 import cv2
 import numpy as np
 
 from l2m_ros.errors import InvalidInput
+from l2m_ros.files import foreign_values
+from l2m_ros.image_header import ANY_SIDES
+from l2m_ros.images import decoded, read_arrays
 from l2m_ros.types import ByteArray, Camera, FloatArray
 
 PNG = b"\x89PNG"  # how a PNG begins
@@ -50,12 +52,7 @@ def decode_depth(content: bytes, scale_m: float) -> FloatArray:
 
 
 def _decoded(content: bytes, flags: int) -> ByteArray:
-    image = None
-    if content:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
-    if image is None:
-        raise InvalidInput("a keyframe's picture cannot be decoded")
-    return np.asarray(image)
+    return decoded(content, "a keyframe's picture", flags, ANY_SIDES)
 
 
 def encode_matrix(matrix: FloatArray | None) -> bytes | None:
@@ -86,10 +83,10 @@ def encode_camera(camera: Camera) -> str:
 
 
 def decode_camera(text: str) -> Camera:
-    raw = json.loads(text)
-    return Camera(
-        raw["width"], raw["height"], np.array(raw["K"]), raw["distortion"], np.array(raw["D"])
-    )
+    with foreign_values("a keyframe's camera"):
+        raw = json.loads(text)
+        K, D = np.array(raw["K"], float), np.array(raw["D"], float)
+        return Camera(raw["width"], raw["height"], K, raw["distortion"], D)
 
 
 def encode_arrays(arrays: dict[str, FloatArray]) -> bytes:
@@ -101,11 +98,7 @@ def encode_arrays(arrays: dict[str, FloatArray]) -> bytes:
 
 def decode_arrays(content: bytes) -> dict[str, FloatArray]:
     """fp16 becomes float32 again."""
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            return {name: _single(file[name]) for name in file.files}
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
-        raise InvalidInput(f"stored arrays cannot be read: {error}") from error
+    return {name: _single(array) for name, array in read_arrays(content).items()}
 
 
 def _half(array: FloatArray) -> FloatArray:

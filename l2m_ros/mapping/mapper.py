@@ -9,12 +9,12 @@ way. No threads here: `node/` gives it one of its own.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from l2m_ros.errors import MapError
+from l2m_ros.errors import InvalidInput, MapError
 from l2m_ros.geometry import se3
 from l2m_ros.geometry.stereo import stereo_depth
 from l2m_ros.mapping import chaining, codec, descriptor, graph
@@ -35,6 +35,14 @@ ARRAYS_KEPT = (
     12  # keyframes whose features stay in memory: a keyframe and its candidates; lite 4 MB
 )
 MODEL, CHECKSUM, WORLD = "model", "checksum", "world"  # names in the map's meta table
+
+
+def model_of(meta: Mapping[str, str], default: str) -> str:
+    """The matcher that a map was made with; a map from elsewhere names no file to be loaded."""
+    name = meta.get(MODEL, default)
+    if "/" in name or "\\" in name or name.startswith((".", "~")):
+        raise InvalidInput(f"the map asks for the model {name!r}, a path: name one by --model")
+    return name
 
 
 @dataclass(frozen=True, eq=False)

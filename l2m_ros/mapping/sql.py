@@ -6,13 +6,14 @@ the types of its columns; statements are written with `?`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
 
-from l2m_ros.errors import MapError
+from l2m_ros.errors import InvalidInput, MapError
+from l2m_ros.files import foreign_values
 from l2m_ros.mapping import codec
 from l2m_ros.mapping.records import Edge, MapInfo, MapKeyframe, StoredFeatures
 from l2m_ros.mapping.store import Poses
@@ -172,6 +173,16 @@ class SqlStore:
 
     # --- reading ------------------------------------------------------------------------------
 
+    @contextmanager
+    def _readable(self, what: str) -> Iterator[None]:
+        """Whatever stands in a row that cannot be used is a refusal with the remedy."""
+        try:
+            with foreign_values(f"{self.address}: {what}"):
+                yield
+        except InvalidInput as error:
+            remedy = f"save what is left with `l2m map check --repair {self.address}`"
+            raise MapError(f"{error}: {remedy}") from error
+
     def _all(self, statement: str, values: tuple[Any, ...] = ()) -> list[Any]:
         with self.transaction() as cursor:
             return list(cursor.execute(statement, values).fetchall())
@@ -183,18 +194,21 @@ class SqlStore:
         rows = self._all(f"SELECT {KEYFRAME} FROM keyframe WHERE id = ?", (id,))
         if not rows:
             raise MapError(f"{self.address}: keyframe {id} is not in this map")
-        return keyframe_of(rows[0])
+        with self._readable(f"keyframe {id}"):
+            return keyframe_of(rows[0])
 
     def edges(self) -> list[Edge]:
         rows = self._all("SELECT a, b, pose, covariance, kind FROM edge ORDER BY a, b, kind")
-        return [edge_of(row) for row in rows]
+        with self._readable("an edge"):
+            return [edge_of(row) for row in rows]
 
     def poses(self) -> dict[int, tuple[FloatArray, FloatArray]]:
         rows = self._all(
             "SELECT id, pose, covariance FROM keyframe "
             "WHERE pose IS NOT NULL AND covariance IS NOT NULL ORDER BY id"
         )
-        return {int(id): (_m(T, 4), _m(P, 6)) for id, T, P in rows}
+        with self._readable("a pose"):
+            return {int(id): (_m(T, 4), _m(P, 6)) for id, T, P in rows}
 
     def features(self, id: int, model: str, checksum: str) -> StoredFeatures | None:
         rows = self._all(
@@ -205,9 +219,9 @@ class SqlStore:
         if not rows:
             return None
         width, height, data = rows[0]
-        return StoredFeatures(
-            model, checksum, (int(width), int(height)), codec.decode_arrays(bytes(data))
-        )
+        with self._readable(f"features of keyframe {id}"):
+            arrays = codec.decode_arrays(_bytes(data) or b"")
+            return StoredFeatures(model, checksum, (int(width), int(height)), arrays)
 
     def features_bytes(self) -> int:
         return int(self._all("SELECT COALESCE(SUM(LENGTH(data)), 0) FROM feature")[0][0])
@@ -216,12 +230,14 @@ class SqlStore:
         rows = self._all("SELECT keyframe, data FROM descriptor ORDER BY keyframe")
         if not rows:
             return [], np.zeros((0, 0), np.float32)
-        data = [np.frombuffer(bytes(row[1]), np.float16) for row in rows]
-        return [int(row[0]) for row in rows], np.stack(data).astype(np.float32)
+        with self._readable("a descriptor"):
+            data = [np.frombuffer(_bytes(row[1]) or b"", np.float16) for row in rows]
+            return [int(row[0]) for row in rows], np.stack(data).astype(np.float32)
 
     def vocabulary(self) -> bytes | None:
         rows = self._all("SELECT data FROM vocabulary")
-        return bytes(rows[0][0]) if rows else None
+        with self._readable("the vocabulary"):
+            return _bytes(rows[0][0]) if rows else None
 
     def meta(self) -> dict[str, str]:
         return {str(name): str(value) for name, value in self._all("SELECT name, value FROM meta")}
@@ -257,8 +273,8 @@ def keyframe_of(row: Any) -> MapKeyframe:
         int(id),
         int(stamp),
         codec.decode_camera(camera),
-        bytes(image),
-        None if depth is None else bytes(depth),
+        _bytes(image) or b"",
+        _bytes(depth),
         float(scale),
         source,
         kind,
@@ -289,10 +305,16 @@ def _half(descriptor: FloatArray) -> bytes:
 
 
 def _bytes(value: Any) -> bytes | None:
-    return None if value is None else bytes(value)
+    """SQLite lets any type into any column, and bytes(10**10) would be ten gigabytes."""
+    if value is None:
+        return None
+    if not isinstance(value, bytes | bytearray | memoryview):
+        raise InvalidInput(f"{type(value).__name__} is stored where bytes should be")
+    return bytes(value)
 
 
 def _m(content: Any, side: int) -> FloatArray:
-    matrix = codec.decode_matrix(bytes(content), side)
-    assert matrix is not None
+    matrix = codec.decode_matrix(_bytes(content), side)
+    if matrix is None:
+        raise InvalidInput("a matrix is missing")
     return matrix

@@ -97,6 +97,8 @@ class FileSizes:
 
 def sizes(path: Path) -> FileSizes:
     """From the first 100 bytes; refuses what is no SQLite file."""
+    if not path.is_file():
+        raise MapError(f"{path} is no regular file: name a map's file")
     try:
         with path.open("rb") as file:
             head = file.read(100)

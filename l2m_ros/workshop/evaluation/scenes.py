@@ -95,7 +95,7 @@ class Scene:
         return replace(self, pairs=[self.pairs[i] for i in chosen])
 
     def view(self, name: str) -> View:
-        rgb = read_rgb(self.folder / "images" / name)
+        rgb = read_rgb(inside(self.folder / "images", name))
         size = (rgb.shape[1], rgb.shape[0])
         return View(rgb, self._camera(name, size), self._depth(name, size))
 

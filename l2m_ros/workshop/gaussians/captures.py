@@ -10,7 +10,6 @@ are moved by half a pixel. Images with a lens are undistorted to the same K.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from l2m_ros.errors import InvalidInput
+from l2m_ros.files import foreign_values, inside, read_json, read_text
 from l2m_ros.geometry.camera import undistort_maps
 from l2m_ros.progress import track
 from l2m_ros.types import ByteArray, Camera, FloatArray
@@ -73,7 +73,8 @@ def load_captures(
     """
     for marker, reader in READERS:
         if (source / marker).is_file():
-            names, read, metric = reader(source)
+            with foreign_values(source / marker):
+                names, read, metric = reader(source)
             break
     else:
         raise InvalidInput(
@@ -88,12 +89,15 @@ def load_captures(
     elif len(names) > limit:
         chosen = np.linspace(0, len(names) - 1, limit).round().astype(int)
         names = [names[i] for i in chosen]
-    items = [read(name).shrunk(longest_px) for name in track(names, "reading images")]
+    items = []
+    for name in track(names, "reading images"):
+        with foreign_values(f"{source / marker}: {name}"):
+            items.append(read(name).shrunk(longest_px))
     return Captures(source, items, metric)
 
 
 def _scene(source: Path) -> Any:
-    meta = json.loads((source / "meta.json").read_text())
+    meta = read_json(source / "meta.json")
     scene = Scene(source.name, source, [], meta)
     names = [
         name
@@ -110,15 +114,15 @@ def _scene(source: Path) -> Any:
 
 
 def _nerfstudio(source: Path) -> Any:
-    meta = json.loads((source / "transforms.json").read_text())
+    meta = read_json(source / "transforms.json")
     frames = {frame["file_path"]: frame for frame in meta.get("frames", [])}
 
     def read(name: str) -> Capture:
-        path = source / name
+        path = inside(source, name)
         rgb = read_rgb(path if path.suffix else path.with_suffix(".png"))
         entry = {**meta, **frames[name]}
         camera = _nerfstudio_camera(entry, rgb, f"{source}/transforms.json: {name}")
-        pose = np.array(entry["transform_matrix"], float) @ Y_DOWN
+        pose = camera_pose(entry["transform_matrix"], name) @ Y_DOWN
         return _undistorted(name, rgb, camera, np.linalg.inv(pose))
 
     return sorted(frames), read, False
@@ -153,7 +157,7 @@ def _colmap_at(folder: str) -> Any:
 def _colmap(source: Path, model: Path) -> Any:
     cameras = {line[0]: line[1:] for line in _rows(model / "cameras.txt")}
     # Every second line lists the image's points; it may be empty.
-    lines = (model / "images.txt").read_text().splitlines()
+    lines = read_text(model / "images.txt").splitlines()
     headers = [line.split() for line in lines if line and not line.startswith("#")][::2]
     with_points = [line for line in lines if not line.startswith("#")]
     if any(not line.strip() for line in with_points):
@@ -162,19 +166,20 @@ def _colmap(source: Path, model: Path) -> Any:
 
     def read(name: str) -> Capture:
         row = images[name]
-        rgb = read_rgb(source / "images" / name)
+        rgb = read_rgb(inside(source / "images", name))
         camera = _colmap_camera(cameras[row[8]], rgb, f"{model}/cameras.txt: {row[8]}")
         w, x, y, z = (float(v) for v in row[1:5])
         pose = np.eye(4)
         pose[:3, :3] = Rotation.from_quat([x, y, z, w]).as_matrix()
         pose[:3, 3] = [float(v) for v in row[5:8]]
+        pose = camera_pose(pose, name)
         return _undistorted(name, rgb, camera, pose)
 
     return sorted(images), read, False
 
 
 def _rows(path: Path) -> Iterator[list[str]]:
-    for line in path.read_text().splitlines():
+    for line in read_text(path).splitlines():
         if line.strip() and not line.startswith("#"):
             yield line.split()
 
@@ -202,6 +207,14 @@ def _colmap_camera(row: list[str], rgb: ByteArray, where: str) -> Camera:
     D[: len(lens)] = [values[i] for i in lens]
     kind = ("plumb_bob", D) if D.any() else ("none", np.zeros(0))
     return Camera(*stated, K, *kind).resized(rgb.shape[1], rgb.shape[0])
+
+
+def camera_pose(values: Any, name: str) -> FloatArray:
+    """4x4 of a file; refused where it is none."""
+    pose = np.array(values, float)
+    if pose.shape != (4, 4) or not np.isfinite(pose).all() or abs(np.linalg.det(pose)) < 1e-9:
+        raise InvalidInput(f"{name}: its pose is no 4x4 matrix of a camera")
+    return pose
 
 
 def _undistorted(name: str, rgb: ByteArray, camera: Camera, pose: FloatArray) -> Capture:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from l2m_ros.errors import InvalidInput
-from l2m_ros.files import write_whole
+from l2m_ros.files import foreign_values, read_file, write_whole
 from l2m_ros.workshop.gaussians.model import DEGREES, Gaussians
 
 TYPES = {
@@ -23,6 +23,7 @@ TYPES = {
     "char": "i1", "int8": "i1", "short": "i2", "int16": "i2", "ushort": "u2", "uint16": "u2",
     "int": "i4", "int32": "i4", "uint": "u4", "uint32": "u4",
 }  # fmt: skip
+MAX_BYTES = 8 << 30
 FORMATS = {"binary_little_endian": "<", "binary_big_endian": ">"}
 
 
@@ -51,8 +52,9 @@ def write_ply(path: Path, gaussians: Gaussians) -> None:
 
 def read_ply(path: Path) -> Gaussians:
     """Gaussians of a 3DGS file; properties that we do not know are skipped."""
-    data = path.read_bytes()
-    columns = _columns(data, path)
+    data = read_file(path, MAX_BYTES)
+    with foreign_values(path):
+        columns = _columns(data, path)
     missing = [name for name in _names(0) if name not in columns and name not in ("nx", "ny", "nz")]
     if missing:
         raise InvalidInput(
@@ -103,6 +105,8 @@ def _columns(data: bytes, path: Path) -> dict[str, np.ndarray]:
                 raise InvalidInput(f"{path}: cannot read 'property {' '.join(line[1:])}'")
             fields.append((line[2], FORMATS[kind] + TYPES[line[1]]))
     table = np.dtype(fields)
+    if count < 0 or not fields:
+        raise InvalidInput(f"{path}: announces {count} vertices of {len(fields)} properties")
     if len(data) - body < count * table.itemsize:
         raise InvalidInput(f"{path}: is cut short: {count} Gaussians are announced")
     rows = np.frombuffer(data, table, count, body)

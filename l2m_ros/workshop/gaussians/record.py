@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from l2m_ros.errors import InvalidInput
-from l2m_ros.files import write_whole
+from l2m_ros.files import foreign_values, read_json, write_whole
 from l2m_ros.types import Camera
-from l2m_ros.workshop.gaussians.captures import Capture, Captures, load_captures
+from l2m_ros.workshop.gaussians.captures import Capture, Captures, camera_pose, load_captures
 from l2m_ros.workshop.gaussians.model import PosedCamera
 
 
@@ -77,18 +77,22 @@ def read_record(scene: Path) -> Record:
             f"{path} is missing: it says where the cameras are. Build the scene with "
             "`l2m splat build`, or name its posed images by --source"
         )
-    try:
-        raw = json.loads(path.read_text())
+    raw = read_json(path)
+    with foreign_values(f"{path}, which `l2m splat build` writes,"):
         cameras = {
             name: PosedCamera(
                 Camera(entry["width"], entry["height"], np.array(entry["K"])),
-                np.linalg.inv(np.array(entry["world_from_camera"])),
+                np.linalg.inv(camera_pose(entry["world_from_camera"], name)),
             )
             for name, entry in raw["cameras"].items()
         }
         return Record(
-            Path(raw["source"]), raw["longest_px"], raw["views"], cameras,
-            raw["held_out"], raw["metric"], raw,
+            Path(raw["source"]), _count(raw["longest_px"]), _count(raw["views"]), cameras,
+            raw["held_out"], bool(raw["metric"]), raw,
         )  # fmt: skip
-    except (KeyError, TypeError, ValueError) as error:
-        raise InvalidInput(f"{path}: is not what `l2m splat build` writes: {error}") from error
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or value < 1:
+        raise InvalidInput(f"{value!r} is no count")
+    return value

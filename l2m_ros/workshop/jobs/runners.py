@@ -146,4 +146,4 @@ def runner_of(ray: str | None, processes: int) -> Runner:
     """What the options of a command name."""
     if ray is not None:
         return RayCluster(ray)
-    return Processes(processes) if processes > 1 else Here()
+    return Here() if processes == 1 else Processes(processes)
