@@ -33,6 +33,7 @@ VERBS: dict[str, str] = {
     "splat": "scenes of Gaussians: build from posed images, check, make pairs",
     "scene": "import public data sets as evaluation scenes or bags",
     "lift": "photographs to 3D to training views with exact correspondences",
+    "teach": "a strong matcher's matches on real photographs, to learn from",
     "features": "PCA pictures of encoders' features, side by side",
     "replay": "track a recorded bag without a ROS graph, compare with the truth",
     "calibrate": "fit a camera's noise on a recording with truth, write it as a preset",

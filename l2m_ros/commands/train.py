@@ -72,6 +72,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pairs-share", type=float, default=0.5, help="of --pairs beside --photographs (0.5)"
     )
+    parser.add_argument(
+        "--taught-share",
+        type=float,
+        default=0.2,
+        metavar="S",
+        help="what l2m teach made counts S of all other --pairs (0.2)",
+    )
     add_encoder_arguments(parser)
 
 

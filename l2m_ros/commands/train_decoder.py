@@ -97,23 +97,29 @@ def _with_stored(
     from l2m_ros.workshop.training.data import Schedule
     from l2m_ros.workshop.training.posed_pairs import PosedPairs
     from l2m_ros.workshop.training.stored_pairs import MixedPairs, StoredPairs
+    from l2m_ros.workshop.training.taught_pairs import LISTING, TaughtPairs
 
     if not args.pairs:
         return pairs
     seed = options.loop.seed
     scenes = [path for path in args.pairs if path.suffix == ".ply"]
     posed = [path for path in args.pairs if any(path.glob("**/pairs.json"))]
-    folders = [path for path in args.pairs if path.suffix != ".ply" and path not in posed]
+    told = [path for path in args.pairs if (path / LISTING).is_file()]
+    named = {*scenes, *posed, *told}
+    folders = [path for path in args.pairs if path not in named]
     makers: list[PairMaker] = [SplatPairs(scene_views(path), seed) for path in scenes]
     makers += [StoredPairs(folders, seed)] if folders else []
     makers += [PosedPairs(posed, seed)] if posed else []
+    weights = [1.0] * len(makers)
+    if told:
+        makers.append(TaughtPairs(told, seed))
+        weights.append(args.taught_share * max(len(weights), 1))
     if args.photographs is None:
-        return MixedPairs(makers, [1.0] * len(makers), seed)
+        return MixedPairs(makers, weights, seed)
     if isinstance(pairs, Schedule):
         raise InvalidInput("--pairs beside --photographs is made on the CPU: use --device cpu")
-    stored = args.pairs_share / len(makers)
-    shares = [1 - args.pairs_share, *[stored] * len(makers)]
-    return MixedPairs([pairs, *makers], shares, seed)
+    shares = [args.pairs_share * weight / sum(weights) for weight in weights]
+    return MixedPairs([pairs, *makers], [1 - args.pairs_share, *shares], seed)
 
 
 def write_model(run_folder: Path, options: DecoderOptions, out: Path) -> ModelCard:

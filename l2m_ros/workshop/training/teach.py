@@ -1,0 +1,98 @@
+"""A strong matcher as teacher: which pairs of real photographs it matches, verified."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import combinations
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from l2m_ros.images import write_rgb
+from l2m_ros.matching.matcher import Match, Matcher
+from l2m_ros.matching.sampling import correspondences
+from l2m_ros.types import Features, Reference
+from l2m_ros.workshop.lifting.photographs import read_photograph
+from l2m_ros.workshop.training.taught_pairs import LISTING
+
+KEPT = 64  # photographs whose features are remembered
+AGREE_PX = 1.5  # from the epipolar line
+
+
+def pairs_to_try(
+    photographs: Sequence[Path], most: int, rng: np.random.Generator
+) -> list[tuple[Path, Path]]:
+    """At most `most` random pairs of every folder, each place's in the order of the first."""
+    places: dict[Path, list[Path]] = {}
+    for path in photographs:
+        places.setdefault(path.parent, []).append(path)
+    chosen = []
+    for paths in places.values():
+        pairs = list(combinations(paths, 2))
+        chosen += [pairs[i] for i in sorted(rng.permutation(len(pairs))[:most])]
+    return chosen
+
+
+def taught(
+    teacher: Matcher, pairs: Sequence[tuple[Path, Path]], longest_side: int
+) -> Iterator[npt.NDArray[np.float32]]:
+    """Of each pair the matches (N, 4), a's pixel before b's, that one geometry explains."""
+
+    @lru_cache(maxsize=KEPT)
+    def encoded(path: Path) -> Features:
+        return teacher.encode(read_photograph(path, longest_side))
+
+    @lru_cache(maxsize=KEPT)
+    def reference(path: Path) -> Reference:
+        return teacher.reference(encoded(path))
+
+    for a, b in pairs:
+        yield agreed(teacher.match(encoded(a), reference(b)))
+
+
+def agreed(match: Match) -> npt.NDArray[np.float32]:
+    """(N, 4) matches, the query's pixel first, near one epipolar geometry; none under 8."""
+    pairs = correspondences(match)
+    both = np.hstack([pairs.query_px, pairs.keyframe_px]).astype(np.float32)
+    if len(both) < 8:
+        return both[:0]
+    cv2.setRNGSeed(0)
+    F, inlying = cv2.findFundamentalMat(
+        both[:, :2], both[:, 2:], cv2.USAC_MAGSAC, AGREE_PX, 0.9999, 10_000
+    )
+    return both[:0] if F is None else both[inlying.ravel() > 0]
+
+
+class TaughtWriter:
+    """A folder as `TaughtPairs` reads it: images, matches and their listing."""
+
+    def __init__(self, folder: Path, longest_side: int) -> None:
+        self.folder, self.longest_side = folder, longest_side
+        self._names: dict[Path, str] = {}
+        self._pairs: list[dict[str, str]] = []
+        for name in ("images", "matches"):
+            (folder / name).mkdir(parents=True)
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def add(self, a: Path, b: Path, matches: npt.NDArray[np.float32]) -> None:
+        name = f"{len(self._pairs):05d}.npy"
+        np.save(self.folder / "matches" / name, matches)
+        self._pairs.append({"a": self._image(a), "b": self._image(b), "matches": name})
+
+    def finish(self, teacher: str) -> None:
+        listing = {"teacher": teacher, "pairs": self._pairs}
+        text = json.dumps(listing, indent=1) + "\n"
+        (self.folder / LISTING).write_text(text, encoding="utf-8")
+
+    def _image(self, path: Path) -> str:
+        if path not in self._names:
+            self._names[path] = f"{len(self._names):05d}.png"
+            stored = self.folder / "images" / self._names[path]
+            write_rgb(stored, read_photograph(path, self.longest_side))
+        return self._names[path]
