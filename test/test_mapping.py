@@ -18,8 +18,9 @@ from l2m_ros.bags.recording import open_recording
 from l2m_ros.cli import main
 from l2m_ros.errors import MapError
 from l2m_ros.geometry import se3
-from l2m_ros.mapping import chaining, graph, verification
+from l2m_ros.mapping import chaining, graph, joining, verification
 from l2m_ros.mapping.alignment import aligned, world_from_map
+from l2m_ros.mapping.appearance import confirmation
 from l2m_ros.mapping.descriptor import Vocabulary, learn
 from l2m_ros.mapping.keyframe_picker import Picked
 from l2m_ros.mapping.likeness import cells, likeness
@@ -371,6 +372,57 @@ def test_components_and_bridges():
     (bridge,) = graph.bridges({2}, edges)
     assert {bridge.a, bridge.b} == {1, 3} and bridge.kind == "odometry"
     np.testing.assert_allclose(np.diag(bridge.covariance), 2.0)
+
+
+def two_parts(loops):
+    """Ids and edges of two straight drives, and loops (a, b, offset) from the first to the second,
+    which begins 3 m to the right."""
+    P = np.diag([SIGMA_M**2] * 3 + [SIGMA_RAD**2] * 3)
+    step = pose(z=0.3)
+    edges = [Edge(i, i + 1, step, P) for i in (1, 2, 3, 4, 5, 11, 12, 13, 14, 15)]
+    truth = {i: pose(z=0.3 * i) for i in range(1, 7)}
+    truth |= {i: pose(x=3.0, z=0.3 * (i - 10)) for i in range(11, 17)}
+    for a, b, off in loops:
+        T = se3.inverse(truth[a]) @ truth[b] @ off
+        edges.append(Edge(a, b, T, P, "loop"))
+    return list(truth), edges
+
+
+def test_parts_are_joined_by_loops_that_agree_and_by_no_others():
+    exact, wrong, other = np.eye(4), pose(x=2.0), pose(z=1.5, turn_deg=180)
+    right = [(1, 11, exact), (3, 12, exact), (5, 16, pose(x=0.05))]
+    misled = [(2, 13, wrong), (6, 14, wrong), (4, 15, other)]
+    for loops, believed in (
+        (right[:2], []),
+        (misled, []),
+        ([(1, 11, exact), (1, 12, exact), (1, 11, pose(x=0.01))], []),  # one keyframe too few
+        ([(2, 13, wrong), *right, (4, 15, other)], right),
+    ):
+        ids, edges = two_parts(loops)
+        used = joining.believed(ids, edges, 2, RelocalizerOptions().gates)
+        assert {(e.a, e.b) for e in used if e.kind == "loop"} == {(a, b) for a, b, _ in believed}
+        assert len(chaining.components(ids, used)) == (1 if believed else 2)
+
+
+def test_loops_within_a_part_are_left_to_the_graph():
+    ids, edges = two_parts([])
+    across = Edge(1, 6, pose(x=4.0), edges[0].covariance, "loop")
+    assert across in joining.believed(ids, [*edges, across], 2, RelocalizerOptions().gates)
+
+
+def test_picture_confirms_its_place_and_no_look_alike():
+    """The same wall and panel with other posters on them: the geometry is right, the detail not."""
+    here, there = pose(x=0.1, turn_deg=2), pose(x=-0.1, z=0.1)
+    a, b = frame_at(here), frame_at(there)
+    a_from_b = se3.inverse(here) @ there
+    dark = replace(b, rgb=(0.5 * b.rgb + 20).astype(np.uint8))
+    for query in (b, dark):
+        seen = confirmation(query, a, a_from_b)
+        assert seen.share > 0.95 and seen.area > 0.5
+    twin = replace(b, rgb=texture(WIDTH, HEIGHT, 5))
+    assert confirmation(twin, a, a_from_b).share < 0.2
+    assert confirmation(b, a, a_from_b @ pose(x=0.3)).share < 0.6
+    assert confirmation(b, replace(a, depth=None), a_from_b).area == 0.0
 
 
 def test_odometry_joins_only_what_no_camera_joins():

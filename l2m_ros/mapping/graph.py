@@ -20,7 +20,7 @@ import numpy as np
 
 from l2m_ros.geometry import se3
 from l2m_ros.mapping.chaining import Poses, components
-from l2m_ros.mapping.records import Edge
+from l2m_ros.mapping.records import Edge, outward
 from l2m_ros.mapping.verification import unmodelled
 from l2m_ros.types import FloatArray
 
@@ -149,7 +149,7 @@ def bridges(gone: set[int], edges: list[Edge]) -> list[Edge]:
     """Edges that keep the neighbours of keyframes connected that are to be taken away."""
     left = list(edges)
     for id in sorted(gone):
-        touching = [_outward(e, id) for e in left if id in (e.a, e.b) and e.a != e.b]
+        touching = [outward(e, id) for e in left if id in (e.a, e.b) and e.a != e.b]
         left = [e for e in left if id not in (e.a, e.b)]
         if len(touching) < 2:
             continue
@@ -168,11 +168,3 @@ def bridges(gone: set[int], edges: list[Edge]) -> list[Edge]:
             left.append(Edge(hub.b, other.b, se3.compose(back, other.a_from_b), P, kind))
     before = {(e.a, e.b, e.kind) for e in edges}
     return [e for e in left if (e.a, e.b, e.kind) not in before]
-
-
-def _outward(edge: Edge, id: int) -> Edge:
-    """The same edge with `id` as its a."""
-    if edge.a == id:
-        return edge
-    P = se3.inverse_covariance(edge.a_from_b, edge.covariance)
-    return Edge(edge.b, edge.a, se3.inverse(edge.a_from_b), P, edge.kind)

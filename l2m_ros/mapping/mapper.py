@@ -17,13 +17,14 @@ import numpy as np
 from l2m_ros.errors import InvalidInput, MapError
 from l2m_ros.geometry import se3
 from l2m_ros.geometry.stereo import stereo_depth
-from l2m_ros.mapping import chaining, codec, descriptor, graph
+from l2m_ros.mapping import chaining, codec, descriptor, graph, joining
+from l2m_ros.mapping.appearance import confirmation
 from l2m_ros.mapping.likeness import cells, likeness
 from l2m_ros.mapping.options import MAPPER, MapperOptions
 from l2m_ros.mapping.places import Place, Places
 from l2m_ros.mapping.records import GIVEN_DEPTH, TRIANGULATED, Edge, MapKeyframe, StoredFeatures
 from l2m_ros.mapping.store import MapStore
-from l2m_ros.mapping.verification import CHI2_999_6, View, look, unmodelled
+from l2m_ros.mapping.verification import CHI2_999_6, View, look, sigmas, unmodelled
 from l2m_ros.mapping.views import view_distance
 from l2m_ros.matching import portable
 from l2m_ros.matching.matcher import Matcher
@@ -34,6 +35,7 @@ from l2m_ros.types import Features, FloatArray, Frame, Lost
 ARRAYS_KEPT = (
     12  # keyframes whose features stay in memory: a keyframe and its candidates; lite 4 MB
 )
+SIGMAS_OF_WAY = 4.0  # that the way driven so far may be off, and still speak for a loop
 MODEL, CHECKSUM, WORLD = "model", "checksum", "world"  # names in the map's meta table
 
 
@@ -220,9 +222,8 @@ class Mapper:
         keyframe = self.store.keyframe(id)
         frame = keyframe.frame()
         features = portable.from_arrays(self.matcher, self._arrays(id), keyframe.camera.size)
-        found = [
-            edge for c in candidates if (edge := self._edge(c, id, frame, features)) is not None
-        ]
+        seen = (self._edge(c, id, frame, features) for c in candidates)
+        found = [e for e in seen if e is not None and self._witnessed(e, frame)]
         self.store.add_edges(found)
         self._edges += found
         return found
@@ -250,6 +251,32 @@ class Mapper:
         if isinstance(back, Lost) or not self._returns(there, back):
             return None
         return Edge(a, b, there.keyframe_from_camera, there.covariance, "loop")
+
+    def _witnessed(self, edge: Edge, frame: Frame) -> bool:
+        """Whether anything but the fit itself says that this loop is right: being just before it,
+        the way that was driven, or the detail of both pictures. A corridor fits itself turned
+        round, and any other of its kind."""
+        if edge.a in self._recent or self._suits_the_way(edge):
+            return True
+        o, other = self.options, self.places.place(edge.a).frame
+        sides = (
+            confirmation(frame, other, edge.a_from_b),
+            confirmation(other, frame, se3.inverse(edge.a_from_b)),
+        )
+        return all(s.share >= o.loop_share and s.area >= o.loop_area for s in sides)
+
+    def _suits_the_way(self, edge: Edge) -> bool:
+        """Whether edges so far lead there, where they are certain enough to tell places apart."""
+        if edge.a not in self.places.poses or edge.b not in self.places.poses:
+            return False
+        (a, P_a), (b, P_b) = self.places.poses[edge.a], self.places.poses[edge.b]
+        d, o = se3.difference(edge.a_from_b, se3.inverse(a) @ b), self.options
+        bound_m, bound_rad = (SIGMAS_OF_WAY * sigma for sigma in sigmas(P_a + P_b))
+        bound_m, bound_rad = bound_m + o.gates.agree_most_m, bound_rad + o.gates.agree_most_rad
+        certain = bound_m < o.way_most_m and bound_rad < o.way_most_rad
+        return bool(
+            certain and np.linalg.norm(d[:3]) < bound_m and np.linalg.norm(d[3:]) < bound_rad
+        )
 
     def _alike(self, place: Place, id: int) -> bool:
         """Whether a match of the two is worth its time."""
@@ -309,7 +336,8 @@ class Mapper:
 
     def optimise(self, keep: Collection[int] = ()) -> None:
         """New places for the largest connected group, or that of `keep`; the rest has none."""
-        usable = chaining.without_idle_motion(self._ids, self._edges)
+        o = self.options
+        usable = joining.believed(self._ids, self._edges, o.recent, o.gates)
         groups = chaining.components(self._ids, usable)
         if not groups:
             return

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from l2m_ros.errors import InvalidInput
+from l2m_ros.geometry import se3
 from l2m_ros.mapping import codec
 from l2m_ros.types import Camera, FloatArray, Frame
 
@@ -71,6 +72,14 @@ class Edge:
             raise InvalidInput(f"edge kind {self.kind!r}; known: {', '.join(EDGE_KINDS)}")
         if (self.a == self.b) != (self.kind == "prior"):
             raise InvalidInput("an edge joins two keyframes; only a prior names one twice")
+
+
+def outward(edge: Edge, id: int) -> Edge:
+    """The same edge with `id` as its a."""
+    if edge.a == id:
+        return edge
+    P = se3.inverse_covariance(edge.a_from_b, edge.covariance)
+    return Edge(edge.b, edge.a, se3.inverse(edge.a_from_b), P, edge.kind)
 
 
 @dataclass(frozen=True, eq=False)
