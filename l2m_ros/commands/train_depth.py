@@ -22,7 +22,7 @@ from l2m_ros.errors import InvalidInput
 if TYPE_CHECKING:
     from l2m_ros.engines.model_card import ModelCard
     from l2m_ros.matching.network_matcher import NetworkMatcher
-    from l2m_ros.workshop.training.depth_data import Samples
+    from l2m_ros.workshop.training.depth_data import Pictures, Samples
     from l2m_ros.workshop.training.depth_head import HeadErrors, HeadOptions
 
 NAME = "lite_depth"
@@ -93,21 +93,26 @@ def rendered_samples(
 ) -> Iterator[Samples]:
     """Of each world; its pictures stay in the run's folder, where the same command finds them."""
     from l2m_ros.progress import track
-    from l2m_ros.workshop.training.depth_data import (
-        Pictures,
-        encoded,
-        images_of_world,
-        pictures_of,
-    )
+    from l2m_ros.workshop.training.depth_data import encoded
+
+    for world in track(range(options.worlds), "rendering worlds"):
+        yield encoded(kept_pictures(options, world, folder), matcher.backend)
+
+
+def kept_pictures(options: HeadOptions, world: int, folder: Path) -> Pictures:
+    """Of one world, from the run's folder or rendered."""
+    from l2m_ros.workshop.simulation.draft import draft_world
+    from l2m_ros.workshop.training.depth_data import Pictures, images_of_world, pictures_of
 
     size, seed = (options.width, options.height), options.loop.seed
     kind = f"{options.width}x{options.height}-{options.views}x{options.crops}-seed{seed}"
-    for world in track(range(options.worlds), "rendering worlds"):
-        path = folder / "pictures" / kind / f"world{world}.npz"
-        if not path.is_file():
-            views = images_of_world(1000 * seed + world, options.views, size)
-            pictures_of(views, world, size, options.crops, seed).save(path)
-        yield encoded(Pictures.load(path), matcher.backend)
+    path = folder / "pictures" / kind / f"world{world}.npz"
+    if not path.is_file():
+        number = 10_000 * seed + world
+        drawn = (4 * size[0] // 5, 4 * size[1] // 5)
+        views = images_of_world(draft_world(number), number, options.views, drawn)
+        pictures_of(views, world, size, options.crops, seed).save(path)
+    return Pictures.load(path)
 
 
 def recorded_samples(

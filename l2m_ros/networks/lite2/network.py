@@ -111,6 +111,17 @@ class FineHead(nn.Module):
         return unit(described.float())
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """What the encoder makes of an image."""
+
+    seen: Seen
+    below: Tensor  # (B, 128, H/16, W/16) of what XFeat sees: nothing learnt here
+    energies: list[Tensor]
+    cells: Tensor  # (B, coarse, H/16, W/16)
+    context: Tensor  # (B, context, H/32, W/32)
+
+
 class Encoder(nn.Module):
     """Image -> what XFeat sees, the gradients' energies, cells at 1/16, their context at 1/32."""
 
@@ -124,7 +135,7 @@ class Encoder(nn.Module):
             Block(config.context, config.heads, rotary=True) for _ in range(config.self_blocks)
         )
 
-    def forward(self, image: Tensor) -> tuple[Seen, list[Tensor], Tensor, Tensor]:
+    def forward(self, image: Tensor) -> Encoded:
         grey = standardised_grey(image.float())
         seen, energies = self.xfeat.seen(grey), self.gradients(grey)
         below = torch.cat([seen.coarse, F.avg_pool2d(seen.matched, 2)], dim=1)
@@ -132,7 +143,7 @@ class Encoder(nn.Module):
         context = self.enter(seen.context)
         for block in self.blocks:
             context = block(context, *block.attention.prepare(context))
-        return seen, energies, cells, context
+        return Encoded(seen, below, energies, cells, context)
 
 
 class Lite2(CompactMatcher):
@@ -169,14 +180,17 @@ class Lite2(CompactMatcher):
         self.certainty = nn.Conv2d(config.hidden, 1, 1)
 
     def encode(self, image: Tensor) -> dict[str, Tensor]:
-        """Everything that one image alone determines."""
+        """Everything that one image alone determines; `eyes` and `eyes_wide` are for a depth head."""
         self._check_size(image)
-        seen, energies, cells, context = self.encoder(image)
+        found = self.encoder(image)
+        seen, energies = found.seen, found.energies
         matched = unit(seen.matched.float())
         middle = self.describe_middle.base(matched, *energies[1:3])
         return {
-            "coarse": cells,
-            "context": context,
+            "eyes": found.below,
+            "eyes_wide": seen.context,
+            "coarse": found.cells,
+            "context": found.context,
             "base": self.describe.base(F.avg_pool2d(matched, 2), *energies[2:4]),
             "middle": self.describe_middle(middle, seen.matched),
             "fine": self.describe_fine(seen, energies),

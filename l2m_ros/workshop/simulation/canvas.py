@@ -90,3 +90,9 @@ def random_colours(rng: np.random.Generator, count: int, *, vivid: float = 0.7) 
         axis=-1,
     ).astype(np.float32)
     return linear(cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0])
+
+
+def random_srgb(rng: np.random.Generator, vivid: float = 0.5) -> list[float]:
+    """One colour, sRGB in [0, 1]."""
+    values: list[float] = (encoded(random_colours(rng, 1, vivid=vivid)[0]) / 255.0).tolist()
+    return values

@@ -12,9 +12,7 @@ from l2m_ros.types import FloatArray
 from l2m_ros.workshop.simulation.raycast import Raycaster
 from l2m_ros.workshop.simulation.surfaces import Leaves, Sheet, Surface
 
-AMBIENT_RAYS = 24
-LAMP_RAYS = 9
-LUMELS_PER_M = 14.0  # shadow detail: 7 cm
+LAMP_RAYS = 9  # at most: one of each ninth of it
 TEXELS_PER_LUMEL = 10.0  # at least: what is far away has coarse textures and coarser shadows
 MAX_LUMELS = 256
 LIFT_M = 2e-3  # rays start this far in front of their surface
@@ -48,13 +46,16 @@ class Lighting:
     ambient_colour: Sequence[float] = (0.97, 0.98, 1.0)
     lamps: Sequence[Lamp] = ()
     suns: Sequence[Sun] = field(default_factory=tuple)
+    ambient_rays: int = 24
+    lamp_rays: int = LAMP_RAYS
+    lumels_per_m: float = 14.0  # shadow detail: 7 cm
 
 
 def bake(
     surfaces: Sequence[Surface], lighting: Lighting, caster: Raycaster, rng: np.random.Generator
 ) -> list[FloatArray]:
     """For each sheet the light (rows, columns, 3) on it; for leaves (N, 3), one a leaf."""
-    points = [_lumels(surface) for surface in surfaces]
+    points = [_lumels(surface, lighting.lumels_per_m) for surface in surfaces]
     place = np.concatenate([p.reshape(-1, 3) for p, _ in points])
     normal = np.concatenate([n.reshape(-1, 3) for _, n in points])
     light = _irradiance(place + LIFT_M * normal, normal, lighting, caster, rng)
@@ -67,7 +68,7 @@ def bake(
     return baked
 
 
-def _lumels(surface: Surface) -> tuple[FloatArray, FloatArray]:
+def _lumels(surface: Surface, lumels_per_m: float) -> tuple[FloatArray, FloatArray]:
     """Points and unit normals where the light is computed."""
     if isinstance(surface, Leaves):
         first = surface.corners[: len(surface.corners) // 2]
@@ -77,7 +78,7 @@ def _lumels(surface: Surface) -> tuple[FloatArray, FloatArray]:
         normal *= np.where(normal[:, 2:] < 0, -1.0, 1.0)  # the sky lights a leaf from above
         return centre, normal / np.linalg.norm(normal, axis=1, keepdims=True)
     width_m, height_m = surface.size_m
-    density = min(LUMELS_PER_M, surface.texels_per_m / TEXELS_PER_LUMEL)
+    density = min(lumels_per_m, surface.texels_per_m / TEXELS_PER_LUMEL)
     columns = int(np.clip(np.ceil(width_m * density), 2, MAX_LUMELS))
     rows = int(np.clip(np.ceil(height_m * density), 2, MAX_LUMELS))
     grid = np.asarray(surface.vertices, np.float32)
@@ -99,28 +100,34 @@ def _irradiance(
     rng: np.random.Generator,
 ) -> FloatArray:
     open_sky = np.zeros(len(place), np.float32)
-    for _ in range(AMBIENT_RAYS):
+    for _ in range(lighting.ambient_rays):
         sphere = rng.standard_normal(place.shape, dtype=np.float32)
         sphere /= np.linalg.norm(sphere, axis=1, keepdims=True)
         direction = normal + 0.999 * sphere  # cosine-weighted over the hemisphere
         far = caster.distances(place, direction) * np.linalg.norm(direction, axis=1)
         open_sky += np.minimum(far / lighting.reach_m, 1.0)
-    ambient = (lighting.ambient / AMBIENT_RAYS) * open_sky
+    ambient = (lighting.ambient / lighting.ambient_rays) * open_sky
     light = ambient[:, None] * np.asarray(lighting.ambient_colour, np.float32)
     for lamp in lighting.lamps:
-        light += _lamp_light(place, normal, lamp, caster, rng)
+        light += _lamp_light(place, normal, lamp, lighting.lamp_rays, caster, rng)
     for sun in lighting.suns:
-        light += _sun_light(place, normal, sun, caster, rng)
+        light += _sun_light(place, normal, sun, lighting.lamp_rays, caster, rng)
     return light.astype(np.float32)
 
 
 def _lamp_light(
-    place: FloatArray, normal: FloatArray, lamp: Lamp, caster: Raycaster, rng: np.random.Generator
+    place: FloatArray,
+    normal: FloatArray,
+    lamp: Lamp,
+    rays: int,
+    caster: Raycaster,
+    rng: np.random.Generator,
 ) -> FloatArray:
     corner, u, v = (np.asarray(vector, float) for vector in (lamp.corner, lamp.u, lamp.v))
     shines = np.cross(v, u) / np.linalg.norm(np.cross(v, u))
     total = np.zeros(len(place))
-    for a, b in rng.permutation(np.stack(np.meshgrid(*2 * [np.arange(3)]), -1).reshape(-1, 2)):
+    ninths = np.stack(np.meshgrid(*2 * [np.arange(3)]), -1).reshape(-1, 2)
+    for a, b in rng.permutation(ninths)[:rays]:
         jitter = rng.random((len(place), 2))
         source = corner + ((a + jitter[:, :1]) / 3) * u + ((b + jitter[:, 1:]) / 3) * v
         ray = source + LIFT_M * shines - place
@@ -129,16 +136,21 @@ def _lamp_light(
         leaving = -(ray @ shines) / distance
         useful = np.clip(facing, 0, 1) * np.clip(leaving, 0, 1) / np.maximum(distance, 0.3) ** 2
         total += useful * (caster.distances(place, ray) > 0.999)
-    return (lamp.power / LAMP_RAYS) * total[:, None] * np.asarray(lamp.colour)
+    return (lamp.power / rays) * total[:, None] * np.asarray(lamp.colour)
 
 
 def _sun_light(
-    place: FloatArray, normal: FloatArray, sun: Sun, caster: Raycaster, rng: np.random.Generator
+    place: FloatArray,
+    normal: FloatArray,
+    sun: Sun,
+    rays: int,
+    caster: Raycaster,
+    rng: np.random.Generator,
 ) -> FloatArray:
     towards = np.asarray(sun.towards, float) / np.linalg.norm(sun.towards)
     lit = np.zeros(len(place))
-    for _ in range(LAMP_RAYS):
+    for _ in range(rays):
         ray = towards + sun.softness * rng.uniform(-1, 1, place.shape)
         lit += np.isinf(caster.distances(place, ray))
     facing = np.clip(normal @ towards, 0, 1)
-    return (sun.power / LAMP_RAYS) * (lit * facing)[:, None] * np.asarray(sun.colour)
+    return (sun.power / rays) * (lit * facing)[:, None] * np.asarray(sun.colour)

@@ -24,6 +24,16 @@ def _shaded(base: FloatArray, *layers: FloatArray) -> FloatArray:
     return np.clip(base * factor[..., None], 0.01, 0.95)
 
 
+def scaled(material: Material, factor: float) -> Material:
+    """The same, its pattern so many times as large."""
+
+    def paint(canvas: Canvas) -> FloatArray:
+        size = (canvas.width_m / factor, canvas.height_m / factor)
+        return material(Canvas(canvas.rng, *size, canvas.texels_per_m * factor))
+
+    return paint
+
+
 def plaster(colour: Colour, *, relief: float = 0.02) -> Material:
     """Painted wall: nearly textureless, with faint stains and roller marks."""
 

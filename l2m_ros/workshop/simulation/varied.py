@@ -1,4 +1,4 @@
-"""Worlds of many sizes and looks, drawn from the seed: rooms, halls, corridors, streets.
+"""Worlds of many sizes and looks, drawn from the seed: desks, rooms, halls, corridors, streets, yards.
 
 Made to learn from (`l2m train depth`): no two seeds share a size, a floor or the things along the
 walls, while doors, chairs, bricks and cars keep the sizes that tell a viewer how far away they are.
@@ -6,35 +6,96 @@ walls, while doors, chairs, bricks and cars keep the sizes that tell a viewer ho
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from l2m_ros.workshop.simulation import furniture as f
 from l2m_ros.workshop.simulation import materials as m
-from l2m_ros.workshop.simulation import prints, street
-from l2m_ros.workshop.simulation.canvas import Material, encoded, random_colours
+from l2m_ros.workshop.simulation import desks, grounds, prints, street
+from l2m_ros.types import FloatArray
+from l2m_ros.workshop.simulation.canvas import Material, random_srgb
 from l2m_ros.workshop.simulation.lighting import Lamp, Lighting
 from l2m_ros.workshop.simulation.scenery import Scenery
-from l2m_ros.workshop.simulation.surfaces import Surface, box, cylinder, panel, quad
+from l2m_ros.workshop.simulation.surfaces import Sheet, Surface, box, cylinder, panel, quad
 
+ORIGIN = np.zeros(2)
 CLEAR_M = 0.3  # between furniture and where a camera may be
 DEEPEST_M = 0.9  # of what stands along a wall
-SHARES = {"room": 0.5, "hall": 0.12, "corridor": 0.14, "street": 0.24}
+SHARES = {
+    "desk": 0.3, "room": 0.26, "hall": 0.08, "corridor": 0.12, "street": 0.12, "yard": 0.12,
+}  # fmt: skip
 
 
 def build(rng: np.random.Generator) -> Scenery:
-    kind = rng.choice(list(SHARES), p=list(SHARES.values()))
+    return build_kind(kind_of(rng), rng)
+
+
+def kind_of(rng: np.random.Generator) -> str:
+    return str(rng.choice(list(SHARES), p=list(SHARES.values())))
+
+
+def build_kind(kind: str, rng: np.random.Generator) -> Scenery:
     if kind == "street":
         return street.build(rng)
+    if kind == "yard":
+        return grounds.build(rng)
+    if kind == "desk":
+        return _desk(rng)
     return _corridor(rng) if kind == "corridor" else _room(rng, hall=kind == "hall")
 
 
 def colour(rng: np.random.Generator, vivid: float = 0.5) -> list[float]:
     """sRGB in [0, 1]."""
-    return (encoded(random_colours(rng, 1, vivid=vivid)[0]) / 255.0).tolist()
+    return random_srgb(rng, vivid)
 
 
 def pale(rng: np.random.Generator) -> list[float]:
     return (1.0 - 0.45 * (1.0 - np.array(colour(rng)))).tolist()
+
+
+def any_size(rng: np.random.Generator, material: Material) -> Material:
+    """Of what has no size of its own: another one each time, so that it is not taken for one."""
+    return m.scaled(material, float(np.exp(rng.normal(0, 0.5))))
+
+
+# --- desks ------------------------------------------------------------------------------------
+
+
+def _desk(rng: np.random.Generator) -> Scenery:
+    """A desk at a wall, a partition or in the open, others beside and behind it."""
+    depth, width, height = rng.uniform((0.55, 1.0, 0.68), (0.95, 2.4, 0.8))
+    top = any_size(rng, m.wood(colour(rng, 0.3)) if rng.random() < 0.6 else m.plaster(pale(rng)))
+    parts = desks.desk(rng, np.zeros(3), (depth, width, height), top)
+    gap = 0.0 if rng.random() < 0.5 else rng.uniform(0.0, 3.0)
+    x, y, z = depth / 2 + 0.02 + gap, rng.uniform(1.4, 3.5), rng.uniform(2.3, 3.2)
+    back = rng.uniform(2.0, 4.0)  # of the room behind the sitter
+    shell = _shell(rng, (x + back) / 2, y, z)
+    parts += [moved(sheet, ((x - back) / 2, 0.0, 0.0)) for sheet in shell]
+    if gap < 0.4:
+        parts += desks.above(rng, x, width, height)
+    elif rng.random() < 0.6:
+        wall, high = depth / 2 + rng.uniform(0.02, 0.1), height + rng.uniform(0.2, 0.6)
+        screen = any_size(rng, m.fabric(colour(rng, 0.4)))
+        parts += box((wall + 0.02, 0, 0), (0.04, width, high), screen)
+    for side in (-1, 1):
+        middle = side * (width + rng.uniform(0.02, 0.4))
+        if rng.random() < 0.5 and abs(middle) + width / 2 < y:
+            parts += desks.desk(rng, np.array([0.0, middle, 0.0]), (depth, width, height), top)
+    parts += _wall(rng, 0.0, y - 0.1, x, z, False) if gap > 1.5 else []
+    seat = (-depth / 2 - rng.uniform(0.2, 0.5), rng.uniform(-0.4, 0.4) * width, 0.0)
+    if rng.random() < 0.4:
+        parts += f.chair(seat, yaw_rad=np.pi + rng.normal(0, 0.5), colour=colour(rng))
+    centre = np.array([(x - back) / 2, 0.0])
+    lighting = _lighting(rng, (x + back) / 2, y, z, centre)
+    side = min(0.6 * width, y - 0.3)
+    free = ((-depth / 2 - rng.uniform(0.5, 1.3), -side, height + 0.15), (-0.15, side, 1.7))
+    return Scenery(parts, lighting, free, look_span_rad=1.0)
+
+
+def moved(sheet: Surface, by: tuple[float, float, float]) -> Surface:
+    assert isinstance(sheet, Sheet)
+    return replace(sheet, vertices=sheet.vertices + np.asarray(by))
 
 
 # --- rooms ------------------------------------------------------------------------------------
@@ -57,9 +118,11 @@ def _room(rng: np.random.Generator, *, hall: bool) -> Scenery:
     return Scenery(surfaces, _lighting(rng, x, y, z), free, look_span_rad=1.9)
 
 
-def _lighting(rng: np.random.Generator, x: float, y: float, z: float) -> Lighting:
+def _lighting(
+    rng: np.random.Generator, x: float, y: float, z: float, centre: FloatArray = ORIGIN
+) -> Lighting:
     count = max(round(x * y / 5), 1) if x * y < 20 else 4
-    places = rng.uniform((-0.7 * x, -0.7 * y), (0.7 * x, 0.7 * y), (count, 2))
+    places = rng.uniform((-0.7 * x, -0.7 * y), (0.7 * x, 0.7 * y), (count, 2)) + centre
     power = rng.uniform(0.5, 1.3) * (z / 2.6) ** 2
     warm = (1.0, rng.uniform(0.9, 1.0), rng.uniform(0.7, 1.05))
     lamps = [
@@ -73,16 +136,16 @@ def _floor(rng: np.random.Generator) -> Material:
     return (
         m.planks(colour(rng, 0.3), width_m=rng.uniform(0.08, 0.2)),
         m.tiles(rng.choice([0.2, 0.3, 0.4, 0.6]), pale(rng)),
-        m.fabric(colour(rng, 0.3)),
-        m.concrete(pale(rng)),
-        m.rug([colour(rng) for _ in range(4)]),
+        any_size(rng, m.fabric(colour(rng, 0.3))),
+        any_size(rng, m.concrete(pale(rng))),
+        any_size(rng, m.rug([colour(rng) for _ in range(4)])),
     )[rng.integers(5)]
 
 
 def _wall_material(rng: np.random.Generator) -> Material:
     kinds = (
-        m.plaster(pale(rng)),
-        m.plaster(pale(rng)),
+        any_size(rng, m.plaster(pale(rng))),
+        any_size(rng, m.concrete(pale(rng))),
         m.brick(colour(rng, 0.3)),
         m.wallpaper(pale(rng), colour(rng), pitch_m=rng.uniform(0.12, 0.3)),
         m.tiles(rng.choice([0.1, 0.15, 0.2]), pale(rng)),

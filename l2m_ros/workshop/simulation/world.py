@@ -154,15 +154,15 @@ def _remembered(scene: str, seed: int) -> World:
     return assemble(scene, scenery, seed)
 
 
-def assemble(name: str, scenery: Scenery, seed: int) -> World:
-    """Paints, lights and indexes a scenery."""
+def assemble(name: str, scenery: Scenery, seed: int, *, sky_seed: int | None = None) -> World:
+    """Paints, lights and indexes a scenery; sky_seed: if its sky is to be that of another seed."""
     bodies = [scenery.surfaces, *(mover.surfaces for mover in scenery.movers)]
     surfaces = [surface for body in bodies for surface in body]
     groups = np.repeat(np.arange(len(bodies)), [len(body) for body in bodies])
     textures, gains = _painted(surfaces, groups, scenery.lighting, seed)
     triangles, group = _indexed(surfaces, groups, textures, gains)
     casters = [Raycaster(triangles.corners[group == number]) for number in range(len(bodies))]
-    sky = _sky(np.random.default_rng([seed, 3])) if scenery.outdoors else None
+    sky = _sky(seed if sky_seed is None else sky_seed) if scenery.outdoors else None
     return World(
         name,
         triangles,
@@ -243,9 +243,10 @@ def _affine(P: FloatArray, t: FloatArray, scaled: FloatArray) -> tuple[FloatArra
     return A, t[:, 0] - np.einsum("tij,tj->ti", A, P[:, 0])
 
 
-def _sky(rng: np.random.Generator) -> ByteArray:
+@functools.lru_cache(maxsize=8)
+def _sky(seed: int) -> ByteArray:
     """Equirectangular, azimuth along x, zenith at the top: clouds on a flat layer overhead."""
-    canvas = Canvas(rng, 20.48, 20.48, 50.0)
+    canvas = Canvas(np.random.default_rng([seed, 3]), 20.48, 20.48, 50.0)
     layer = np.clip(0.3 + 0.45 * canvas.noise(0.3, octaves=5), 0, 1)
     azimuth = np.pi * (1 - (np.arange(2048) + 0.5) / 1024)
     height = np.sin(np.pi * (0.5 - (np.arange(1024) + 0.5) / 1024))[:, None]

@@ -26,11 +26,17 @@ from l2m_ros.errors import InvalidInput
 from l2m_ros.files import read_text
 from l2m_ros.types import ByteArray, Camera, FloatArray
 from l2m_ros.workshop.evaluation.scenes import read_rgb
-from l2m_ros.workshop.simulation.render import render
-from l2m_ros.workshop.simulation.world import World, make_world
+from l2m_ros.workshop.simulation.render import Rendering, render
+from l2m_ros.workshop.simulation.world import World
 
 CELL = 16  # px of a side
 LEAST_KNOWN = 0.4  # share of a cell's pixels whose depth must be known
+FOCAL_OF_WIDTH = (0.5, 1.1)
+NEAR_SHARE = {"desk": 0.75, "street": 0.2, "yard": 0.3}  # of the views, held before one thing
+NEAR_M = (0.3, 1.8)
+TRIES = 8
+LOWEST_M, HIGHEST_M = 0.1, 2.2  # of such a camera
+LEAST_SURFACES, LEAST_SEEN = 3, 0.003
 FEATURES = ("coarse", "middle", "context")
 
 
@@ -44,18 +50,20 @@ class DepthImage:
 # --- sources ----------------------------------------------------------------------------------
 
 
-def images_of_world(seed: int, count: int, size: tuple[int, int]) -> Iterator[DepthImage]:
-    """Views of one rendered world, each with another camera; at most 3 tries a view."""
+def images_of_world(
+    world: World, seed: int, count: int, size: tuple[int, int]
+) -> Iterator[DepthImage]:
+    """Views of one rendered world, each with another camera; at most 4 tries a view."""
     rng = np.random.default_rng([seed, 77])
-    world = make_world("varied", seed)
     made = 0
-    for _ in range(3 * count):
+    for _ in range(4 * count):
         camera = _camera(rng, size)
-        pose = _somewhere(world, rng)
-        if rng.random() < 0.4:
-            pose = _nearer(world, pose, rng)
+        near = rng.random() < NEAR_SHARE.get(world.name, 0.4)
+        pose = _before_a_thing(world, rng) if near else _somewhere(world, rng)
+        if pose is None:
+            continue
         picture = render(world.view(pose), camera)
-        if _worth(picture.depth_m):
+        if _worth(picture, world):
             made += 1
             yield DepthImage(picture.rgb, camera.K, picture.depth_m)
         if made == count:
@@ -63,19 +71,43 @@ def images_of_world(seed: int, count: int, size: tuple[int, int]) -> Iterator[De
 
 
 def _camera(rng: np.random.Generator, size: tuple[int, int]) -> Camera:
+    """A focal length of half to all of the width; crops make it longer."""
     width, height = size
-    focal_px = 0.5 * width / np.tan(np.deg2rad(rng.uniform(48.0, 88.0)) / 2)
+    focal_px = width * np.exp(rng.uniform(*np.log(FOCAL_OF_WIDTH)))
     K = np.array([[focal_px, 0, (width - 1) / 2], [0, focal_px, (height - 1) / 2], [0, 0, 1.0]])
     return Camera(width, height, K)
 
 
 def _somewhere(world: World, rng: np.random.Generator) -> FloatArray:
-    """A camera in the free space, or a step beside it; it looks anywhere, mostly downwards."""
+    """A camera in the free space, or a step beside it; the higher it is, the more it looks down."""
     low, high = world.free_box_m
     step = np.array([0.5, 0.5, 0.0])
     place = rng.uniform(low - step, high + step)
-    around = np.pi if world.sky is None else 1.2
-    yaw, pitch, roll = rng.uniform(-around, around), rng.normal(-0.15, 0.22), rng.normal(0, 0.06)
+    around = min(1.4 * world.look_span_rad, np.pi)
+    yaw, pitch = rng.uniform(-around, around), rng.normal(-0.1 - 0.2 * (place[2] - 0.7), 0.25)
+    return _looking(place, yaw, pitch, rng.normal(0, 0.08))
+
+
+def _before_a_thing(world: World, rng: np.random.Generator) -> FloatArray | None:
+    """A camera held before any one surface, as near as people hold them; None if all are hidden."""
+    table = world.triangles
+    for _ in range(TRIES):
+        chosen = rng.choice(np.flatnonzero(table.patch == rng.choice(table.patch)))
+        normal = table.normal[chosen]
+        target = rng.dirichlet(np.ones(3)) @ table.corners[chosen] + 0.003 * normal
+        outwards = float(np.arctan2(normal[1], normal[0])) + rng.normal(0, 0.7)
+        above, away = rng.normal(0.5, 0.4), np.exp(rng.uniform(*np.log(NEAR_M)))
+        back = np.array([np.cos(outwards) * np.cos(above), np.sin(outwards) * np.cos(above),
+                         np.sin(above)])  # fmt: skip
+        free = world.casters[0].distances(target[None], (back * (away + 0.1))[None])
+        place = target + away * back
+        if free[0] >= 1.0 and LOWEST_M < place[2] < HIGHEST_M:
+            yaw, pitch = outwards + np.pi + rng.normal(0, 0.15), -above + rng.normal(0, 0.15)
+            return _looking(place, yaw, pitch, rng.normal(0, 0.1))
+    return None
+
+
+def _looking(place: FloatArray, yaw: float, pitch: float, roll: float) -> FloatArray:
     forward = np.array([np.cos(yaw) * np.cos(pitch), np.sin(yaw) * np.cos(pitch), np.sin(pitch)])
     right = np.array([np.sin(yaw), -np.cos(yaw), 0.0])
     down = np.cross(forward, right)
@@ -86,24 +118,15 @@ def _somewhere(world: World, rng: np.random.Generator) -> FloatArray:
     return pose
 
 
-def _nearer(world: World, pose: FloatArray, rng: np.random.Generator) -> FloatArray:
-    """The camera moved forward until what it looks at is 0.4 to 1.6 m away."""
-    view, ray = world.view(pose), np.array([[0.0, 0.0, 1.0]])
-    depth = float(view.depth_m(view.first_hit(ray), ray)[0])
-    wanted = rng.uniform(0.4, 1.6)
-    if not np.isfinite(depth) or depth < wanted:
-        return pose
-    moved = pose.copy()
-    moved[:3, 3] += (depth - wanted) * pose[:3, 2]
-    return moved
-
-
-def _worth(depth: FloatArray) -> bool:
-    """Neither inside of something nor all sky."""
-    known = depth[np.isfinite(depth)]
-    if known.size < 0.5 * depth.size:
+def _worth(picture: Rendering, world: World) -> bool:
+    """Neither inside of something nor all sky nor of a single wall."""
+    known = picture.depth_m[np.isfinite(picture.depth_m)]
+    if known.size < 0.4 * picture.depth_m.size:
         return False
-    return bool(np.quantile(known, 0.02) > 0.15 and np.median(known) > 0.35)
+    if np.quantile(known, 0.02) < 0.12 or np.median(known) < 0.25:
+        return False
+    seen = np.bincount(world.triangles.patch[picture.hit[picture.hit >= 0]])
+    return int((seen > LEAST_SEEN * picture.hit.size).sum()) >= LEAST_SURFACES
 
 
 def images_of_sequence(folder: Path, every: int = 1) -> Iterator[DepthImage]:
@@ -157,27 +180,31 @@ def cropped(image: DepthImage, rng: np.random.Generator) -> DepthImage:
 
 def recoloured(rgb: ByteArray, rng: np.random.Generator) -> ByteArray:
     """Exposure, contrast, white balance, saturation, blur and noise of another camera."""
-    x = rgb.astype(np.float32) / 255.0
-    x = x ** np.exp(rng.normal(0, 0.25)) * rng.normal(1.0, 0.08, 3).astype(np.float32)
-    grey = x.mean(axis=2, keepdims=True)
-    x = grey + (x - grey) * (0.0 if rng.random() < 0.2 else rng.uniform(0.4, 1.2))
+    gamma, gains = np.exp(rng.normal(0, 0.25)), rng.normal(1.0, 0.08, 3)
+    curve = (np.arange(256)[:, None] / 255.0) ** gamma * gains
+    x = cv2.LUT(rgb, np.clip(255 * curve, 0, 255).astype(np.uint8)[:, None])
+    colour = 0.0 if rng.random() < 0.2 else rng.uniform(0.4, 1.2)
+    x = cv2.transform(x, colour * np.eye(3) + (1 - colour) / 3)
     if rng.random() < 0.4:
         x = cv2.GaussianBlur(x, (0, 0), rng.uniform(0.4, 1.8))
-    x = x + rng.normal(0, rng.uniform(0.0, 0.03), x.shape)
-    return np.clip(255 * x, 0, 255).astype(np.uint8)
+    noise = rng.standard_normal(x.shape[:2], np.float32)[..., None]
+    return np.clip(x + np.float32(255 * rng.uniform(0.0, 0.03)) * noise, 0, 255).astype(np.uint8)
 
 
 def cell_labels(depth: FloatArray, K: FloatArray) -> FloatArray:
-    """(rows, columns) log of depth over focal length of each cell, NaN = too little known."""
-    rows, columns = depth.shape[0] // CELL, depth.shape[1] // CELL
-    blocks = depth[: rows * CELL, : columns * CELL].reshape(rows, CELL, columns, CELL)
-    blocks = blocks.swapaxes(1, 2).reshape(rows, columns, CELL * CELL)
+    """(rows, columns) log of depth over focal length of each cell, NaN = too little known.
+
+    The median of every second pixel's each way.
+    """
+    rows, columns, side = depth.shape[0] // CELL, depth.shape[1] // CELL, CELL // 2
+    blocks = depth[: rows * CELL : 2, : columns * CELL : 2].reshape(rows, side, columns, side)
+    blocks = blocks.swapaxes(1, 2).reshape(rows, columns, side * side)
     known = np.isfinite(blocks) & (blocks > 0)
     middle = np.sort(np.where(known, blocks, np.inf), axis=2)
     count = known.sum(axis=2)
     at = np.maximum(count - 1, 0) // 2
     median = np.take_along_axis(middle, at[..., None], axis=2)[..., 0]
-    enough = count >= LEAST_KNOWN * CELL * CELL
+    enough = count >= LEAST_KNOWN * side * side
     with np.errstate(divide="ignore", invalid="ignore"):
         log = np.log(median / np.sqrt(K[0, 0] * K[1, 1]))
     return np.where(enough, log, np.nan).astype(np.float32)
