@@ -23,12 +23,14 @@ if TYPE_CHECKING:
     from l2m_ros.engines.model_card import ModelCard
     from l2m_ros.matching.network_matcher import NetworkMatcher
     from l2m_ros.workshop.training.depth_data import Pictures, Samples
-    from l2m_ros.workshop.training.depth_head import HeadErrors, HeadOptions
+    from l2m_ros.workshop.training.depth_head import HeadOptions
 
 NAME = "lite_depth"
 EVERY = 4  # frames of a recording: neighbours show the same
 HELD_OUT_EVERY = 8  # worlds
 TRIAL_WORLDS = 8
+# The member of the head that never sees a kind of world.
+FAMILIES = {"desk": 0, "room": 1, "hall": 1, "corridor": 2, "street": 2, "yard": 2}
 TRIAL_MINUTES = 2.0
 
 
@@ -48,7 +50,7 @@ def run_depth(args: argparse.Namespace, config: Path | None) -> int:
     matcher = load_matcher("lite", size=(options.width, options.height))
     assert isinstance(matcher, NetworkMatcher)
     recorded = recorded_samples(args.sequences, options, matcher, crops=options.crops)
-    worlds = list(rendered_samples(options, matcher, folder))
+    worlds = [*simulated(args.pairs, options, matcher), *rendered_samples(options, matcher, folder)]
     unseen = merged(worlds[::HELD_OUT_EVERY])
     seen = merged([w for k, w in enumerate(worlds) if k % HELD_OUT_EVERY])
     torch.manual_seed(options.loop.seed)
@@ -58,12 +60,12 @@ def run_depth(args: argparse.Namespace, config: Path | None) -> int:
     if train_head(options, network, seen, recorded, unseen, folder):
         measured = recorded_samples(args.measure, options, matcher, crops=0)
         if not measured:
-            say("no --measure: the card's sigmas are those of rendered worlds, which real "
-                 "places exceed")  # fmt: skip
-        source = f"{options.worlds} rendered worlds (l2m simulate --scene varied)"
+            say("no --measure: the card's sigmas are those of rendered worlds, one family of them "
+                "left out at a time")  # fmt: skip
+        source = f"{len(worlds)} rendered worlds of this package's simulator"
         if recorded:
             source += f"; recordings of {args.sequences}, whose licence holds for the weights too"
-        write_head(folder, options, matcher.card, (unseen, *measured), source)
+        write_head(folder, options, matcher.card, (merged(worlds), unseen, *measured), source)
         print(folder / "model")
     return 0
 
@@ -93,10 +95,26 @@ def rendered_samples(
 ) -> Iterator[Samples]:
     """Of each world; its pictures stay in the run's folder, where the same command finds them."""
     from l2m_ros.progress import track
+    from l2m_ros.workshop.simulation.draft import kind_of
     from l2m_ros.workshop.training.depth_data import encoded
 
     for world in track(range(options.worlds), "rendering worlds"):
-        yield encoded(kept_pictures(options, world, folder), matcher.backend)
+        family = FAMILIES[kind_of(_number(options, world))]
+        yield encoded(kept_pictures(options, world, folder), matcher.backend, family)
+
+
+def simulated(
+    folders: Sequence[Path], options: HeadOptions, matcher: NetworkMatcher
+) -> Iterator[Samples]:
+    """Of worlds that `l2m simulate` wrote; of what family each is nobody says, so it is dealt."""
+    for at, folder in enumerate(folders):
+        found = recorded_samples(folder, options, matcher, options.crops, first=(at + 2) * 10_000)
+        for number, samples in enumerate(found):
+            yield replace(samples, family=np.full(len(samples), number % 3))
+
+
+def _number(options: HeadOptions, world: int) -> int:
+    return 10_000 * options.loop.seed + world
 
 
 def kept_pictures(options: HeadOptions, world: int, folder: Path) -> Pictures:
@@ -108,7 +126,7 @@ def kept_pictures(options: HeadOptions, world: int, folder: Path) -> Pictures:
     kind = f"{options.width}x{options.height}-{options.views}x{options.crops}-seed{seed}"
     path = folder / "pictures" / kind / f"world{world}.npz"
     if not path.is_file():
-        number = 10_000 * seed + world
+        number = _number(options, world)
         drawn = (4 * size[0] // 5, 4 * size[1] // 5)
         views = images_of_world(draft_world(number), number, options.views, drawn)
         pictures_of(views, world, size, options.crops, seed).save(path)
@@ -116,7 +134,11 @@ def kept_pictures(options: HeadOptions, world: int, folder: Path) -> Pictures:
 
 
 def recorded_samples(
-    folder: Path | None, options: HeadOptions, matcher: NetworkMatcher, crops: int
+    folder: Path | None,
+    options: HeadOptions,
+    matcher: NetworkMatcher,
+    crops: int,
+    first: int = 10_000,  # number of the first place
 ) -> list[Samples]:
     """Of each recording at or below the folder."""
     from l2m_ros.workshop.training.depth_data import encoded, images_of_sequence, pictures_of
@@ -131,7 +153,7 @@ def recorded_samples(
     return [
         encoded(
             pictures_of(
-                images_of_sequence(path, EVERY), 10_000 + number, size, crops, options.loop.seed
+                images_of_sequence(path, EVERY), first + number, size, crops, options.loop.seed
             ),
             matcher.backend,
         )
@@ -146,7 +168,10 @@ def write_head(
     measured: Sequence[Samples],
     trained_on: str,
 ) -> ModelCard:
-    """The mean weights of a run as a head: weights, card and graph; measured: worlds come first."""
+    """The mean weights of a run as a head: weights, card and graph.
+
+    measured: all worlds, those that were held out, recordings of other places.
+    """
     from safetensors.torch import save_file
 
     from l2m_ros.engines.model_card import InputSpec, ModelCard, ModelFile, sha256_of, write_card
@@ -154,19 +179,20 @@ def write_head(
     from l2m_ros.networks.registry import build
     from l2m_ros.workshop.training.checkpoint import load_weights
     from l2m_ros.workshop.training.decoder import mean_weights
-    from l2m_ros.workshop.training.depth_head import head_errors
+    from l2m_ros.workshop.training.depth_head import head_errors, left_out_errors, stated
 
     out, network = run_folder / "model", build(NAME)
     weights = {**network.state_dict(), **mean_weights(run_folder)}
     load_weights(network, weights, str(run_folder))
-    errors = [head_errors(network, part) for part in measured]
+    worlds, *others = measured
+    left_out = left_out_errors(network, worlds)
+    errors = [head_errors(network, part) for part in others]
     spec = replace(encoder.input, width=options.width, height=options.height)
     assert isinstance(spec, InputSpec)
-    lite = encoder.files.get("weights")
     card = ModelCard(
         name=NAME, architecture=NAME, input=spec, folder=out, trained_on=trained_on,
-        depth=stated(errors),
-        encoder={"model": encoder.name, "sha256": (lite and lite.sha256) or ""},
+        depth=stated(left_out, errors),
+        encoder={"model": encoder.name, "eyes_id": encoder.eyes_id or ""},
     )  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
     card = export_model(network, card, ExportOptions(out, options.height, options.width))
@@ -176,20 +202,3 @@ def write_head(
     card = replace(card, files=files)
     write_card(card, out / CARD)
     return card
-
-
-def stated(errors: Sequence[HeadErrors]) -> dict[str, float]:
-    """The larger of what unseen worlds and what unseen recordings show, sigma by sigma."""
-    from l2m_ros.workshop.training.depth_head import neighbour_correlation, sigmas
-
-    rendered, recorded = errors[0], errors[1:]
-    first = sigmas(rendered)
-    if not recorded:
-        return first
-    both = type(rendered)(*(
-        np.concatenate([getattr(e, name) for e in recorded])
-        for name in rendered.__dataclass_fields__
-    ))  # fmt: skip
-    correlation = max(neighbour_correlation(e, step=2) for e in recorded)
-    second = sigmas(both, correlation)
-    return {name: max(first[name], second[name]) for name in first}

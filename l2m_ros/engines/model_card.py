@@ -128,6 +128,7 @@ class ModelCard:
     precision: str = "fp32"
     trained: bool = True  # False: random weights, for measuring speed only
     weights_id: str | None = None  # of the trained numbers: another export keeps it, maps know it
+    eyes_id: str | None = None  # of the part that training leaves alone: depth heads read it
     keep: Mapping[str, str] = field(default_factory=dict)  # reference tensor: the feature it equals
     solve: Solve | None = None
     licence: str = "unknown"
@@ -146,8 +147,10 @@ class ModelCard:
         for name in ("name", "architecture", "licence", "source", "trained_on"):
             if not isinstance(getattr(self, name), str):
                 raise ModelError(f"{name} is a text, got {getattr(self, name)!r}")
-        if self.weights_id is not None and not WEIGHTS_ID.fullmatch(str(self.weights_id)):
-            raise ModelError(f"weights_id {self.weights_id!r} is no 16 lower-case hex digits")
+        for name in ("weights_id", "eyes_id"):
+            value = getattr(self, name)
+            if value is not None and not WEIGHTS_ID.fullmatch(str(value)):
+                raise ModelError(f"{name} {value!r} is no 16 lower-case hex digits")
         if not self.name or set(self.name) & set("/\\\0"):
             raise ModelError(f"name {self.name!r} is no name of a model")
         for name in ("config", "files", "keep", "depth", "encoder", "accuracy", "speed"):

@@ -120,7 +120,13 @@ def export_model(
     card = replace(card.resized(options.width, options.height), precision=options.precision)
     network = network.eval().requires_grad_(False)
     count = sum(p.numel() for p in network.parameters())
-    card = replace(card, parameters=count, weights_id=weights_id(network.state_dict()))
+    eyes = getattr(network, "eyes", None)
+    card = replace(
+        card,
+        parameters=count,
+        weights_id=weights_id(network.state_dict()),
+        eyes_id=None if eyes is None else weights_id(eyes.state_dict()),
+    )
     traced, card = _trace(network, card, options)
     models = _in_precision(traced, card)
     problems = [
@@ -291,7 +297,7 @@ def write_shipped_card(written: ModelCard, path: Path) -> ModelCard:
             files[role] = replace(file, sha256=sha256_of(path.parent / file.path))
     parts = {
         name: getattr(written, name)
-        for name in ("input", "config", "precision", "keep", "weights_id")
+        for name in ("input", "config", "precision", "keep", "weights_id", "eyes_id")
     }
     card = replace(
         before, **parts, solve=written.solve, trained=written.trained, files=files,

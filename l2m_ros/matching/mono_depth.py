@@ -23,6 +23,7 @@ from l2m_ros.matching.catalogue import NO_ENGINE, find_card, load_matcher
 from l2m_ros.matching.matcher import Matcher
 from l2m_ros.matching.metric_matcher import MetricMatcher
 from l2m_ros.matching.network_matcher import NetworkMatcher
+from l2m_ros.matching.portable import HEAD_FEATURES
 from l2m_ros.matching.preprocess import content_size
 from l2m_ros.matching.shaped import ShapedMatcher, is_shaped
 from l2m_ros.matching.turned import is_turned
@@ -30,7 +31,7 @@ from l2m_ros.types import ByteArray, Camera, Features, FloatArray
 
 FARTHEST_RATIO = 20.0  # from the median depth: beyond, the network does not mean it
 LEAST_SIGMA = 0.02
-HEAD_FEATURES = ("coarse", "middle", "context")
+
 # Of a head's card that was not measured on places it never saw: it knows next to nothing.
 UNMEASURED = {"place_sigma": 0.5, "image_factor": 1.5, "cell_factor": 1.5, "image_correlation": 0.9}
 
@@ -89,14 +90,19 @@ class HeadDepthReader:
         self._stated = {**UNMEASURED, **card.depth}
 
     def read(self, rgb: ByteArray, camera: Camera, features: Features | None = None) -> MonoDepth:
-        own = features is not None and features.model == self._matcher.name
-        if features is None or not own or is_turned(features) or is_shaped(features):
+        if features is None or not self._reads(features):
             features = self._matcher.encode_upright(rgb)
         data = {name: features.data[name] for name in HEAD_FEATURES}
         host = self._matcher.backend.to_host(data)
         inputs = {name: np.asarray(host[name], np.float32) for name in HEAD_FEATURES}
         found = self._backend.to_host(self._backend.run("depth", inputs))
         return self._in_metres(found, camera)
+
+    def _reads(self, features: Features) -> bool:
+        """Whether they are of its matcher, upright, of its shape, and with what it looks at."""
+        own = features.model == self._matcher.name
+        whole = own and not is_turned(features) and not is_shaped(features)
+        return whole and all(name in features.data for name in HEAD_FEATURES)
 
     def _in_metres(self, found: dict[str, Array], camera: Camera) -> MonoDepth:
         spec = self.card.input
@@ -172,10 +178,14 @@ def _load_head(card: ModelCard, matcher: Matcher | None, options: dict[str, Any]
 
 
 def check_encoder(head: ModelCard, encoder: ModelCard) -> None:
-    """Raises unless the head was trained on these weights: others' features mean nothing to it."""
-    weights = encoder.files.get("weights")
-    if weights is not None and weights.sha256 not in (None, head.encoder.get("sha256")):
+    """Raises unless the head was trained on these eyes: what others see means nothing to it."""
+    if encoder.eyes_id is None:
         raise ModelError(
-            f"{head.name} was trained on other weights of {encoder.name} than those here: train it "
-            f"again with `l2m train depth`"
+            f"{encoder.name} has no eyes for a depth head (its card says no eyes_id): export it "
+            f"again, `l2m export {encoder.name} --out DIR`"
+        )
+    if encoder.eyes_id != head.encoder.get("eyes_id"):
+        raise ModelError(
+            f"{head.name} was trained on other eyes than {encoder.name} has here: train it again "
+            "with `l2m train depth`"
         )

@@ -18,6 +18,7 @@ from l2m_ros.types import Features
 
 Arrays = dict[str, npt.NDArray[Any]]
 
+HEAD_FEATURES = ("eyes", "eyes_wide")  # for depth heads: once read, nothing needs them
 POINTS, DESCRIPTORS = "px", "descriptors"  # names of a classical matcher's arrays
 
 
@@ -47,7 +48,8 @@ def to_arrays(matcher: Matcher, features: Features) -> Arrays:
     backend = getattr(matcher, "backend", None)
     if backend is None:
         raise InvalidInput(f"features of {matcher.name} cannot be stored: use another matcher")
-    arrays: Arrays = backend.to_host(data)
+    kept = {name: tensor for name, tensor in data.items() if name not in HEAD_FEATURES}
+    arrays: Arrays = backend.to_host(kept)
     return arrays
 
 

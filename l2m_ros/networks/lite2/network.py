@@ -179,8 +179,13 @@ class Lite2(CompactMatcher):
         self.refine_fine = LeanRefiner(1, config.descriptor_fine, 16, config.hidden_fine, 2)
         self.certainty = nn.Conv2d(config.hidden, 1, 1)
 
+    @property
+    def eyes(self) -> nn.Module:
+        """What `eyes` and `eyes_wide` come from; it stays as it is when the matcher trains on."""
+        return self.encoder.xfeat
+
     def encode(self, image: Tensor) -> dict[str, Tensor]:
-        """Everything that one image alone determines; `eyes` and `eyes_wide` are for a depth head."""
+        """Everything that one image alone determines; `eyes...` are for a depth head."""
         self._check_size(image)
         found = self.encoder(image)
         seen, energies = found.seen, found.energies

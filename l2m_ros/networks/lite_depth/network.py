@@ -1,11 +1,15 @@
 """`lite_depth`: metres from what `lite`'s encoder already saw; a head, not a matcher.
 
-    depth    features of `lite` (coarse at 1/16, middle at 1/8, context at 1/32)
+    depth    what the frozen eyes of `lite` see (`eyes` at 1/16, `eyes_wide` at 1/32)
              -> log_depth, log_sigma (B, 1, H/16, W/16), image_log_sigma (B, 1)
 
 log_depth is the log of depth over focal length in pixels of the network's input, so that one head
 serves every camera: what looks as large is as many focal lengths away. log_sigma is of each cell
 beside its image's common factor, image_log_sigma of that factor.
+
+Three members read it, each trained without one family of places. Their mean is what is read. How
+far they differ about an image adds to the sigma of its factor: where nothing looks familiar, they
+do.
 """
 
 from __future__ import annotations
@@ -23,14 +27,14 @@ LOG_SIGMA = (-3.5, 1.5)
 
 @dataclass(frozen=True)
 class DepthHeadConfig:
-    """Widths; the defaults are what ships (0.19 M parameters)."""
+    """Widths; the defaults are what ships (0.18 M parameters)."""
 
-    coarse: int = 96  # channels of the encoder's features
-    middle: int = 48
-    context: int = 128
-    width: int = 64  # at 1/16
-    deep: int = 88  # at 1/32
+    eyes: int = 128  # channels of the encoder's features at 1/16
+    wide: int = 64  # at 1/32
+    width: int = 40  # at 1/16, of a member
+    deep: int = 48  # at 1/32
     blocks: int = 3  # at 1/32
+    members: int = 3
 
 
 class Standardised(nn.Module):
@@ -63,17 +67,15 @@ class Mixer(nn.Module):
         return x + mixed
 
 
-class DepthHead(nn.Module):
-    def __init__(self, config: DepthHeadConfig | None = None) -> None:
+class Member(nn.Module):
+    """Standardised features -> log depth and log sigma of the cells, log sigma of the image."""
+
+    def __init__(self, config: DepthHeadConfig) -> None:
         super().__init__()
-        config = config or DepthHeadConfig()
-        self.config = config
         width, deep = config.width, config.deep
-        self.cells = Standardised(config.coarse + config.middle)
-        self.context = Standardised(config.context)
-        self.enter = nn.Conv2d(config.coarse + config.middle + 2, width, 1)
+        self.enter = nn.Conv2d(config.eyes + 2, width, 1)
         self.down = nn.Conv2d(width, deep, 2, stride=2)
-        self.around = nn.Conv2d(config.context, deep, 1)
+        self.around = nn.Conv2d(config.wide, deep, 1)
         self.deep = nn.ModuleList(Mixer(deep) for _ in range(config.blocks))
         self.whole = nn.Linear(deep, deep)
         self.up = nn.Conv2d(deep, width, 1)
@@ -86,26 +88,10 @@ class DepthHead(nn.Module):
             nn.init.zeros_(layer.bias)
         nn.init.constant_(self.out.bias[:1], FIRST_LOG_DEPTH)
 
-    def depth(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        """From the encoder's `coarse`, `middle` and `context`."""
-        halved = F.avg_pool2d(features["middle"].float(), 2)
-        cells = torch.cat([features["coarse"].float(), halved], dim=1)
-        return self(cells, features["context"].float())
-
-    def feature_stand_ins(self, height: int, width: int) -> dict[str, Tensor]:
-        """Zeros of the shapes that the encoder gives for an input of that size."""
-        c = self.config
-        return {
-            "coarse": torch.zeros(1, c.coarse, height // 16, width // 16),
-            "middle": torch.zeros(1, c.middle, height // 8, width // 8),
-            "context": torch.zeros(1, c.context, height // 32, width // 32),
-        }
-
-    def forward(self, cells: Tensor, context: Tensor) -> dict[str, Tensor]:
-        """cells (B, coarse + middle, h, w) at 1/16, context (B, context, h / 2, w / 2)."""
-        x = self.cells(cells)
-        x = F.relu(self.enter(torch.cat([x, places(x)], dim=1)))
-        deep = F.relu(self.down(x) + self.around(self.context(context)))
+    def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, 1, h, w) twice, (B, 1)."""
+        x = F.relu(self.enter(x))
+        deep = F.relu(self.down(x) + self.around(context))
         for block in self.deep:
             deep = block(deep)
         whole = F.relu(self.whole(deep.mean(dim=(2, 3))))  # (B, deep)
@@ -113,11 +99,54 @@ class DepthHead(nn.Module):
         back = F.interpolate(deep, size=x.shape[-2:], mode="bilinear", align_corners=False)
         x = self.last(F.relu(self.join(torch.cat([x, back], dim=1))))
         out, image = self.out(x), self.image(whole)
+        log_depth = (out[:, :1] + image[:, :1, None, None]).clamp(*LOG_DEPTH)
+        return log_depth, out[:, 1:].clamp(*LOG_SIGMA) - 1.0, image[:, 1:].clamp(*LOG_SIGMA) - 1.0
+
+
+class DepthHead(nn.Module):
+    def __init__(self, config: DepthHeadConfig | None = None) -> None:
+        super().__init__()
+        config = config or DepthHeadConfig()
+        self.config = config
+        self.cells = Standardised(config.eyes)
+        self.context = Standardised(config.wide)
+        self.members = nn.ModuleList(Member(config) for _ in range(config.members))
+
+    def depth(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """From the encoder's `eyes` and `eyes_wide`."""
+        return self(features["eyes"].float(), features["eyes_wide"].float())
+
+    def feature_stand_ins(self, height: int, width: int) -> dict[str, Tensor]:
+        """Zeros of the shapes that the encoder gives for an input of that size."""
         return {
-            "log_depth": (out[:, :1] + image[:, :1, None, None]).clamp(*LOG_DEPTH),
-            "log_sigma": out[:, 1:].clamp(*LOG_SIGMA) - 1.0,
-            "image_log_sigma": image[:, 1:].clamp(*LOG_SIGMA) - 1.0,
+            "eyes": torch.zeros(1, self.config.eyes, height // 16, width // 16),
+            "eyes_wide": torch.zeros(1, self.config.wide, height // 32, width // 32),
         }
+
+    def forward(self, cells: Tensor, context: Tensor) -> dict[str, Tensor]:
+        """cells (B, eyes, h, w) at 1/16, context (B, wide, h / 2, w / 2)."""
+        x, context = self.cells(cells), self.context(context)
+        x = torch.cat([x, places(x)], dim=1)
+        found = [member(x, context) for member in self.members]
+        log_depth, log_sigma, image = (
+            torch.cat(parts, dim=1) for parts in zip(*found, strict=True)
+        )
+        return {
+            "log_depth": log_depth.mean(dim=1, keepdim=True),
+            "log_sigma": log_sigma.mean(dim=1, keepdim=True),
+            "image_log_sigma": 0.5
+            * torch.log(torch.exp(2.0 * image).mean(dim=1, keepdim=True) + disagreement(log_depth)),
+            "member_log_depth": log_depth,  # (B, members, h, w): for training
+            "member_log_sigma": log_sigma,
+            "member_image_log_sigma": image,
+        }
+
+
+def disagreement(log_depth: Tensor) -> Tensor:
+    """(B, members, h, w) -> (B, 1): variance between the members about the image as a whole."""
+    whole = log_depth.mean(dim=(2, 3))
+    apart = whole - whole.mean(dim=1, keepdim=True)
+    return (apart * apart).sum(dim=1, keepdim=True) / max(whole.shape[1] - 1, 1)
 
 
 def places(x: Tensor) -> Tensor:

@@ -7,15 +7,16 @@ where they lie, how many there are and what the room behind is like change with 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 
+from l2m_ros.types import FloatArray
 from l2m_ros.workshop.simulation import furniture as f
 from l2m_ros.workshop.simulation import materials as m
 from l2m_ros.workshop.simulation import prints
 from l2m_ros.workshop.simulation.canvas import Material, random_srgb
 from l2m_ros.workshop.simulation.surfaces import Surface, ball, box, cylinder, panel, pipe
-from l2m_ros.types import FloatArray
 
 DARK = m.metal((0.12, 0.12, 0.13))
 INCH_M = 0.0254
@@ -203,7 +204,7 @@ def _phone(rng: np.random.Generator, at: FloatArray, yaw: float) -> list[Surface
 
 def _cable(rng: np.random.Generator, at: FloatArray, yaw: float) -> list[Surface]:
     points = at + np.cumsum(rng.normal(0, 0.07, (5, 3)), axis=0) * (1, 1, 0) + (0, 0, 0.005)
-    return [pipe(a, b, 0.0035, DARK) for a, b in zip(points[:-1], points[1:], strict=True)]
+    return [pipe(a, b, 0.0035, DARK) for a, b in pairwise(points)]
 
 
 def _pens(rng: np.random.Generator, at: FloatArray, yaw: float) -> list[Surface]:

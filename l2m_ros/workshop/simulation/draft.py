@@ -21,13 +21,24 @@ TEXELS_PER_M = (10.0, 1000.0)
 MOST_TEXELS = 1400  # of a side
 FINENESS_SIGMA = 0.4  # of its log, from surface to surface
 SKIES = 6
-KINDS = tuple(varied.SHARES)
+KINDS = {
+    "desk": 0.3, "room": 0.26, "hall": 0.08, "corridor": 0.12, "street": 0.12, "yard": 0.12,
+}  # fmt: skip
+
+
+def kind_of(seed: int) -> str:
+    return _drawn(np.random.default_rng([seed, 1]))
+
+
+def _drawn(rng: np.random.Generator) -> str:
+    return str(rng.choice(list(KINDS), p=list(KINDS.values())))
 
 
 def draft_world(seed: int, kind: str | None = None) -> World:
     """The same one each time; kind: one of KINDS instead of any."""
     rng = np.random.default_rng([seed, 1])
-    kind = kind or varied.kind_of(rng)
+    drawn = _drawn(rng)
+    kind = kind or drawn
     scenery = varied.build_kind(kind, rng)
     lighting = replace(scenery.lighting, ambient_rays=4, lamp_rays=2, lumels_per_m=5.0)
     surfaces = _coarsely(scenery.surfaces, rng)

@@ -1,4 +1,4 @@
-"""Worlds of many sizes and looks, drawn from the seed: desks, rooms, halls, corridors, streets, yards.
+"""Worlds of many sizes and looks, drawn from the seed: rooms, halls, corridors, streets.
 
 Made to learn from (`l2m train depth`): no two seeds share a size, a floor or the things along the
 walls, while doors, chairs, bricks and cars keep the sizes that tell a viewer how far away they are.
@@ -10,10 +10,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from l2m_ros.types import FloatArray
+from l2m_ros.workshop.simulation import desks, grounds, prints, street
 from l2m_ros.workshop.simulation import furniture as f
 from l2m_ros.workshop.simulation import materials as m
-from l2m_ros.workshop.simulation import desks, grounds, prints, street
-from l2m_ros.types import FloatArray
 from l2m_ros.workshop.simulation.canvas import Material, random_srgb
 from l2m_ros.workshop.simulation.lighting import Lamp, Lighting
 from l2m_ros.workshop.simulation.scenery import Scenery
@@ -22,20 +22,15 @@ from l2m_ros.workshop.simulation.surfaces import Sheet, Surface, box, cylinder, 
 ORIGIN = np.zeros(2)
 CLEAR_M = 0.3  # between furniture and where a camera may be
 DEEPEST_M = 0.9  # of what stands along a wall
-SHARES = {
-    "desk": 0.3, "room": 0.26, "hall": 0.08, "corridor": 0.12, "street": 0.12, "yard": 0.12,
-}  # fmt: skip
+SHARES = {"room": 0.5, "hall": 0.12, "corridor": 0.14, "street": 0.24}
 
 
 def build(rng: np.random.Generator) -> Scenery:
-    return build_kind(kind_of(rng), rng)
-
-
-def kind_of(rng: np.random.Generator) -> str:
-    return str(rng.choice(list(SHARES), p=list(SHARES.values())))
+    return build_kind(str(rng.choice(list(SHARES), p=list(SHARES.values()))), rng)
 
 
 def build_kind(kind: str, rng: np.random.Generator) -> Scenery:
+    """One of SHARES, or a desk or a yard (`draft.py`)."""
     if kind == "street":
         return street.build(rng)
     if kind == "yard":

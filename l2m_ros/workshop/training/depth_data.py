@@ -24,6 +24,7 @@ from l2m_ros import images
 from l2m_ros.engines.backend import Array, Backend
 from l2m_ros.errors import InvalidInput
 from l2m_ros.files import read_text
+from l2m_ros.matching.mono_depth import HEAD_FEATURES
 from l2m_ros.types import ByteArray, Camera, FloatArray
 from l2m_ros.workshop.evaluation.scenes import read_rgb
 from l2m_ros.workshop.simulation.render import Rendering, render
@@ -37,7 +38,6 @@ NEAR_M = (0.3, 1.8)
 TRIES = 8
 LOWEST_M, HIGHEST_M = 0.1, 2.2  # of such a camera
 LEAST_SURFACES, LEAST_SEEN = 3, 0.003
-FEATURES = ("coarse", "middle", "context")
 
 
 @dataclass(frozen=True, eq=False)
@@ -263,6 +263,7 @@ class Samples:
     context: Array  # (N, C, h / 2, w / 2) float16 at 1/32
     labels: Array  # (N, h, w) float32, NaN = unknown
     place: Array  # (N,) int
+    family: Array  # (N,) int: the member of the head that shall not see it, -1 = none
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -273,17 +274,15 @@ def merged(parts: Sequence[Samples]) -> Samples:
     return Samples(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
-def encoded(pictures: Pictures, backend: Backend) -> Samples:
+def encoded(pictures: Pictures, backend: Backend, family: int = -1) -> Samples:
     """By the encoder of a matcher whose input has the pictures' size."""
     cells, context = [], []
     for file in pictures.jpeg:
         bgr = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR)
         tensor = np.ascontiguousarray(bgr[..., ::-1].transpose(2, 0, 1)[None], np.float32)
         found = backend.run("encode", {"image": tensor / np.float32(255.0)})
-        host = backend.to_host({name: found[name] for name in FEATURES})
-        coarse, middle = host["coarse"][0], host["middle"][0]
-        rows, columns = coarse.shape[1:]
-        halved = middle.reshape(-1, rows, 2, columns, 2).mean(axis=(2, 4))
-        cells.append(np.concatenate([coarse, halved]).astype(np.float16))
-        context.append(host["context"][0].astype(np.float16))
-    return Samples(np.stack(cells), np.stack(context), pictures.labels, pictures.place)
+        host = backend.to_host({name: found[name] for name in HEAD_FEATURES})
+        cells.append(host["eyes"][0].astype(np.float16))
+        context.append(host["eyes_wide"][0].astype(np.float16))
+    families = np.full(len(pictures), family)
+    return Samples(np.stack(cells), np.stack(context), pictures.labels, pictures.place, families)

@@ -8,14 +8,13 @@ states is measured on places that the head was not trained on: `sigmas` takes th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import chi2
 from torch import Tensor, nn
 
 from l2m_ros.errors import InvalidInput
@@ -24,6 +23,8 @@ from l2m_ros.workshop.training.depth_data import Samples
 from l2m_ros.workshop.training.loop import LoopOptions, Run, train
 from l2m_ros.workshop.training.processes import Processes
 
+LEAST_CELLS = 20  # whose depth is known
+UNKNOWN_CORRELATION = 0.9  # of neighbouring keyframes, where no recording told
 ALONE = 4  # fewer images of a place say little of its own factor
 
 
@@ -51,9 +52,11 @@ class HeadBatch:
     cells: Tensor  # (B, C, h, w) at 1/16
     context: Tensor  # (B, C, h / 2, w / 2) at 1/32
     labels: Tensor  # (B, 1, h, w), NaN = unknown
+    family: Tensor  # (B,) the member that does not learn from it
 
     def to(self, device: str) -> HeadBatch:
-        return HeadBatch(*(t.to(device) for t in (self.cells, self.context, self.labels)))
+        parts = (self.cells, self.context, self.labels, self.family)
+        return HeadBatch(*(t.to(device) for t in parts))
 
 
 class HeadBatches(Schedule):
@@ -68,7 +71,7 @@ class HeadBatches(Schedule):
     def batch(self, step: int, *, rank: int, count: int, difficulty: float) -> Any:
         part = self.part_of(self.sizes[0], count)
         rng = np.random.default_rng((self.seed, 5, step, rank))
-        cells, context, labels = [], [], []
+        cells, context, labels, family = [], [], [], []
         for which in rng.choice(len(self.groups), part, p=self.shares):
             group = self.groups[which]
             at = int(rng.integers(len(group)))
@@ -77,24 +80,29 @@ class HeadBatches(Schedule):
                 x[rng.random(len(x)) < self.dropout] = 0.0
                 kept.append(x)
             labels.append(group.labels[at])
-        arrays = (np.stack(cells), np.stack(context), np.stack(labels)[:, None])
+            family.append(group.family[at])
+        arrays = (np.stack(cells), np.stack(context), np.stack(labels)[:, None], np.array(family))
         return HeadBatch(*(torch.from_numpy(array) for array in arrays))
 
 
 def head_loss(model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, float]]:
+    """Of each member over the images that it may see."""
     found = model(batch.cells, batch.context)
-    known = torch.isfinite(batch.labels)
-    count = known.sum(dim=(1, 2, 3)).clamp_min(1)
-    error = torch.where(known, found["log_depth"] - batch.labels, 0.0)
-    factor = error.sum(dim=(1, 2, 3)) / count
-    apart = torch.where(known, (error - factor[:, None, None, None]).abs(), 0.0)
-    cells = torch.where(known, apart * torch.exp(-found["log_sigma"]) + found["log_sigma"], 0.0)
-    cells = cells.sum(dim=(1, 2, 3)) / count
-    spread = found["image_log_sigma"][:, 0]
+    known = torch.isfinite(batch.labels)  # (B, 1, h, w)
+    count = known.sum(dim=(2, 3)).clamp_min(1)
+    error = torch.where(known, found["member_log_depth"] - batch.labels, 0.0)
+    factor = error.sum(dim=(2, 3)) / count  # (B, members)
+    apart = torch.where(known, (error - factor[..., None, None]).abs(), 0.0)
+    log_sigma = found["member_log_sigma"]
+    cells = torch.where(known, apart * torch.exp(-log_sigma) + log_sigma, 0.0)
+    cells = cells.sum(dim=(2, 3)) / count
+    spread = found["member_image_log_sigma"]
     image = factor.abs() * torch.exp(-spread) + spread
-    taught = (known.sum(dim=(1, 2, 3)) > 0).float()
-    loss = ((cells + image) * taught).sum() / taught.sum().clamp_min(1)
-    return loss, {"factor": float(factor.abs().mean().detach())}
+    taught = known.sum(dim=(2, 3)) > 0
+    members = torch.arange(factor.shape[1], device=factor.device)
+    sees = (taught & (batch.family[:, None] != members)).float()
+    loss = ((cells + image) * sees).sum() / sees.sum().clamp_min(1)
+    return loss, {"factor": float((factor.abs() * sees).sum().detach() / sees.sum().clamp_min(1))}
 
 
 @torch.no_grad()
@@ -122,30 +130,81 @@ class HeadErrors:
 
 @torch.no_grad()
 def head_errors(model: nn.Module, samples: Samples) -> HeadErrors:
+    """Of the head as it is used."""
+    rows = [_row(found, samples, at) for at, found in _readings(model, samples)]
+    return _errors([row for row in rows if row])
+
+
+@torch.no_grad()
+def left_out_errors(model: nn.Module, samples: Samples) -> HeadErrors:
+    """Of each image as that member reads it which never saw such a place."""
     rows = []
+    for at, found in _readings(model, samples):
+        member = int(samples.family[at])
+        if member >= 0:
+            one = {
+                name: found[f"member_{name}"][:, member : member + 1]
+                for name in ("log_depth", "log_sigma", "image_log_sigma")
+            }
+            rows.append(_row(one, samples, at))
+    return _errors([row for row in rows if row])
+
+
+def _readings(model: nn.Module, samples: Samples) -> Iterator[tuple[int, dict[str, Tensor]]]:
     for at in range(len(samples)):
         features = (samples.cells[at], samples.context[at])
-        found = model(*(torch.from_numpy(x.astype(np.float32))[None] for x in features))
-        truth = torch.from_numpy(samples.labels[at])
-        known = torch.isfinite(truth)
-        if known.sum() < 20:
-            continue
-        error = (found["log_depth"][0, 0] - truth)[known].numpy()
-        factor = float(np.median(error))
-        stated = np.exp(found["log_sigma"][0, 0][known].numpy())
-        rows.append((
-            samples.place[at], factor, float(np.exp(found["image_log_sigma"][0, 0])),
-            1.4826 * float(np.median(np.abs(error - factor) / stated)),
-            1.4826 * float(np.median(np.abs(error - factor))),
-        ))  # fmt: skip
+        yield at, model(*(torch.from_numpy(x.astype(np.float32))[None] for x in features))
+
+
+def _row(found: dict[str, Tensor], samples: Samples, at: int) -> tuple[float, ...] | None:
+    truth = torch.from_numpy(samples.labels[at])
+    known = torch.isfinite(truth)
+    if known.sum() < LEAST_CELLS:
+        return None
+    error = (found["log_depth"][0, 0] - truth)[known].numpy()
+    factor = float(np.median(error))
+    stated = np.exp(found["log_sigma"][0, 0][known].numpy())
+    return (
+        float(samples.place[at]),
+        factor,
+        float(np.exp(found["image_log_sigma"][0, 0])),
+        1.4826 * float(np.median(np.abs(error - factor) / stated)),
+        1.4826 * float(np.median(np.abs(error - factor))),
+    )
+
+
+def _errors(rows: Sequence[tuple[float, ...]]) -> HeadErrors:
     if not rows:
         raise InvalidInput("no image with known depth to measure on")
     return HeadErrors(*(np.array(column) for column in zip(*rows, strict=True)))
 
 
+# --- what the card states ---------------------------------------------------------------------
+
+
+def stated(left_out: HeadErrors, seen_never: Sequence[HeadErrors]) -> dict[str, float]:
+    """The card's sigmas: the largest of what each kind of unseen place shows.
+
+    left_out: families of worlds, as members read them that never saw one. seen_never: held-out
+    worlds first, then recordings, which alone tell what neighbours have in common.
+    """
+    worlds, recordings = seen_never[0], seen_never[1:]
+    kinds = [sigmas(worlds), sigmas(left_out)]
+    if recordings:
+        correlation = max(neighbour_correlation(e, step=2) for e in recordings)
+        joined = HeadErrors(*(
+            np.concatenate([getattr(e, name) for e in recordings])
+            for name in HeadErrors.__dataclass_fields__
+        ))  # fmt: skip
+        kinds.append(sigmas(joined, correlation))
+    else:
+        kinds[0]["image_correlation"] = UNKNOWN_CORRELATION
+    return {name: max(kind[name] for kind in kinds) for name in kinds[0]}
+
+
 def sigmas(errors: HeadErrors, correlation: float = 0.0) -> dict[str, float]:
-    """What a card states: the place's sigma, and factors on the sigmas that the head gives."""
-    means, apart, stated = [], [], []
+    """Of one kind: the place's sigma, and factors on the sigmas that the head gives."""
+    means, apart, own_sigma = [], [], []
     for place in np.unique(errors.place):
         own = errors.place == place
         if own.sum() < ALONE:
@@ -153,15 +212,12 @@ def sigmas(errors: HeadErrors, correlation: float = 0.0) -> dict[str, float]:
         mean = float(errors.factor[own].mean())
         means.append(mean)
         apart += list(errors.factor[own] - mean)
-        stated += list(errors.image_sigma[own])
+        own_sigma += list(errors.image_sigma[own])
     if not means:
         raise InvalidInput(f"no place with {ALONE} images or more: nothing to measure sigmas on")
     return {
-        # A few places say little of the next one: the bound that holds nine times in ten.
-        "place_sigma": round(
-            float(np.sqrt(np.sum(np.square(means)) / chi2.ppf(0.1, len(means)))), 4
-        ),
-        "image_factor": round(float(np.sqrt(np.mean((np.array(apart) / stated) ** 2))), 4),
+        "place_sigma": round(float(np.sqrt(np.mean(np.square(means)))), 4),
+        "image_factor": round(float(np.sqrt(np.mean((np.array(apart) / own_sigma) ** 2))), 4),
         "cell_factor": round(float(np.median(errors.cell_ratio)), 4),
         "image_correlation": round(correlation, 4),
     }
