@@ -533,9 +533,10 @@ def test_index_of_nothing():
 
 @pytest.mark.parametrize("meta", ["", "[]", '{"cameras": {}}', '{"cameras": {"x.jpg": {}}}'])
 def test_folders_that_are_no_recording_are_refused_in_words(tmp_path, meta, capsys):
-    (tmp_path / "images").mkdir()
-    (tmp_path / "meta.json").write_text(meta)
-    assert main(["map", "build", str(tmp_path), "--out", str(tmp_path / "x.l2m")]) == 2
+    folder = tmp_path / "recording"
+    (folder / "images").mkdir(parents=True)
+    (folder / "meta.json").write_text(meta)
+    assert main(["map", "build", str(folder), "--out", str(tmp_path / "x.l2m")]) == 2
     assert "meta.json" in capsys.readouterr().err
     assert not (tmp_path / "x.l2m").exists()
 

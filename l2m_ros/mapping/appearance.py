@@ -7,6 +7,7 @@ they do not, however well the geometry fits. Brightness does not matter, what wa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -24,6 +25,7 @@ WINDOW = 7
 WHOLE = 0.85  # of a window that must be known
 DETAIL_GREY = 8.0  # standard deviation in a window; less is a plain wall
 TOGETHER = 0.5  # correlation of windows that show the same
+JUMP, JUMP_PX = 0.08, 2  # of inverse depth, over so many pixels
 BEHIND, BEHIND_M = 0.1, 0.1  # a point this much farther than the query sees is hidden there
 
 
@@ -53,6 +55,15 @@ def confirmation(query: Frame, keyframe: Frame, keyframe_from_camera: FloatArray
     return Confirmation(share, count / detail.size)
 
 
+def together(parts: Sequence[Confirmation]) -> Confirmation:
+    """What several views say of one pose: shares by their areas."""
+    area = sum(part.area for part in parts)
+    if area == 0:
+        return Confirmation(np.nan, 0.0)
+    share = sum(part.share * part.area for part in parts if part.area > 0) / area
+    return Confirmation(share, area / len(parts))
+
+
 def drawn(
     query: Frame, keyframe: Frame, keyframe_from_camera: FloatArray
 ) -> tuple[Grey, Grey, Grey] | None:
@@ -76,8 +87,24 @@ def drawn(
     where[v[inside], u[inside]] = px[inside]
     known = np.zeros(depth.shape, np.float32)
     known[v[inside], u[inside]] = 1.0
+    known[_near_jumps(depth)] = 0.0
     moved = cv2.remap(_grey(query.rgb, here), where, None, cv2.INTER_LINEAR)
+    known[moved == 0] = 0.0  # pure black is what nobody saw, as beside an image that was turned
     return _grey(keyframe.rgb, there), np.asarray(moved, np.float32), known
+
+
+def _near_jumps(depth: FloatArray) -> npt.NDArray[np.bool_]:
+    """Pixels beside an edge of depth, where a hair's breadth of the pose shows something else.
+
+    Inverse depth is linear along a plane, however it leans.
+    """
+    inverse = 1.0 / depth
+    jumps = np.zeros(depth.shape, np.uint8)
+    for axis in (0, 1):
+        before, after = (np.roll(inverse, by, axis) for by in (JUMP_PX, -JUMP_PX))
+        with np.errstate(invalid="ignore"):
+            jumps |= np.abs(before + after - 2 * inverse) > JUMP * inverse
+    return cv2.dilate(jumps, np.ones((3, 3), np.uint8)) > 0
 
 
 def _hidden(

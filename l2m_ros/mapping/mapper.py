@@ -18,10 +18,10 @@ from l2m_ros.errors import InvalidInput, MapError
 from l2m_ros.geometry import se3
 from l2m_ros.geometry.stereo import stereo_depth
 from l2m_ros.mapping import chaining, codec, descriptor, graph, joining
-from l2m_ros.mapping.appearance import confirmation
+from l2m_ros.mapping.appearance import Confirmation, confirmation, together
 from l2m_ros.mapping.likeness import cells, likeness
 from l2m_ros.mapping.options import MAPPER, MapperOptions
-from l2m_ros.mapping.places import Place, Places
+from l2m_ros.mapping.places import LOOK_ALIKES, OWN_DETAIL, Place, Places
 from l2m_ros.mapping.records import GIVEN_DEPTH, TRIANGULATED, Edge, MapKeyframe, StoredFeatures
 from l2m_ros.mapping.store import MapStore
 from l2m_ros.mapping.verification import CHI2_999_6, View, look, sigmas, unmodelled
@@ -36,6 +36,7 @@ ARRAYS_KEPT = (
     12  # keyframes whose features stay in memory: a keyframe and its candidates; lite 4 MB
 )
 SIGMAS_OF_WAY = 4.0  # that the way driven so far may be off, and still speak for a loop
+DETAIL_EDGES, FEW = 60, 8  # edges that are judged, and without so many nothing is said
 MODEL, CHECKSUM, WORLD = "model", "checksum", "world"  # names in the map's meta table
 
 
@@ -77,6 +78,7 @@ class Mapper:
         store.set_meta(
             {MODEL: matcher.name, CHECKSUM: self.places.checksum, "runs": str(self.run + 1)}
         )
+        self._look_alikes = int(known.get(LOOK_ALIKES, "0"))
         self._features_bytes = store.features_bytes()
         self._edges = store.edges()
         self._ids = store.ids()
@@ -256,27 +258,53 @@ class Mapper:
         """Whether anything but the fit itself says that this loop is right: being just before it,
         the way that was driven, or the detail of both pictures. A corridor fits itself turned
         round, and any other of its kind."""
-        if edge.a in self._recent or self._suits_the_way(edge):
+        if edge.a in self._recent:
             return True
-        o, other = self.options, self.places.place(edge.a).frame
-        sides = (
-            confirmation(frame, other, edge.a_from_b),
-            confirmation(other, frame, se3.inverse(edge.a_from_b)),
-        )
-        return all(s.share >= o.loop_share and s.area >= o.loop_area for s in sides)
+        suits, same = self._suits_the_way(edge), self._shows_the_same(edge, frame)
+        if suits is False and not same:
+            self._look_alikes += 1
+        return bool(suits or same)
 
-    def _suits_the_way(self, edge: Edge) -> bool:
-        """Whether edges so far lead there, where they are certain enough to tell places apart."""
+    def _suits_the_way(self, edge: Edge) -> bool | None:
+        """Whether edges so far lead there; None where they are too uncertain to tell."""
         if edge.a not in self.places.poses or edge.b not in self.places.poses:
-            return False
+            return None
         (a, P_a), (b, P_b) = self.places.poses[edge.a], self.places.poses[edge.b]
         d, o = se3.difference(edge.a_from_b, se3.inverse(a) @ b), self.options
         bound_m, bound_rad = (SIGMAS_OF_WAY * sigma for sigma in sigmas(P_a + P_b))
         bound_m, bound_rad = bound_m + o.gates.agree_most_m, bound_rad + o.gates.agree_most_rad
-        certain = bound_m < o.way_most_m and bound_rad < o.way_most_rad
-        return bool(
-            certain and np.linalg.norm(d[:3]) < bound_m and np.linalg.norm(d[3:]) < bound_rad
+        if bound_m > o.way_most_m or bound_rad > o.way_most_rad:
+            return None
+        return bool(np.linalg.norm(d[:3]) < bound_m and np.linalg.norm(d[3:]) < bound_rad)
+
+    def _shows_the_same(self, edge: Edge, frame: Frame) -> bool:
+        """Whether the detail is the same from either side. `frame` is b's."""
+        sides, o = self._confirmations(edge, frame), self.options
+        return all(s.share >= o.loop_share and s.area >= o.loop_area for s in sides)
+
+    def _confirmations(self, edge: Edge, frame: Frame) -> tuple[Confirmation, Confirmation]:
+        other = self.places.place(edge.a).frame
+        return (
+            confirmation(frame, other, edge.a_from_b),
+            confirmation(other, frame, se3.inverse(edge.a_from_b)),
         )
+
+    def judge_detail(self) -> None:
+        """How well the map's own views agree in detail, and whether places in it look alike: what
+        a picture must show to be found here."""
+        used = [e for e in self._edges if e.kind in ("odometry", "loop")]
+        used = [e for e in used if e.a in self.places.poses and e.b in self.places.poses]
+        rng = np.random.default_rng(0)
+        shares = []
+        for number in rng.permutation(len(used))[:DETAIL_EDGES]:
+            edge = used[number]
+            sides = self._confirmations(edge, self.places.place(edge.b).frame)
+            if (both := together(sides)).area > self.options.loop_area:
+                shares.append(both.share)
+        if len(shares) >= FEW:
+            own = float(np.percentile(shares, 10))
+            alike = str(self._look_alikes)
+            self.store.set_meta({OWN_DETAIL: f"{own:.3f}", LOOK_ALIKES: alike})
 
     def _alike(self, place: Place, id: int) -> bool:
         """Whether a match of the two is worth its time."""
@@ -367,6 +395,7 @@ class Mapper:
         self.drop_unproven()
         self.optimise()
         self.triangulate()
+        self.judge_detail()
         if self.options.max_keyframes:
             self.thin(self.options.max_keyframes)
 

@@ -18,6 +18,7 @@ from l2m_ros.matching import portable
 from l2m_ros.matching.matcher import Matcher
 from l2m_ros.types import FloatArray, Frame, Reference
 
+OWN_DETAIL, LOOK_ALIKES = "own_detail", "look_alikes"  # in the map's meta table
 CACHED = 48  # keyframes kept decoded; lite needs 6 MB each
 
 
@@ -51,6 +52,9 @@ class Places:
         content = self.store.vocabulary()
         self.vocabulary = None if content is None else Vocabulary.from_bytes(content)
         self.index = PlaceIndex(*self.store.descriptors())
+        meta = self.store.meta()
+        self.own_detail = float(meta.get(OWN_DETAIL, "0"))  # share of it that views here agree in
+        self.look_alikes = int(meta.get(LOOK_ALIKES, "0"))  # loops that led to a wrong place
 
     @property
     def fits(self) -> bool:

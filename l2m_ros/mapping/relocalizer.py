@@ -8,13 +8,14 @@ An image that is found nowhere is turned about the optical axis and searched for
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from l2m_ros.errors import MapError
 from l2m_ros.geometry import se3
+from l2m_ros.mapping.appearance import Confirmation, confirmation, together
 from l2m_ros.mapping.likeness import Cells, cells, likeness
 from l2m_ros.mapping.options import RELOCALIZER, Hint, RelocalizerOptions, ViewGates
 from l2m_ros.mapping.places import Places
@@ -52,6 +53,7 @@ class Query:
     frame: Frame
     features: Features
     camera_from_frame: FloatArray
+    original: Frame  # as it came
     cells: Cells | None = None
     nearest: tuple[tuple[int, float], ...] = ()  # keyframes and their similarity, best first
 
@@ -65,7 +67,7 @@ class Relocalizer:
     def localize(self, frame: Frame, hint: Hint | None = None) -> Localized | Lost:
         times = StageTimes()
         with times.stage("encode"):
-            query = Query(frame, self.places.matcher.encode(frame.rgb), np.eye(4))
+            query = Query(frame, self.places.matcher.encode(frame.rgb), np.eye(4), frame)
         if hint is not None:
             found = self._by_hint(query, hint, times)
             if found is not None:
@@ -87,7 +89,9 @@ class Relocalizer:
             frame, camera_from_turned = rolled(upright.frame, np.radians(degrees))
             with times.stage("encode"):
                 features = self.places.matcher.encode(frame.rgb)
-            queries.append(self._retrieved(Query(frame, features, camera_from_turned), times))
+            queries.append(
+                self._retrieved(Query(frame, features, camera_from_turned, upright.original), times)
+            )
         return sorted(queries, key=lambda query: -_similarity(query))
 
     def _retrieved(self, query: Query, times: StageTimes) -> Query:
@@ -115,8 +119,33 @@ class Relocalizer:
             words = f"{len(found)} keyframes see this place, two must agree"
             why = f" ({lost[-1].detail})" if lost else ""
             return Lost(LostReason.UNKNOWN_PLACE, words + why)
-        rival = self._rival(query, best, found, times)
-        return rival or _answer(best, query, times, hinted=False)
+        with times.stage("detail"):
+            detail = self._detail(query, best)
+        doubt = self._contradicted(detail) or self._rival(query, best, detail, found, times)
+        return doubt or _answer(best, query, times, hinted=False)
+
+    def _detail(self, query: Query, sightings: Sequence[Sighting]) -> Confirmation:
+        """How much of the detail in the keyframes' pictures is in the query, where it should be."""
+        frame_from_camera = se3.inverse(query.camera_from_frame)
+        parts = []
+        for s in sightings[: self.options.agreeing]:
+            keyframe = self.places.place(s.view.keyframe).frame
+            pose = s.view.keyframe_from_camera @ frame_from_camera
+            parts.append(confirmation(query.original, keyframe, pose))
+        return together(parts)
+
+    def _contradicted(self, detail: Confirmation) -> Lost | None:
+        o, places = self.options, self.places
+        least = o.min_detail
+        if places.look_alikes > o.repetitive * len(places.poses):
+            least = max(least, places.own_detail - o.own_detail_margin)
+        if detail.area < o.detail_area or detail.share >= least:
+            return None
+        words = f"of the detail in the picture {100 * detail.share:.0f} % is as in the map"
+        return Lost(
+            LostReason.UNKNOWN_PLACE, f"{words}, {100 * least:.0f} % is the least here: another "
+            "place that looks alike, or much has changed"
+        )  # fmt: skip
 
     def _nearest(self, local: np.ndarray) -> list[tuple[int, float]]:
         places = self.places
@@ -164,7 +193,12 @@ class Relocalizer:
         return view if isinstance(view, Lost) else sighted(view, *self.places.poses[id])
 
     def _rival(
-        self, query: Query, best: list[Sighting], found: list[Sighting], times: StageTimes
+        self,
+        query: Query,
+        best: list[Sighting],
+        detail: Confirmation,
+        found: list[Sighting],
+        times: StageTimes,
     ) -> Lost | None:
         """Another part of the map that looks as much like this image, or None."""
         place, _ = combined(best)
@@ -182,13 +216,19 @@ class Relocalizer:
                     known[id] = sighting
         for other in known.values():
             away_m = np.linalg.norm(other.map_from_camera[:3, 3] - place[:3, 3])
-            if away_m > self.options.rival_m:
+            if away_m > self.options.rival_m and not self._clear(query, detail, other):
                 return Lost(
                     LostReason.AMBIGUOUS,
                     f"keyframes {best[0].view.keyframe} and {other.view.keyframe}, "
                     f"{away_m:.1f} m apart in the map, look alike from here",
                 )
         return None
+
+    def _clear(self, query: Query, detail: Confirmation, other: Sighting) -> bool:
+        """Whether the detail tells this place from the other one."""
+        there, o = self._detail(query, [other]), self.options
+        seen = min(detail.area, there.area) >= o.detail_area
+        return seen and detail.share - there.share > o.clear_detail
 
     def _by_hint(self, query: Query, hint: Hint, times: StageTimes) -> Localized | None:
         """One view that suits the hint is enough: the hint is the second witness."""
