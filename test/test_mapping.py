@@ -374,6 +374,26 @@ def test_components_and_bridges():
     np.testing.assert_allclose(np.diag(bridge.covariance), 2.0)
 
 
+def test_map_knows_how_well_its_own_views_agree(store, matcher):
+    places = Places(store, matcher)
+    assert 0.9 < places.own_detail <= 1.0 and places.look_alikes == 0
+
+
+def test_more_detail_must_agree_where_places_of_the_map_were_mistaken(store, matcher):
+    """Another poster on a part of the wall: found where the map is unlike itself, else not."""
+    frame = frame_at(NEAR)
+    rgb = frame.rgb.copy()
+    rgb[:, 230:] = texture(WIDTH, HEIGHT, 33)[:, 230:]
+    changed = replace(frame, rgb=rgb)
+    places = Places(store, matcher)
+    relocalizer = Relocalizer(places)
+    assert isinstance(relocalizer.localize(changed), Localized)
+    places.look_alikes = 3
+    lost = relocalizer.localize(changed)
+    assert isinstance(lost, Lost) and "looks alike" in lost.detail
+    assert isinstance(relocalizer.localize(frame), Localized)
+
+
 def two_parts(loops):
     """Ids and edges of two straight drives, and loops (a, b, offset) from the first to the second,
     which begins 3 m to the right."""
@@ -395,7 +415,8 @@ def test_parts_are_joined_by_loops_that_agree_and_by_no_others():
     for loops, believed in (
         (right[:2], []),
         (misled, []),
-        ([(1, 11, exact), (1, 12, exact), (1, 11, pose(x=0.01))], []),  # one keyframe too few
+        ([(1, 11, exact), (1, 12, exact), (1, 13, exact)], []),  # by one keyframe
+        ([(2, 11, exact), (1, 12, exact), (1, 13, exact)], []),  # by two
         ([(2, 13, wrong), *right, (4, 15, other)], right),
     ):
         ids, edges = two_parts(loops)

@@ -8,6 +8,7 @@ not.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,7 +21,7 @@ from l2m_ros.mapping.options import ViewGates
 from l2m_ros.mapping.records import Edge, outward
 from l2m_ros.types import FloatArray
 
-JOINING = 3  # loops that agree, and as many keyframes of one of the parts
+JOINING = 3  # loops that agree, and as many keyframes of either part, if it has them
 WAY_PER_M = 0.03  # that a part may be bent
 
 
@@ -78,12 +79,19 @@ def _largest_joint(
     for edge in far:
         turned = outward(edge, edge.a if part[edge.a] < part[edge.b] else edge.b)
         between.setdefault((part[turned.a], part[turned.b]), []).append(turned)
-    joints = (_agreeing(loops, poses, gates) for loops in between.values())
+    sizes = Counter(part.values())
+    joints = [
+        _agreeing(loops, poses, gates, (sizes[a], sizes[b])) for (a, b), loops in between.items()
+    ]
     return max(joints, key=len, default=[])
 
 
-def _agreeing(loops: list[Edge], poses: Poses, gates: ViewGates) -> list[Edge]:
-    """The most of them that say the same as one of them, if that are enough."""
+def _agreeing(
+    loops: list[Edge], poses: Poses, gates: ViewGates, sizes: tuple[int, int]
+) -> list[Edge]:
+    """The most of them that say the same as one of them, if that are enough. `sizes` of the parts:
+    one keyframe that looks like another place sees all of it wrong."""
+    least = [min(JOINING, size) for size in sizes]
     a, b = (np.stack([poses[id] for id in ids]) for ids in _ends(loops))
     straight = a @ np.stack([edge.a_from_b for edge in loops])
     best: list[Edge] = []
@@ -96,7 +104,8 @@ def _agreeing(loops: list[Edge], poses: Poses, gates: ViewGates) -> list[Edge]:
             turn.magnitude() < gates.agree_most_rad
         )
         some = [loop, *(loops[j] for j in np.flatnonzero(agree) if j != i)]
-        if len(some) > len(best) and max(len(set(ids)) for ids in _ends(some)) >= JOINING:
+        seen = [len(set(ids)) for ids in _ends(some)]
+        if len(some) >= max(JOINING, len(best) + 1) and seen[0] >= least[0] and seen[1] >= least[1]:
             best = some
     return best
 

@@ -78,6 +78,7 @@ class Mapper:
         store.set_meta(
             {MODEL: matcher.name, CHECKSUM: self.places.checksum, "runs": str(self.run + 1)}
         )
+        self._refused: list[Edge] = []  # loops without a second witness
         self._look_alikes = int(known.get(LOOK_ALIKES, "0"))
         self._features_bytes = store.features_bytes()
         self._edges = store.edges()
@@ -260,21 +261,21 @@ class Mapper:
         round, and any other of its kind."""
         if edge.a in self._recent:
             return True
-        suits, same = self._suits_the_way(edge), self._shows_the_same(edge, frame)
-        if suits is False and not same:
-            self._look_alikes += 1
-        return bool(suits or same)
+        if self._suits_the_way(edge) or self._shows_the_same(edge, frame):
+            return True
+        self._refused.append(edge)
+        return False
 
-    def _suits_the_way(self, edge: Edge) -> bool | None:
-        """Whether edges so far lead there; None where they are too uncertain to tell."""
+    def _suits_the_way(self, edge: Edge) -> bool:
+        """Whether edges so far lead there, and are certain enough to tell places apart."""
         if edge.a not in self.places.poses or edge.b not in self.places.poses:
-            return None
+            return False
         (a, P_a), (b, P_b) = self.places.poses[edge.a], self.places.poses[edge.b]
         d, o = se3.difference(edge.a_from_b, se3.inverse(a) @ b), self.options
         bound_m, bound_rad = (SIGMAS_OF_WAY * sigma for sigma in sigmas(P_a + P_b))
         bound_m, bound_rad = bound_m + o.gates.agree_most_m, bound_rad + o.gates.agree_most_rad
         if bound_m > o.way_most_m or bound_rad > o.way_most_rad:
-            return None
+            return False
         return bool(np.linalg.norm(d[:3]) < bound_m and np.linalg.norm(d[3:]) < bound_rad)
 
     def _shows_the_same(self, edge: Edge, frame: Frame) -> bool:
@@ -301,10 +302,19 @@ class Mapper:
             sides = self._confirmations(edge, self.places.place(edge.b).frame)
             if (both := together(sides)).area > self.options.loop_area:
                 shares.append(both.share)
-        if len(shares) >= FEW:
-            own = float(np.percentile(shares, 10))
-            alike = str(self._look_alikes)
-            self.store.set_meta({OWN_DETAIL: f"{own:.3f}", LOOK_ALIKES: alike})
+        self._look_alikes += sum(map(self._is_look_alike, self._refused))
+        self._refused.clear()
+        own = float(np.percentile(shares, 10)) if len(shares) >= FEW else 0.0
+        self.store.set_meta({OWN_DETAIL: f"{own:.3f}", LOOK_ALIKES: str(self._look_alikes)})
+
+    def _is_look_alike(self, edge: Edge) -> bool:
+        """Whether a loop that fitted from either side leads to another place of the map."""
+        poses = self.places.poses
+        if edge.a not in poses or edge.b not in poses:
+            return False
+        d = se3.difference(edge.a_from_b, se3.inverse(poses[edge.a][0]) @ poses[edge.b][0])
+        far_m, far_rad = self.options.way_most_m, self.options.way_most_rad
+        return bool(np.linalg.norm(d[:3]) > far_m or np.linalg.norm(d[3:]) > far_rad)
 
     def _alike(self, place: Place, id: int) -> bool:
         """Whether a match of the two is worth its time."""

@@ -134,11 +134,15 @@ class Relocalizer:
             parts.append(confirmation(query.original, keyframe, pose))
         return together(parts)
 
+    def _is_repetitive(self) -> bool:
+        """Whether places of this map look alike."""
+        return self.places.look_alikes > self.options.repetitive * len(self.places.poses)
+
     def _contradicted(self, detail: Confirmation) -> Lost | None:
-        o, places = self.options, self.places
+        o = self.options
         least = o.min_detail
-        if places.look_alikes > o.repetitive * len(places.poses):
-            least = max(least, places.own_detail - o.own_detail_margin)
+        if self._is_repetitive():
+            least = max(least, self.places.own_detail - o.own_detail_margin)
         if detail.area < o.detail_area or detail.share >= least:
             return None
         words = f"of the detail in the picture {100 * detail.share:.0f} % is as in the map"
@@ -209,7 +213,7 @@ class Relocalizer:
             if view_distance(self.places.poses[id][0][None], place)[0] > self.options.rival_m
         ]
         least = self.options.rival_similarity * _similarity(query)
-        for id, similarity in others[:2]:
+        for id, similarity in others[: 4 if self._is_repetitive() else 2]:
             if id not in known and similarity >= least:
                 sighting = self._sighting(query, id, times)
                 if isinstance(sighting, Sighting):
@@ -234,7 +238,9 @@ class Relocalizer:
         """One view that suits the hint is enough: the hint is the second witness."""
         for id in self.places.near(hint.map_from_camera, self.options.hinted_tries):
             sighting = self._sighting(query, id, times)
-            if isinstance(sighting, Sighting) and suits(sighting, hint):
+            if isinstance(sighting, Lost) or not suits(sighting, hint):
+                continue
+            if self._contradicted(self._detail(query, [sighting])) is None:
                 return _answer([sighting], query, times, hinted=True)
         return None
 
