@@ -296,6 +296,27 @@ def test_folders_that_are_added_to_may_hold_the_input(office, tmp_path):
     assert (tmp_path / "sparse" / "0" / "images.txt").is_file() and office.is_file()
 
 
+NUMBERS = [
+    ["map", "build", "{posed}", "--out", "{out}", "--every-m", "nan"],
+    ["map", "build", "{posed}", "--out", "{out}", "--every-m", "inf"],
+    ["map", "build", "{posed}", "--out", "{out}", "--features-mb", "nan"],
+    ["map", "build", "{posed}", "--out", "{out}", "--max-keyframes", "-1"],
+    ["train", "encoder", "--minutes", "nan"],
+    ["train", "depth", "--pairs-share", "nan", "--steps", "1"],
+    ["train", "metric", "--steps", "0"],
+    ["train", "encoder", "--steps", "1", "--seed", "-1"],
+]
+
+
+@pytest.mark.parametrize("words", NUMBERS, ids=" ".join)
+def test_numbers_that_cannot_be_are_refused_before_the_work(words, posed, tmp_path, capsys):
+    pytest.importorskip("torch")
+    (posed / "meta.json").write_text(json.dumps(meta()))
+    given = {"posed": posed, "out": tmp_path / "out"}
+    assert cli.main([word.format(**given) for word in words]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 def test_no_processes_do_nothing():
     for count in (0, -3):
         with pytest.raises(InvalidInput, match="at least 1"):

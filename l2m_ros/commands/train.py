@@ -22,7 +22,7 @@ from pathlib import Path
 from l2m_ros.commands.train_decoder import run_decoder
 from l2m_ros.commands.train_depth import run_depth
 from l2m_ros.commands.train_encoder import add_encoder_arguments, run_encoder
-from l2m_ros.commands.train_input import check_device
+from l2m_ros.commands.train_input import check_amounts, check_device
 from l2m_ros.commands.train_metric import run_metric
 from l2m_ros.files import check_outputs
 
@@ -85,6 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     read = [args.sequences, args.measure, args.photographs, args.scenes, args.depth, *args.pairs]
     check_outputs([], read, [args.out])
+    check_amounts(args)
     if args.stage == "decoder":
         return run_decoder(args)  # its config may name the device
     check_device(args.device or "cpu")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,18 @@ def config_folder() -> Path:
     checkout = Path(__file__).resolve().parents[2] / "config" / "train"
     installed = Path(sys.prefix) / "share" / "l2m_ros" / "config" / "train"
     return checkout if checkout.is_dir() else installed
+
+
+def check_amounts(args: argparse.Namespace) -> None:
+    """Before worlds are rendered for minutes: the numbers of the command line can be."""
+    if args.minutes is not None and not 0 < args.minutes < math.inf:
+        raise InvalidInput(f"training needs a positive number of minutes, got {args.minutes}")
+    if args.steps is not None and args.steps < 1:
+        raise InvalidInput(f"training needs a positive number of steps, got {args.steps}")
+    if args.seed is not None and not 0 <= args.seed < 2**31:
+        raise InvalidInput(f"seed {args.seed}: it lies from 0 to {2**31 - 1}")
+    if not 0 <= args.pairs_share <= 1:
+        raise InvalidInput(f"--pairs-share {args.pairs_share}: it lies from 0 to 1")
 
 
 def settings_of(path: Path) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
+from l2m_ros.errors import InvalidInput
 from l2m_ros.geometry.pose_problem import PoseOptions
 from l2m_ros.types import FloatArray
 
@@ -82,12 +84,23 @@ class MapperOptions:
     gates: ViewGates = field(default_factory=ViewGates)
     pose: PoseOptions = field(default_factory=PoseOptions)
 
+    def __post_init__(self) -> None:
+        if self.max_keyframes < 0 or not self.features_mb >= 0:
+            raise InvalidInput(
+                "a map holds 0 (no bound) or more keyframes and 0 MB of features or more, got "
+                f"{self.max_keyframes} and {self.features_mb}"
+            )
+
 
 @dataclass(frozen=True)
 class PickerOptions:
     """A new view is one that differs by `every_m` from the keyframes of this drive."""
 
     every_m: float = 0.12  # metres, a turn counted as `places.VIEW_RAD_PER_M` says
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.every_m < math.inf:
+            raise InvalidInput(f"keyframes lie 0 metres or more apart, got {self.every_m}")
 
 
 @dataclass(frozen=True)

@@ -230,7 +230,7 @@ class SqliteStore(sql.SqlStore):
 def _words(path: Path, error: sqlite3.Error) -> str:
     """One line with the remedy."""
     text = str(error)
-    if "full" in text:
+    if "full" in text or "disk I/O" in text:
         return f"{path}: the disk is full; free some space and save again (nothing was lost)"
     if "readonly" in text or "read-only" in text:
         return f"{path} is read-only: open it with map.mode localize, or chmod u+w it"
