@@ -195,7 +195,7 @@ SOURCES = {
 @pytest.mark.parametrize("marker", SOURCES)
 def test_posed_images_of_other_programs_that_cannot_be_used(posed, marker):
     pytest.importorskip("torch")
-    from l2m_ros.workshop.gaussians.captures import load_captures
+    from l2m_ros.workshop.gaussians.sources import load_captures
 
     rows = "".join(f"{i} 0 0 0 0 0 0 0 {i % 2} {i}.png\n\n" for i in range(4))
     (posed / "images.txt").write_text(rows)

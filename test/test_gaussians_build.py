@@ -15,7 +15,7 @@ from l2m_ros.errors import InvalidInput
 from l2m_ros.types import Camera, DenseMatch
 from l2m_ros.workshop.gaussians import build as building
 from l2m_ros.workshop.gaussians.build import BuildOptions, build_scene
-from l2m_ros.workshop.gaussians.captures import Capture, load_captures
+from l2m_ros.workshop.gaussians.captures import Capture
 from l2m_ros.workshop.gaussians.check import _chained, check_scene, symmetric_epipolar
 from l2m_ros.workshop.gaussians.cpu import CpuRasterizer
 from l2m_ros.workshop.gaussians.density import grown, pruned
@@ -34,6 +34,7 @@ from l2m_ros.workshop.gaussians.model import PosedCamera
 from l2m_ros.workshop.gaussians.ply import read_ply
 from l2m_ros.workshop.gaussians.record import read_record
 from l2m_ros.workshop.gaussians.rendering import render
+from l2m_ros.workshop.gaussians.sources import load_captures
 
 WIDTH, HEIGHT, VIEWS = 64, 48, 12
 K = np.array([[50.0, 0, 31.5], [0, 50.0, 23.5], [0, 0, 1]])

@@ -1,11 +1,11 @@
 """Scenes of Gaussians: build one from posed images, check its labels, make training pairs.
 
-  l2m splat build FOLDER --out scene.ply [--minutes 10]     fit Gaussians to posed images
+  l2m splat build SOURCE --out scene.ply [--minutes 10]     fit Gaussians to posed images
   l2m splat check scene.ply [--json]                        how exact its labels are
   l2m splat pairs scene.ply --views 200 --out DIR           shards as `l2m lift` writes them
 
-FOLDER holds meta.json (a scene, a sequence, or what l2m simulate wrote), nerfstudio's
-transforms.json, or COLMAP's text files.
+SOURCE is a folder with meta.json (a scene, a sequence, or what l2m simulate wrote), nerfstudio's
+transforms.json or COLMAP's text files; a keyframe map (office.l2m); or a bag with truth.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _build_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, metavar="FOLDER", help="posed images")
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="posed images")
     parser.add_argument("--out", type=Path, required=True, metavar="SCENE.ply")
     parser.add_argument("--minutes", type=float, help="time for the fit (default: by --steps)")
     parser.add_argument("--steps", type=int, default=2000, help="of the fit (default 2000)")
@@ -58,7 +58,7 @@ def _build_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _check_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("scene", type=Path, metavar="SCENE.ply")
-    parser.add_argument("--source", type=Path, metavar="FOLDER", help="the images, if they moved")
+    parser.add_argument("--source", type=Path, metavar="SOURCE", help="the images, if they moved")
     _shared(parser)
 
 
@@ -75,7 +75,7 @@ def _pairs_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--relight", type=float, default=0.3, help="share of views (default 0.3)")
     parser.add_argument("--per-shard", type=int, default=64, help="pairs (default 64)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--source", type=Path, metavar="FOLDER", help="cameras of a foreign scene")
+    parser.add_argument("--source", type=Path, metavar="SOURCE", help="cameras of a foreign scene")
     add_runner_arguments(parser)
     parser.add_argument(
         "--picture", type=Path, metavar="FILE", help="draw the first 12 pairs with their matches"

@@ -18,8 +18,8 @@ from l2m_ros.types import ByteArray, FloatArray
 from l2m_ros.workshop.encoder.lifted_views import PROCEDURAL, orbit, relief_of, view_of
 from l2m_ros.workshop.encoder.patch_encoders import FeatureMap
 from l2m_ros.workshop.encoder.photographs import Photograph
-from l2m_ros.workshop.gaussians.captures import load_captures
 from l2m_ros.workshop.gaussians.labels import label_between
+from l2m_ros.workshop.gaussians.sources import load_captures
 from l2m_ros.workshop.lifting.depth import DepthSource
 from l2m_ros.workshop.lifting.pairs import warp_between
 from l2m_ros.workshop.lifting.sky import sky_by_rule

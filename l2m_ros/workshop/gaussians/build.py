@@ -21,7 +21,7 @@ import torch
 from l2m_ros.errors import InvalidInput
 from l2m_ros.matching.catalogue import load_matcher
 from l2m_ros.progress import progress
-from l2m_ros.workshop.gaussians.captures import Capture, Captures, load_captures
+from l2m_ros.workshop.gaussians.captures import Capture, Captures
 from l2m_ros.workshop.gaussians.choice import load_rasterizer
 from l2m_ros.workshop.gaussians.covering import points_in_holes
 from l2m_ros.workshop.gaussians.fit import Fit, FitOptions, psnr_on
@@ -39,6 +39,7 @@ from l2m_ros.workshop.gaussians.model import Gaussians
 from l2m_ros.workshop.gaussians.ply import write_ply
 from l2m_ros.workshop.gaussians.rasterizer import Rasterizer
 from l2m_ros.workshop.gaussians.record import plain_path, write_record
+from l2m_ros.workshop.gaussians.sources import load_captures
 from l2m_ros.workshop.training.checkpoint import load, save
 
 STORE_EVERY_S = 60.0

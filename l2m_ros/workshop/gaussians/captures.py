@@ -64,7 +64,7 @@ class Captures:
         return [c for i, c in enumerate(self.items) if i % HOLD_OUT_EVERY != HOLD_OUT_FIRST]
 
 
-def load_captures(
+def load_folder(
     source: Path, *, longest_px: int = 320, limit: int = 200, only: Collection[str] | None = None
 ) -> Captures:
     """At most `limit` images, spread over the source, shrunk to `longest_px`.

@@ -37,13 +37,14 @@ from l2m_ros.matching.catalogue import load_matcher
 from l2m_ros.matching.sampling import correspondences
 from l2m_ros.progress import progress
 from l2m_ros.types import FloatArray
-from l2m_ros.workshop.gaussians.captures import Capture, Captures, load_captures
+from l2m_ros.workshop.gaussians.captures import Capture, Captures
 from l2m_ros.workshop.gaussians.fit import psnr_on
 from l2m_ros.workshop.gaussians.initial import triangulate
 from l2m_ros.workshop.gaussians.labels import depth_at, label_between
 from l2m_ros.workshop.gaussians.model import Gaussians, PosedCamera
 from l2m_ros.workshop.gaussians.rasterizer import Rasterizer
 from l2m_ros.workshop.gaussians.rendering import render
+from l2m_ros.workshop.gaussians.sources import load_captures
 
 WAYS = ("alpha", "dominant", "plane", "plane_regularised")
 NEAR_VIEWS = 4  # around each held-out view; every ordered pair of them is a chain

@@ -79,7 +79,7 @@ def scene_views(scene: Path, rasterizer: str = "auto", source: Path | None = Non
     """The scene with the cameras that it was built from (or those of a folder of images)."""
     cameras: dict[str, PosedCamera]
     if source is not None:
-        from l2m_ros.workshop.gaussians.captures import load_captures
+        from l2m_ros.workshop.gaussians.sources import load_captures
 
         cameras = {capture.name: capture.view for capture in load_captures(source).items}
     else:

@@ -16,8 +16,9 @@ import numpy as np
 from l2m_ros.errors import InvalidInput
 from l2m_ros.files import foreign_values, read_json, write_whole
 from l2m_ros.types import Camera
-from l2m_ros.workshop.gaussians.captures import Capture, Captures, camera_pose, load_captures
+from l2m_ros.workshop.gaussians.captures import Capture, Captures, camera_pose
 from l2m_ros.workshop.gaussians.model import PosedCamera
+from l2m_ros.workshop.gaussians.sources import load_captures
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Record:
     def captures(self, source: Path | None = None) -> Captures:
         """The images again, from where they were or from `source`."""
         at = source or self.source
-        if not at.is_dir():
+        if not at.exists():
             raise InvalidInput(f"{at}: the images are not there any more: name them by --source")
         return load_captures(at, longest_px=self.longest_px, limit=self.views)
 
