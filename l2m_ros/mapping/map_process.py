@@ -67,7 +67,7 @@ class MapProcess:
         self._answers: deque[wire.Message] = deque()
         self._due_ns = 0
         self._epoch = 0  # of what is known: grows when it is forgotten
-        self._stopping = False
+        self._stopping = self._loaded = False
         self._pause_s = FIRST_PAUSE_S
         self._child: _Child | None = None
         self.fix: MapFix | None = None
@@ -158,6 +158,11 @@ class MapProcess:
         )
         self._waiting.append(wire.Message("relocalize", {}, poses))
 
+    def wait_until_loaded(self, timeout_s: float) -> bool:
+        """Whether the process has its model, or has said why it has none."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._loaded or self._stopping, timeout_s)
+
     def answers(self, timeout_s: float) -> list[wire.Message]:
         """What the process has said since the last call."""
         with self._changed:
@@ -225,16 +230,18 @@ class MapProcess:
     def _read(self) -> None:
         """Starts the process, reads its answers, and starts another one where it dies."""
         while not self._stopping:
-            child = self._start()
-            code = self._read_all(child)
+            try:
+                code = self._read_all(self._start())
+                how = f"ended (signal {-code})" if code < 0 else f"ended (code {code})"
+            except OSError as error:  # no memory, no processes left
+                how = f"could not begin ({error})"
             with self._changed:
                 self._child = None
                 if self._stopping:
                     return
-                how = f"signal {-code}" if code < 0 else f"code {code}"
                 self.restarts += 1
                 pause_s, self._pause_s = self._pause_s, min(2 * self._pause_s, LONGEST_PAUSE_S)
-                words = f"the map's process ended ({how}); another one begins in {pause_s:g} s"
+                words = f"the map's process {how}; another one begins in {pause_s:g} s"
                 self._answers.append(wire.Message("answer", {"asked": DIED, "error": words}))
                 self._changed.notify_all()
                 self._changed.wait_for(lambda: self._stopping, pause_s)
@@ -256,6 +263,7 @@ class MapProcess:
             "matcher": dict(self._spec.matcher),
             "options": asdict(self.options),
             "nice": self.options.nice,
+            "nice_at_once": self.restarts > 0,  # the first time, tracking waits for the model
         }
         child = _Child(process)
         with self._changed:
@@ -287,6 +295,7 @@ class MapProcess:
         values, arrays = message.values, message.arrays
         with self._changed:
             child.busy = False
+            self._loaded |= values["asked"] == "begin"
             self.version = values.get("version", self.version)
             fix = values.get("fix")
             if fix is not None and values["epoch"] == self._epoch:

@@ -117,9 +117,13 @@ def main() -> None:
     worker = Worker()
     with contextlib.suppress(BrokenPipeError):
         while (message := wire.read(asked)) is not None:
-            if message.what == "begin":
+            begins = message.what == "begin"
+            if begins and message.values["nice_at_once"]:
                 _be_nice(int(message.values["nice"]))
-            wire.write(answers, worker.answer(message))
+            answer = worker.answer(message)
+            if begins and not message.values["nice_at_once"]:
+                _be_nice(int(message.values["nice"]))
+            wire.write(answers, answer)
     worker.close()
     os._exit(0)  # the watching thread and engines' own threads are not waited for
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ from l2m_ros.tracking.odometry import OdometrySample
 from l2m_ros.types import FloatArray
 
 WAIT_S = 0.2
+LOADING_S = 30.0  # of the map's model; goes on without it then
 PATH_KEPT = 5000
 PATH_EVERY_M = 0.05
 SHOW_EVERY_S = 2.0  # ~/map_keyframes, at most
@@ -242,15 +243,21 @@ TOPICS = {
 }
 
 
-def start_map(node: LifecycleNode, health: Health, values: Values) -> MapThread | None:
-    """None where no map is asked for."""
+def start_map(
+    node: LifecycleNode, health: Health, values: Values, alive: Callable[[], bool]
+) -> MapThread | None:
+    """None where no map is asked for. Waits for the model, as configure does for tracking's."""
     if values["map.mode"] == OFF:
         return None
+    end_s = time.monotonic() + LOADING_S
     names = [values[f"frames.{name}"] for name in ("odom", "base", "keyframe", "map")]
     spec = Spec(values["model"], map_matcher_options(values), map_options(values))
+    process = MapProcess(spec)
+    while alive() and time.monotonic() < end_s and not process.wait_until_loaded(WAIT_S):
+        continue
     return MapThread(
         node,
-        MapProcess(spec),
+        process,
         health,
         FrameNames(*names),
         publish_tf=values["map.publish_tf"],

@@ -126,7 +126,7 @@ class MatcherNode(LifecycleNode):
         assert self._tracker is not None and self._outputs is not None  # configure made them
         self._tracker.reset()  # the robot may have been carried away meanwhile
         config = NodeConfig.from_parameters(self._values())
-        self._map = start_map(self, self.health, self._values())
+        self._map = start_map(self, self.health, self._values(), self._alive)
         self._pipeline = FramePipeline(
             self, self._tracker, self._outputs, self.health, config, self._map
         )
