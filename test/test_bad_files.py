@@ -88,6 +88,20 @@ def test_bombs_are_refused_before_memory_is_spent(kind, tmp_path):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb < 50_000
 
 
+@pytest.mark.parametrize("length", [1 << 20, 0x81B20000, 0xE0FFFFFF])
+def test_a_png_whose_chunk_claims_more_than_there_is(length):
+    """Found by coverage-guided fuzzing, in 79 bytes of a compressedDepth message."""
+    whole = cv2.imencode(".png", np.full((20, 24), 700, np.uint16))[1].tobytes()
+    at = whole.index(b"IDAT") - 4
+    lying = whole[:at] + length.to_bytes(4, "big") + whole[at + 4 :]
+    extra = length.to_bytes(4, "big") + b"tEXt"
+    for content in (lying, whole[:at] + extra + whole[at:]):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with pytest.raises(InvalidInput, match="end is missing"):
+            decoded(content, "x", cv2.IMREAD_UNCHANGED)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+
+
 def test_a_limit_may_be_set():
     data = encoded(".png")
     assert decompress(data, SizeLimits(pixels=64 * 48)).shape == (48, 64, 3)
