@@ -16,6 +16,7 @@ from l2m_ros.geometry.absolute import absolute_pose
 from l2m_ros.geometry.agreement import CHI2_999_5, disagreement
 from l2m_ros.geometry.covariance import admit, direction_covariance
 from l2m_ros.geometry.depth_check import depth_check
+from l2m_ros.geometry.fusion import fused
 from l2m_ros.geometry.length import Length, length_from_depths
 from l2m_ros.geometry.pose_problem import MIN_MATCHES, PoseProblem
 from l2m_ros.geometry.rays import RayPairs, focal_px
@@ -31,6 +32,9 @@ ACROSS = 3.0  # lengths: a prior on the length alone says nothing across the dir
 # 60 degrees off at 30 degrees claimed, was scaled to a fifth of its length.
 MAX_VAGUE_RAD = 0.3
 CHI2_99_3 = 11.34  # 99 % of chi-square with three degrees of freedom
+# Chi-square of five degrees of freedom between the matches and odometry; up to it the covariance
+# grows with their difference.
+MAX_APART = 100.0
 
 
 def metric_pose(problem: PoseProblem) -> MetricPose | Lost | None:
@@ -200,20 +204,32 @@ def _from_prior(problem: PoseProblem, prior: TranslationPrior, source: str) -> M
     start = _start_of_length(problem, view, prior, source)
     if isinstance(start, Lost):
         return start
-    chosen = np.flatnonzero(view.fit.weights > 1e-3)
-    pairs = problem.pairs.select(chosen)
-    fit = refine(
-        pairs,
-        start,
-        epipolar_terms(pairs, prior),
-        view.fit.noise,
-    )
+    fit = _fit_near(problem, view, start)
     if fit is None:
         return Lost(LostReason.NO_SCALE, f"{source} and the matches do not determine a pose")
-    everything = np.ones(len(problem.pairs), dtype=np.bool_)
-    depth_m = triangulated_depth(problem.pairs, fit.pose)
-    whole = fit.over(chosen, len(problem.pairs))
-    return problem.metric(whole, source, 0.0, depth_m, everything)
+    bad = problem.degenerate(fit.weights)
+    if bad is not None:
+        return bad
+    Q = direction_covariance(fit, problem.pairs.query, None, problem.common(fit.pose))
+    both = fused(start, fit.pose, Q, prior)
+    if both.squared > MAX_APART:
+        turn_deg = np.degrees(se3.angle_rad(fit.pose[:3, :3].T @ prior.rotation))
+        return Lost(
+            LostReason.NO_SCALE,
+            f"{source} moved otherwise than the matches say (chi-square {both.squared:.0f}, "
+            f"{turn_deg:.1f} degrees between their turns)",
+        )
+    return problem.checked(fit, both.pose, both.covariance, source)
+
+
+def _fit_near(problem: PoseProblem, view: TwoView, start: FloatArray) -> Fit | None:
+    """The two-view fit of the motion that was chosen: a plane has two."""
+    if view.other is None or not np.allclose(start[:3, :3], view.other[:3, :3]):
+        return view.fit
+    chosen = np.flatnonzero(view.fit.weights > 1e-3)
+    some = problem.pairs.select(chosen)
+    fit = refine(some, view.other, epipolar_terms(some), view.fit.noise)
+    return None if fit is None else fit.over(chosen, len(problem.pairs))
 
 
 def _start_of_length(

@@ -222,6 +222,15 @@ class PoseProblem:
             fit.pose, covariance, self.inliers(fit), source, support, scale_sigma=scale_sigma
         )
 
+    def checked(
+        self, fit: Fit, pose: FloatArray, covariance: FloatArray, source: str
+    ) -> MetricPose | Lost:
+        """A pose and its covariance that were found from a two-view fit."""
+        everything = np.ones(len(self.pairs), dtype=np.bool_)
+        return _undetermined(covariance) or MetricPose(
+            pose, covariance, self.inliers(fit), source, self.support(fit, everything)
+        )
+
     def support(self, fit: Fit, with_depth: npt.NDArray[np.bool_]) -> float:
         """Share of the matches with depth that agree, each by the matcher's own certainty."""
         certainty = self.request.matches.confidence * with_depth

@@ -56,7 +56,7 @@ class ScaleEvidence:
     stereo_sigma_px: FloatArray | None = None  # (H, W) of its disparity; None: alike everywhere
     stereo_noise: DepthNoise | None = None  # None: from the keyframe's stereo baseline
     odometry: FloatArray | None = None  # 4x4 keyframe_from_camera
-    odometry_covariance: FloatArray | None = None  # 6x6; only its translation part is used
+    odometry_covariance: FloatArray | None = None  # 6x6
     mono_depth: FloatArray | None = None  # (H, W) of the keyframe, metres, from a network
     mono_sigma: FloatArray | float = 0.1  # of each pixel (H, W), as a fraction of its depth
     mono_scale_sigma: float = 0.1  # common to all pixels, of the log of depth
@@ -116,6 +116,10 @@ class TranslationPrior:
 
     translation_m: FloatArray  # (3,)
     covariance: FloatArray  # (3, 3) m^2
+    # Its turn, where that is known too: it chooses among the motions that the matches cannot tell
+    # apart. The pose is claimed no surer for it, or whoever fuses both would count it twice.
+    rotation: FloatArray | None = None  # (3, 3)
+    rotation_covariance: FloatArray | None = None  # (3, 3) rad^2, about the keyframe's axes
 
 
 ScaleSource = Callable[[ScaleRequest], Depths | TranslationPrior | None]
@@ -160,13 +164,14 @@ def stereo_depth(request: ScaleRequest) -> Depths | None:
 
 
 def odometry(request: ScaleRequest) -> TranslationPrior | None:
-    """Translation between the two stamps, measured by wheels or an IMU."""
+    """Motion between the two stamps, measured by wheels or an IMU."""
     evidence = request.evidence
     if evidence.odometry is None or evidence.odometry_covariance is None:
         return None
-    P = np.asarray(evidence.odometry_covariance, dtype=np.float64)[:3, :3]
+    T, P = np.asarray(evidence.odometry), np.asarray(evidence.odometry_covariance, np.float64)
     # Odometry that claims to be exact would make the sum singular: a tenth of a millimetre.
-    return TranslationPrior(np.asarray(evidence.odometry)[:3, 3], P + 1e-8 * np.eye(3))
+    least = 1e-8 * np.eye(3)
+    return TranslationPrior(T[:3, 3], P[:3, :3] + least, T[:3, :3], P[3:, 3:] + least)
 
 
 def mono_depth(request: ScaleRequest) -> Depths | None:
