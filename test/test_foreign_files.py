@@ -301,6 +301,15 @@ NUMBERS = [
     ["map", "build", "{posed}", "--out", "{out}", "--every-m", "inf"],
     ["map", "build", "{posed}", "--out", "{out}", "--features-mb", "nan"],
     ["map", "build", "{posed}", "--out", "{out}", "--max-keyframes", "-1"],
+    ["map", "build", "{posed}", "--out", "{out}", "--every", "99999999999999999999"],
+    ["map", "thin", "{map}", "--keep", "-1"],
+    ["localize", "{map}", "{posed}", "--every", "0"],
+    ["splat", "build", "{posed}", "--out", "{out}.ply", "--seed", "-1"],
+    ["splat", "pairs", "{out}.ply", "--out", "{out}", "--seed", "-1"],
+    ["splat", "pairs", "{out}.ply", "--out", "{out}", "--views", "99999999999999999999"],
+    ["splat", "pairs", "{out}.ply", "--out", "{out}", "--processes", "99999999999999999999"],
+    ["evaluate", "{posed}", "--matcher", "orb", "--seed", "-1"],
+    ["features", "{posed}/images/0.png", "--out", "{out}.png", "--pairs", "-1"],
     ["train", "encoder", "--minutes", "nan"],
     ["train", "depth", "--pairs-share", "nan", "--steps", "1"],
     ["train", "metric", "--steps", "0"],
@@ -312,9 +321,20 @@ NUMBERS = [
 def test_numbers_that_cannot_be_are_refused_before_the_work(words, posed, tmp_path, capsys):
     pytest.importorskip("torch")
     (posed / "meta.json").write_text(json.dumps(meta()))
-    given = {"posed": posed, "out": tmp_path / "out"}
-    assert cli.main([word.format(**given) for word in words]) == 2
+    given = {"posed": posed, "out": tmp_path / "out", "map": tmp_path / "a.l2m"}
+    try:
+        code = cli.main([word.format(**given) for word in words])
+    except SystemExit as ended:  # argparse's way
+        code = ended.code
+    assert code == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_map_that_fails_leaves_nothing_beside_its_name(posed, tmp_path):
+    (posed / "meta.json").write_text(json.dumps(meta(K=[1])))
+    out = tmp_path / "maps" / "a.l2m"
+    assert cli.main(["map", "build", str(posed), "--model", "orb", "--out", str(out)]) == 2
+    assert not list(out.parent.glob("*")) and not list(out.parent.glob(".*"))
 
 
 def test_no_processes_do_nothing():

@@ -19,7 +19,7 @@ STDOUT = Path("-")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from l2m_ros.commands.options import add_runner_arguments, place
+    from l2m_ros.commands.options import add_runner_arguments, place, whole
     from l2m_ros.matching.catalogue import DEFAULT_MODEL
     from l2m_ros.matching.sampling import METHODS
     from l2m_ros.workshop.evaluation.benchmark import BenchmarkOptions
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--subpixel", action="store_true",
         help="refine the pairs of dense matches by their patches of pixels",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=defaults.seed)
+    parser.add_argument("--seed", type=whole(0), default=defaults.seed)
     parser.add_argument("--backend", default="auto", help="engine of networks (default auto)")
     parser.add_argument(
         "--input", metavar="WxH", help="input size of networks (default: their model card's)"

@@ -34,7 +34,7 @@ LIFTINGS = 12  # of few images: each is lifted that often at least, in all
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from l2m_ros.commands.options import size_of
+    from l2m_ros.commands.options import size_of, whole
 
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("images", type=Path, nargs="+", metavar="IMG")
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--pairs",
-        type=int,
+        type=whole(0),
         default=24,
         help="at most, of each kind and angle; 0: picture only (24)",
     )

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from l2m_ros.commands.options import BACKENDS
+from l2m_ros.commands.options import BACKENDS, whole
 from l2m_ros.errors import InvalidInput
 from l2m_ros.files import check_outputs, local
 
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="matcher by name (default: the map's)")
     parser.add_argument("--backend", default="auto", choices=BACKENDS)
     parser.add_argument("--no-query-depth", action="store_true", help="use the map's depth only")
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="each Nth image")
+    parser.add_argument("--every", type=whole(1), default=1, metavar="N", help="each Nth image")
     parser.add_argument("--world", help="name of the queries' truth, if the folder has none")
     parser.add_argument("--verbose", action="store_true", help="a line for each image")
     parser.add_argument("--force", action="store_true", help="overwrite --out")
@@ -47,8 +47,6 @@ def run(args: argparse.Namespace) -> int:
         raise InvalidInput(f"--out {args.out}: the name ends in .tum")
     if args.out is not None and args.out.exists() and not args.force:
         raise InvalidInput(f"{args.out} exists; name another one, or add --force")
-    if args.every < 1:
-        raise InvalidInput("--every counts from 1")
     check_outputs([args.out], [local(args.map), args.queries])
     store = open_map(args.map)
     try:

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from l2m_ros.commands.options import BACKENDS
+from l2m_ros.commands.options import BACKENDS, whole
 from l2m_ros.errors import InvalidInput
 from l2m_ros.files import check_outputs, local
 
@@ -28,10 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build = actions.add_parser("build", help="a bag or a folder into a map")
     build.add_argument("recording", type=Path, metavar="BAG_OR_FOLDER")
     build.add_argument("--out", required=True, metavar="MAP", help="a file, or postgresql://...")
-    build.add_argument("--every", type=int, default=1, metavar="N", help="each Nth image")
+    build.add_argument("--every", type=whole(1), default=1, metavar="N", help="each Nth image")
     build.add_argument("--every-m", type=float, default=0.12, help="between keyframes, metres")
     build.add_argument("--features-mb", type=float, help="stored features at most")
-    build.add_argument("--max-keyframes", type=int, default=0, help="0 = no bound")
+    build.add_argument("--max-keyframes", type=whole(0), default=0, help="0 = no bound")
     build.add_argument("--world", help="name of the truth's frame, if the folder has none")
     build.add_argument("--append", action="store_true", help="add to a map that is there")
     build.add_argument("--force", action="store_true", help="replace a map that is there")
@@ -51,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _model(merge)
     thin = actions.add_parser("thin", help="drop the most redundant keyframes")
     thin.add_argument("map")
-    thin.add_argument("--keep", type=int, required=True)
+    thin.add_argument("--keep", type=whole(1), required=True)
     _model(thin)
     export = actions.add_parser("export", help="for other programs")
     export.add_argument("map")
@@ -89,16 +91,16 @@ def _build(args: argparse.Namespace) -> int:
     from l2m_ros.mapping.store import open_map
     from l2m_ros.progress import track
 
-    if args.every < 1 or args.every_m < 0:
-        raise InvalidInput("--every counts from 1, --every-m from 0")
     check_outputs([local(args.out)], [args.recording])
     mapper = MapperOptions(max_keyframes=args.max_keyframes)
     if args.features_mb is not None:
         mapper = replace(mapper, features_mb=args.features_mb)
     options = BuildOptions(mapper, PickerOptions(args.every_m))
-    with open_recording(args.recording, world=args.world) as recording:
-        target = _Target(args.out, append=args.append, force=args.force)
-        store = open_map(target.path, create=True)
+    with (
+        open_recording(args.recording, world=args.world) as recording,
+        _target(args.out, append=args.append, force=args.force) as target,
+    ):
+        store = open_map(target, create=True)
         try:
             built = build_map(
                 recording,
@@ -114,7 +116,6 @@ def _build(args: argparse.Namespace) -> int:
             )
         finally:
             store.close()
-        target.done()
     print(
         f"{args.out}: {built.keyframes} keyframes of {built.frames} frames, {built.placed} placed, "
         f"{built.loops} loops"
@@ -122,23 +123,25 @@ def _build(args: argparse.Namespace) -> int:
     return 0 if built.placed else 1
 
 
-class _Target:
-    """A map file is built beside its name and renamed: it is there whole or not at all."""
-
-    def __init__(self, out: str, *, append: bool, force: bool) -> None:
-        self.out = Path(out)
-        self.path = out
-        if "://" in out or append:
-            return
-        if self.out.exists() and not force:
-            raise InvalidInput(f"{out} exists; add --append or --force, or name another one")
-        self.path = str(self.out.with_name(f".{self.out.name}.partial"))
-        for end in ("", "-wal", "-shm"):
-            Path(self.path + end).unlink(missing_ok=True)
-
-    def done(self) -> None:
-        if self.path != str(self.out) and "://" not in self.path:
-            Path(self.path).replace(self.out)
+@contextmanager
+def _target(out: str, *, append: bool = False, force: bool) -> Iterator[str]:
+    """Where to build: beside the name and renamed at the end; what fails leaves nothing."""
+    if "://" in out or append:
+        yield out
+        return
+    path = Path(out)
+    if path.exists() and not force:
+        raise InvalidInput(f"{out} exists; add --append or --force, or name another one")
+    partial = path.with_name(f".{path.name}.partial")
+    leftovers = [Path(f"{partial}{end}") for end in ("", "-wal", "-shm")]
+    try:
+        for one in leftovers:
+            one.unlink(missing_ok=True)
+        yield str(partial)
+        partial.replace(path)
+    finally:
+        for one in leftovers:
+            one.unlink(missing_ok=True)
 
 
 def _info(args: argparse.Namespace) -> int:
@@ -184,14 +187,13 @@ def _merge(args: argparse.Namespace) -> int:
     from l2m_ros.mapping.store import open_map
 
     check_outputs([local(args.out)], [local(args.a), local(args.b)])
-    target = _Target(args.out, append=False, force=args.force)
-    a, b, out = open_map(args.a), open_map(args.b), open_map(target.path, create=True)
-    try:
-        merged = merge(a, b, out, _matcher(args, a.meta()))
-    finally:
-        for store in (a, b, out):
-            store.close()
-    target.done()
+    with _target(args.out, force=args.force) as target:
+        a, b, out = open_map(args.a), open_map(args.b), open_map(target, create=True)
+        try:
+            merged = merge(a, b, out, _matcher(args, a.meta()))
+        finally:
+            for store in (a, b, out):
+                store.close()
     print(
         f"{args.out}: {merged.keyframes} keyframes, {merged.placed} placed, {merged.joins} loops "
         "between the two"

@@ -30,6 +30,21 @@ def size_of(order: str) -> Callable[[str], tuple[int, int]]:
     return parse
 
 
+def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
+    """A parser of a whole number in bounds; for argparse's `type`."""
+
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if not least <= number <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least} to {most}")
+        return number
+
+    return parse
+
+
 def place(text: str) -> Path | str:
     """A folder, or an address with "://" as it is."""
     return text if "://" in text else Path(text)
@@ -45,8 +60,9 @@ def folder_to_draw(out: Path | str) -> Path:
 def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
     """Where the work is done; the result is the same."""
     parser.add_argument(
-        "--processes", type=int, default=1, metavar="N", help="of this machine (default 1)"
-    )
+        "--processes", type=whole(1, 1024), default=1, metavar="N",
+        help="of this machine (default 1)",
+    )  # fmt: skip
     parser.add_argument(
         "--ray", metavar="ADDRESS|auto",
         help="do the work on a Ray cluster; auto: this machine's, else one started for it",

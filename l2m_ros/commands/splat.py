@@ -35,13 +35,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _build_arguments(parser: argparse.ArgumentParser) -> None:
+    from l2m_ros.commands.options import whole
+
     parser.add_argument("source", type=Path, metavar="SOURCE", help="posed images")
     parser.add_argument("--out", type=Path, required=True, metavar="SCENE.ply")
     parser.add_argument("--minutes", type=float, help="time for the fit (default: by --steps)")
-    parser.add_argument("--steps", type=int, default=2000, help="of the fit (default 2000)")
-    parser.add_argument("--gaussians", type=int, default=30_000, help="at most (default 30000)")
-    parser.add_argument("--size", type=int, default=320, help="longest side, px (default 320)")
-    parser.add_argument("--views", type=int, default=200, help="images at most (default 200)")
+    parser.add_argument("--steps", type=whole(1), default=2000, help="of the fit (default 2000)")
+    parser.add_argument(
+        "--gaussians", type=whole(1), default=30_000, help="at most (default 30000)"
+    )
+    parser.add_argument(
+        "--size", type=whole(32, 1 << 16), default=320, help="longest side, px (default 320)"
+    )
+    parser.add_argument("--views", type=whole(3), default=200, help="images at most (default 200)")
     parser.add_argument("--sh-degree", type=int, default=1, help="of the colours, 0 to 3")
     parser.add_argument("--matcher", default="lite", help="where depth is not known (lite)")
     parser.add_argument("--no-depth", action="store_true", help="leave known depth aside")
@@ -49,7 +55,7 @@ def _build_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-plain", action="store_true",
         help="skip the scene without regularisers, which check compares with: 40 %% faster",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=whole(0), default=0)
     parser.add_argument(
         "--picture", type=Path, metavar="FILE", help="held-out views: real, drawn, depth, normals"
     )
@@ -63,18 +69,20 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _pairs_arguments(parser: argparse.ArgumentParser) -> None:
-    from l2m_ros.commands.options import add_runner_arguments, place, size_of
+    from l2m_ros.commands.options import add_runner_arguments, place, size_of, whole
 
     parser.add_argument("scene", type=Path, metavar="SCENE.ply")
     parser.add_argument(
         "--out", required=True, type=place, metavar="DIR|URL", help="for the shards"
     )
-    parser.add_argument("--views", type=int, default=200, help="new views, 2 a pair (default 200)")
+    parser.add_argument(
+        "--views", type=whole(2, 10**7), default=200, help="new views, 2 a pair (default 200)"
+    )
     parser.add_argument("--size", type=size_of("WxH"), default=(320, 240), help="default 320x240")
     parser.add_argument("--difficulty", type=float, default=1.0, help="0 to 1 (default 1)")
     parser.add_argument("--relight", type=float, default=0.3, help="share of views (default 0.3)")
-    parser.add_argument("--per-shard", type=int, default=64, help="pairs (default 64)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--per-shard", type=whole(1), default=64, help="pairs (default 64)")
+    parser.add_argument("--seed", type=whole(0), default=0)
     parser.add_argument("--source", type=Path, metavar="SOURCE", help="cameras of a foreign scene")
     add_runner_arguments(parser)
     parser.add_argument(

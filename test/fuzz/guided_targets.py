@@ -29,9 +29,9 @@ from l2m_ros.mapping.store import open_map
 from l2m_ros.parameters.file import parameter_values
 from l2m_ros.workshop.evaluation.scenes import load_scene
 from l2m_ros.workshop.evaluation.trajectory import read_tum
-from l2m_ros.workshop.gaussians.captures import load_captures
 from l2m_ros.workshop.gaussians.ply import read_ply
 from l2m_ros.workshop.gaussians.record import read_record
+from l2m_ros.workshop.gaussians.sources import load_captures
 from l2m_ros.workshop.lifting.shards import read_shard
 
 LIMITS = SizeLimits(pixels=1 << 14, smallest_side=1)
