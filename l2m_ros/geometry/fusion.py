@@ -88,5 +88,7 @@ def _against_odometry(T: FloatArray, prior: TranslationPrior) -> tuple[FloatArra
 
 def _turn_weight(prior: TranslationPrior) -> FloatArray:
     """(3, 3) information of odometry's turn; zeros where it is not known."""
-    known = prior.rotation is not None and prior.rotation_covariance is not None
-    return np.asarray(np.linalg.inv(prior.rotation_covariance)) if known else np.zeros((3, 3))
+    P = prior.rotation_covariance
+    if prior.rotation is None or P is None:
+        return np.zeros((3, 3))
+    return np.asarray(np.linalg.inv(P))

@@ -213,11 +213,10 @@ def _from_prior(problem: PoseProblem, prior: TranslationPrior, source: str) -> M
     Q = direction_covariance(fit, problem.pairs.query, None, problem.common(fit.pose))
     both = fused(start, fit.pose, Q, prior)
     if both.squared > MAX_APART:
-        turn_deg = np.degrees(se3.angle_rad(fit.pose[:3, :3].T @ prior.rotation))
         return Lost(
             LostReason.NO_SCALE,
             f"{source} moved otherwise than the matches say (chi-square {both.squared:.0f}, "
-            f"{turn_deg:.1f} degrees between their turns)",
+            f"accepted are {MAX_APART:g})",
         )
     return problem.checked(fit, both.pose, both.covariance, source)
 
