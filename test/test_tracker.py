@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from l2m_ros.errors import InvalidInput
+from l2m_ros.mapping.keyframe_picker import KeyframePicker
+from l2m_ros.mapping.options import PickerOptions
 from l2m_ros.tracking.gates import GateOptions, StampedPose, implausible_motion
 from l2m_ros.tracking.keyframes import (
     KeyframeOptions,
@@ -233,6 +235,17 @@ def test_beside_the_chain_for_long_a_new_one_begins(shots):
     assert event.is_break
     assert results[4].keyframe.chain == 2
     assert len({r.keyframe.id for r in results[1:]}) == 1
+
+
+def test_a_map_gets_the_keyframe_beside_the_chain_before_what_is_posed_in_it(shots):
+    picker = KeyframePicker(PickerOptions(0.02))
+    first = run(Tracker(oracle(shots)), shots[:1])
+    picked = [picker.pick(r) for r in first + turned_away(shots, 6)[2]]
+    picked = [one for one in picked if one is not None]
+    posed = [one for one in picked if one.parent_ns is not None]
+    stamps = [one.frame.stamp_ns for one in picked]
+    assert posed
+    assert all(one.parent_ns in stamps[: stamps.index(one.frame.stamp_ns)] for one in posed)
 
 
 def test_what_was_out_of_sight_is_found_again_in_its_chain(shots):

@@ -5,6 +5,7 @@ Tracking keeps few keyframes, to match against; a map keeps more, to be found fr
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,8 @@ from l2m_ros.tracking.keyframes import Keyframe
 from l2m_ros.tracking.odometry import OdometrySample
 from l2m_ros.tracking.result import TrackResult
 from l2m_ros.types import FloatArray, Frame
+
+REMEMBERED = 64  # keyframes of tracking, of which five are in use
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +62,7 @@ class KeyframePicker:
     def __init__(self, options: PickerOptions = PICKER) -> None:
         self.options = options
         self._seen: dict[int, list[FloatArray]] = {}  # by chain: odom_from_camera
+        self._parents: deque[int] = deque(maxlen=REMEMBERED)  # stamps of keyframes that were picked
 
     def pick(self, result: TrackResult) -> Picked | None:
         kept = result.keyframe
@@ -68,24 +72,37 @@ class KeyframePicker:
             if not result.new_keyframe:
                 return None
             self._remember(kept, np.eye(4))
+            self._parents.append(kept.frame.stamp_ns)
             return known(result)
         if result.pose is None:
             return None
+        if kept.frame.stamp_ns not in self._parents:
+            # Tracked beside the chain: the keyframe was not known as one when it passed by.
+            self._remember(kept, np.eye(4))
+            self._parents.append(kept.frame.stamp_ns)
+            return Picked(kept.frame, kept.chain, odometry=kept.odometry)
         in_keyframe = result.pose.keyframe_from_camera
         if not result.new_keyframe and not self._is_new(kept, in_keyframe):
             return None
         self._remember(kept, in_keyframe)
+        if result.new_keyframe:
+            self._parents.append(result.frame.stamp_ns)
         return known(result)
 
     def _is_new(self, kept: Keyframe, in_keyframe: FloatArray) -> bool:
-        seen = self._seen.get(kept.chain, [])
+        seen = self._seen.get(_space(kept), [])
         if not seen:
             return True
         here = kept.odom_from_keyframe @ in_keyframe
         return float(view_distance(np.stack(seen), here).min()) > self.options.every_m
 
     def _remember(self, kept: Keyframe, in_keyframe: FloatArray) -> None:
-        seen = self._seen.setdefault(kept.chain, [])
+        seen = self._seen.setdefault(_space(kept), [])
         seen.append(kept.odom_from_keyframe @ in_keyframe)
         while len(self._seen) > 8:
             self._seen.pop(next(iter(self._seen)))
+
+
+def _space(kept: Keyframe) -> int:
+    """Number of the space that its places are of: a chain's, or its own beside all chains."""
+    return kept.chain or -1 - kept.id
