@@ -276,6 +276,7 @@ OUTPUTS = {
     "scene": ["scene", "import", "7scenes", "{posed}", "--out", "{posed}", "--force"],
     "evaluate": ["evaluate", "{posed}", "--markdown", "{posed}/meta.json"],
     "map-free": ["evaluate", "--map-free", "{posed}", "--submission", "{posed}/meta.json"],
+    "teach": ["teach", "{posed}", "--out", "{posed}", "--force"],
     "train": ["train", "depth", "--sequences", "{posed}", "--out", "{posed}"],
 }  # fmt: skip
 
@@ -310,6 +311,7 @@ NUMBERS = [
     ["splat", "pairs", "{out}.ply", "--out", "{out}", "--processes", "99999999999999999999"],
     ["evaluate", "{posed}", "--matcher", "orb", "--seed", "-1"],
     ["features", "{posed}/images/0.png", "--out", "{out}.png", "--pairs", "-1"],
+    ["teach", "{posed}", "--out", "{out}", "--seed", "-1"],
     ["train", "encoder", "--minutes", "nan"],
     ["train", "depth", "--pairs-share", "nan", "--steps", "1"],
     ["train", "metric", "--steps", "0"],
@@ -328,6 +330,18 @@ def test_numbers_that_cannot_be_are_refused_before_the_work(words, posed, tmp_pa
         code = ended.code
     assert code == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_pictures_kept_of_a_world_are_whole_or_said_to_be_damaged(tmp_path):
+    pytest.importorskip("torch")
+    from l2m_ros.workshop.training.depth_data import Pictures
+
+    path = tmp_path / "world0.npz"
+    Pictures([b"abc", b"de"], np.zeros((2, 3)), np.zeros(2)).save(path)
+    assert [*tmp_path.iterdir()] == [path] and Pictures.load(path).jpeg == [b"abc", b"de"]
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(InvalidInput, match="delete it"):
+        Pictures.load(path)
 
 
 def test_a_map_that_fails_leaves_nothing_beside_its_name(posed, tmp_path):

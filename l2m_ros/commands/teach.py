@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from l2m_ros.commands.options import defaults_shown
+from l2m_ros.commands.options import defaults_shown, whole
 
 TEACHER = "aliked-lightglue"
 
@@ -24,10 +24,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     add = defaults_shown(parser)
     add("--teacher", default=TEACHER, help="a matcher by name")
-    add("--size", type=int, default=800, metavar="PX", help="longest side of what is stored")
-    add("--pairs", type=int, default=200, help="tried of each place")
-    add("--least", type=int, default=80, help="matches that agree, for a pair to be kept")
-    add("--seed", type=int, default=0, help="of which pairs are tried")
+    add(
+        "--size",
+        type=whole(32, 1 << 16),
+        default=800,
+        metavar="PX",
+        help="longest side of what is stored",
+    )
+    add("--pairs", type=whole(1), default=200, help="tried of each place")
+    add("--least", type=whole(1), default=80, help="matches that agree, for a pair to be kept")
+    add("--seed", type=whole(0), default=0, help="of which pairs are tried")
     parser.add_argument("--force", action="store_true", help="replace what is there")
 
 
@@ -35,12 +41,13 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
 
     from l2m_ros.errors import InvalidInput
-    from l2m_ros.files import refuse_existing, whole_folder
+    from l2m_ros.files import refuse_existing, refuse_overwriting, whole_folder
     from l2m_ros.matching.catalogue import load_matcher
     from l2m_ros.progress import track
     from l2m_ros.workshop.lifting.photographs import find_photographs
     from l2m_ros.workshop.training.teach import TaughtWriter, pairs_to_try, taught
 
+    refuse_overwriting([args.out], [args.photographs])
     refuse_existing(args.out, force=args.force)
     photographs = find_photographs(args.photographs)
     pairs = pairs_to_try(photographs, args.pairs, np.random.default_rng(args.seed))

@@ -23,7 +23,8 @@ import numpy as np
 from l2m_ros import images
 from l2m_ros.engines.backend import Array, Backend
 from l2m_ros.errors import InvalidInput
-from l2m_ros.files import read_text
+from l2m_ros.files import foreign_values, read_file, read_text, whole_file
+from l2m_ros.images import MAX_BYTES, read_arrays
 from l2m_ros.matching.mono_depth import HEAD_FEATURES
 from l2m_ros.types import ByteArray, Camera, FloatArray
 from l2m_ros.workshop.evaluation.scenes import read_rgb
@@ -225,11 +226,13 @@ class Pictures:
         path.parent.mkdir(parents=True, exist_ok=True)
         lengths = np.array([len(file) for file in self.jpeg])
         data = np.frombuffer(b"".join(self.jpeg), np.uint8)
-        np.savez(path, data=data, lengths=lengths, labels=self.labels, place=self.place)
+        with whole_file(path) as partial, partial.open("wb") as file:
+            np.savez(file, data=data, lengths=lengths, labels=self.labels, place=self.place)
 
     @staticmethod
     def load(path: Path) -> Pictures:
-        with np.load(path) as kept:
+        with foreign_values(f"{path} (delete it to have it made anew)"):
+            kept = read_arrays(read_file(path, MAX_BYTES), MAX_BYTES)
             ends = np.cumsum(kept["lengths"])
             data = kept["data"].tobytes()
             files = [data[end - n : end] for end, n in zip(ends, kept["lengths"], strict=True)]
