@@ -48,9 +48,9 @@ class RelocalizerOptions:
     rival_similarity: float = 0.7  # of the best one's: another place this similar is tried too
     rival_m: float = 1.0  # farther apart, views are of two places
     # Detail of the picture that is the map's too: below this share the place is another one that
-    # looks alike, if so much of the picture has detail. Right views have 0.85 at least in a
-    # kitchen; 0.47 in an office where screens show other things, on less of the picture.
-    min_detail: float = 0.6
+    # looks alike, if so much of the picture has detail. Right answers have 0.87 at least in a
+    # kitchen; 0.52 in an office where screens show other things, on less of the picture.
+    min_detail: float = 0.5
     detail_area: float = 0.12
     # Where places in the map were mistaken for each other so often, by keyframe, a picture must
     # agree with the map as its own views do, but for this much.
