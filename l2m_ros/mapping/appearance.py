@@ -104,7 +104,7 @@ def _near_jumps(depth: FloatArray) -> npt.NDArray[np.bool_]:
         before, after = (np.roll(inverse, by, axis) for by in (JUMP_PX, -JUMP_PX))
         with np.errstate(invalid="ignore"):
             jumps |= np.abs(before + after - 2 * inverse) > JUMP * inverse
-    return cv2.dilate(jumps, np.ones((3, 3), np.uint8)) > 0
+    return np.asarray(cv2.dilate(jumps, np.ones((3, 3), np.uint8)) > 0)
 
 
 def _hidden(
@@ -124,7 +124,8 @@ def _small(camera: Camera) -> Camera:
 
 def _grey(rgb: npt.NDArray[np.uint8], camera: Camera) -> Grey:
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
-    return cv2.resize(grey, camera.size, interpolation=cv2.INTER_AREA).astype(np.float32)
+    small = cv2.resize(grey, camera.size, interpolation=cv2.INTER_AREA)
+    return np.asarray(small, np.float32)
 
 
 def _nearest(depth: FloatArray, camera: Camera) -> FloatArray:

@@ -134,7 +134,7 @@ def picked_from(message: Message) -> Picked:
         rgb=arrays["rgb"],
         **{name: arrays.get(name) for name in FRAME_ARRAYS[1:]},
     )
-    poses = {name: arrays.get(name) for name in POSE_ARRAYS}
+    poses: dict[str, Any] = {name: arrays.get(name) for name in POSE_ARRAYS}
     odometry = None
     if "odometry_ns" in values:
         of_base = {name: arrays[f"odometry_{name}"] for name in ODOMETRY_ARRAYS}
