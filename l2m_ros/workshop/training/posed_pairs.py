@@ -80,7 +80,7 @@ class PosedPairs:
 
     def _chosen(self, rng: np.random.Generator, hard: float) -> tuple[Scene, int]:
         """Of some random pairs the one whose overlap is nearest to a drawn one."""
-        wanted = 1.0 - hard * rng.uniform(0.2, 0.8)
+        wanted = 1.0 - hard * rng.uniform(0.2, 0.95)
         drawn = [self._pairs[i] for i in rng.integers(len(self._pairs), size=CANDIDATES)]
         return min(drawn, key=lambda one: abs(one[0].pairs[one[1]].overlap - wanted))
 
