@@ -26,8 +26,8 @@ from l2m_ros.geometry.camera import unproject
 from l2m_ros.geometry.covariance import across_direction
 from l2m_ros.geometry.pose import estimate_pose
 from l2m_ros.geometry.pose_problem import PoseOptions
-from l2m_ros.geometry.rays import ray_pairs
-from l2m_ros.geometry.residuals import Noise, epipolar_rows, keyframe_depth_rows, query_depth_rows
+from l2m_ros.geometry.rays import Noise, ray_pairs
+from l2m_ros.geometry.residuals import epipolar_rows, keyframe_depth_rows, query_depth_rows
 from l2m_ros.geometry.scale import DepthNoise, Depths, ScaleEvidence, sample_depth, sample_surface
 from l2m_ros.geometry.synthetic import FISHEYE, NO_NOISE, Trial, World, keyframe_depth, trial
 from l2m_ros.types import Correspondences, FloatArray, Lost, RelativePose

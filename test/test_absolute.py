@@ -1,5 +1,7 @@
 """Pose from matches with depth, as exact as its input."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -53,6 +55,22 @@ def test_the_refinement_uses_all_matches():
         searched.append(np.linalg.norm(se3.difference(find_absolute(pairs, SEARCH), truth)))
         refined.append(np.linalg.norm(se3.difference(fit.pose, truth)))
     assert np.mean(refined) < 0.67 * np.mean(searched)
+
+
+@pytest.mark.parametrize(("sigma_px", "low", "high"), [(0.1, 0.02, 0.1), (2.0, 1.0, 1.0)])
+def test_texture_noise_shrinks_where_textured_matches_agree_better(sigma_px, low, high):
+    """Texture is said to leave 0.5 px open; where matches err by more than they say it stays."""
+    t = trial(World("sharp", sigma_px=sigma_px), 0)
+    half_px = np.full(len(t.matches), 0.25)
+    floor_px = np.stack([half_px, np.zeros_like(half_px), half_px])
+    pairs = ray_pairs(t.matches, PINHOLE, PINHOLE, floor_px)
+    n = len(pairs)
+    depths = Depths(t.depth_m, np.ones(n), np.full(n, np.nan), np.ones(n), NO_NOISE)
+    pairs = pairs.with_depths(depths, PINHOLE)
+    fit = absolute_pose(pairs, SEARCH, image_area=1.2)
+    assert low <= fit.noise.texture <= high
+    blank = replace(pairs, textured=np.zeros(n, dtype=bool))  # which show nothing of the images
+    assert absolute_pose(blank, SEARCH, image_area=1.2).noise.texture == 1.0
 
 
 def test_depth_noise_grows_where_the_residuals_ask_for_it():

@@ -10,8 +10,8 @@ from l2m_ros.geometry import se3
 from l2m_ros.geometry.covariance import independent_fraction
 from l2m_ros.geometry.pose import estimate_pose
 from l2m_ros.geometry.pose_problem import PoseOptions
+from l2m_ros.geometry.rays import Noise
 from l2m_ros.geometry.refine import Fit, Part, calibration
-from l2m_ros.geometry.residuals import Noise
 from l2m_ros.geometry.scale import DepthNoise
 from l2m_ros.geometry.synthetic import World, trial
 from l2m_ros.types import Correspondences, RelativePose
@@ -170,6 +170,24 @@ def test_what_a_region_errs_together_has_to_be_told():
             error = se3.difference(pose.keyframe_from_camera, t.keyframe_from_camera)
             nees.append(error @ np.linalg.solve(pose.covariance, error))
     assert np.mean(honest) < 8.0 < np.mean(naive)
+
+
+def test_what_a_regions_depths_err_together_has_to_be_told():
+    """One error of depth in each of 48 regions, drawn, beside what each pixel errs alone."""
+    noise, shared = DepthNoise(0.001, 0.002), 3.0
+    honest, naive = [], []
+    for seed in range(12):
+        t = trial(World("depths", matches=500, sigma_px=0.2, depth_noise=noise), seed)
+        v, u = (np.arange(n) * k // n for n, k in zip(t.keyframe.depth.shape, (6, 8), strict=True))
+        drawn = np.random.default_rng(seed).normal(0, shared, (6, 8))[v][:, u]
+        depth = t.keyframe.depth + drawn * noise.sigma_m(t.keyframe.depth)
+        keyframe = replace(t.keyframe, depth=depth.astype(np.float32))
+        for nees, told in ((honest, 1.0), (naive, 0.0)):
+            options = PoseOptions.exactly_calibrated(depth_noise=noise, depth_shared=told)
+            pose = estimate_pose(t.matches, t.query, keyframe, options)
+            error = se3.difference(pose.keyframe_from_camera, t.keyframe_from_camera)
+            nees.append(error @ np.linalg.solve(pose.covariance, error))
+    assert np.mean(honest) < 0.7 * np.mean(naive) and np.mean(honest) < 9.0
 
 
 def test_a_wrong_focal_length_is_what_the_covariance_admits():

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from l2m_ros.geometry import se3
-from l2m_ros.geometry.rays import RayPairs, homogeneous, ray_pairs
+from l2m_ros.geometry.rays import Noise, RayPairs, homogeneous, ray_pairs
 from l2m_ros.geometry.residuals import (
     FAR,
-    Noise,
     epipolar_rows,
     infinity_rows,
     keyframe_depth_rows,

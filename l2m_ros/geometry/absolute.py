@@ -7,9 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from l2m_ros.geometry.ransac import POINTS_SAMPLE, Search, accidental, find_absolute
-from l2m_ros.geometry.rays import RayPairs
+from l2m_ros.geometry.rays import Noise, RayPairs
 from l2m_ros.geometry.refine import HALF_WEIGHT, Fit, depth_terms, refine
-from l2m_ros.geometry.residuals import Noise
 from l2m_ros.geometry.triangulation import epipolar_distance, plausible_depth
 from l2m_ros.types import FloatArray, Lost, LostReason
 
@@ -59,7 +58,7 @@ def absolute_pose(
 
 def accepted_radius(pairs: RayPairs, fit: Fit, *, dof: int) -> float:
     """How far off a match may lie and still weigh more than half, normalised units."""
-    xx, xy, yy = pairs.covariance(fit.noise.match)
+    xx, xy, yy = pairs.covariance(fit.noise)
     variance = float(np.median(np.sqrt(np.maximum(xx * yy - xy * xy, 0.0))))
     return float(np.sqrt(HALF_WEIGHT[dof] * variance))
 

@@ -1,6 +1,6 @@
 """The 6x6 covariance of a pose.
 
-    P = W (k s f A^-1) + A^-1 (r^2 sum G G^T + c c^T + l l^T) A^-1 + u^2 t t^T
+    P = W (k s f A^-1) + A^-1 (r^2 sum G G^T + sum d d^T + c c^T + l l^T) A^-1 + u^2 t t^T
 
     A  Gauss-Newton Hessian of the robust cost, residuals in units of their estimated noise
     f  covariance under the robust weights / covariance by plain least squares (0.99 to 1.01)
@@ -13,8 +13,11 @@ These terms come from the residuals. A pose absorbs smooth errors, which then le
 residuals; parameters state those:
 
     r  error in pixels that all matches of one region (4 x 3 of the image) have in common: what
-       a matcher gets wrong near an edge, a lens model, a rolling shutter. G (6, 2) is what a
-       shift of one region's matches does to the normal equations
+       a matcher gets wrong near an edge, a lens model, a rolling shutter; times the texture's
+       factor (`refine`), below 1 where images agree better than their texture promises. G (6, 2)
+       is what a shift of one region's matches does to the normal equations
+    d  error that the depths of one region (8 x 6) have in common: a share of their noise as the
+       residuals show it, of the keyframe's depths and of the query's
     c  the same for an error that all depths have in common (`Depths.bias_m`, and what a depth
        image that was taken a little earlier or later is off by)
     l  the same for the focal length: flow is longer or shorter by a factor
@@ -44,6 +47,7 @@ Mask = npt.NDArray[np.bool_]
 BLOCKS = (24, 12, 6, 3)  # blocks across the matched area
 SIGNIFICANT = 3.0  # standard deviations above 1 before a ratio is believed
 REGIONS = (4, 3)  # of the image, across and down, whose matches share an error
+DEPTH_REGIONS = (8, 6)  # ... whose depths do
 LEFT_OUT = 4  # blocks across the matched area that the jackknife leaves out one by one
 MIN_LEFT_OUT = 8  # blocks with matches; fewer say nothing about scatter
 CHI2_99_6 = 16.81  # 99 % of chi-square with six degrees of freedom
@@ -55,20 +59,22 @@ class Common:
     """Errors that many matches share, which no number of matches averages out."""
 
     region: Index  # (N,) each match's region of the query
+    depth_region: Index  # (N,) of DEPTH_REGIONS
     sigma: float = 0.0  # of the keyframe's pixel by region, each axis, normalised units
     scale_sigma: float = 0.0  # of all depths, relative
     shift: FloatArray | None = None  # (2, N) of the keyframe's pixels, all together
 
     def select(self, index: Index) -> Common:
         shift = None if self.shift is None else self.shift[:, index]
-        return replace(self, region=self.region[index], shift=shift)
+        region, depth_region = self.region[index], self.depth_region[index]
+        return replace(self, region=region, depth_region=depth_region, shift=shift)
 
 
-def regions(pixels: FloatArray, size: tuple[int, int]) -> Index:
-    """(N,) which of the image's REGIONS holds each pixel (N, 2)."""
-    cell = np.floor((pixels + 0.5) / size * REGIONS).astype(np.intp)
-    column, row = np.clip(cell, 0, np.array(REGIONS) - 1).T
-    return np.asarray(row * REGIONS[0] + column)
+def regions(pixels: FloatArray, size: tuple[int, int], grid: tuple[int, int] = REGIONS) -> Index:
+    """(N,) which of the image's regions holds each pixel (N, 2)."""
+    cell = np.floor((pixels + 0.5) / size * grid).astype(np.intp)
+    column, row = np.clip(cell, 0, np.array(grid) - 1).T
+    return np.asarray(row * grid[0] + column)
 
 
 def pose_covariance(fit: Fit, query: FloatArray, common: Common) -> FloatArray:
@@ -138,6 +144,7 @@ def inflation(fit: Fit, query: FloatArray) -> float:
 def _shared(fit: Fit, inverse: FloatArray, common: Common) -> FloatArray:
     """6x6: covariance of the pose by the errors that matches share."""
     shifts = np.zeros((7, 2, REGIONS[0] * REGIONS[1]))  # of the normal equations, by region
+    depths = np.zeros((2, 7, DEPTH_REGIONS[0] * DEPTH_REGIONS[1]))
     bias, shifted = np.zeros(7), np.zeros(7)
     for part in fit.parts:
         Jw = part.J * part.weights
@@ -145,10 +152,17 @@ def _shared(fit: Fit, inverse: FloatArray, common: Common) -> FloatArray:
         where = common.region[part.index]
         for i, k in np.ndindex(7, 2):
             shifts[i, k] += np.bincount(where, score[i, k], shifts.shape[2])
+        if part.by_depth is not None:
+            by_depth = np.einsum("irn,drn->din", Jw, part.by_depth)
+            cell = common.depth_region[part.index]
+            for d, i in np.ndindex(2, 7):
+                depths[d, i] += np.bincount(cell, by_depth[d, i], depths.shape[2])
         bias += np.einsum("irn,rn->i", Jw, part.by_bias)
         if common.shift is not None:
             shifted += np.einsum("ikn,kn->i", score, common.shift[:, part.index])
-    moved = inverse @ np.column_stack([common.sigma * shifts.reshape(7, -1), bias, shifted])
+    moved = inverse @ np.column_stack(
+        [common.sigma * fit.noise.texture * shifts.reshape(7, -1), *depths, bias, shifted]
+    )
     return np.asarray((moved @ moved.T)[:6, :6])
 
 

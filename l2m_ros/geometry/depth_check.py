@@ -15,10 +15,12 @@ although a pose that bends to it may keep half of the matches.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from l2m_ros.geometry.rays import RayPairs
-from l2m_ros.geometry.residuals import Noise, Rows, infinity_rows, keyframe_depth_rows
+from l2m_ros.geometry.rays import Noise, RayPairs
+from l2m_ros.geometry.residuals import Rows, infinity_rows, keyframe_depth_rows
 from l2m_ros.geometry.residuals import query_depth_rows as lifted_in_query_rows
 from l2m_ros.geometry.two_view import TwoView
 from l2m_ros.types import DepthCheck, FloatArray
@@ -48,11 +50,11 @@ def depth_check(pairs: RayPairs, view: TwoView, keyframe_from_camera: FloatArray
         if not len(some):
             continue
         for factor, into in ((CLAIMED, with_depth), (DOUBLED, with_range)):
-            noise = Noise(view.general.noise.match, factor)
+            noise = replace(view.general.noise, depth=factor)
             first = rows_at(some, keyframe_from_camera, None, noise, 0.0)
             rows = rows_at(some, keyframe_from_camera, first.depth_m, noise, 0.0)
             into.append(_relative(rows, 2 if factor == CLAIMED else 3))
-        noise = Noise(view.general.noise.match)
+        noise = replace(view.general.noise, depth=CLAIMED)
         turned.append(_relative(infinity_rows(some, view.turned, None, noise, 0.0), 2))
     left_over, rotation_only, misfit = (_median(d) for d in (with_depth, turned, with_range))
     return DepthCheck(checked, left_over, rotation_only, misfit, share)

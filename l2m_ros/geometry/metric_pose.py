@@ -141,7 +141,7 @@ def _too_unsure(problem: PoseProblem, source: str, scale_sigma: float) -> Lost:
 def _length(
     problem: PoseProblem, pairs: RayPairs, depths: Depths, fit: Fit, T: FloatArray
 ) -> Length | None:
-    own = float(np.sqrt(np.median(problem.pairs.covariance(fit.noise.match)[0])))
+    own = float(np.sqrt(np.median(problem.pairs.covariance(fit.noise)[0])))
     return length_from_depths(
         pairs,
         T,

@@ -103,7 +103,7 @@ def _pose(problem: PoseProblem) -> MetricPose | RelativePose | Lost:
 
 def _undetectable_parallax(problem: PoseProblem, view: TwoView) -> float:
     """Parallax that passes for none, normalised: half a standard deviation, or the threshold."""
-    own = float(np.sqrt(np.median(problem.pairs.covariance(view.fit.noise.match)[0])))
+    own = float(np.sqrt(np.median(problem.pairs.covariance(view.fit.noise)[0])))
     return max(view.parallax, 0.5 * own)
 
 

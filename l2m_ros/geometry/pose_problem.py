@@ -13,7 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from l2m_ros.errors import InvalidInput
-from l2m_ros.geometry.covariance import Common, direction_covariance, pose_covariance, regions
+from l2m_ros.geometry.covariance import (
+    DEPTH_REGIONS,
+    REGIONS,
+    Common,
+    direction_covariance,
+    pose_covariance,
+    regions,
+)
 from l2m_ros.geometry.ransac import Search
 from l2m_ros.geometry.rays import Index, RayPairs, focal_px, homogeneous
 from l2m_ros.geometry.refine import Fit
@@ -51,8 +58,10 @@ class PoseOptions:
     # depth sensors promise 2 % at most), of a focal length, and of the time between a depth image
     # and its colour image.
     depth_scale_sigma: float = 0.01
-    focal_sigma: float = 0.002
+    focal_sigma: float = 0.001
     depth_delay_sigma_s: float = 0.003
+    # Of the depth noise's sigma, what the depths of a region have in common.
+    depth_shared: float = 0.5
     stereo_noise: float = 1.0  # of the disparities' sigmas, a factor
     max_scale_sigma: float = 0.5  # relative; a source whose metres are less sure gives none
     search_matches: int = 300  # drawn for the search; the refinement takes all
@@ -63,7 +72,7 @@ class PoseOptions:
     def exactly_calibrated(cls, **others: Any) -> PoseOptions:
         """For drawn worlds: nothing errs but what is drawn for each match."""
         exact = {"common_px": 0.0, "depth_scale_sigma": 0.0, "focal_sigma": 0.0}
-        return cls(**{**exact, "depth_delay_sigma_s": 0.0, **others})
+        return cls(**{**exact, "depth_delay_sigma_s": 0.0, "depth_shared": 0.0, **others})
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold_px < 1e4:
@@ -73,6 +82,8 @@ class PoseOptions:
             raise InvalidInput(f"sigmas of a calibration lie in [0, 1], got {calibration}")
         if not 0.0 <= self.common_px <= 100.0:
             raise InvalidInput(f"common_px must lie in [0, 100], got {self.common_px:g}")
+        if not 0.0 <= self.depth_shared <= 10.0:
+            raise InvalidInput(f"depth_shared must lie in [0, 10], got {self.depth_shared:g}")
         if not self.max_scale_sigma > 0:
             raise InvalidInput(f"max_scale_sigma must be positive, got {self.max_scale_sigma:g}")
         if not 0.0 < self.stereo_noise < 1e3:
@@ -110,6 +121,7 @@ class PoseProblem:
             options.depth_noise,
             options.depth_scale_sigma,
             options.stereo_noise,
+            options.depth_shared,
         )
         asked = options.texture.grey > 0 and bool(self.pairs.floor.any())
         self.hole_sigma = options.texture.hole_px / focal_px(self.keyframe) if asked else 0.0
@@ -153,11 +165,14 @@ class PoseProblem:
         self, T: FloatArray, depth_m: FloatArray | None = None, scale_sigma: float = 0.0
     ) -> Common:
         """What the matches' errors have in common, at a pose; depth_m (N,) in the keyframe."""
-        region = regions(self.request.matches.query_px, self.query.size)
+        pixels = self.request.matches.query_px
+        region, depth_region = (
+            regions(pixels, self.query.size, g) for g in (REGIONS, DEPTH_REGIONS)
+        )
         sigma = self.options.common_px / focal_px(self.keyframe)
         away = np.full(len(self.pairs), np.inf) if depth_m is None else depth_m
         shift = focal_shift(self.pairs, T, away)
-        return Common(region, sigma, scale_sigma, self.options.focal_sigma * shift)
+        return Common(region, depth_region, sigma, scale_sigma, self.options.focal_sigma * shift)
 
     def late_depth_m(self, slope: FloatArray) -> FloatArray:
         """(N,) what the keyframe's depth is off by if it was taken depth_delay_sigma_s late.

@@ -20,6 +20,17 @@ from l2m_ros.geometry.scale import DepthNoise, Depths
 from l2m_ros.types import Camera, Correspondences, FloatArray
 
 Index = npt.NDArray[np.intp]
+Mask = npt.NDArray[np.bool_]
+TEXTURED_PX = 1.5  # sigma by texture; residuals of matches beyond show their agreement only
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Factors on the variances that the matches, the depth and the texture came with."""
+
+    match: float = 1.0
+    depth: float = 1.0
+    texture: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +40,7 @@ class RayPairs:
     query: FloatArray  # (2, N)
     keyframe: FloatArray  # (2, N)
     noise: FloatArray  # (3, N): xx, xy, yy of the keyframe's covariance at a variance factor of 1
-    floor: FloatArray  # (3, N): covariance that comes on top whatever the factor
+    floor: FloatArray  # (3, N): covariance by the image's texture, which comes on top
     stretch: FloatArray  # (2, N): length of a pixel there over one on the axis, query and keyframe
     keyframe_m: FloatArray  # (N,) depth z, NaN = unknown
     keyframe_variance_factor: FloatArray  # (N,) of the depth noise's variance, see `Depths`
@@ -38,18 +49,20 @@ class RayPairs:
     slope: FloatArray  # (2, N) of the keyframe's depth: metres by normalised units
     bias_m: FloatArray  # (N,) of the keyframe's depth: one standard deviation of a common error
     depth_noise: DepthNoise = field(default_factory=DepthNoise)
+    textured: Mask | None = None  # (N,) whose residuals show how exact the texture is
+    depth_shared: float = 0.0  # of the depth noise's sigma, what a region's depths share
 
     def __len__(self) -> int:
         return int(self.query.shape[1])
 
-    def covariance(self, factor: float) -> FloatArray:
-        """(3, N): xx, xy, yy of the keyframe's pixel at a variance factor of the matches."""
-        return factor * self.noise + self.floor
+    def covariance(self, noise: Noise) -> FloatArray:
+        """(3, N): xx, xy, yy of the keyframe's pixel."""
+        return noise.match * self.noise + noise.texture * self.floor
 
-    def scaled_fraction(self, factor: float) -> FloatArray:
-        """(N,) of that covariance, the part which the factor scales."""
-        scaled = factor * (self.noise[0] + self.noise[2])
-        return np.asarray(scaled / (scaled + self.floor[0] + self.floor[2]))
+    def match_fraction(self, noise: Noise) -> FloatArray:
+        """(N,) of that covariance, the matches' own part; the texture has the rest."""
+        own = noise.match * (self.noise[0] + self.noise[2])
+        return np.asarray(own / (own + noise.texture * (self.floor[0] + self.floor[2])))
 
     def select(self, index: Index) -> RayPairs:
         """Those that the sorted `index` names."""
@@ -68,12 +81,16 @@ class RayPairs:
             self.slope[:, index],
             self.bias_m[index],
             self.depth_noise,
+            None if self.textured is None else self.textured[index],
+            self.depth_shared,
         )
 
     def blurred(self, variance: FloatArray) -> RayPairs:
         """With this variance (N,) on top of the keyframe's pixels, both axes."""
         zero = np.zeros(len(self))
-        return replace(self, floor=self.floor + np.stack([variance, zero, variance]))
+        floor = self.floor + np.stack([variance, zero, variance])
+        textured = None if self.textured is None else self.textured & (variance == 0.0)
+        return replace(self, floor=floor, textured=textured)
 
     def with_depths(self, depths: Depths, keyframe: Camera) -> RayPairs:
         slope = np.zeros_like(self.query)
@@ -92,6 +109,8 @@ class RayPairs:
             slope,
             np.nan_to_num(depths.bias.sigma_m(depths.keyframe_m)),
             depths.noise,
+            self.textured,
+            depths.shared,
         )
 
 
@@ -103,7 +122,7 @@ def ray_pairs(
 ) -> RayPairs:
     """NaN where a lens sends no ray or the precision is no precision.
 
-    floor_px: (3, N) covariance of the keyframe's pixels that the matches' agreement cannot shrink.
+    floor_px: (3, N) covariance of the keyframe's pixels by its texture.
     """
     unknown = np.full(len(matches), np.nan)
     query_xy = unproject(query, matches.query_px)[:, :2]
@@ -122,6 +141,7 @@ def ray_pairs(
         unknown,
         np.zeros((2, len(matches))),
         np.zeros(len(matches)),
+        textured=None if floor_px is None else 0.5 * (floor_px[0] + floor_px[2]) < TEXTURED_PX**2,
     )
 
 

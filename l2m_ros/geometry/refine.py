@@ -5,7 +5,9 @@
 the likelihood of a mixture of Gaussian inliers and uniform outliers: weight 1 near, 0 far, half
 at d^2 = c. How noisy the matches are is estimated with the pose, from the residuals across the
 epipolar lines where depth noise has no say; the depth's noise may grow beyond its model where the
-residuals along the lines ask for it, never shrink below.
+residuals along the lines ask for it, never shrink below. What the texture leaves open may be less
+than its model says where textured matches agree better (a rendered or a very good image), never
+more.
 """
 
 from __future__ import annotations
@@ -18,11 +20,10 @@ from math import gamma
 import numpy as np
 
 from l2m_ros.geometry import se3
-from l2m_ros.geometry.rays import Index, RayPairs
+from l2m_ros.geometry.rays import Index, Noise, RayPairs
 from l2m_ros.geometry.residuals import (
     PARAMETERS,
     SHIFT,
-    Noise,
     Rows,
     epipolar_rows,
     infinity_rows,
@@ -39,6 +40,9 @@ STEP_SIGMAS = 0.1  # done when a step is shorter; the next would be a tenth of t
 CONVERGED_SIGMAS = 1.0  # a last step that is longer says that there is no answer
 SETTLED = 0.05  # ... and the match noise changes by no more than this share
 MIN_MATCH_FACTOR = 0.02**2  # px^2: an exact world must not give a zero covariance
+MIN_TEXTURE_FACTOR = 0.02  # 0.6 of 4 grey levels: no camera is better
+MIN_TEXTURE_ROWS = 30.0
+WITNESS = 4  # the texture's factor may be the match's to this power at least
 MIN_DEPTH_ROWS = 30.0  # residuals needed before the depth's noise model is doubted
 REACH_SIGMAS = 9.0  # of an inlier's residual; beyond lies nothing that counts
 NONE = np.zeros(0, dtype=np.intp)
@@ -72,6 +76,7 @@ class Part:
     by_match: FloatArray  # (2, r, N) by the keyframe's pixel, normalised
     by_bias: FloatArray  # (r, N) by the error that all depths have in common
     weights: FloatArray  # (N,)
+    by_depth: FloatArray | None = None  # (2, r, N) by what the depths of a region share, one sigma
 
     @property
     def weighted(self) -> FloatArray:
@@ -155,6 +160,7 @@ class _Group:
     def __init__(self, index: Index, pairs: RayPairs, rows: Callable[..., Rows]) -> None:
         self.index = index
         self._pairs, self._rows_at = pairs, rows
+        self.textured = False if pairs.textured is None else pairs.textured
         self._depth_m: FloatArray | None = None
 
     def evaluate(self, T: FloatArray, noise: Noise, shift_m: float) -> None:
@@ -163,12 +169,25 @@ class _Group:
         self._depth_m = self.rows.depth_m
         self.weights = _weights(self.rows)
 
-    def part(self) -> Part:
+    def part(self, noise: Noise) -> Part:
         J = self.rows.J.copy()
         for at in (slice(0, 3), slice(3, 6)):
             J[at] = np.tensordot(self.rows.axes, self.rows.J[at], axes=1)
         by_bias = self.rows.J[SHIFT] * self._pairs.bias_m
-        return Part(self.index, self.rows.error, J, self.rows.by_match, by_bias, self.weights)
+        rows, by_depth = self.rows, self._by_depth(noise)
+        return Part(self.index, rows.error, J, rows.by_match, by_bias, self.weights, by_depth)
+
+    def _by_depth(self, noise: Noise) -> FloatArray | None:
+        """(2, r, N): of the keyframe's depths, and of the query's."""
+        pairs, by_query_m = self._pairs, self.rows.by_query_m
+        if by_query_m is None or pairs.depth_shared == 0.0:
+            return None
+        sigma_m = (
+            np.nan_to_num(pairs.depth_noise.sigma_m(z)) for z in (pairs.keyframe_m, pairs.query_m)
+        )
+        sides = zip((-self.rows.J[SHIFT], by_query_m), sigma_m, strict=True)
+        share = pairs.depth_shared * np.sqrt(noise.depth)
+        return np.asarray(share * np.stack([by_m * sigma for by_m, sigma in sides]))
 
 
 def _groups(pairs: RayPairs, terms: Terms) -> list[_Group]:
@@ -237,21 +256,28 @@ def _moved(T: FloatArray, step: FloatArray, terms: Terms) -> FloatArray:
 
 def _noise_now(groups: list[_Group], noise: Noise, parameters: int) -> Noise:
     """Both factors, each from the residuals in proportion to its part of their variance."""
-    match, match_rows, depth, depth_rows, rows = np.zeros(5)
+    match, match_rows, depth, depth_rows, texture, texture_rows, rows = np.zeros(7)
     for group in groups:
         squared = group.weights * group.rows.error**2  # (r, N)
         share, of_depth = group.rows.match_fraction, group.rows.depth_fraction
+        of_texture = group.rows.texture_fraction * group.textured
         weight = group.weights * _observed(group.rows)
         expected = weight * calibration(int(group.rows.observed.max()))[0]
         match += (share * squared).sum()
         depth += (of_depth * squared).sum()
         match_rows += (share * expected).sum()
         depth_rows += (of_depth * expected).sum()
+        texture += (of_texture * squared).sum()
+        texture_rows += (of_texture * expected).sum()
         rows += expected.sum()
     fitted = parameters / max(rows, 1.0)  # the residuals are smaller by what the fit took
-    match_rows, depth_rows = (n * max(1.0 - fitted, 0.1) for n in (match_rows, depth_rows))
-    match_factor = max(noise.match * match / max(match_rows, 1e-9), MIN_MATCH_FACTOR)
-    return Noise(match_factor, _depth_factor(noise.depth, depth, depth_rows))
+    left = max(1.0 - fitted, 0.1)
+    match_factor = max(noise.match * match / max(left * match_rows, 1e-9), MIN_MATCH_FACTOR)
+    return Noise(
+        match_factor,
+        _depth_factor(noise.depth, depth, left * depth_rows),
+        _texture_factor(noise.texture, texture, left * texture_rows, match_factor),
+    )
 
 
 def _depth_factor(factor: float, squares: float, rows: float) -> float:
@@ -262,6 +288,19 @@ def _depth_factor(factor: float, squares: float, rows: float) -> float:
     if factor == 1.0 and ratio < 1.0 + 3.0 * np.sqrt(2.0 / rows):
         return 1.0
     return max(1.0, factor * ratio)
+
+
+def _texture_factor(factor: float, squares: float, rows: float, match: float) -> float:
+    """Factor on what the texture is said to leave open: below 1 where textured matches show it.
+
+    It holds for blank walls too, where matches show nothing: grey levels that differ little beside
+    them differ little on them. Where matches err by more than they say (`match`), they are no
+    witness of how good the images are.
+    """
+    if rows < MIN_TEXTURE_ROWS:
+        return factor
+    least = max(MIN_TEXTURE_FACTOR, min(match, 1.0) ** WITNESS)
+    return float(np.clip(factor * squares / rows, least, 1.0))
 
 
 def _observed(rows: Rows) -> FloatArray:
@@ -281,7 +320,8 @@ def _fit(
     weights, noise_rows, factor = np.zeros(n), 0.0, 0.0
     for group in groups:
         weights[group.index] = group.weights
-        seen = group.weights * _observed(group.rows) * group.rows.match_fraction
+        fraction = group.rows.match_fraction + group.rows.texture_fraction
+        seen = group.weights * _observed(group.rows) * fraction
         noise_rows += float(seen.sum())
         factor += calibration(int(group.rows.observed.max()))[1] * group.weights.sum()
     return Fit(
@@ -289,7 +329,7 @@ def _fit(
         information=A,
         free=terms.free,
         weights=weights,
-        parts=[group.part() for group in groups],
+        parts=[group.part(noise) for group in groups],
         noise=noise,
         noise_rows=noise_rows,
         weight_factor=factor / max(float(weights.sum()), 1e-9),

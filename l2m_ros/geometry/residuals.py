@@ -21,20 +21,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from l2m_ros.geometry.rays import RayPairs, homogeneous
+from l2m_ros.geometry.rays import Noise, RayPairs, homogeneous
 from l2m_ros.types import FloatArray
 
 SHIFT = 6  # parameters: x, y, z, rot x, rot y, rot z, and a shift of all depths in metres
 PARAMETERS = 7
 FAR = 1e3  # standard deviations: an outlier under any weight
-
-
-@dataclass(frozen=True)
-class Noise:
-    """Factors on the variances that the matches and the depth came with."""
-
-    match: float = 1.0
-    depth: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +38,11 @@ class Rows:
     by_match: FloatArray  # (2, r, N): how the error changes with the keyframe's pixel (x/z, y/z)
     axes: FloatArray  # (3, 3): fixed axes = axes @ the axes of J
     match_fraction: FloatArray  # (r, N): of each row's variance, what the match's factor scales
+    texture_fraction: FloatArray  # (r, N): ... and what the texture's factor scales
     depth_fraction: FloatArray  # (r, N): ... and what the depth's factor scales
     observed: FloatArray  # (N,) rows that were observed
     depth_m: FloatArray | None = None  # (N,) the depth that suits the pose best
+    by_query_m: FloatArray | None = None  # (r, N) how the error changes with the query's depth
 
     @property
     def squared(self) -> FloatArray:
@@ -94,14 +88,19 @@ def keyframe_depth_rows(
         noise.depth * pairs.keyframe_variance_factor * pairs.depth_noise.sigma_m(depth_m) ** 2
     )
     residual -= J[SHIFT] * (prior_m - depth_m)
-    C = _carried(H, pairs.covariance(noise.match))
+    C = _carried(H, pairs.covariance(noise))
     by_match = -H.transpose(1, 0, 2).copy()
-    error, of_match = _whiten(residual, J, by_match, C, variance, extra)
+    error, of_match, last = _whiten(residual, J, by_match, C, variance, extra)
     best_m = prior_m + variance * (J[SHIFT] * error).sum(axis=0)
     _discard(error, J, Y[2])
-    own = of_match * pairs.scaled_fraction(noise.match)
-    depth_m = _positive(best_m, prior_m)
-    return Rows(error, J, by_match, Rt.T, own, 1.0 - of_match, 2.0 + ranged, depth_m)
+    own, of_texture = _split(of_match, pairs, noise)
+    by_query_m = np.zeros_like(error)
+    if r == 3:
+        by_query_m[2] = ranged * last
+    depth_m, rows = _positive(best_m, prior_m), 2.0 + ranged
+    return Rows(
+        error, J, by_match, Rt.T, own, of_texture, 1.0 - of_match, rows, depth_m, by_query_m
+    )
 
 
 def query_depth_rows(
@@ -118,15 +117,18 @@ def query_depth_rows(
     _lever_columns(J, p, inverse_z, lever)
     variance = noise.depth * pairs.query_variance_factor * pairs.depth_noise.sigma_m(depth_m) ** 2
     residual = pairs.keyframe - p - J[SHIFT] * (pairs.query_m - depth_m)
-    C = _covariance_rows(pairs.covariance(noise.match))
+    C = _covariance_rows(pairs.covariance(noise))
     by_match = _identity(len(pairs))
-    error, of_match = _whiten(residual, J, by_match, C, variance, np.zeros(len(pairs)))
+    error, of_match, _ = _whiten(residual, J, by_match, C, variance, np.zeros(len(pairs)))
     best_m = pairs.query_m + variance * (J[SHIFT] * error).sum(axis=0)
+    by_query_m = -J[SHIFT]
     J[SHIFT] = 0.0  # the shift is the keyframe depth's
     _discard(error, J, X[2])
-    own, two = of_match * pairs.scaled_fraction(noise.match), np.full(len(pairs), 2.0)
-    depth_m = _positive(best_m, pairs.query_m)
-    return Rows(error, J, by_match, np.eye(3), own, 1.0 - of_match, two, depth_m)
+    own, of_texture = _split(of_match, pairs, noise)
+    two, depth_m = np.full(len(pairs), 2.0), _positive(best_m, pairs.query_m)
+    return Rows(
+        error, J, by_match, np.eye(3), own, of_texture, 1.0 - of_match, two, depth_m, by_query_m
+    )
 
 
 def epipolar_rows(
@@ -138,7 +140,7 @@ def epipolar_rows(
     line = cross(t, v)
     k = homogeneous(pairs.keyframe)
     raw = (k * line).sum(axis=0)
-    xx, xy, yy = pairs.covariance(noise.match)
+    xx, xy, yy = pairs.covariance(noise)
     to_line = np.stack([xx * line[0] + xy * line[1], xy * line[0] + yy * line[1]])
     variance = np.maximum((to_line * line[:2]).sum(axis=0), 1e-300)
     # The derivative belongs to the point ON the line: taken at the noisy one it biases t.
@@ -147,11 +149,11 @@ def epipolar_rows(
     J = np.zeros((PARAMETERS, 1, len(pairs)))
     J[0:3, 0] = cross(k, v) * inverse_sigma
     J[3:6, 0] = cross(cross(k, t), v) * inverse_sigma
-    own = pairs.scaled_fraction(noise.match)[None]
-    one = np.ones(len(pairs))
+    own, of_texture = _split(np.ones((1, len(pairs))), pairs, noise)
     by_match = (line[:2] * inverse_sigma)[:, None]
     error = (raw * inverse_sigma)[None]
-    return Rows(error, J, by_match, np.eye(3), own, np.zeros_like(own), one)
+    one = np.ones(len(pairs))
+    return Rows(error, J, by_match, np.eye(3), own, of_texture, np.zeros_like(own), one)
 
 
 def infinity_rows(
@@ -163,13 +165,20 @@ def infinity_rows(
     J = np.zeros((PARAMETERS, 2, len(pairs)))
     _lever_columns(J, p, inverse_z, ray)
     J[0:3] = 0.0
-    C = _covariance_rows(pairs.covariance(noise.match))
+    C = _covariance_rows(pairs.covariance(noise))
     none = np.zeros(len(pairs))
     by_match = _identity(len(pairs))
-    error, of_match = _whiten(pairs.keyframe - p, J, by_match, C, none, none)
+    error, of_match, _ = _whiten(pairs.keyframe - p, J, by_match, C, none, none)
     _discard(error, J, ray[2])
-    own, two = of_match * pairs.scaled_fraction(noise.match), np.full(len(pairs), 2.0)
-    return Rows(error, J, by_match, np.eye(3), own, 1.0 - of_match, two)
+    own, of_texture = _split(of_match, pairs, noise)
+    two = np.full(len(pairs), 2.0)
+    return Rows(error, J, by_match, np.eye(3), own, of_texture, 1.0 - of_match, two)
+
+
+def _split(of_match: FloatArray, pairs: RayPairs, noise: Noise) -> tuple[FloatArray, FloatArray]:
+    """(r, N) each: what the match and what the texture make of the variance in `of_match`."""
+    own = pairs.match_fraction(noise)
+    return of_match * own, of_match * (1.0 - own)
 
 
 def _pose_columns(J: FloatArray, p: FloatArray, inverse_z: FloatArray) -> None:
@@ -225,8 +234,9 @@ def _whiten(
     C: list[list[FloatArray]],
     variance: FloatArray,
     extra: FloatArray,
-) -> tuple[FloatArray, FloatArray]:
-    """(error, match's fraction of its variance); J and by_match are whitened in place.
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """(error, match's fraction of its variance, how the last row changes with its
+    residual); J and by_match are whitened in place.
 
     The first two rows are turned into one across the epipolar line, where depth has no say, and
     one along it; then e = L^-1 r with L L^T = S. `extra` is the last row's own variance.
@@ -260,7 +270,7 @@ def _whiten(
     _forward(residual[None], lower)
     _forward(J, lower)
     _forward(by_match, lower)
-    return residual, match_fraction
+    return residual, match_fraction, 1.0 / lower[-1][-1]
 
 
 def _turn(rows: FloatArray, c: FloatArray, s: FloatArray) -> None:

@@ -81,6 +81,7 @@ class ScaleRequest:
     depth_noise: DepthNoise
     depth_scale_sigma: float
     stereo_noise: float = 1.0  # factor of the disparities' sigmas
+    depth_shared: float = 0.0  # of the noise's sigma, what the depths of a region share
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +100,7 @@ class Depths:
     noise: DepthNoise
     keyframe_slope: FloatArray | None = None  # (2, N) metres per pixel to the right, and down
     bias: DepthNoise = NO_NOISE  # common to all, not estimated
+    shared: float = 0.0  # of the noise's sigma, what the depths of a region have in common
     scale_sigma: float = 0.0  # common to all, as a fraction
     shift_sigma_m: float = 0.0  # common to all; > 0: estimated with the pose
     coarse: bool = False  # good for a length only where the matches show a direction
@@ -137,6 +139,7 @@ def frame_depth(request: ScaleRequest) -> Depths | None:
         *sample_depth(query, request.matches.query_px, noise),
         noise,
         surface.slope,
+        shared=request.depth_shared,
         scale_sigma=request.depth_scale_sigma,
     )
 
@@ -159,6 +162,7 @@ def stereo_depth(request: ScaleRequest) -> Depths | None:
         *_unknown(len(pixels)),
         noise,
         surface.slope,
+        shared=request.depth_shared,
         scale_sigma=request.depth_scale_sigma,
     )
 

@@ -12,7 +12,8 @@ guesses. The image shows it:
     floor  what no texture gets below
 
 Beside an edge C is small across it and large along it (the aperture problem). C is added to what
-the matcher claims, and is never scaled down by how well the matches agree.
+the matcher claims. How well all matches agree does not scale it down: on a blank wall they agree
+and are guesses. Textured matches do (`Noise.texture`, `refine`).
 """
 
 from __future__ import annotations

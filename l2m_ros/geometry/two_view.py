@@ -24,7 +24,7 @@ from l2m_ros.geometry.ransac import (
     find_homography,
     find_relative,
 )
-from l2m_ros.geometry.rays import Index, RayPairs, homogeneous
+from l2m_ros.geometry.rays import Index, Noise, RayPairs, homogeneous
 from l2m_ros.geometry.refine import (
     HALF_WEIGHT,
     Fit,
@@ -33,7 +33,7 @@ from l2m_ros.geometry.refine import (
     robust_cost,
     rotation_terms,
 )
-from l2m_ros.geometry.residuals import Noise, epipolar_rows, infinity_rows
+from l2m_ros.geometry.residuals import epipolar_rows, infinity_rows
 from l2m_ros.geometry.triangulation import (
     epipolar_distance,
     plausible_depth,
@@ -127,7 +127,7 @@ def _sharp(pairs: RayPairs, fit: Fit) -> Index:
     GRIC counts each match once: many that could lie anywhere would outvote the few that know.
     """
     inliers = np.flatnonzero(fit.weights > 0.5)
-    xx, _, yy = pairs.covariance(fit.noise.match)[:, inliers]
+    xx, _, yy = pairs.covariance(fit.noise)[:, inliers]
     sharp = inliers[xx + yy <= SHARP * np.quantile(xx + yy, 0.1)]
     return sharp if len(sharp) >= MIN_SHARP else inliers
 
@@ -198,14 +198,14 @@ def _parallax(pairs: RayPairs, turned: FloatArray, noise: Noise) -> float:
     """RMS over the matches, the noise's own part taken out."""
     ray = turned[:3, :3] @ homogeneous(pairs.query)
     off = ((pairs.keyframe - ray[:2] / ray[2]) ** 2).sum(axis=0)
-    xx, _, yy = pairs.covariance(noise.match)
+    xx, _, yy = pairs.covariance(noise)
     return float(np.sqrt(max(np.median(off) - np.median(xx + yy), 0.0)))
 
 
 def _transfer_squared(pairs: RayPairs, H: FloatArray, noise: Noise) -> FloatArray:
     moved = H @ homogeneous(pairs.query)
     du, dv = pairs.keyframe - moved[:2] / moved[2]
-    xx, xy, yy = pairs.covariance(noise.match)
+    xx, xy, yy = pairs.covariance(noise)
     return np.asarray((yy * du * du - 2 * xy * du * dv + xx * dv * dv) / (xx * yy - xy * xy))
 
 

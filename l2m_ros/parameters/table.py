@@ -249,6 +249,9 @@ _TRACKING = [
     Parameter("pose.depth_scale_sigma", float(_POSE.depth_scale_sigma), "error that all depths "
               "have in common, as a share of each: focal length, baseline, calibration", "frame",
               low=0.0, high=0.5),
+    Parameter("pose.depth_shared", float(_POSE.depth_shared), "of the depth noise's sigma, the "
+              "share that all depths of a region (a 48th of the image) have in common: more makes "
+              "covariances larger", "frame", low=0.0, high=10.0),
     Parameter("pose.stereo_noise", float(_POSE.stereo_noise), "factor of the noise that the "
               "disparities of a stereo pair are taken to have", "frame", low=0.05, high=100.0),
     Parameter("pose.focal_sigma", float(_POSE.focal_sigma), "error of the focal length in "
@@ -322,7 +325,7 @@ def tracker_options(values: Values) -> TrackerOptions:
     bands = ("coverage_min", "inliers_min", "certain_min", "hysteresis")
     moved = ("parallax_max_rad", "zoom_max")
     looks = ("sharpness_min", "texture_min")
-    accuracy = ("threshold_px", "common_px", "depth_scale_sigma", "stereo_noise",
+    accuracy = ("threshold_px", "common_px", "depth_shared", "depth_scale_sigma", "stereo_noise",
                 "max_scale_sigma", "focal_sigma", "depth_delay_sigma_s")  # fmt: skip
     own = ("max_matches", "subpixel", "kept_keyframes", "restart_after", "accept_repeated")
     return TrackerOptions(
