@@ -37,6 +37,7 @@ LEAST_POSES = 20  # of the fitted half
 MOST_FITTED = 60  # evenly over the half; each takes a second or two of a core
 COST_LIMIT = float(chi2.isf(2 * norm.sf(WRONG_POSE_SIGMAS), 6))
 SCALES = (0.0, 0.003, 0.01, 0.03)
+SHARED = (0.0, 0.5, 1.0, 1.7)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +122,7 @@ def fit(found: Sequence[Sample], options: PoseOptions, truth: TruthSigma) -> Pos
     best, cost = options, _cost(found, options, truth)
     for _ in range(ROUNDS):
         start = best
-        for trials in (_common_px, trials_of_depth, _scale_sigma):
+        for trials in (_common_px, trials_of_depth, _depth_shared, _scale_sigma):
             for trial in trials(best):
                 if trial == best:
                     continue
@@ -152,6 +153,10 @@ def _depth_noise(o: PoseOptions) -> list[PoseOptions]:
         )
         for f in FACTORS
     ]
+
+
+def _depth_shared(o: PoseOptions) -> list[PoseOptions]:
+    return [replace(o, depth_shared=value) for value in SHARED]
 
 
 def _scale_sigma(o: PoseOptions) -> list[PoseOptions]:
@@ -200,6 +205,7 @@ def _parameters(fitted: PoseOptions, options: PoseOptions) -> dict[str, float]:
             options.depth_noise.quadratic_per_m,
         ),
         "pose.stereo_noise": (fitted.stereo_noise, options.stereo_noise),
+        "pose.depth_shared": (fitted.depth_shared, options.depth_shared),
         "pose.depth_scale_sigma": (fitted.depth_scale_sigma, options.depth_scale_sigma),
     }
     return {name: float(f"{new:.3g}") for name, (new, old) in both.items() if new != old}
