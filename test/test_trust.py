@@ -206,11 +206,12 @@ def tracked(shots, depth_of, seed=0):
 def test_depth_that_is_not_the_scenes_is_never_believed(shots, depth_of, seed):
     """None of its poses may be wrong: 5 sigma of six degrees of freedom is one in two million.
 
-    The first frames show no parallax, where nothing contradicts and the covariance is wide.
+    The first frames show no parallax, where nothing contradicts and the covariance is wide. Where
+    matches are exact, a pose may lean on them alone, and is right.
     """
     wrong, posed, words = tracked(shots[:9], depth_of, seed)
     assert wrong == 0
-    assert posed <= 3
+    assert posed <= 4
     assert any("depth fit" in said for said in words)
 
 
