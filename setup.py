@@ -41,6 +41,7 @@ TEST = [
     "pytest<9",
     "pytest-timeout",
     "hypothesis",
+    "atheris; sys_platform == 'linux' and python_version >= '3.11'",  # make test-slow: guided fuzz
     "ruff",
     "mypy",
     "evo",

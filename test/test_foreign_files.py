@@ -21,6 +21,7 @@ from l2m_ros.errors import InvalidInput, MapError
 from l2m_ros.mapping.mapper import model_of
 from l2m_ros.mapping.store import open_map
 from l2m_ros.workshop.jobs.runners import runner_of
+from l2m_ros.workshop.jobs.store import store_of
 
 EYE = np.eye(4).tolist()
 K = [[50.0, 0, 31.5], [0, 50, 23.5], [0, 0, 1]]
@@ -110,6 +111,16 @@ def test_a_map_names_no_file_to_be_loaded():
     for name in ("/tmp/evil", "../evil", "./evil", "~/evil", "a\\b"):
         with pytest.raises(InvalidInput, match="--model"):
             model_of({"model": name}, "lite")
+
+
+@pytest.mark.parametrize("address", ["mysql://x/y", "s3://bucket/a.l2m", "://"])
+def test_other_addresses_are_no_maps(address, tmp_path, monkeypatch):
+    """They once became folders named mysql: in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    for create in (False, True):
+        with pytest.raises(MapError, match="postgresql"):
+            open_map(address, create=create)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_pipe_is_no_map(tmp_path):
@@ -349,6 +360,12 @@ def test_a_map_that_fails_leaves_nothing_beside_its_name(posed, tmp_path):
     out = tmp_path / "maps" / "a.l2m"
     assert cli.main(["map", "build", str(posed), "--model", "orb", "--out", str(out)]) == 2
     assert not list(out.parent.glob("*")) and not list(out.parent.glob(".*"))
+
+
+def test_an_address_of_nothing_is_no_place_for_shards():
+    for address in ("://", "://x"):
+        with pytest.raises(InvalidInput, match="address"):
+            store_of(address)
 
 
 def test_no_processes_do_nothing():

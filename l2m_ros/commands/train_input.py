@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from l2m_ros.errors import InvalidInput
+from l2m_ros.files import read_yaml
 
 TAR: dict[str, Any] = {"filter": "data"}  # nothing outside of the folder, no links, no devices
 HELD_OUT_SEED = 900  # of the worlds that are only measured on
@@ -51,15 +52,11 @@ def check_amounts(args: argparse.Namespace) -> None:
 
 
 def settings_of(path: Path) -> dict[str, Any]:
-    import yaml
-
     try:
-        settings = yaml.safe_load(path.read_text())
+        settings = read_yaml(path)
     except FileNotFoundError as error:
         known = ", ".join(sorted(p.stem for p in config_folder().glob("*.yaml")))
         raise InvalidInput(f"{path}: no such config (there are: {known})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(settings, dict):
         raise InvalidInput(f"{path}: expected names and values")
     return settings

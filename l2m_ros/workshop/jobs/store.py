@@ -125,6 +125,8 @@ def store_of(place: Path | str) -> Store:
     if "://" not in text:
         return Folder(Path(text))
     parts = urlsplit(text)
+    if not parts.scheme:
+        raise InvalidInput(f"{text}: name a folder, or an address such as s3://bucket/path")
     if parts.scheme == "file":
         return Folder(Path(url2pathname(parts.path)))
     return Url(text)
