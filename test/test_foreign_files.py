@@ -6,9 +6,13 @@ of memory, or a lost input.
 
 import json
 import os
+import signal
 import sqlite3
 import struct
+import subprocess
+import sys
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -366,6 +370,40 @@ def test_an_address_of_nothing_is_no_place_for_shards():
     for address in ("://", "://x"):
         with pytest.raises(InvalidInput, match="address"):
             store_of(address)
+
+
+@pytest.mark.parametrize("address", ["", "garbage", "a:b", "host:", "host:1:2"])
+def test_addresses_of_no_cluster(address):
+    with pytest.raises(InvalidInput, match="HOST:PORT"):
+        runner_of(address, 1)
+
+
+def test_a_cluster_that_does_not_answer_is_said_so_at_once():
+    """Ray itself asked for minutes."""
+    for address in ("127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:99999"):
+        with pytest.raises(InvalidInput, match="no cluster answers"):
+            next(runner_of(address, 1).run(str, [1]))
+
+
+def test_ctrl_c_ends_processes_without_a_word(tmp_path):
+    """Each of them printed a traceback."""
+    code = (
+        "import time\nfrom l2m_ros.workshop.jobs.runners import Processes\n"
+        "if __name__ == '__main__':\n"
+        "    try:\n"
+        "        for done in Processes(2).run(time.sleep, [0, 60, 60]): print(done, flush=True)\n"
+        "    except KeyboardInterrupt: print('interrupted', flush=True)\n"
+    )
+    (tmp_path / "work.py").write_text(code)
+    run = subprocess.Popen(
+        [sys.executable, str(tmp_path / "work.py")], stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )  # fmt: skip
+    assert run.stdout.readline().startswith("(0")
+    os.killpg(run.pid, signal.SIGINT)
+    out, err = run.communicate(timeout=40)
+    assert out == "interrupted\n" and err == "" and run.returncode == 0
 
 
 def test_no_processes_do_nothing():

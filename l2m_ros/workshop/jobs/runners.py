@@ -9,15 +9,20 @@ twice: then every runner gives the same result, and a worker that dies costs its
 from __future__ import annotations
 
 import multiprocessing
+import re
+import signal
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from l2m_ros.errors import BackendUnavailable, InvalidInput, L2MError
 
 T = TypeVar("T")
+ANSWERS_S = 10.0
 TRIES = 4  # of a piece whose worker dies
 AHEAD = 2  # pieces waiting for each worker
 
@@ -58,7 +63,8 @@ class Processes:
                 while waiting or running:
                     while waiting and len(running) < AHEAD * self.count:
                         number = waiting.pop()
-                        running[pool.submit(work, number)] = number
+                        with _interrupts_held():
+                            running[pool.submit(work, number)] = number
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
                         result = future.result()
                         yield running.pop(future), result
@@ -71,8 +77,22 @@ class Processes:
                             "process was killed: is there enough memory? Give fewer processes"
                         ) from None
                     waiting.append(number)
+            except BaseException:  # Ctrl-C: nobody waits for the pieces under way
+                for process in list((pool._processes or {}).values()):
+                    process.terminate()
+                raise
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Processes started meanwhile never see Ctrl-C: each would print a traceback of its own."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @dataclass(frozen=True)
@@ -85,6 +105,23 @@ class RayCluster:
 
     address: str
     cores: float = 1.0  # of a task
+
+    def __post_init__(self) -> None:
+        if self.address not in ("auto", "local") and self._place() is None:
+            raise InvalidInput(f"--ray {self.address!r}: give HOST:PORT, ray://HOST:PORT or auto")
+
+    def _place(self) -> tuple[str, int] | None:
+        found = re.fullmatch(r"(?:ray://)?([^:/\s]+|\[[0-9a-fA-F:]+\]):(\d{1,5})", self.address)
+        return (found[1].strip("[]"), int(found[2])) if found else None
+
+    def _check_that_it_answers(self) -> None:
+        """Ray itself asks a dead address for minutes."""
+        if (place := self._place()) is None:
+            return
+        try:
+            socket.create_connection(place, timeout=ANSWERS_S).close()
+        except (OSError, OverflowError) as error:
+            raise InvalidInput(f"--ray {self.address}: no cluster answers: {error}") from error
 
     def run(self, work: Callable[[int], T], numbers: Sequence[int]) -> Iterator[tuple[int, T]]:
         ray = self._joined()
@@ -104,6 +141,7 @@ class RayCluster:
                 ray.cancel(reference, force=True)
 
     def _joined(self) -> Any:
+        self._check_that_it_answers()
         try:
             import ray
         except ImportError as error:

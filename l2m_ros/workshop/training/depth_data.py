@@ -11,6 +11,7 @@ log(depth / focal length in px) of the network's input, which holds for any came
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ import numpy as np
 from l2m_ros import images
 from l2m_ros.engines.backend import Array, Backend
 from l2m_ros.errors import InvalidInput
-from l2m_ros.files import foreign_values, read_file, read_text, whole_file
+from l2m_ros.files import foreign_values, read_file, read_text, write_whole
 from l2m_ros.images import MAX_BYTES, read_arrays
 from l2m_ros.matching.mono_depth import HEAD_FEATURES
 from l2m_ros.types import ByteArray, Camera, FloatArray
@@ -226,8 +227,9 @@ class Pictures:
         path.parent.mkdir(parents=True, exist_ok=True)
         lengths = np.array([len(file) for file in self.jpeg])
         data = np.frombuffer(b"".join(self.jpeg), np.uint8)
-        with whole_file(path) as partial, partial.open("wb") as file:
-            np.savez(file, data=data, lengths=lengths, labels=self.labels, place=self.place)
+        packed = io.BytesIO()  # into a full disk, zipfile would complain a second time
+        np.savez(packed, data=data, lengths=lengths, labels=self.labels, place=self.place)
+        write_whole(path, packed.getvalue())
 
     @staticmethod
     def load(path: Path) -> Pictures:
