@@ -86,6 +86,7 @@ class Soak:
     node: NodeProcess
     model: str
     pause_s: float
+    parameters: list[str]
     rng: random.Random
     counts: Counter[str] = field(default_factory=Counter)
     poses: int = 0
@@ -93,7 +94,7 @@ class Soak:
     marks_mb: list[float] = field(default_factory=list)
 
     def start(self) -> None:
-        self.node.start(f"model:={self.model}")
+        self.node.start(f"model:={self.model}", *self.parameters)
         self.node.tracks(START_S)
 
     def listen(self) -> None:
@@ -219,7 +220,9 @@ class Soak:
 
 def run(name: str, args: argparse.Namespace) -> bool:
     """One phase on a fresh node; prints its line; whether all is well."""
-    soak = Soak(NodeProcess(START_S), args.model, 1 / args.rate, random.Random(args.seed))
+    soak = Soak(
+        NodeProcess(START_S), args.model, 1 / args.rate, args.parameters, random.Random(args.seed)
+    )
     started_s = time.monotonic()
     try:
         soak.start()
@@ -252,6 +255,7 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=10.0, help="images a second, frames")
     parser.add_argument("--growth", type=float, default=2.0, help="percent")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("-p", dest="parameters", action="append", default=[], help="NAME:=VALUE")
     args = parser.parse_args()
     if unknown := set(args.phases) - {*MINUTES, *COUNTS}:
         parser.error(f"unknown phases: {', '.join(sorted(unknown))}")

@@ -347,6 +347,24 @@ def test_numbers_that_cannot_be_are_refused_before_the_work(words, posed, tmp_pa
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+def test_a_view_is_written_whole_or_not_at_all(office, tmp_path, monkeypatch, capsys):
+    """Rerun left a torn file on a full disk, and the verb said that all was well."""
+    pytest.importorskip("rerun")
+    out = tmp_path / "view.rrd"
+    assert cli.main(["map", "view", str(office), "--save", str(out)]) == 0
+    assert out.read_bytes().startswith(b"RRF") and out.stat().st_size > 2000
+    out.unlink()
+    code = (
+        "import resource, sys; from l2m_ros.cli import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "map", "view", str(office), "--save", str(out)]
+    path = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(command, capture_output=True, text=True, env=path)
+    assert done.returncode == 2 and "disk is full" in done.stderr
+    assert not list(tmp_path.glob("*view*"))
+
+
 def test_pictures_kept_of_a_world_are_whole_or_said_to_be_damaged(tmp_path):
     pytest.importorskip("torch")
     from l2m_ros.workshop.training.depth_data import Pictures

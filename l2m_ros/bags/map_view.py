@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import rerun as rr
 
-from l2m_ros.errors import InvalidInput
+from l2m_ros.files import write_whole
 from l2m_ros.mapping import codec
 from l2m_ros.mapping.export import placed_keyframes, points
 from l2m_ros.mapping.store import MapStore
@@ -25,11 +25,14 @@ FRUSTUM_M = 0.15
 def show_map(store: MapStore, save: Path | None = None) -> None:
     """To a window, or to a file that the viewer opens later."""
     rr.init("l2m_ros", recording_id=store.address, spawn=save is None)
-    if save is not None:
-        try:
-            rr.save(str(save))
-        except RuntimeError as error:  # Rerun's for every failure of the file
-            raise InvalidInput(f"{save} cannot be written: {error}") from error
+    # Rerun's own file is torn where the disk is full, and only a warning says so.
+    recording = None if save is None else rr.memory_recording()
+    _log(store)
+    if save is not None and recording is not None:
+        write_whole(save, recording.drain_as_bytes())
+
+
+def _log(store: MapStore) -> None:
     poses = store.poses()
     for keyframe in placed_keyframes(store):
         name, pose = f"map/keyframes/{keyframe.id}", poses[keyframe.id][0]
