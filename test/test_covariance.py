@@ -193,6 +193,22 @@ def test_a_plane_in_a_part_of_the_image_with_holes_in_its_depth():
     assert np.mean(honest) < 9.0 and np.mean(honest) < 0.6 * np.mean(naive)
 
 
+def test_what_a_rolling_shutter_moves_is_admitted():
+    """The query's rows were taken over 20 ms while the camera moved on."""
+    t, moving_s, readout_s = trial(World("shutter", sigma_px=0.05), 0), 0.5, 0.02
+    query = replace(t.query, stamp_ns=t.keyframe.stamp_ns + round(moving_s * 1e9))
+    rows = (t.matches.query_px[:, 1] / query.camera.height - 0.5)[:, None]
+    flow_px = (t.matches.query_px - t.matches.keyframe_px) / moving_s
+    bent = replace(t.matches, query_px=t.matches.query_px + flow_px * rows * readout_s)
+    squared = {}
+    for told_s in (0.0, 0.01):
+        options = PoseOptions.exactly_calibrated(shutter_sigma_s=told_s)
+        pose = estimate_pose(bent, query, t.keyframe, options)
+        error = se3.difference(pose.keyframe_from_camera, t.keyframe_from_camera)
+        squared[told_s] = error @ np.linalg.solve(pose.covariance, error)
+    assert squared[0.01] < 6.0 and squared[0.01] < 0.5 * squared[0.0]
+
+
 def _patches(values, size):
     """Each value over its block of an image."""
     v, u = (np.arange(n) * k // n for n, k in zip(size, values.shape, strict=True))

@@ -20,7 +20,8 @@ residuals; parameters state those:
        residuals show it, of the keyframe's depths and of the query's
     c  the same for an error that all depths have in common (`Depths.bias_m`, and what a depth
        image that was taken a little earlier or later is off by)
-    l  the same for the focal length: flow is longer or shorter by a factor
+    l  the same for the focal length: flow is longer or shorter by a factor; and for the rows'
+       moments: a rolling shutter sees each a little later than the one above
     u  the depths' scale, relative: along t, whatever the matches say
 
 The effective number is measured, not assumed. Residuals are summed over blocks of the image:
@@ -62,10 +63,10 @@ class Common:
     depth_region: Index  # (N,) of DEPTH_REGIONS
     sigma: float = 0.0  # of the keyframe's pixel by region, each axis, normalised units
     scale_sigma: float = 0.0  # of all depths, relative
-    shift: FloatArray | None = None  # (2, N) of the keyframe's pixels, all together
+    shift: FloatArray | None = None  # (m, 2, N) of the keyframe's pixels, all together, m causes
 
     def select(self, index: Index) -> Common:
-        shift = None if self.shift is None else self.shift[:, index]
+        shift = None if self.shift is None else self.shift[:, :, index]
         region, depth_region = self.region[index], self.depth_region[index]
         return replace(self, region=region, depth_region=depth_region, shift=shift)
 
@@ -145,7 +146,8 @@ def _shared(fit: Fit, inverse: FloatArray, common: Common) -> FloatArray:
     """6x6: covariance of the pose by the errors that matches share."""
     shifts = np.zeros((7, 2, REGIONS[0] * REGIONS[1]))  # of the normal equations, by region
     depths = np.zeros((2, 7, DEPTH_REGIONS[0] * DEPTH_REGIONS[1]))
-    bias, shifted = np.zeros(7), np.zeros(7)
+    bias = np.zeros(7)
+    shifted = np.zeros((7, 0 if common.shift is None else len(common.shift)))
     for part in fit.parts:
         Jw = part.J * part.weights
         score = np.einsum("irn,krn->ikn", Jw, part.by_match)  # (7, 2, N)
@@ -159,7 +161,7 @@ def _shared(fit: Fit, inverse: FloatArray, common: Common) -> FloatArray:
                 depths[d, i] += np.bincount(cell, by_depth[d, i], depths.shape[2])
         bias += np.einsum("irn,rn->i", Jw, part.by_bias)
         if common.shift is not None:
-            shifted += np.einsum("ikn,kn->i", score, common.shift[:, part.index])
+            shifted += np.einsum("ikn,mkn->im", score, common.shift[:, :, part.index])
     moved = inverse @ np.column_stack(
         [common.sigma * fit.noise.texture * shifts.reshape(7, -1), *depths, bias, shifted]
     )

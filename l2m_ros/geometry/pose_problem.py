@@ -59,6 +59,7 @@ class PoseOptions:
     # and its colour image.
     depth_scale_sigma: float = 0.01
     focal_sigma: float = 0.001
+    shutter_sigma_s: float = 0.01  # from an image's first row to its last: a rolling shutter
     depth_delay_sigma_s: float = 0.003
     # Of the depth noise's sigma, what the depths of a region have in common.
     depth_shared: float = 0.5
@@ -71,13 +72,23 @@ class PoseOptions:
     @classmethod
     def exactly_calibrated(cls, **others: Any) -> PoseOptions:
         """For drawn worlds: nothing errs but what is drawn for each match."""
-        exact = {"common_px": 0.0, "depth_scale_sigma": 0.0, "focal_sigma": 0.0}
+        exact = {
+            "common_px": 0.0,
+            "depth_scale_sigma": 0.0,
+            "focal_sigma": 0.0,
+            "shutter_sigma_s": 0.0,
+        }
         return cls(**{**exact, "depth_delay_sigma_s": 0.0, "depth_shared": 0.0, **others})
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold_px < 1e4:
             raise InvalidInput(f"threshold_px must be some pixels, got {self.threshold_px:g}")
-        calibration = (self.depth_scale_sigma, self.focal_sigma, self.depth_delay_sigma_s)
+        calibration = (
+            self.depth_scale_sigma,
+            self.focal_sigma,
+            self.depth_delay_sigma_s,
+            self.shutter_sigma_s,
+        )
         if not all(0.0 <= sigma <= 1.0 for sigma in calibration):
             raise InvalidInput(f"sigmas of a calibration lie in [0, 1], got {calibration}")
         if not 0.0 <= self.common_px <= 100.0:
@@ -171,8 +182,21 @@ class PoseProblem:
         )
         sigma = self.options.common_px / focal_px(self.keyframe)
         away = np.full(len(self.pairs), np.inf) if depth_m is None else depth_m
-        shift = focal_shift(self.pairs, T, away)
-        return Common(region, depth_region, sigma, scale_sigma, self.options.focal_sigma * shift)
+        focal = self.options.focal_sigma * focal_shift(self.pairs, T, away)
+        shift = np.stack([focal, self.options.shutter_sigma_s * self._flow_by_row()])
+        return Common(region, depth_region, sigma, scale_sigma, shift)
+
+    def _flow_by_row(self) -> FloatArray:
+        """(2, N) by how much the matches are off for each second that an image's rows take.
+
+        How fast the image moves is the mean since the keyframe; a hand's is another each moment, so
+        that what both images err does not cancel.
+        """
+        seconds = abs(self.request.query.stamp_ns - self.request.keyframe.stamp_ns) * 1e-9
+        if seconds == 0.0:
+            return np.zeros_like(self.pairs.query)
+        rows = (self.request.matches.query_px[:, 1] + 0.5) / self.query.height - 0.5
+        return np.asarray((self.pairs.keyframe - self.pairs.query) * rows / seconds)
 
     def late_depth_m(self, slope: FloatArray) -> FloatArray:
         """(N,) what the keyframe's depth is off by if it was taken depth_delay_sigma_s late.

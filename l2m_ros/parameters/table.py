@@ -256,6 +256,8 @@ _TRACKING = [
               "disparities of a stereo pair are taken to have", "frame", low=0.05, high=100.0),
     Parameter("pose.focal_sigma", float(_POSE.focal_sigma), "error of the focal length in "
               "camera_info, relative", "frame", low=0.0, high=1.0),
+    Parameter("pose.shutter_sigma_s", float(_POSE.shutter_sigma_s), "seconds from an image's first "
+              "row to its last that a rolling shutter may take", "frame", low=0.0, high=1.0),
     Parameter("pose.depth_delay_sigma_s", float(_POSE.depth_delay_sigma_s), "seconds between a "
               "depth image and the image of its stamp", "frame", low=0.0, high=1.0),
     Parameter("pose.texture_grey", float(_POSE.texture.grey), "by how many grey levels two images "
@@ -326,7 +328,8 @@ def tracker_options(values: Values) -> TrackerOptions:
     moved = ("parallax_max_rad", "zoom_max")
     looks = ("sharpness_min", "texture_min")
     accuracy = ("threshold_px", "common_px", "depth_shared", "depth_scale_sigma", "stereo_noise",
-                "max_scale_sigma", "focal_sigma", "depth_delay_sigma_s")  # fmt: skip
+                "max_scale_sigma", "focal_sigma", "shutter_sigma_s",
+                "depth_delay_sigma_s")  # fmt: skip
     own = ("max_matches", "subpixel", "kept_keyframes", "restart_after", "accept_repeated")
     return TrackerOptions(
         **_fields(values, "tracking", own),
