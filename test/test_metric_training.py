@@ -291,7 +291,8 @@ def test_the_command_trains_and_writes_a_model_that_matches(tmp_path, capsys):
     out = tmp_path / "run"
     command = ["train", "metric", "--config", str(tmp_path / "tiny.yaml"), "--steps", "2"]
     assert main([*command, "--out", str(out)]) == 0
-    assert str(out / "model") in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert str(out / "model") in said.out and "unseen worlds depth now errs by" in said.err
     matcher = load_matcher(str(out / "model"), backend="onnxruntime")
     assert isinstance(matcher, MetricMatcher)
     assert matcher.sigmas()["scale_sigma"] > 0.01
@@ -301,3 +302,15 @@ def test_the_command_trains_and_writes_a_model_that_matches(tmp_path, capsys):
     assert np.abs(pairs_found.query_px - pairs_found.keyframe_px).max() < 1e-3
     reader = load_depth_reader(str(out / "model"))
     assert reader.read(rgb, posed_frames(1)[0].camera).depth.shape == (64, 96)
+
+
+def test_a_run_says_what_it_learnt_and_when_that_is_nothing_yet():
+    from l2m_ros.commands.train_metric import learnt_words
+
+    after = {"depth_error_percent": 21.0, "lost_percent": 5.0, "turn_deg": 14.0,
+             "scale_error_percent": 17.0, "rotation_error_deg": 3.2,
+             "within10_percent_of_way": 12.0}  # fmt: skip
+    words = learnt_words(after, 56.0)
+    assert "21 % (56 % untrained" in words and "scale 17 %, rotation 3.2 degrees, 12 %" in words
+    lost = learnt_words({**after, "lost_percent": 60.0}, 56.0)
+    assert "60 % of the pairs have no metric pose" in lost and "rotation" not in lost

@@ -25,23 +25,43 @@ HELD_OUT_SEED = 900  # of the worlds that are never trained on
 HELD_OUT_WORLDS = 3
 TRIAL_WORLDS = 3  # where a run is too short to be worth more
 TRIAL_MINUTES = 5.0
+BEFORE_PAIRS = 8  # that the untrained network is measured on
+MOSTLY_LOST = 49.0  # percent: medians say nothing then
 
 
 def run_metric(args: argparse.Namespace, config: Path | None) -> int:
     import torch
 
     from l2m_ros.networks.registry import build
-    from l2m_ros.workshop.training.metric import train_metric
+    from l2m_ros.workshop.training.curves import read
+    from l2m_ros.workshop.training.metric import MetricValidation, train_metric
 
     options = _options(args, config)
     folder = args.out or Path("runs/metric")
     pairs, held_out = metric_pairs(options, args.sequences)
     torch.manual_seed(options.loop.seed)
     network = build("mickey", **options.network)
+    before = MetricValidation(held_out, BEFORE_PAIRS)(network)["depth_error_percent"]
     if train_metric(options, network, pairs, held_out, folder):
         write_metric_model(folder, options, folder / "model")
+        say(learnt_words(read(folder / "validation.csv")[-1], before))
         print(folder / "model")
     return 0
+
+
+def learnt_words(after: dict[str, float], depth_error_before: float) -> str:
+    """What a run taught, on pairs of worlds that were never trained on."""
+    words = (
+        f"on unseen worlds depth now errs by {after['depth_error_percent']:.0f} % "
+        f"({depth_error_before:.0f} % untrained: one depth for all)"
+    )
+    if after["lost_percent"] > MOSTLY_LOST:
+        return f"{words}; {after['lost_percent']:.0f} % of the pairs have no metric pose: go on"
+    return (
+        f"{words}; poses of pairs {after['turn_deg']:.0f} degrees apart: scale "
+        f"{after['scale_error_percent']:.0f} %, rotation {after['rotation_error_deg']:.1f} degrees, "
+        f"{after['within10_percent_of_way']:.0f} % within a tenth of the way"
+    )
 
 
 def _options(args: argparse.Namespace, config: Path | None) -> MetricOptions:

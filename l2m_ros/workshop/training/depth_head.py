@@ -34,12 +34,12 @@ class HeadOptions:
 
     width: int = 640  # of the encoder's input; multiples of 32
     height: int = 480
-    worlds: int = 48  # rendered; every eighth is held out
+    worlds: int = 500  # rendered; every eighth is held out
     views: int = 6  # of each
     crops: int = 1  # of each view, beside the whole
     real_share: float = 0.3  # of a batch, where recordings are given
-    batch: int = 16
-    channel_dropout: float = 0.3  # of the features: with less the worlds are learnt by heart
+    batch: int = 12
+    channel_dropout: float = 0.2  # of the features: with less the worlds are learnt by heart
     loop: LoopOptions = field(default_factory=lambda: LoopOptions(steps=500))
 
     def __post_init__(self) -> None:
