@@ -301,3 +301,34 @@ def test_training_learns_what_the_features_say(tmp_path):
     options = HeadOptions(batch=8, channel_dropout=0.0, loop=loop)
     assert train_head(options, network, samples, [], samples, tmp_path)
     assert np.abs(head_errors(network, samples).factor).mean() < 0.3 * np.abs(told).mean()
+
+
+def test_a_member_never_learns_from_its_family_and_what_they_dispute_is_less_sure():
+    import torch
+
+    from l2m_ros.networks.registry import build
+    from l2m_ros.workshop.training.depth_head import HeadBatch, head_loss
+
+    torch.manual_seed(0)
+    network = build("lite_depth", eyes=5, wide=2, width=16, deep=16, blocks=1)
+    batch = HeadBatch(torch.randn(3, 5, 4, 6), torch.randn(3, 2, 2, 3),
+                      torch.full((3, 1, 4, 6), -4.0), torch.tensor([1, 1, 1]))  # fmt: skip
+    head_loss(network, batch)[0].backward()
+    moved = [any((p.grad != 0).any() for p in m.parameters()) for m in network.members]
+    assert moved == [True, False, True]
+    one = network(batch.cells, batch.context)["image_log_sigma"]
+    with torch.no_grad():
+        network.members[0].out.bias[0] += 1.0
+    other = network(batch.cells, batch.context)["image_log_sigma"]
+    assert torch.allclose(other.exp() ** 2 - one.exp() ** 2, torch.tensor(1 / 3), atol=1e-4)
+
+
+def test_desks_are_seen_from_near_with_exact_depth():
+    from l2m_ros.workshop.simulation.draft import draft_world
+    from l2m_ros.workshop.training.depth_data import images_of_world
+
+    world = draft_world(3, "desk")
+    views = list(images_of_world(world, 3, 4, (96, 72)))
+    nearest = [float(np.nanquantile(view.depth, 0.1)) for view in views]
+    assert len(views) == 4 and min(nearest) < 0.9 and max(nearest) < 3.0
+    assert all(0.5 < view.K[0, 0] / 96 < 1.1 for view in views)

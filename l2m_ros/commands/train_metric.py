@@ -58,8 +58,9 @@ def learnt_words(after: dict[str, float], depth_error_before: float) -> str:
     if after["lost_percent"] > MOSTLY_LOST:
         return f"{words}; {after['lost_percent']:.0f} % of the pairs have no metric pose: go on"
     return (
-        f"{words}; poses of pairs {after['turn_deg']:.0f} degrees apart: scale "
-        f"{after['scale_error_percent']:.0f} %, rotation {after['rotation_error_deg']:.1f} degrees, "
+        f"{words}; poses of pairs {after['turn_deg']:.0f} degrees apart: "
+        f"scale {after['scale_error_percent']:.0f} %, "
+        f"rotation {after['rotation_error_deg']:.1f} degrees, "
         f"{after['within10_percent_of_way']:.0f} % within a tenth of the way"
     )
 
