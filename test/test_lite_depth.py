@@ -22,7 +22,8 @@ from l2m_ros.types import Camera, Features, MetricPose, RelativePose
 
 HEAD = ModelCard(
     name="head", architecture="lite_depth", input=InputSpec(64, 32, multiple=32),
-    depth={"place_sigma": 0.2, "image_factor": 2.0, "cell_factor": 3.0, "image_correlation": 0.5},
+    depth={"place_sigma": 0.2, "image_factor": 2.0, "cell_factor": 3.0, "image_correlation": 0.5,
+           "common_share": 0.0},
     encoder={"model": "lite", "eyes_id": "a" * 16},
 )  # fmt: skip
 
@@ -82,10 +83,27 @@ def test_depth_over_focal_length_becomes_metres_by_camera_and_size():
 
 def test_sigmas_are_the_heads_times_what_the_card_measured():
     depth = HeadDepthReader(HEAD, Constant(), Encoder()).read(
-        np.zeros((32, 64, 3), np.uint8), camera(64, 32, 200.0)
+        np.zeros((32, 64, 3), np.uint8), camera(64, 32, 100.0)
     )
     assert np.allclose(depth.pixel_sigma, 0.3) and depth.image_sigma == pytest.approx(0.1)
     assert depth.scale_sigma == pytest.approx(np.hypot(0.2, 0.1))
+
+
+def test_a_camera_unlike_those_of_training_is_not_believed():
+    reader, tall = HeadDepthReader(HEAD, Constant(), Encoder()), np.zeros((32, 64, 3), np.uint8)
+    assert reader.read(tall, camera(64, 32, 60.0)).place_sigma == pytest.approx(0.2)
+    wide = np.zeros((32, 256, 3), np.uint8)
+    for rgb, of in ((wide, camera(256, 32, 200.0)), (tall, camera(64, 32, 300.0))):
+        assert relative_sigma(reader.read(rgb, of).scale_sigma) > 10.0
+
+
+def test_what_images_of_a_place_share_no_keyframe_averages_out():
+    card = replace(HEAD, depth={**HEAD.depth, "common_share": 0.75})
+    depth = HeadDepthReader(card, Constant(), Encoder()).read(
+        np.zeros((32, 64, 3), np.uint8), camera(64, 32, 100.0)
+    )
+    assert depth.image_sigma == pytest.approx(0.05)
+    assert depth.scale_sigma == pytest.approx(np.hypot(0.2, 0.1))  # of one image: the same
 
 
 def test_features_of_the_tracking_matcher_are_used_and_others_are_not():
@@ -267,7 +285,13 @@ def test_labels_of_cells_do_not_change_with_a_crop():
 
 
 def test_sigmas_take_place_image_and_cell_apart():
-    from l2m_ros.workshop.training.depth_head import HeadErrors, neighbour_correlation, sigmas
+    from l2m_ros.workshop.training.depth_head import (
+        HeadErrors,
+        common_share,
+        neighbour_correlation,
+        sigmas,
+        stated,
+    )
 
     rng = np.random.default_rng(0)
     place = np.repeat(np.arange(40), 25)
@@ -278,6 +302,11 @@ def test_sigmas_take_place_image_and_cell_apart():
     assert found["place_sigma"] == pytest.approx(np.sqrt(np.mean(means**2)), rel=1e-3)
     assert found["image_factor"] == pytest.approx(2.0, rel=0.1) and found["cell_factor"] == 1.7
     assert abs(neighbour_correlation(replace(errors, factor=rng.normal(size=1000)))) < 0.1
+    still = replace(errors, factor=0.4 + 0.03 * rng.normal(size=1000))
+    assert common_share(still, 1.0) == pytest.approx(1 - (0.03 / 0.05) ** 2, abs=0.05)
+    card = stated(errors, [errors, still])
+    assert card["place_sigma"] == pytest.approx(0.4, abs=0.01) and card["common_share"] > 0.5
+    assert stated(errors, [errors])["common_share"] == 0.9  # no recording told
     few = HeadErrors(*(np.arange(3) for _ in range(5)))
     with pytest.raises(InvalidInput, match="no place"):
         sigmas(few)

@@ -31,9 +31,16 @@ from l2m_ros.types import ByteArray, Camera, Features, FloatArray
 
 FARTHEST_RATIO = 20.0  # from the median depth: beyond, the network does not mean it
 LEAST_SIGMA = 0.02
+# Of a head: cameras unlike those that it was trained with, and how little their metres then mean.
+MOST_SQUEEZED = 0.6  # |log| of the two focal lengths' ratio in the network's input
+FOCAL_OF_WIDTH = (0.4, 2.5)
+UNFAMILIAR = 2.0  # log sigma: a factor of 7, which no parameter lets through
 
 # Of a head's card that was not measured on places it never saw: it knows next to nothing.
-UNMEASURED = {"place_sigma": 0.5, "image_factor": 1.5, "cell_factor": 1.5, "image_correlation": 0.9}
+UNMEASURED = {
+    "place_sigma": 0.5, "image_factor": 1.5, "cell_factor": 1.5, "image_correlation": 0.9,
+    "common_share": 0.9,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,13 +124,23 @@ class HeadDepthReader:
         sigma = self._stated["cell_factor"] * np.exp(log_sigma[:rows, :columns])
         sigma = np.maximum(sigma, LEAST_SIGMA).astype(np.float32)
         image = self._stated["image_factor"] * float(np.exp(found["image_log_sigma"][0, 0]))
+        # Images of one place look alike: most of what one is off by, the others are off by, too.
+        shared = float(self._stated["common_share"])
+        place = self._stated["place_sigma"] if familiar(camera, content) else UNFAMILIAR
         return MonoDepth(
             _full(cells, camera),
             cv2.resize(sigma, camera.size, interpolation=cv2.INTER_LINEAR),
-            float(self._stated["place_sigma"]),
-            max(image, LEAST_SIGMA),
+            float(np.hypot(place, np.sqrt(shared) * image)),
+            max(float(np.sqrt(1.0 - shared)) * image, LEAST_SIGMA),
             float(self._stated["image_correlation"]),
         )
+
+
+def familiar(camera: Camera, content: tuple[int, int]) -> bool:
+    """Whether training showed such a camera: a street of 3.3 to 1, squeezed, is read as a shelf."""
+    across, down = camera.K[0, 0] / camera.width, camera.K[1, 1] / camera.height
+    squeezed = abs(float(np.log(across * content[0] / (down * content[1]))))
+    return squeezed < MOST_SQUEEZED and FOCAL_OF_WIDTH[0] < across < FOCAL_OF_WIDTH[1]
 
 
 def _meant(depth: FloatArray) -> FloatArray:

@@ -25,6 +25,7 @@ from l2m_ros.workshop.training.processes import Processes
 
 LEAST_CELLS = 20  # whose depth is known
 UNKNOWN_CORRELATION = 0.9  # of neighbouring keyframes, where no recording told
+UNKNOWN_SHARE = 0.9  # of an image's variance that the place's other images share
 ALONE = 4  # fewer images of a place say little of its own factor
 
 
@@ -189,20 +190,25 @@ def stated(left_out: HeadErrors, seen_never: Sequence[HeadErrors]) -> dict[str, 
     worlds first, then recordings, which alone tell what neighbours have in common.
     """
     worlds, recordings = seen_never[0], seen_never[1:]
-    kinds = [sigmas(worlds), sigmas(left_out)]
-    if recordings:
-        correlation = max(neighbour_correlation(e, step=2) for e in recordings)
-        joined = HeadErrors(*(
-            np.concatenate([getattr(e, name) for e in recordings])
-            for name in HeadErrors.__dataclass_fields__
-        ))  # fmt: skip
-        kinds.append(sigmas(joined, correlation))
-    else:
-        kinds[0]["image_correlation"] = UNKNOWN_CORRELATION
-    return {name: max(kind[name] for kind in kinds) for name in kinds[0]}
+    kinds = [sigmas(worlds), sigmas(left_out), *(sigmas(e) for e in recordings)]
+    card = {name: max(kind[name] for kind in kinds) for name in kinds[0]}
+    if not recordings:
+        return {**card, "image_correlation": UNKNOWN_CORRELATION, "common_share": UNKNOWN_SHARE}
+    correlation = max(neighbour_correlation(e, step=2) for e in recordings)
+    share = max(common_share(e, card["image_factor"]) for e in recordings)
+    return {**card, "image_correlation": round(correlation, 4), "common_share": round(share, 4)}
 
 
-def sigmas(errors: HeadErrors, correlation: float = 0.0) -> dict[str, float]:
+def common_share(recording: HeadErrors, image_factor: float) -> float:
+    """Of the variance of an image's factor: what is not seen to change within a recording.
+
+    A world's images are drawn far apart, a recording's are not: they look alike and err alike.
+    """
+    stated = np.mean((image_factor * recording.image_sigma) ** 2)
+    return float(np.clip(1.0 - recording.factor.var() / stated, 0.0, 0.98))
+
+
+def sigmas(errors: HeadErrors) -> dict[str, float]:
     """Of one kind: the place's sigma, and factors on the sigmas that the head gives."""
     means, apart, own_sigma = [], [], []
     for place in np.unique(errors.place):
@@ -219,7 +225,6 @@ def sigmas(errors: HeadErrors, correlation: float = 0.0) -> dict[str, float]:
         "place_sigma": round(float(np.sqrt(np.mean(np.square(means)))), 4),
         "image_factor": round(float(np.sqrt(np.mean((np.array(apart) / own_sigma) ** 2))), 4),
         "cell_factor": round(float(np.median(errors.cell_ratio)), 4),
-        "image_correlation": round(correlation, 4),
     }
 
 
