@@ -1,14 +1,18 @@
 """Where a velocity leads, and how far from there a camera can be."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from l2m_ros.geometry import se3
+from l2m_ros.tracking import parallax
 from l2m_ros.tracking.gates import GateOptions
 from l2m_ros.tracking.motion import SLACK_M, SLACK_RAD, predicted, unexpected
+from l2m_ros.tracking.parallax import SceneDepth
 from l2m_ros.tracking.place import Place, Twist
+from l2m_ros.types import Camera, Correspondences, Frame, RelativePose
 
 S = 1_000_000_000
 OPTIONS = GateOptions(max_acceleration_m_s2=2.0, max_turn_acceleration_rad_s2=4.0)
@@ -67,3 +71,25 @@ def test_without_a_velocity_nothing_is_said(place):
     assert unexpected(replace(place, twist=None), 2 * S, anywhere, OPTIONS) is None
     assert unexpected(None, 2 * S, anywhere, OPTIONS) is None
     assert unexpected(place, S - 1, anywhere, OPTIONS) is None
+
+
+def test_a_turn_before_a_flat_scene_may_hide_a_step_to_the_side():
+    """One depth: a step of t moves the pixels as a turn of t / z does, so neither is sure."""
+    K = np.array([[250.0, 0, 160], [0, 250.0, 120], [0, 0, 1]])
+    frame = Frame(np.zeros((240, 320, 3), np.uint8), Camera(320, 240, K))
+    rng = np.random.default_rng(0)
+    px = rng.uniform([20, 20], [300, 220], (100, 2))
+    pairs = Correspondences(px, px, np.ones(100))
+    seen = np.ones(100, dtype=bool)
+    turn = RelativePose(np.eye(4), seen, "rotation", 1e-8 * np.eye(6))
+
+    def sigmas(depth_m):
+        scene = SceneDepth(px, depth_m, 0.01)
+        kept = SimpleNamespace(frame=frame)
+        verdict = parallax.check(kept, frame, pairs, turn, scene, np.zeros(3))
+        return np.sqrt(np.diag(verdict.outcome.covariance))
+
+    flat, deep = sigmas(np.full(100, 2.0)), sigmas(rng.uniform(1.0, 2.5, 100))
+    assert flat[0] == pytest.approx(10 * 2.0 * parallax.UNSEEN_PX / 250.0, rel=0.02)
+    assert flat[4] == pytest.approx(flat[0] / 2.0, rel=0.01)
+    assert deep[0] < 0.5 * flat[0]

@@ -144,15 +144,14 @@ def _standing(
     T = se3.transform(outcome.keyframe_from_camera[:3, :3], np.zeros(3))
     inliers = pairs.select(outcome.inliers)
     angle = max(_parallax_rad(keyframe, query, inliers, T), UNSEEN_PX / focal_px(query.camera))
-    # A turn looks like a motion along a scene of one depth: relief alone tells them apart.
-    hidden = 1.0 if outcome.kind == "rotation" else 1.0 / scene.relief
-    sigma_m = angle * scene.far_m * (1 + scene.sigma) * hidden
+    # A turn looks like a motion along a scene of one depth: relief alone tells them apart, also
+    # where a turn explains the matches best.
+    sigma_m = angle * scene.far_m * (1 + scene.sigma) / scene.relief
     sigmas_m = np.array([1.0, 1.0, ALONG_VIEW, 0.0, 0.0, 0.0]) * sigma_m
     P: FloatArray = np.diag(np.square(sigmas_m))
     if outcome.covariance is not None:
         P[3:, 3:] = outcome.covariance[3:, 3:]
-    if outcome.kind != "rotation":
-        P[3:, 3:] += (sigma_m / scene.far_m) ** 2 * np.eye(3)
+    P[3:, 3:] += (sigma_m / scene.far_m) ** 2 * np.eye(3)
     moved_m = float(np.linalg.norm(odometry_m))
     words = None
     if moved_m > SIGMAS * ALONG_VIEW * sigma_m:
