@@ -170,7 +170,7 @@ def test_a_scene_of_known_depth_shows_slip(shots):
     result = tracker.process(frame, replace(moved(kept, 0.5), stamp_ns=frame.stamp_ns))
     T, P = _pose(result)
     assert np.linalg.norm(T[:3, 3]) < 3 * np.sqrt(np.trace(P[:3, :3]))
-    assert np.sqrt(np.trace(P[:3, :3])) < 0.1
+    assert np.sqrt(np.trace(P[:3, :3])) < 0.2  # a step to the side may hide in a turn
     assert "0.50 m" in result.remarks["odometry"] and "slip" in result.remarks["odometry"]
 
 

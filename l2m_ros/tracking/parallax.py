@@ -145,16 +145,17 @@ def _standing(
     inliers = pairs.select(outcome.inliers)
     angle = max(_parallax_rad(keyframe, query, inliers, T), UNSEEN_PX / focal_px(query.camera))
     # A turn looks like a motion along a scene of one depth: relief alone tells them apart, also
-    # where a turn explains the matches best.
-    sigma_m = angle * scene.far_m * (1 + scene.sigma) / scene.relief
-    sigmas_m = np.array([1.0, 1.0, ALONG_VIEW, 0.0, 0.0, 0.0]) * sigma_m
+    # where a turn explains the matches best. A motion along the view is like no turn.
+    along_m = ALONG_VIEW * angle * scene.far_m * (1 + scene.sigma)
+    sigma_m = along_m / ALONG_VIEW / scene.relief
+    sigmas_m = np.array([sigma_m, sigma_m, along_m, 0.0, 0.0, 0.0])
     P: FloatArray = np.diag(np.square(sigmas_m))
     if outcome.covariance is not None:
         P[3:, 3:] = outcome.covariance[3:, 3:]
     P[3:, 3:] += (sigma_m / scene.far_m) ** 2 * np.eye(3)
     moved_m = float(np.linalg.norm(odometry_m))
     words = None
-    if moved_m > SIGMAS * ALONG_VIEW * sigma_m:
+    if moved_m > SIGMAS * max(along_m, sigma_m):
         words = f"odometry says {moved_m:.2f} m but the image shows no motion: {REMEDY}"
     return Verdict(MetricPose(T, P, outcome.inliers, SOURCE), words)
 
