@@ -24,6 +24,7 @@ from l2m_ros.mapping.map_process import DIED, MapProcess, Spec
 from l2m_ros.mapping.options import BUILD, LOCALIZE, OnlineOptions, PickerOptions
 from l2m_ros.mapping.store import open_map
 from l2m_ros.matching.catalogue import load_matcher
+from l2m_ros.tracking.odometry import OdometrySample
 from l2m_ros.tracking.tracker import Tracker
 from l2m_ros.types import Camera, Frame
 
@@ -124,6 +125,7 @@ def test_messages_come_as_they_went():
     sent = Picked(
         Frame(rgb, CAMERA, depth, **right, stamp_ns=2**60 + 1, frame_id="eye"),
         7, 5, "stereo", pose(0.1), pose(0.2), 0.5 * np.eye(6),
+        OdometrySample(2**60 + 2, pose(0.3), 2.0 * np.eye(6), 3.0 * np.eye(6)), pose(0.4),
     )  # fmt: skip
     file = io.BytesIO()
     wire.write(file, wire.picked_message("add", sent))
@@ -131,10 +133,12 @@ def test_messages_come_as_they_went():
     got = wire.picked_from(wire.read(io.BytesIO(whole)))
     for name in ("chain", "parent_ns", "scale_source"):
         assert getattr(got, name) == getattr(sent, name)
-    for name in ("odom_from_camera", "keyframe_from_camera", "covariance"):
+    for name in ("odom_from_camera", "keyframe_from_camera", "covariance", "base_from_camera"):
         np.testing.assert_array_equal(getattr(got, name), getattr(sent, name))
     for name in ("rgb", "depth", "right_rgb", "right_from_camera"):
         np.testing.assert_array_equal(getattr(got.frame, name), getattr(sent.frame, name))
+    for name in ("stamp_ns", "odom_from_base", "covariance", "timing"):
+        np.testing.assert_array_equal(getattr(got.odometry, name), getattr(sent.odometry, name))
     assert got.frame.stamp_ns == 2**60 + 1 and got.frame.frame_id == "eye"
     assert wire.read(io.BytesIO(whole[:-1])) is None and wire.read(io.BytesIO()) is None
 
