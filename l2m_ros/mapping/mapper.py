@@ -304,7 +304,7 @@ class Mapper:
                 shares.append(both.share)
         self._look_alikes += sum(map(self._is_look_alike, self._refused))
         self._refused.clear()
-        own = float(np.percentile(shares, 10)) if len(shares) >= FEW else 0.0
+        own = float(np.percentile(shares, 25)) if len(shares) >= FEW else 0.0
         self.store.set_meta({OWN_DETAIL: f"{own:.3f}", LOOK_ALIKES: str(self._look_alikes)})
 
     def _is_look_alike(self, edge: Edge) -> bool:
