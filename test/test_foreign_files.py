@@ -96,6 +96,16 @@ def test_poses_edges_and_descriptors_of_other_sizes(office):
                 read()
 
 
+def test_a_schema_whose_names_are_no_text(office):
+    """Found by coverage-guided fuzzing: Python's sqlite3 fails over its own message."""
+    content = office.read_bytes()
+    at = content.index(b"CREATE TABLE keyframe") + len("CREATE TABLE ")
+    office.write_bytes(content[:at] + b"keyfr\xa3\xa3e" + content[at + 8 :])
+    with pytest.raises(MapError):
+        store = open_map(str(office))
+        store.info()
+
+
 class open_and_closed:
     """`with` for a map."""
 

@@ -178,7 +178,8 @@ def test_scenes_are_lit_and_textured(scene):
 @pytest.mark.slow
 def test_the_yard_is_lit_textured_and_has_sky():
     world = make_world("yard")
-    seen = look(world, SMALL.resized(320, 240), facing(0, 0, 1.2, 0, 5))
+    # Along +x the wall of the house hides the sky.
+    seen = look(world, SMALL.resized(320, 240), facing(0, 0, 1.2, 180, 5))
     assert 0.05 < np.isnan(seen.depth_m).mean() < 0.6
     found = cv2.goodFeaturesToTrack(cv2.cvtColor(seen.rgb, cv2.COLOR_RGB2GRAY), 2000, 0.01, 4)
     assert len(found) > 300

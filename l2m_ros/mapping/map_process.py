@@ -252,6 +252,7 @@ class MapProcess:
         paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
         environment |= dict.fromkeys(ONE_THREAD, "1")
+        environment.setdefault("MALLOC_ARENA_MAX", "2")  # as the node: glibc's pools break up
         process = subprocess.Popen(
             [sys.executable, "-c", COMMAND],
             stdin=subprocess.PIPE,

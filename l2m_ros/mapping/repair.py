@@ -155,7 +155,7 @@ def _rows(connection: sqlite3.Connection, statement: str, *values: Any) -> list[
     try:
         for row in connection.execute(statement, values):
             rows.append(row)
-    except sqlite3.Error:
+    except sqlite.DAMAGE:
         pass
     return rows
 

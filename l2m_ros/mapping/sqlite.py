@@ -28,6 +28,8 @@ TYPES = {
     "int": "INTEGER",
     "real": "REAL",
 }
+# Names in a damaged schema are no UTF-8, and Python's sqlite3 fails over its own message.
+DAMAGE = (sqlite3.Error, UnicodeDecodeError)
 BUSY_S = 5.0  # how long to wait for another writer's transaction
 POLL_S = 0.2
 
@@ -188,7 +190,7 @@ class SqliteStore(sql.SqlStore):
                 finally:
                     if self._connection.in_transaction:
                         self._connection.rollback()
-            except sqlite3.Error as error:
+            except DAMAGE as error:
                 raise MapError(_words(self.path, error)) from error
 
     def size_bytes(self) -> int:
@@ -212,7 +214,7 @@ class SqliteStore(sql.SqlStore):
             with self._turn:
                 found = self._connection.execute("PRAGMA integrity_check").fetchall()
                 loose = self._connection.execute("PRAGMA foreign_key_check").fetchall()
-        except sqlite3.Error as error:
+        except DAMAGE as error:
             return [_words(self.path, error)]
         lines = [str(row[0]) for row in found if row[0] != "ok"]
         return lines + [f"{row[0]} {row[1]} belongs to no keyframe" for row in loose]
@@ -227,7 +229,7 @@ class SqliteStore(sql.SqlStore):
             self._connection.close()
 
 
-def _words(path: Path, error: sqlite3.Error) -> str:
+def _words(path: Path, error: Exception) -> str:
     """One line with the remedy."""
     text = str(error)
     if "full" in text or "disk I/O" in text:
@@ -236,7 +238,12 @@ def _words(path: Path, error: sqlite3.Error) -> str:
         return f"{path} is read-only: open it with map.mode localize, or chmod u+w it"
     if "locked" in text:
         return f"{path} is being written by another process: end that one, or use another file"
-    if "malformed" in text or "not a database" in text or "corrupt" in text:
+    if (
+        isinstance(error, UnicodeDecodeError)
+        or "malformed" in text
+        or "not a database" in text
+        or "corrupt" in text
+    ):
         return f"{path} is damaged: save what is left with `l2m map check --repair {path}`"
     if "unable to open" in text:
         return f"{path}: cannot be opened; check its name and its folder's rights"

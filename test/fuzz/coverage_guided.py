@@ -1,6 +1,6 @@
 """Inputs guided by coverage (atheris): what reaches new lines of l2m_ros is kept and changed again.
 
-    python test/fuzz/coverage_guided.py picture 20000      so many inputs of one target
+    python test/fuzz/coverage_guided.py picture 20000 262144     target, inputs, bytes of each
 
 Ends with 0, or with the input that brought something else than an L2MError, in a file `crash-*`.
 """
@@ -16,14 +16,13 @@ from pathlib import Path
 import atheris
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-MOST_BYTES = 1 << 16
 WORDS = ("NaN", "Infinity", "-1", "0", "1e999", "1e308", "null", "true", "{}", "[]", '\\"a\\"',
          "../", "/", "cameras", "K", "element vertex ", "property float ", "9" * 30)  # fmt: skip
 LONGEST_S = 30  # of one input; the machine may be busy
 
 
 def main() -> None:
-    name, runs = sys.argv[1], int(sys.argv[2])
+    name, runs, most_bytes = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     with atheris.instrument_imports(include=["l2m_ros"]):
         module = importlib.import_module("fuzz.guided_targets")
     from l2m_ros.errors import L2MError
@@ -41,7 +40,7 @@ def main() -> None:
         (corpus / f"seed{number}").write_bytes(seed)
     words = corpus.with_suffix(".words")
     words.write_text("".join(f'"{word}"\n' for word in WORDS))
-    options = [f"-dict={words}", f"-runs={runs}", f"-max_len={MOST_BYTES}", f"-timeout={LONGEST_S}"]
+    options = [f"-dict={words}", f"-runs={runs}", f"-max_len={most_bytes}", f"-timeout={LONGEST_S}"]
     options += ["-rss_limit_mb=4096", f"-artifact_prefix={os.getcwd()}/", "-print_final_stats=1"]
     atheris.Setup([sys.argv[0], *options, str(corpus)], once)
     atheris.Fuzz()
