@@ -42,6 +42,7 @@ SETTLED = 0.05  # ... and the match noise changes by no more than this share
 MIN_MATCH_FACTOR = 0.02**2  # px^2: an exact world must not give a zero covariance
 MIN_TEXTURE_FACTOR = 0.02  # 0.6 of 4 grey levels: no camera is better
 MIN_TEXTURE_ROWS = 30.0
+WRONG_DEPTH = 10.0  # factor of the depth's variance at which the texture's stays 1
 WITNESS = 4  # the texture's factor may be the match's to this power at least
 MIN_DEPTH_ROWS = 30.0  # residuals needed before the depth's noise model is doubted
 REACH_SIGMAS = 9.0  # of an inlier's residual; beyond lies nothing that counts
@@ -273,10 +274,12 @@ def _noise_now(groups: list[_Group], noise: Noise, parameters: int) -> Noise:
     fitted = parameters / max(rows, 1.0)  # the residuals are smaller by what the fit took
     left = max(1.0 - fitted, 0.1)
     match_factor = max(noise.match * match / max(left * match_rows, 1e-9), MIN_MATCH_FACTOR)
+    depth_factor = _depth_factor(noise.depth, depth, left * depth_rows)
+    witness = max(min(match_factor, 1.0) ** WITNESS, (depth_factor - 1.0) / WRONG_DEPTH)
     return Noise(
         match_factor,
-        _depth_factor(noise.depth, depth, left * depth_rows),
-        _texture_factor(noise.texture, texture, left * texture_rows, match_factor),
+        depth_factor,
+        _texture_factor(noise.texture, texture, left * texture_rows, witness),
     )
 
 
@@ -290,16 +293,16 @@ def _depth_factor(factor: float, squares: float, rows: float) -> float:
     return max(1.0, factor * ratio)
 
 
-def _texture_factor(factor: float, squares: float, rows: float, match: float) -> float:
+def _texture_factor(factor: float, squares: float, rows: float, least: float) -> float:
     """Factor on what the texture is said to leave open: below 1 where textured matches show it.
 
     It holds for blank walls too, where matches show nothing: grey levels that differ little beside
-    them differ little on them. Where matches err by more than they say (`match`), they are no
-    witness of how good the images are.
+    them differ little on them. Where matches err by more than they say, or depth does, they are no
+    witness of how good the images are: least.
     """
     if rows < MIN_TEXTURE_ROWS:
         return factor
-    least = max(MIN_TEXTURE_FACTOR, min(match, 1.0) ** WITNESS)
+    least = min(max(MIN_TEXTURE_FACTOR, least), 1.0)
     return float(np.clip(factor * squares / rows, least, 1.0))
 
 
