@@ -32,7 +32,7 @@ def main() -> None:
     def once(content: bytes) -> None:
         try:
             target.parse(content)
-        except L2MError as error:
+        except (L2MError, OSError) as error:  # OSError: a file that the input names is missing
             assert len(str(error)) < 2000
 
     corpus = Path(tempfile.mkdtemp(prefix=f"l2m_fuzz_{name}"))
