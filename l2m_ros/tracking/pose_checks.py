@@ -31,6 +31,8 @@ from l2m_ros.tracking.trust import contradicted_content, contradicted_scale
 from l2m_ros.types import Correspondences, Frame, Lost, MetricPose, RelativePose
 
 DEPTH = "depth"  # the frames' own, of `SCALE_SOURCES`
+WARY_NS = 2_000_000_000  # how long odometry is not believed unchecked after it was contradicted
+WARY = "odometry was contradicted a moment ago and nothing can check it here: the wheels may slip"
 Remarks = dict[str, str | None]  # by what they are about; None: all is well with it
 
 
@@ -62,6 +64,7 @@ class PoseChecks:
 
     def reset(self) -> None:
         self._scenes: dict[int, parallax.SceneDepth] = {}  # by keyframe, as odometry measured them
+        self._slipped_ns: int | None = None  # when the scene last contradicted odometry
         self._depth_trust = DepthTrust()
 
     def pose(self, seen: MatchedFrame, before: Before) -> tuple[Outcome, Remarks]:
@@ -89,6 +92,7 @@ class PoseChecks:
     ) -> tuple[Outcome, Remarks]:
         outcome = self._estimated(seen, step, options)
         outcome, slip = self._against_parallax(seen, step, outcome, options)
+        slip = slip or (WARY if self._slips(seen) else None)
         remarks = {"odometry": slip, "odometry covariance": step.modelled if step else None}
         if not isinstance(outcome, Lost) and seen.repeated_rows is not None:
             outcome = self._torn(seen, outcome, seen.repeated_rows, step, options) or outcome
@@ -155,8 +159,16 @@ class PoseChecks:
     def _odometry_step(self, seen: MatchedFrame) -> OdometryStep | None:
         if seen.keyframe.odometry is None or seen.odometry is None:
             return None
+        if self._slips(seen):
+            return None
         o = self.options
         return wheels.step(seen.keyframe.odometry, seen.odometry, o.odometry, o.base_from_camera)
+
+    def _slips(self, seen: MatchedFrame) -> bool:
+        """Odometry was wrong a moment ago, and no scene of known depth can check it here."""
+        if self._slipped_ns is None or seen.keyframe.id in self._scenes:
+            return False
+        return seen.frame.stamp_ns - self._slipped_ns < WARY_NS
 
     def _estimated(
         self, seen: MatchedFrame, step: OdometryStep | None, options: PoseOptions
@@ -177,6 +189,7 @@ class PoseChecks:
         scene, moved_m = self._scenes.get(seen.keyframe.id), step.a_from_b[:3, 3]
         judged = parallax.check(seen.keyframe, seen.frame, seen.pairs, outcome, scene, moved_m)
         if judged.outcome is None:
+            self._slipped_ns = seen.frame.stamp_ns
             return self._estimated(seen, None, options), judged.contradiction
         return judged.outcome, judged.contradiction
 
