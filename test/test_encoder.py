@@ -163,7 +163,7 @@ def test_encoders_are_recognised_by_what_their_files_hold(tmp_path):
     shipped, whole = load_encoder("lite"), build(card.architecture, **card.config).eval()
     whole.load_state_dict(shipped.state_to_ship())  # what ships is read by --start
     with torch.no_grad():
-        seen = whole.encoder(image)[0].matched
+        seen = whole.encoder(image).seen.matched
         torch.testing.assert_close(shipped(image), seen, atol=1e-4, rtol=1e-3)
     older = build("lite", middle_residuals=2, coarse=64)
     torch.save(older.state_dict(), tmp_path / "older.pt")

@@ -91,8 +91,11 @@ def run(args: argparse.Namespace) -> int:
     if args.json is not None and args.json.is_dir():  # `--json SCENE`: meant as a scene
         args.scenes, args.json = [*args.scenes, args.json], STDOUT
     figures_to = None if args.json == STDOUT else args.json
-    files = [figures_to, args.markdown, args.submission]
+    files = [figures_to, args.markdown]
     check_outputs(files, [*args.scenes, args.map_free], [args.plots, local(args.keep)])
+    zipped = args.submission is not None and args.submission.suffix == ".zip"
+    beside = [] if zipped else [args.map_free]  # an archive may lie beside the benchmark's scenes
+    check_outputs([args.submission], [*args.scenes, *beside])
     if args.map_free is not None:
         return _map_free(args)
     if not args.scenes:

@@ -46,7 +46,8 @@ def _import(args: argparse.Namespace) -> int:
     from l2m_ros.workshop.importers.registry import DATASETS
 
     dataset = DATASETS[args.layout]
-    refuse_overwriting([args.out], [args.source])
+    if args.out.exists():  # a new folder beside what is published there harms nothing
+        refuse_overwriting([args.out], [args.source])
     refuse_existing(args.out, force=args.force)
     if args.every < 1:
         raise InvalidInput(f"--every {args.every}: take every frame with 1")
