@@ -19,7 +19,8 @@ ONNX = ["onnxruntime>=1.17", "pyyaml"]
 OPENVINO = ["openvino>=2024.4", "pyyaml"]
 TORCH = ["torch>=2.4", "safetensors", "pyyaml"]
 # Worlds to render (embreex), bags to read and write (rosbags), pictures and viewers.
-VIEW = ["matplotlib", "rerun-sdk", "rosbags>=0.11", "embreex", "pyyaml"]
+# rerun-sdk takes the newest pyarrow, which is loaded with NumPy 2 only; gtsam wants NumPy 1.
+VIEW = ["matplotlib", "rerun-sdk", "pyarrow<21", "rosbags>=0.11", "embreex", "pyyaml"]
 # The map: nearest descriptors (faiss: exact search fast enough, no other dependency), the pose
 # graph (gtsam: robust, with marginals), PostgreSQL for fleets (its binary brings libpq along).
 MAP = ["faiss-cpu>=1.8", "gtsam>=4.2", "psycopg[binary]>=3.2"]

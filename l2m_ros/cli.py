@@ -94,6 +94,9 @@ def main(argv: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         print(f"l2m {verb}: {_missing(error)}", file=sys.stderr)
         return 2
+    except ImportError as error:  # of versions that do not suit one another
+        print(f"l2m {verb}: a library cannot be loaded: {_one_line(error)}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130
 

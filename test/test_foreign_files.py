@@ -413,6 +413,7 @@ def test_a_cluster_that_does_not_answer_is_said_so_at_once():
             next(runner_of(address, 1).run(str, [1]))
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_processes_without_a_word(tmp_path):
     """Each of them printed a traceback."""
     code = (

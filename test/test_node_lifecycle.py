@@ -131,6 +131,7 @@ def references(bench) -> int:
     return len(bench.node.default_callback_group.entities)
 
 
+@pytest.mark.slow
 def test_cycles_leave_nothing_behind():
     with Bench(activate=False) as bench:
         kept = references(bench)

@@ -204,6 +204,7 @@ def _one_thread() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_with_the_whole_batch(tmp_path: Path) -> None:
     """gloo, two processes of two pairs each against one process of four; running statistics of
     normalisations are the mean over both."""

@@ -238,10 +238,11 @@ def _export(args: argparse.Namespace) -> int:
 
 
 def _view(args: argparse.Namespace) -> int:
-    from l2m_ros.bags.map_view import show_map
     from l2m_ros.mapping.store import open_map
 
     check_outputs([args.save], [local(args.map)])
+    from l2m_ros.bags.map_view import show_map
+
     store = open_map(args.map)
     try:
         show_map(store, args.save)
