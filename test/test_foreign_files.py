@@ -122,7 +122,7 @@ class open_and_closed:
 def test_a_map_names_no_file_to_be_loaded():
     assert model_of({"model": "orb"}, "lite") == "orb"
     assert model_of({}, "lite") == "lite"
-    for name in ("/tmp/evil", "../evil", "./evil", "~/evil", "a\\b"):
+    for name in ("/evil", "../evil", "./evil", "~/evil", "a\\b"):
         with pytest.raises(InvalidInput, match="--model"):
             model_of({"model": name}, "lite")
 

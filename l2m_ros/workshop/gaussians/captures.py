@@ -27,6 +27,7 @@ from l2m_ros.types import ByteArray, Camera, FloatArray
 from l2m_ros.workshop.evaluation.scenes import Scene, View, read_rgb
 from l2m_ros.workshop.gaussians.model import PosedCamera
 
+LEAST_IMAGES = 3
 HOLD_OUT_EVERY, HOLD_OUT_FIRST = 8, 4  # views 4, 12, 20, ... are never trained on
 Y_DOWN = np.diag([1.0, -1.0, -1.0, 1.0])  # OpenGL camera axes -> ours
 
@@ -82,18 +83,27 @@ def load_folder(
             "(meta.json), nerfstudio's transforms.json, or COLMAP's text files (run `colmap "
             "model_converter --output_type TXT` on a binary model)"
         )
-    if len(names) < 3:
-        raise InvalidInput(f"{source}: {len(names)} posed images are too few: give at least 3")
-    if only is not None:
-        names = [name for name in names if name in only]
-    elif len(names) > limit:
-        chosen = np.linspace(0, len(names) - 1, limit).round().astype(int)
-        names = [names[i] for i in chosen]
+    names = spread(names, limit, only, source, "posed images")
     items = []
     for name in track(names, "reading images"):
         with foreign_values(f"{source / marker}: {name}"):
             items.append(read(name).shrunk(longest_px))
     return Captures(source, items, metric)
+
+
+def spread(
+    names: list[str], limit: int, only: Collection[str] | None, source: Path, what: str
+) -> list[str]:
+    """At most `limit` of the names, evenly; those of `only`, however many, where it is given."""
+    if len(names) < LEAST_IMAGES:
+        raise InvalidInput(
+            f"{source}: {len(names)} {what} are too few: give at least {LEAST_IMAGES}"
+        )
+    if only is not None:
+        return [name for name in names if name in only]
+    if len(names) <= limit:
+        return names
+    return [names[i] for i in np.linspace(0, len(names) - 1, limit).round().astype(int)]
 
 
 def _scene(source: Path) -> Any:
@@ -123,7 +133,7 @@ def _nerfstudio(source: Path) -> Any:
         entry = {**meta, **frames[name]}
         camera = _nerfstudio_camera(entry, rgb, f"{source}/transforms.json: {name}")
         pose = camera_pose(entry["transform_matrix"], name) @ Y_DOWN
-        return _undistorted(name, rgb, camera, np.linalg.inv(pose))
+        return undistorted(name, rgb, camera, np.linalg.inv(pose))
 
     return sorted(frames), read, False
 
@@ -173,7 +183,7 @@ def _colmap(source: Path, model: Path) -> Any:
         pose[:3, :3] = Rotation.from_quat([x, y, z, w]).as_matrix()
         pose[:3, 3] = [float(v) for v in row[5:8]]
         pose = camera_pose(pose, name)
-        return _undistorted(name, rgb, camera, pose)
+        return undistorted(name, rgb, camera, pose)
 
     return sorted(images), read, False
 
@@ -217,10 +227,19 @@ def camera_pose(values: Any, name: str) -> FloatArray:
     return pose
 
 
-def _undistorted(name: str, rgb: ByteArray, camera: Camera, pose: FloatArray) -> Capture:
+def undistorted(
+    name: str, rgb: ByteArray, camera: Camera, pose: FloatArray, depth: FloatArray | None = None
+) -> Capture:
+    """The image without its lens; pose is camera_from_world."""
     if camera.distortion != "none":
-        rgb = cv2.remap(rgb, *undistort_maps(camera), cv2.INTER_LINEAR)
-    return Capture(name, rgb, PosedCamera(camera.pinhole(), pose), None)
+        maps = undistort_maps(camera)
+        rgb = cv2.remap(rgb, *maps, cv2.INTER_LINEAR)
+        if depth is not None:  # depth of two surfaces has no mean
+            depth = cv2.remap(
+                depth, *maps, cv2.INTER_NEAREST,
+                borderMode=cv2.BORDER_CONSTANT, borderValue=float("nan"),
+            )  # fmt: skip
+    return Capture(name, rgb, PosedCamera(camera.pinhole(), pose), depth)
 
 
 READERS = [

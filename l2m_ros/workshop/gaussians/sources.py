@@ -10,18 +10,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-import cv2
-import numpy as np
-
 from l2m_ros.errors import InvalidInput
 from l2m_ros.files import BAG_SUFFIXES
 from l2m_ros.geometry import se3
-from l2m_ros.geometry.camera import undistort_maps
 from l2m_ros.types import FloatArray, Frame
-from l2m_ros.workshop.gaussians.captures import Capture, Captures, load_folder
-from l2m_ros.workshop.gaussians.model import PosedCamera
+from l2m_ros.workshop.gaussians.captures import Capture, Captures, load_folder, spread, undistorted
 
-LEAST_IMAGES = 3
 MAP_SUFFIX = ".l2m"
 
 
@@ -45,7 +39,7 @@ def _of_map(source: Path, longest_px: int, limit: int, only: Collection[str] | N
     store = open_map(str(source))
     try:
         names = {f"{id:06d}": id for id in sorted(store.poses())}
-        chosen = _spread(sorted(names), limit, only, f"{source}: placed keyframes")
+        chosen = spread(sorted(names), limit, only, source, "placed keyframes")
         items = []
         for name in chosen:
             keyframe = store.keyframe(names[name])
@@ -66,7 +60,7 @@ def _of_bag(source: Path, longest_px: int, limit: int, only: Collection[str] | N
                 f"{source}: no topic says where its images were taken (/ground_truth/pose or "
                 "/truth): make a map of it (`l2m map build`) and give the map"
             )
-        chosen = set(_spread(stamps, limit, only, f"{source}: images with truth"))
+        chosen = set(spread(stamps, limit, only, source, "images with truth"))
         items = [
             _capture(str(shot.frame.stamp_ns), shot.frame, shot.truth, longest_px)
             for shot in recording.shots()
@@ -75,26 +69,6 @@ def _of_bag(source: Path, longest_px: int, limit: int, only: Collection[str] | N
     return Captures(source, items, metric=True)
 
 
-def _spread(names: list[str], limit: int, only: Collection[str] | None, what: str) -> list[str]:
-    if len(names) < LEAST_IMAGES:
-        raise InvalidInput(f"{what}: {len(names)} are too few: give at least {LEAST_IMAGES}")
-    if only is not None:
-        return [name for name in names if name in only]
-    if len(names) <= limit:
-        return names
-    return [names[i] for i in np.linspace(0, len(names) - 1, limit).round().astype(int)]
-
-
 def _capture(name: str, frame: Frame, world_from_camera: FloatArray, longest_px: int) -> Capture:
-    """The frame without its lens."""
-    rgb, depth, camera = frame.rgb, frame.depth, frame.camera
-    if camera.distortion != "none":
-        maps = undistort_maps(camera)
-        rgb = cv2.remap(rgb, *maps, cv2.INTER_LINEAR)
-        if depth is not None:  # depth of two surfaces has no mean
-            depth = cv2.remap(
-                depth, *maps, cv2.INTER_NEAREST,
-                borderMode=cv2.BORDER_CONSTANT, borderValue=float("nan"),
-            )  # fmt: skip
-    view = PosedCamera(camera.pinhole(), se3.inverse(world_from_camera))
-    return Capture(name, rgb, view, depth).shrunk(longest_px)
+    pose = se3.inverse(world_from_camera)
+    return undistorted(name, frame.rgb, frame.camera, pose, frame.depth).shrunk(longest_px)

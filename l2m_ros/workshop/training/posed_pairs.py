@@ -99,15 +99,20 @@ class PosedPairs:
         shrink = max(width / view.size[0], height / view.size[1])
         focal = K[0, 0] * shrink * (1.05 + 0.6 * hard * rng.random())
         turn = rng.normal(0.0, 1.0, 3) * np.array([0.06, 0.08, 0.1]) * (0.2 + hard)
-        source_from_shown = (
-            K @ rotation(turn)[:3, :3] @ np.linalg.inv(centred(focal, width, height))
-        )
-        source = mapped(source_from_shown, width, height)
-        rgb = view.rgb
-        if shrink < 0.75:
-            rgb = cv2.GaussianBlur(rgb, (0, 0), 0.4 / shrink)
-        rgb = cv2.remap(rgb, source, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+        source_from_shown = K @ rotation(turn)[:3, :3] @ np.linalg.inv(centred(focal, *size))
+        rgb, source = shown(view.rgb, source_from_shown, size, shrink)
         return _Shown(rgb, source, np.linalg.inv(source_from_shown), inverse, _edges(inverse), K)
+
+
+def shown(
+    rgb: ByteArray, source_from_shown: FloatArray, size: tuple[int, int], shrink: float
+) -> tuple[ByteArray, npt.NDArray[np.float32]]:
+    """The image under a homography, blurred first where it gets smaller, and (H, W, 2) places."""
+    source = mapped(source_from_shown, *size)
+    if shrink < 0.75:
+        rgb = cv2.GaussianBlur(rgb, (0, 0), 0.4 / shrink)
+    seen = cv2.remap(rgb, source, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    return seen, source
 
 
 def _edges(inverse: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:

@@ -25,10 +25,11 @@ from l2m_ros.files import inside, read_json
 from l2m_ros.images import read_array, read_rgb
 from l2m_ros.types import ByteArray, FloatArray
 from l2m_ros.workshop.lifting.camera_effects import EffectOptions, camera_effects
-from l2m_ros.workshop.lifting.homographies import mapped, within
+from l2m_ros.workshop.lifting.homographies import within
 from l2m_ros.workshop.lifting.motion import centred, rotation
 from l2m_ros.workshop.lifting.pairs import Pair, Warp
 from l2m_ros.workshop.lifting.views import BoolArray
+from l2m_ros.workshop.training.posed_pairs import shown
 
 LISTING = "taught.json"
 LONGEST_SHARE = 0.08  # of the image's diagonal: a longer side may span two surfaces
@@ -63,16 +64,16 @@ class TaughtPairs:
         hard = difficulty * rng.random() ** 0.5
         taught = self._pairs[int(rng.integers(len(self._pairs)))]
         matches = _matches(taught.matches)
-        shown, points = [], []
+        seen, points = [], []
         for path, pixels in ((taught.a, matches[:, :2]), (taught.b, matches[:, 2:])):
             rgb, shown_from_source = _turned(rng, self._image(path), (width, height), hard)
-            shown.append(camera_effects(rng, rgb, self.effects, 0.3 + 0.3 * hard))
+            seen.append(camera_effects(rng, rgb, self.effects, 0.3 + 0.3 * hard))
             points.append(cv2.perspectiveTransform(pixels[:, None], shown_from_source)[:, 0])
         both = within(points[0], width, height) & within(points[1], width, height)
         a, b = (one[both] for one in points)
         warps = between(a, b, (width, height)), between(b, a, (width, height))
         overlap = float(np.sqrt(warps[0][1].mean() * warps[1][1].mean()))
-        pair = Pair(shown[0], shown[1], *warps[0], *warps[1], overlap, None, None)
+        pair = Pair(seen[0], seen[1], *warps[0], *warps[1], overlap, None, None)
         return pair.swapped() if rng.random() < 0.5 else pair
 
     def _image(self, path: Path) -> ByteArray:
@@ -118,13 +119,8 @@ def _turned(
     shrink = max(width / source_width, height / source_height)
     focal = assumed[0, 0] * shrink * (1.02 + 0.5 * hard * rng.random())
     turn = rng.normal(0.0, 1.0, 3) * np.array([0.05, 0.06, 0.1]) * (0.2 + hard)
-    source_from_shown = (
-        assumed @ rotation(turn)[:3, :3] @ np.linalg.inv(centred(focal, width, height))
-    )
-    if shrink < 0.75:
-        rgb = cv2.GaussianBlur(rgb, (0, 0), 0.4 / shrink)
-    source = mapped(source_from_shown, width, height)
-    seen = cv2.remap(rgb, source, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    source_from_shown = assumed @ rotation(turn)[:3, :3] @ np.linalg.inv(centred(focal, *size))
+    seen, _ = shown(rgb, source_from_shown, size, shrink)
     return seen, np.linalg.inv(source_from_shown)
 
 
