@@ -23,7 +23,7 @@ import numpy as np
 
 from l2m_ros.bags.recording import Shot, open_recording
 from l2m_ros.mapping import codec
-from l2m_ros.mapping.mapper import CHECKSUM, MODEL
+from l2m_ros.mapping.meta import CHECKSUM, MODEL
 from l2m_ros.mapping.options import MAPPER, Hint
 from l2m_ros.mapping.places import Places
 from l2m_ros.mapping.relocalizer import Localized, Relocalizer

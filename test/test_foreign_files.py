@@ -22,7 +22,7 @@ from fakes.keyframes import map_keyframe
 from l2m_ros import cli
 from l2m_ros.bags.recording import open_recording
 from l2m_ros.errors import InvalidInput, MapError
-from l2m_ros.mapping.mapper import model_of
+from l2m_ros.mapping.meta import model_of
 from l2m_ros.mapping.store import open_map
 from l2m_ros.workshop.jobs.runners import runner_of
 from l2m_ros.workshop.jobs.store import store_of

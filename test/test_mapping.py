@@ -18,10 +18,11 @@ from l2m_ros.bags.recording import open_recording
 from l2m_ros.cli import main
 from l2m_ros.errors import MapError
 from l2m_ros.geometry import se3
-from l2m_ros.mapping import chaining, graph, joining, verification
+from l2m_ros.mapping import chaining, graph, joining, triangulation, verification
 from l2m_ros.mapping.alignment import aligned, world_from_map
 from l2m_ros.mapping.appearance import confirmation
 from l2m_ros.mapping.descriptor import Vocabulary, learn
+from l2m_ros.mapping.drive_recorder import DriveRecorder
 from l2m_ros.mapping.keyframe_picker import Picked
 from l2m_ros.mapping.likeness import cells, likeness
 from l2m_ros.mapping.mapper import Mapper
@@ -274,7 +275,7 @@ def test_map_without_depth_is_triangulated(tmp_path, matcher):
         build_map(recording, store, matcher, BuildOptions(picker=PickerOptions(0.05)))
     with store.transaction(write=True) as cursor:
         cursor.execute("UPDATE keyframe SET depth = NULL")
-    assert Mapper(store, matcher).triangulate() >= 4
+    assert triangulation.triangulate(DriveRecorder(store, matcher)) >= 4
     assert store.keyframe(store.ids()[2]).depth_source == "triangulated"
     found = Relocalizer(Places(store, matcher)).localize(frame_at(NEAR, with_depth=False))
     assert isinstance(found, Localized)

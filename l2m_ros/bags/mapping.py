@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from l2m_ros.bags.recording import Recording, Shot
 from l2m_ros.mapping.keyframe_picker import KeyframePicker
-from l2m_ros.mapping.mapper import WORLD, Mapper
+from l2m_ros.mapping.mapper import Mapper
+from l2m_ros.mapping.meta import WORLD
 from l2m_ros.mapping.options import MapperOptions, PickerOptions
 from l2m_ros.mapping.relocalizer import Localized, Relocalizer
 from l2m_ros.mapping.store import MapStore

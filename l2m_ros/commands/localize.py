@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from l2m_ros.bags.recording import open_recording
-    from l2m_ros.mapping.mapper import model_of
+    from l2m_ros.mapping.meta import model_of
     from l2m_ros.mapping.places import Places
     from l2m_ros.mapping.relocalizer import Relocalizer
     from l2m_ros.mapping.store import open_map
@@ -97,7 +97,7 @@ def _line(query: Query) -> str:
 
 def _figures(queries: list[Query], store: MapStore, world: str | None) -> dict[str, Any]:
     from l2m_ros.mapping.alignment import NO_TRUTH, error_figures, pose_error, world_from_map
-    from l2m_ros.mapping.mapper import WORLD
+    from l2m_ros.mapping.meta import WORLD
     from l2m_ros.mapping.relocalizer import Localized
 
     found = [(q, q.outcome) for q in queries if isinstance(q.outcome, Localized)]

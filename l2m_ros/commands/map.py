@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _matcher(args: argparse.Namespace, meta: dict[str, str]) -> Any:
-    from l2m_ros.mapping.mapper import model_of
+    from l2m_ros.mapping.meta import model_of
     from l2m_ros.matching.catalogue import DEFAULT_MODEL, load_matcher
 
     return load_matcher(args.model or model_of(meta, DEFAULT_MODEL), backend=args.backend)
@@ -202,12 +202,13 @@ def _merge(args: argparse.Namespace) -> int:
 
 
 def _thin(args: argparse.Namespace) -> int:
-    from l2m_ros.mapping.mapper import Mapper
+    from l2m_ros.mapping import thinning
+    from l2m_ros.mapping.drive_recorder import DriveRecorder
     from l2m_ros.mapping.store import open_map
 
     store = open_map(args.map, write=True)
     try:
-        gone = Mapper(store, _matcher(args, store.meta())).thin(args.keep)
+        gone = thinning.thin(DriveRecorder(store, _matcher(args, store.meta())), args.keep)
         left = len(store.ids())
     finally:
         store.close()

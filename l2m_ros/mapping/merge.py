@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from l2m_ros.mapping.mapper import WORLD, Mapper
+from l2m_ros.mapping.mapper import Mapper
+from l2m_ros.mapping.meta import WORLD
 from l2m_ros.mapping.options import MAPPER, MapperOptions
 from l2m_ros.mapping.records import Edge
 from l2m_ros.mapping.store import MapStore
@@ -32,7 +33,7 @@ def merge(
     if WORLD in a.meta():
         out.set_meta({WORLD: a.meta()[WORLD]})
     mapper = Mapper(out, matcher, options)
-    mapper.learn_vocabulary()
+    mapper.drive.learn_vocabulary()
     inside = set(of_a.values())
     joins = 0
     for id in of_b.values():

@@ -121,8 +121,8 @@ class OnlineMap:
             return
         mapper = tracked.mapper
         id = tracked.add(picked)
-        if mapper.wants_vocabulary():
-            mapper.learn_vocabulary()
+        if mapper.drive.wants_vocabulary():
+            mapper.drive.learn_vocabulary()
         loops = mapper.close_loops(id)
         self._since_optimised += 1
         if loops or self._since_optimised >= OPTIMISE_EVERY:

@@ -11,6 +11,7 @@ import numpy as np
 
 from l2m_ros.mapping.descriptor import Vocabulary
 from l2m_ros.mapping.likeness import Cells, cells
+from l2m_ros.mapping.meta import LOOK_ALIKES, OWN_DETAIL
 from l2m_ros.mapping.retrieval import PlaceIndex
 from l2m_ros.mapping.store import MapStore
 from l2m_ros.mapping.views import view_distance
@@ -18,7 +19,6 @@ from l2m_ros.matching import portable
 from l2m_ros.matching.matcher import Matcher
 from l2m_ros.types import FloatArray, Frame, Reference
 
-OWN_DETAIL, LOOK_ALIKES = "own_detail", "look_alikes"  # in the map's meta table
 CACHED = 48  # keyframes kept decoded; lite needs 6 MB each
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from l2m_ros.errors import InvalidInput, L2MError, MapError
 from l2m_ros.mapping import graph, sql, sqlite
-from l2m_ros.mapping.mapper import Mapper
+from l2m_ros.mapping.drive_recorder import DriveRecorder
 from l2m_ros.mapping.records import Edge, MapKeyframe
 from l2m_ros.mapping.store import POSTGRES, MapStore, open_map
 from l2m_ros.matching.matcher import Matcher
@@ -204,6 +204,6 @@ def describe_anew(address: str, matcher_of: Callable[[dict[str, str]], Matcher])
     """Descriptors by this matcher; places stay as they are."""
     store = open_map(address, write=True)
     try:
-        Mapper(store, matcher_of(store.meta()), describe_anew=True).learn_vocabulary()
+        DriveRecorder(store, matcher_of(store.meta()), describe_anew=True).learn_vocabulary()
     finally:
         store.close()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from l2m_ros.geometry import se3
+from l2m_ros.mapping.drive_recorder import TrackedEdge
 from l2m_ros.mapping.keyframe_picker import Picked
-from l2m_ros.mapping.mapper import Mapper, TrackedEdge
+from l2m_ros.mapping.mapper import Mapper
 from l2m_ros.tracking.odometry import OdometryNoise, OdometrySample, step
 from l2m_ros.types import FloatArray
 
