@@ -11,6 +11,7 @@ from l2m_ros.commands.train_input import (
     HELD_OUT_SEED,
     check_device,
     config_folder,
+    loop_settings,
     rendered_images,
     say,
     settings_of,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from l2m_ros.workshop.training.decoder import DecoderOptions
     from l2m_ros.workshop.training.loop import Validate
 
+COMPACT = ("lite", "lite2")  # networks whose graphs take seconds
 SCENE_PAIRS = 8  # of each real scene, at every validation: half a minute on two cores
 RENDERED_FRAMES = 24  # per world, where no photographs are named
 
@@ -55,12 +57,7 @@ def _options(args: argparse.Namespace) -> DecoderOptions:
     from l2m_ros.workshop.training.decoder import options_from
 
     settings = settings_of(args.config or config_folder() / f"{args.model}.yaml")
-    loop = dict(settings.get("loop") or {})
-    if args.minutes is not None or args.steps is not None:
-        loop = {k: v for k, v in loop.items() if k not in ("minutes", "steps")}
-    given = {name: getattr(args, name) for name in ("minutes", "steps", "seed", "device")}
-    loop |= {name: value for name, value in given.items() if value is not None}
-    options = options_from({**settings, "loop": loop})
+    options = options_from({**settings, "loop": loop_settings(args, settings)})
     return replace(options, start=args.start or options.start)
 
 
@@ -124,40 +121,25 @@ def _with_stored(
 
 def write_model(run_folder: Path, options: DecoderOptions, out: Path) -> ModelCard:
     """The mean weights of a run as a model: weights, card, and the graphs of `lite`."""
-    from safetensors.torch import save_file
-
-    from l2m_ros.engines.model_card import ModelCard, ModelFile, sha256_of, write_card
-    from l2m_ros.export.stages import CARD, ExportOptions, export_model
+    from l2m_ros.commands.train_output import fill, write_trained
+    from l2m_ros.engines.model_card import ModelCard
     from l2m_ros.networks.registry import build
-    from l2m_ros.workshop.training.checkpoint import load_weights
-    from l2m_ros.workshop.training.decoder import mean_weights
 
     network = build(options.model, **options.network)
-    weights = mean_weights(run_folder)
-    load_weights(network, weights, str(run_folder))
+    fill(network, run_folder)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     card = ModelCard(
         name=options.model, architecture=options.model, input=_input_of(options.model),
         config=options.network, parameters=parameters, folder=out,
     )  # fmt: skip
-    out.mkdir(parents=True, exist_ok=True)
-    if options.model in (
-        "lite",
-        "lite2",
-    ):  # the others take minutes and gigabytes: `l2m export` does them
-        card = export_model(network, card, ExportOptions(out, card.input.height, card.input.width))
-    path = out / f"{options.model}.safetensors"
-    save_file({name: value.contiguous() for name, value in weights.items()}, path)
-    files = {**card.files, "weights": ModelFile(path.name, sha256_of(path))}
-    card = replace(card, files=files)
-    write_card(card, out / CARD)
-    return card
+    # The graphs of the others take minutes and gigabytes: `l2m export` does them.
+    return write_trained(network, card, graphs=options.model in COMPACT)
 
 
 def _input_of(model: str) -> InputSpec:
     from l2m_ros.engines.model_card import InputSpec
 
-    if model in ("lite", "lite2"):
+    if model in COMPACT:
         return InputSpec(width=640, height=480, multiple=32, turn=True)
     return InputSpec(width=560, height=560, multiple=14)
 

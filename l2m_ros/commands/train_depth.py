@@ -72,17 +72,14 @@ def run_depth(args: argparse.Namespace, config: Path | None) -> int:
 
 def head_options(args: argparse.Namespace, config: Path | None) -> HeadOptions:
     """The config file's, with what the command line says instead."""
-    from l2m_ros.commands.train_input import config_folder, settings_of
+    from l2m_ros.commands.train_input import config_folder, loop_settings, settings_of
     from l2m_ros.workshop.training.depth_head import HeadOptions
     from l2m_ros.workshop.training.loop import LoopOptions
     from l2m_ros.workshop.training.metric import _filled
 
     settings = dict(settings_of(config or config_folder() / "depth.yaml"))
-    loop = dict(settings.pop("loop", None) or {})
-    given = {name: getattr(args, name) for name in ("minutes", "steps", "seed", "device")}
-    if args.minutes is not None or args.steps is not None:
-        loop = {k: v for k, v in loop.items() if k not in ("minutes", "steps")}
-    loop |= {name: value for name, value in given.items() if value is not None}
+    loop = loop_settings(args, settings)
+    settings.pop("loop", None)
     options: HeadOptions = _filled(HeadOptions, settings, "the config")
     options = replace(options, loop=_filled(LoopOptions, loop, "loop"))
     if options.loop.minutes is not None and options.loop.minutes <= TRIAL_MINUTES:
@@ -172,33 +169,21 @@ def write_head(
 
     measured: all worlds, those that were held out, recordings of other places.
     """
-    from safetensors.torch import save_file
-
-    from l2m_ros.engines.model_card import InputSpec, ModelCard, ModelFile, sha256_of, write_card
-    from l2m_ros.export.stages import CARD, ExportOptions, export_model
+    from l2m_ros.commands.train_output import fill, write_trained
+    from l2m_ros.engines.model_card import InputSpec, ModelCard
     from l2m_ros.networks.registry import build
-    from l2m_ros.workshop.training.checkpoint import load_weights
-    from l2m_ros.workshop.training.decoder import mean_weights
     from l2m_ros.workshop.training.depth_head import head_errors, left_out_errors, stated
 
-    out, network = run_folder / "model", build(NAME)
-    weights = {**network.state_dict(), **mean_weights(run_folder)}
-    load_weights(network, weights, str(run_folder))
+    network = build(NAME)
+    fill(network, run_folder)
     worlds, *others = measured
     left_out = left_out_errors(network, worlds)
     errors = [head_errors(network, part) for part in others]
     spec = replace(encoder.input, width=options.width, height=options.height)
     assert isinstance(spec, InputSpec)
     card = ModelCard(
-        name=NAME, architecture=NAME, input=spec, folder=out, trained_on=trained_on,
-        depth=stated(left_out, errors),
+        name=NAME, architecture=NAME, input=spec, folder=run_folder / "model",
+        trained_on=trained_on, depth=stated(left_out, errors),
         encoder={"model": encoder.name, "eyes_id": encoder.eyes_id or ""},
     )  # fmt: skip
-    out.mkdir(parents=True, exist_ok=True)
-    card = export_model(network, card, ExportOptions(out, options.height, options.width))
-    path = out / f"{NAME}.safetensors"
-    save_file({name: value.contiguous() for name, value in weights.items()}, path)
-    files = {**card.files, "weights": ModelFile(path.name, sha256_of(path))}
-    card = replace(card, files=files)
-    write_card(card, out / CARD)
-    return card
+    return write_trained(network, card)

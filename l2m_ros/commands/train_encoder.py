@@ -96,16 +96,12 @@ def run_encoder(args: argparse.Namespace) -> int:
 
 def _options(args: argparse.Namespace, encoder: PatchEncoder, material: Material) -> EncoderOptions:
     """The config file's, with what the command line says instead."""
-    from l2m_ros.commands.train_input import config_folder, settings_of
+    from l2m_ros.commands.train_input import config_folder, loop_settings, settings_of
     from l2m_ros.workshop.encoder.stage import options_from
     from l2m_ros.workshop.training.processes import local_device
 
     settings = settings_of(args.config or config_folder() / "encoder.yaml")
-    loop = {"learning_rate": encoder.learning_rate, **(settings.get("loop") or {})}
-    if args.minutes is not None or args.steps is not None:
-        loop = {k: v for k, v in loop.items() if k not in ("minutes", "steps")}
-    given = {name: getattr(args, name) for name in ("minutes", "steps", "seed", "device")}
-    loop |= {name: value for name, value in given.items() if value is not None}
+    loop = {"learning_rate": encoder.learning_rate, **loop_settings(args, settings)}
     if not {"minutes", "steps"} & set(loop):  # one pass
         each = int(settings.get("photographs_per_step", 2))
         loop["steps"] = math.ceil(len(material.photographs) / each)

@@ -62,6 +62,15 @@ def settings_of(path: Path) -> dict[str, Any]:
     return settings
 
 
+def loop_settings(args: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]:
+    """The config's `loop`, with what the command line says instead."""
+    loop = dict(settings.get("loop") or {})
+    if args.minutes is not None or args.steps is not None:
+        loop = {k: v for k, v in loop.items() if k not in ("minutes", "steps")}
+    given = {name: getattr(args, name) for name in ("minutes", "steps", "seed", "device")}
+    return loop | {name: value for name, value in given.items() if value is not None}
+
+
 def check_device(device: str) -> None:
     """Refuse a GPU that is not there; take this process' own before anything is put on it."""
     import torch

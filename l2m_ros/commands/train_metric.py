@@ -9,11 +9,11 @@ DIR holds folders with images/ and meta.json (world_from_camera in metres, K).
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from l2m_ros.commands.train_input import say
 from l2m_ros.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -67,16 +67,11 @@ def learnt_words(after: dict[str, float], depth_error_before: float) -> str:
 
 def _options(args: argparse.Namespace, config: Path | None) -> MetricOptions:
     """The config file's, with what the command line says instead."""
-    from l2m_ros.commands.train_input import config_folder, settings_of
+    from l2m_ros.commands.train_input import config_folder, loop_settings, settings_of
     from l2m_ros.workshop.training.metric import options_from
 
     settings = settings_of(config or config_folder() / "metric.yaml")
-    loop = dict(settings.get("loop") or {})
-    if args.minutes is not None or args.steps is not None:
-        loop = {k: v for k, v in loop.items() if k not in ("minutes", "steps")}
-    given = {name: getattr(args, name) for name in ("minutes", "steps", "seed", "device")}
-    loop |= {name: value for name, value in given.items() if value is not None}
-    options = options_from({**settings, "loop": loop})
+    options = options_from({**settings, "loop": loop_settings(args, settings)})
     minutes = options.loop.minutes
     if minutes is not None and minutes <= TRIAL_MINUTES:
         few = min(TRIAL_WORLDS, options.worlds.worlds)
@@ -113,30 +108,18 @@ def metric_pairs(options: MetricOptions, sequences: Path | None) -> tuple[Metric
 
 def write_metric_model(run_folder: Path, options: MetricOptions, out: Path) -> ModelCard:
     """The mean weights of a run as a model: weights, card and graphs."""
-    from safetensors.torch import save_file
-
-    from l2m_ros.engines.model_card import InputSpec, ModelCard, ModelFile, sha256_of, write_card
-    from l2m_ros.export.stages import CARD, ExportOptions, export_model
+    from l2m_ros.commands.train_output import fill, write_trained
+    from l2m_ros.engines.model_card import InputSpec, ModelCard
     from l2m_ros.networks.registry import build
-    from l2m_ros.workshop.training.checkpoint import load_weights
-    from l2m_ros.workshop.training.decoder import mean_weights
 
     network = build("mickey", **options.network)
-    weights = {**network.state_dict(), **mean_weights(run_folder)}
-    load_weights(network, weights, str(run_folder))
+    fill(network, run_folder)
     card = ModelCard(
         name="metric", architecture="mickey", config=options.network, folder=out,
         input=InputSpec(options.width, options.height, multiple=32),
         depth=depth_sigmas(run_folder), trained_on="see the run's log",
     )  # fmt: skip
-    out.mkdir(parents=True, exist_ok=True)
-    card = export_model(network, card, ExportOptions(out, options.height, options.width))
-    path = out / "metric.safetensors"
-    save_file({name: value.contiguous() for name, value in weights.items()}, path)
-    files = {**card.files, "weights": ModelFile(path.name, sha256_of(path))}
-    card = replace(card, files=files)
-    write_card(card, out / CARD)
-    return card
+    return write_trained(network, card)
 
 
 def depth_sigmas(run_folder: Path) -> dict[str, float]:
@@ -151,7 +134,3 @@ def depth_sigmas(run_folder: Path) -> dict[str, float]:
         "image_sigma": max(rows[-1]["image_sigma"], 0.01),
         "depth_sigma": max(rows[-1]["depth_sigma"], 0.01),
     }
-
-
-def say(words: str) -> None:
-    print(f"l2m train: {words}", file=sys.stderr, flush=True)
