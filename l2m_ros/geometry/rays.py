@@ -10,10 +10,13 @@ noise         the query's pixel is exact, the keyframe's errs: a dense matcher s
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from l2m_ros import compiled
 from l2m_ros.geometry.camera import unproject
 from l2m_ros.geometry.lens import jacobian
 from l2m_ros.geometry.scale import DepthNoise, Depths
@@ -142,6 +145,25 @@ def ray_pairs(
         np.zeros((2, len(matches))),
         np.zeros(len(matches)),
         textured=None if floor_px is None else 0.5 * (floor_px[0] + floor_px[2]) < TEXTURED_PX**2,
+    )
+
+
+def kernel_matches(kernel: ModuleType, pairs: RayPairs) -> Any:
+    """The arrays that the compiled kernel takes, as its `Matches`."""
+    textured = np.zeros(len(pairs)) if pairs.textured is None else pairs.textured
+    d, array = pairs.depth_noise, compiled.array
+    return kernel.Matches(
+        array(pairs.query),
+        array(pairs.keyframe),
+        array(pairs.noise),
+        array(pairs.floor),
+        array(textured),
+        array(pairs.keyframe_m),
+        array(pairs.keyframe_variance_factor),
+        array(pairs.query_m),
+        array(pairs.query_variance_factor),
+        array(pairs.slope),
+        array((d.constant_m, d.proportional, d.quadratic_per_m)),
     )
 
 

@@ -16,12 +16,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import gamma
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
+from l2m_ros import compiled
 from l2m_ros.geometry import se3
-from l2m_ros.geometry.rays import Index, Noise, RayPairs
+from l2m_ros.geometry.rays import Index, Noise, RayPairs, kernel_matches
 from l2m_ros.geometry.residuals import (
+    FAR,
     PARAMETERS,
     SHIFT,
     Rows,
@@ -133,7 +137,34 @@ def rotation_terms(pairs: RayPairs) -> Terms:
 
 def refine(pairs: RayPairs, T: FloatArray, terms: Terms, noise: Noise) -> Fit | None:
     """From a pose that is about right; None where the matches do not determine one."""
-    groups = _groups(pairs, terms)
+    groups, kernel = _groups(pairs, terms), compiled.kernel("refine")
+    if kernel is None:
+        last = iterate_numpy(groups, T, terms, noise)
+    else:
+        last = _iterate_compiled(kernel, groups, pairs, T, terms, noise)
+    if last is None:
+        return None
+    # The rows belong to the last point but one; the step between them is far below the noise.
+    A, _ = _normal_equations(groups, terms, last.at, last.shift_m, gauge=False)
+    fit = _fit(len(pairs), groups, terms, last.pose, last.shift_m, A, last.noise)
+    return replace(fit, converged=last.converged)
+
+
+@dataclass(frozen=True, eq=False)
+class Iterated:
+    """Where the iterations ended; the groups hold the rows at the last point but one."""
+
+    at: FloatArray  # 4x4 the last point but one
+    pose: FloatArray  # 4x4
+    noise: Noise
+    shift_m: float
+    converged: bool
+
+
+def iterate_numpy(
+    groups: list[_Group], T: FloatArray, terms: Terms, noise: Noise
+) -> Iterated | None:
+    """The iterations, readable; `refine_kernel.iterate` does the same ten times as fast."""
     shift_m, converged = 0.0, False
     for _ in range(MAX_ITERATIONS):
         for group in groups:
@@ -149,10 +180,61 @@ def refine(pairs: RayPairs, T: FloatArray, terms: Terms, noise: Noise) -> Fit | 
         done, converged = length < STEP_SIGMAS**2, length < CONVERGED_SIGMAS**2
         if done and abs(noise.match / before.match - 1.0) < SETTLED:
             break
-    # The rows belong to the last point but one; the step between them is far below the noise.
-    A, _ = _normal_equations(groups, terms, at, shift_m, gauge=False)
-    fit = _fit(len(pairs), groups, terms, T, shift_m, A, noise)
-    return replace(fit, converged=converged)
+    return Iterated(at, T, noise, shift_m, converged)
+
+
+def _iterate_compiled(
+    kernel: ModuleType,
+    groups: list[_Group],
+    pairs: RayPairs,
+    T: FloatArray,
+    terms: Terms,
+    noise: Noise,
+) -> Iterated | None:
+    """The iterations by the compiled kernel, then the last rows by NumPy."""
+    result = kernel.iterate(
+        kernel_matches(kernel, pairs),
+        tuple(compiled.array(index, np.intp) for index in _indices(terms)),
+        HALF_WEIGHT,
+        np.array([0.0, *(calibration(rows)[0] for rows in (1, 2, 3))]),
+        *(compiled.array(part) for part in _prior(terms)),
+        float(terms.shift_sigma_m),
+        compiled.array(terms.free, np.intp),
+        terms.metric,
+        _kernel_bounds(kernel),
+        compiled.array(T),
+        compiled.array((noise.match, noise.depth, noise.texture)),
+    )
+    solved, at, pose, before, now, shift_before_m, shift_m, converged, depth_m = result
+    if not solved:
+        return None
+    for group in groups:
+        group.evaluate(at, Noise(*before.tolist()), shift_before_m, depth_m[group.index])
+    return Iterated(at, pose, Noise(*now.tolist()), shift_m, converged)
+
+
+def _kernel_bounds(kernel: ModuleType) -> Any:
+    return kernel.Bounds(
+        MAX_ITERATIONS,
+        STEP_SIGMAS,
+        CONVERGED_SIGMAS,
+        SETTLED,
+        MIN_MATCH_FACTOR,
+        MIN_TEXTURE_FACTOR,
+        MIN_TEXTURE_ROWS,
+        WRONG_DEPTH,
+        float(WITNESS),
+        MIN_DEPTH_ROWS,
+        FAR,
+    )
+
+
+def _prior(terms: Terms) -> tuple[FloatArray, FloatArray]:
+    """(translation, information), zeros without a prior."""
+    if terms.prior is None:
+        return np.zeros(3), np.zeros((3, 3))
+    translation_m = np.asarray(terms.prior.translation_m, np.float64)
+    return translation_m, np.linalg.inv(terms.prior.covariance)
 
 
 class _Group:
@@ -164,7 +246,12 @@ class _Group:
         self.textured = False if pairs.textured is None else pairs.textured
         self._depth_m: FloatArray | None = None
 
-    def evaluate(self, T: FloatArray, noise: Noise, shift_m: float) -> None:
+    def evaluate(
+        self, T: FloatArray, noise: Noise, shift_m: float, depth_m: FloatArray | None = None
+    ) -> None:
+        """depth_m: to go on from, in place of those that the last evaluation left."""
+        if depth_m is not None:
+            self._depth_m = depth_m
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             self.rows = self._rows_at(self._pairs, T, self._depth_m, noise, shift_m)
         self._depth_m = self.rows.depth_m
@@ -191,14 +278,18 @@ class _Group:
         return np.asarray(share * np.stack([by_m * sigma for by_m, sigma in sides]))
 
 
+def _indices(terms: Terms) -> tuple[Index, Index, Index, Index]:
+    """In the order of the kernel's kinds."""
+    return terms.keyframe_depth, terms.query_depth, terms.epipolar, terms.infinity
+
+
 def _groups(pairs: RayPairs, terms: Terms) -> list[_Group]:
-    kinds: list[tuple[Index, Callable[..., Rows]]] = [
-        (terms.keyframe_depth, keyframe_depth_rows),
-        (terms.query_depth, query_depth_rows),
-        (terms.epipolar, epipolar_rows),
-        (terms.infinity, infinity_rows),
+    kinds = keyframe_depth_rows, query_depth_rows, epipolar_rows, infinity_rows
+    return [
+        _Group(index, pairs.select(index), rows)
+        for index, rows in zip(_indices(terms), kinds, strict=True)
+        if len(index)
     ]
-    return [_Group(index, pairs.select(index), rows) for index, rows in kinds if len(index)]
 
 
 def _weights(rows: Rows) -> FloatArray:
@@ -225,9 +316,9 @@ def _normal_equations(
         A += axes @ (Jw @ J.T) @ axes.T
         b += axes @ (Jw @ group.rows.error.ravel())
     if terms.prior is not None:
-        W = np.linalg.inv(terms.prior.covariance)
+        translation_m, W = _prior(terms)
         A[:3, :3] += W
-        b[:3] += W @ (terms.prior.translation_m - T[:3, 3])
+        b[:3] += W @ (translation_m - T[:3, 3])
     if terms.shift_sigma_m > 0:
         A[SHIFT, SHIFT] += terms.shift_sigma_m**-2
         b[SHIFT] -= shift_m * terms.shift_sigma_m**-2

@@ -17,11 +17,15 @@ not at the measured one. Otherwise the noise of a network's depth (10 %) biases 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
+from types import ModuleType
 
 import numpy as np
 
-from l2m_ros.geometry.rays import Noise, RayPairs, homogeneous
+from l2m_ros import compiled
+from l2m_ros.geometry.rays import Noise, RayPairs, homogeneous, kernel_matches
 from l2m_ros.types import FloatArray
 
 SHIFT = 6  # parameters: x, y, z, rot x, rot y, rot z, and a shift of all depths in metres
@@ -50,6 +54,28 @@ class Rows:
         return np.asarray((self.error * self.error).sum(axis=0))
 
 
+RowsAt = Callable[[RayPairs, FloatArray, "FloatArray | None", Noise, float], Rows]
+
+
+def _by_kernel_where_compiled(kind: str) -> Callable[[RowsAt], RowsAt]:
+    """The same rows from `refine_kernel` where numba is; `__wrapped__` is the readable twin."""
+
+    def wrap(rows_at: RowsAt) -> RowsAt:
+        @wraps(rows_at)
+        def chosen(
+            pairs: RayPairs, T: FloatArray, depth_m: FloatArray | None, noise: Noise, shift_m: float
+        ) -> Rows:
+            kernel = compiled.kernel("refine")
+            if kernel is None:
+                return rows_at(pairs, T, depth_m, noise, shift_m)
+            return _kernel_rows(kernel, kind, pairs, T, depth_m, noise, shift_m)
+
+        return chosen
+
+    return wrap
+
+
+@_by_kernel_where_compiled("keyframe_depth")
 def keyframe_depth_rows(
     pairs: RayPairs, T: FloatArray, depth_m: FloatArray | None, noise: Noise, shift_m: float
 ) -> Rows:
@@ -103,6 +129,7 @@ def keyframe_depth_rows(
     )
 
 
+@_by_kernel_where_compiled("query_depth")
 def query_depth_rows(
     pairs: RayPairs, T: FloatArray, depth_m: FloatArray | None, noise: Noise, _shift_m: float
 ) -> Rows:
@@ -131,6 +158,7 @@ def query_depth_rows(
     )
 
 
+@_by_kernel_where_compiled("epipolar")
 def epipolar_rows(
     pairs: RayPairs, T: FloatArray, _depth_m: FloatArray | None, noise: Noise, _shift_m: float
 ) -> Rows:
@@ -156,6 +184,7 @@ def epipolar_rows(
     return Rows(error, J, by_match, np.eye(3), own, of_texture, np.zeros_like(own), one)
 
 
+@_by_kernel_where_compiled("infinity")
 def infinity_rows(
     pairs: RayPairs, T: FloatArray, _depth_m: FloatArray | None, noise: Noise, _shift_m: float
 ) -> Rows:
@@ -173,6 +202,48 @@ def infinity_rows(
     own, of_texture = _split(of_match, pairs, noise)
     two = np.full(len(pairs), 2.0)
     return Rows(error, J, by_match, np.eye(3), own, of_texture, 1.0 - of_match, two)
+
+
+def _kernel_rows(
+    kernel: ModuleType,
+    kind: str,
+    pairs: RayPairs,
+    T: FloatArray,
+    depth_m: FloatArray | None,
+    noise: Noise,
+    shift_m: float,
+) -> Rows:
+    n, ranged = len(pairs), np.isfinite(pairs.query_m)
+    of_keyframe, of_query = kind == "keyframe_depth", kind == "query_depth"
+    r = 1 if kind == "epipolar" else 3 if of_keyframe and ranged.any() else 2
+    if depth_m is None:
+        depth_m = pairs.keyframe_m if of_keyframe else pairs.query_m
+    error, of_match, by_query_m = np.empty((3, r, n))
+    J, by_match = np.empty((PARAMETERS, r, n)), np.empty((2, r, n))
+    own, best_m = np.empty((2, n))
+    kernel.write_rows(
+        getattr(kernel, kind.upper()),
+        kernel_matches(kernel, pairs),
+        compiled.array(T),
+        compiled.array((noise.match, noise.depth, noise.texture)),
+        float(shift_m),
+        compiled.array(depth_m),
+        FAR,
+        *(error, J, by_match, of_match, own, best_m, by_query_m),
+    )
+    own_part = of_match * own
+    return Rows(
+        error,
+        J,
+        by_match,
+        T[:3, :3] if of_keyframe else np.eye(3),
+        own_part,
+        of_match - own_part,
+        1.0 - of_match,
+        2.0 + ranged if of_keyframe else np.full(n, float(r)),
+        best_m if of_keyframe or of_query else None,
+        by_query_m if of_keyframe or of_query else None,
+    )
 
 
 def _split(of_match: FloatArray, pairs: RayPairs, noise: Noise) -> tuple[FloatArray, FloatArray]:

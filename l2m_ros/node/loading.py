@@ -17,6 +17,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from l2m_ros import compiled
+from l2m_ros.geometry.pose import estimate_pose
+from l2m_ros.geometry.scale import DepthNoise
+from l2m_ros.geometry.synthetic import SMALL, World, trial
 from l2m_ros.matching.matcher import Matcher
 
 T = TypeVar("T")
@@ -109,4 +113,17 @@ def warm_up(matcher: Matcher, size: tuple[int, int] = (640, 480)) -> float:
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
     features = matcher.encode(noise)
     matcher.match(features, matcher.reference(features))
+    return time.perf_counter() - started_s
+
+
+def warm_up_pose() -> float:
+    """Seconds of one pose from drawn matches: compiles what numba compiles, or loads it."""
+    started_s = time.perf_counter()
+    noise = DepthNoise(0.002, 0.002)
+    world = World("warm-up", camera=SMALL, matches=100, query_depth=True, depth_noise=noise)
+    drawn = trial(world, 0)
+    try:
+        estimate_pose(drawn.matches, drawn.query, drawn.keyframe)
+    except Exception as error:  # numba's errors share no base class with those of LLVM
+        compiled.switch_off(f"{type(error).__name__}: {error}")
     return time.perf_counter() - started_s

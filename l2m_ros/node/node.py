@@ -39,6 +39,7 @@ from l2m_ros.node.loading import (
     give_memory_back,
     run_in_thread,
     warm_up,
+    warm_up_pose,
 )
 from l2m_ros.node.map_thread import MapThread, start_map
 from l2m_ros.node.publishers import Publishers
@@ -198,6 +199,7 @@ class MatcherNode(LifecycleNode):
         def load() -> tuple[Matcher, DepthReader | None]:
             matcher = self._make_matcher(values["model"], **options)
             self.get_logger().info(f"{matcher.name}: first match took {warm_up(matcher):.2f} s")
+            self.get_logger().info(f"first pose took {warm_up_pose():.2f} s")
             reader_options = parameters.depth_reader_options(values)
             reader = load_depth_reader(values["mono_depth"], matcher, **reader_options)
             return matcher, reader
