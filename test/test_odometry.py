@@ -13,7 +13,7 @@ from l2m_ros.tracking.odometry import OdometryNoise, OdometrySample, step
 from l2m_ros.tracking.options import TrackerOptions
 from l2m_ros.tracking.pose_checks import WARY_NS
 from l2m_ros.tracking.tracker import Tracker
-from l2m_ros.types import Correspondences, LostReason, MetricPose, RelativePose
+from l2m_ros.types import Correspondences, LostReason, MetricPose
 from l2m_ros.workshop.simulation.odometry import Odometer
 from l2m_ros.workshop.simulation.odometry import OdometryNoise as WheelNoise
 from l2m_ros.workshop.simulation.oracle import OracleMatcher
@@ -175,30 +175,66 @@ def test_a_scene_of_known_depth_shows_slip(shots):
     assert "0.50 m" in result.remarks["odometry"] and "slip" in result.remarks["odometry"]
 
 
-def test_wheels_that_slip_on_the_way_are_contradicted_by_the_scene(shots):
+def slipping(kept, shot, factor):
+    """What wheels say that turn so many times as far since a kept shot."""
+    way = np.linalg.inv(kept.odom_from_base) @ shot.odom_from_base
+    way[:3, 3] *= factor
+    return sample(shot, odom_from_base=kept.odom_from_base @ way)
+
+
+def test_poses_go_on_by_the_scene_while_wheels_slip(shots):
+    """Also against keyframes taken meanwhile: the scene's depth is carried from one to the next."""
     options = TrackerOptions(base_from_camera=shots[0].base_from_camera)
     tracker = Tracker(oracle(shots), options)
-    for shot in shots[:9]:
+    for shot in shots[:13]:
         tracker.process(without_depth(shot.frame), sample(shot))
     tracker.set_keyframe()
-    kept = shots[9]
+    kept = shots[13]
     tracker.process(without_depth(kept.frame), sample(kept))
-    for shot in shots[10:14]:
-        if shot is shots[13]:
+    truth = {shot.frame.stamp_ns: shot.world_from_camera for shot in shots}
+    for shot in shots[14:18]:
+        if shot is shots[16]:
             tracker.set_keyframe()
-        way = np.linalg.inv(kept.odom_from_base) @ shot.odom_from_base
-        way[:3, 3] *= 4.0  # the wheels turn four times as far
-        odometry = sample(shot, odom_from_base=kept.odom_from_base @ way)
-        result = tracker.process(without_depth(shot.frame), odometry)
-        assert isinstance(result.outcome, RelativePose)
-        assert "slip" in result.remarks["odometry"]
-    # Of the new keyframe no depth is known: the wheels are believed once a while has passed.
+        result = tracker.process(without_depth(shot.frame), slipping(kept, shot, 4.0))
+        T, P = _pose(result)
+        way = np.linalg.inv(truth[result.keyframe.frame.stamp_ns]) @ shot.world_from_camera
+        assert nees(T, P, way) < 25
+        assert np.sqrt(np.trace(P[:3, :3])) < 0.2 * np.linalg.norm(way[:3, 3]) + 0.01
+        assert result.pose.scale_source == "scene" and "slip" in result.remarks["odometry"]
+    assert result.keyframe.id > 1
+
+
+@pytest.mark.slow
+def test_metres_that_slipped_from_the_start_are_not_carried_on(shots):
+    """The scene was seen for a moment only: what contradicts it may be right."""
+    tracker = Tracker(oracle(shots), TrackerOptions(base_from_camera=shots[0].base_from_camera))
+    sources = set()
+    for shot in shots[:12]:
+        factor = 4.0 if shot.frame.stamp_ns < shots[4].frame.stamp_ns else 1.0
+        result = tracker.process(without_depth(shot.frame), slipping(shots[0], shot, factor))
+        sources.add(result.pose and result.pose.scale_source)
+    assert "scene" not in sources
+
+
+@pytest.mark.slow
+def test_after_a_slip_wheels_are_believed_later_where_no_scene_checks_them(shots):
+    options = TrackerOptions(base_from_camera=shots[0].base_from_camera, restart_after=1)
+    matcher = Blind(oracle(shots))
+    tracker = Tracker(matcher, options)
+    for shot in shots[:9]:
+        tracker.process(without_depth(shot.frame), sample(shot))
+    slipped = slipping(shots[0], shots[9], 4.0)
+    assert "slip" in tracker.process(without_depth(shots[9].frame), slipped).remarks["odometry"]
+    matcher.sees = lambda reference: False
+    for shot in shots[10:13]:
+        tracker.process(without_depth(shot.frame), sample(shot))
+    matcher.sees = lambda reference: True
+    kept = tracker.keyframe
     for shot, later_ns in ((shots[14], 0), (shots[15], WARY_NS)):
-        way = np.linalg.inv(shots[13].odom_from_base) @ shot.odom_from_base
         stamp_ns = shot.frame.stamp_ns + later_ns
-        told = sample(shot, odom_from_base=odometry.odom_from_base @ way)
-        frame = replace(without_depth(shot.frame), stamp_ns=stamp_ns)
-        result = tracker.process(frame, replace(told, stamp_ns=stamp_ns))
+        told = replace(sample(shot), stamp_ns=stamp_ns)
+        result = tracker.process(replace(without_depth(shot.frame), stamp_ns=stamp_ns), told)
+        assert result.keyframe is kept
         assert (result.pose is not None) == (later_ns > 0), result.reason
         assert later_ns > 0 or "slip" in result.remarks["odometry"]
 

@@ -45,7 +45,7 @@ def looks_alike(pose: MetricPose, step: OdometryStep | None, unseen_s: float) ->
 
     step: the camera's way from the keyframe to here, as odometry has it.
     """
-    if step is None or unseen_s < UNSEEN_S or pose.scale_source == "odometry":
+    if step is None or unseen_s < UNSEEN_S or pose.scale_source in ("odometry", "scene"):
         return None
     error_m = pose.keyframe_from_camera[:3, 3] - step.a_from_b[:3, 3]
     off_m = float(np.linalg.norm(error_m))

@@ -56,15 +56,20 @@ class SceneDepth:
         spread = 1.4826 * float(np.median(np.abs(inverse - middle))) / middle
         return float(np.clip(spread, MIN_RELIEF, 1.0))
 
-    def log_ratio(self, other: SceneDepth) -> float | None:
-        """By how much the other is further, at the points that both have."""
+    def log_ratios(self, other: SceneDepth) -> FloatArray | None:
+        """By how much the other is further at each point that both have; None of too few."""
         from scipy.spatial import cKDTree  # 0.1 s to import; needed with odometry only
 
         apart, index = cKDTree(self.pixels).query(other.pixels)
         same = apart < SAME_PX
         if np.count_nonzero(same) < MIN_POINTS:
             return None
-        return float(np.median(np.log(other.depth_m[same] / self.depth_m[index[same]])))
+        return np.asarray(np.log(other.depth_m[same] / self.depth_m[index[same]]))
+
+    def log_ratio(self, other: SceneDepth) -> float | None:
+        """By how much the other is further, in the median."""
+        logs = self.log_ratios(other)
+        return None if logs is None else float(np.median(logs))
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +78,7 @@ class Verdict:
 
     outcome: MetricPose | RelativePose | None  # None: ask the matches without odometry
     contradiction: str | None = None
+    agreed: bool = False  # the length that odometry gives suits the scene
 
 
 def seen_depth(
@@ -83,17 +89,30 @@ def seen_depth(
     min_parallax_rad: float = MIN_PARALLAX_RAD,
 ) -> SceneDepth | None:
     """Of the keyframe, by triangulation of the inliers; None where there is too little parallax."""
-    inliers = pairs.select(pose.inliers)
-    depth = _triangulated(keyframe, query, inliers, pose.keyframe_from_camera)
+    inliers, T = pairs.select(pose.inliers), pose.keyframe_from_camera
+    seen = triangulated_scene(keyframe, query, inliers, T, min_parallax_rad)
+    if seen is None:
+        return None
+    return replace(seen, sigma=float(np.hypot(_relative_sigma(pose), seen.sigma)))
+
+
+def triangulated_scene(
+    keyframe: Keyframe,
+    query: Frame,
+    pairs: Correspondences,
+    keyframe_from_camera: FloatArray,
+    min_parallax_rad: float,
+) -> SceneDepth | None:
+    """Of the keyframe, as if the pose were exact: the sigma is that of the triangulation alone."""
+    depth = _triangulated(keyframe, query, pairs, keyframe_from_camera)
     known = np.isfinite(depth) & (depth > 0)
     if np.count_nonzero(known) < MIN_POINTS:
         return None
-    angle = _parallax_rad(keyframe, query, inliers, pose.keyframe_from_camera)
+    angle = _parallax_rad(keyframe, query, pairs, keyframe_from_camera)
     if angle < min_parallax_rad:
         return None
-    noise = UNSEEN_PX / focal_px(query.camera) / angle / np.sqrt(MIN_POINTS)
-    sigma = float(np.hypot(_relative_sigma(pose), noise))
-    return SceneDepth(inliers.keyframe_px[known], depth[known], sigma)
+    sigma = UNSEEN_PX / focal_px(query.camera) / angle / np.sqrt(MIN_POINTS)
+    return SceneDepth(pairs.keyframe_px[known], depth[known], sigma)
 
 
 def check(
@@ -108,7 +127,7 @@ def check(
     if scene is None or odometry_m is None:
         return Verdict(outcome)
     if isinstance(outcome, RelativePose):
-        if outcome.kind != "rotation" and not _vague(outcome):
+        if outcome.kind != "rotation" and not is_vague(outcome):
             return Verdict(outcome)
         return _standing(keyframe, query, pairs, outcome, scene, odometry_m)
     if outcome.scale_source != SOURCE:
@@ -120,16 +139,25 @@ def check(
     if off is None:
         return Verdict(outcome)
     if abs(off) <= SIGMAS * float(np.sqrt(now.sigma**2 + scene.sigma**2 + NEIGHBOUR**2)):
-        # What they differ by is admitted: slip that begins is a small one first.
-        t = off * outcome.keyframe_from_camera[:3, 3]
-        P = outcome.covariance.copy()
-        P[:3, :3] += np.outer(t, t)
-        return Verdict(replace(outcome, covariance=P))
+        return Verdict(_between(outcome, off, now.sigma**2, scene), agreed=True)
     return Verdict(
         None,
         f"odometry says {np.linalg.norm(odometry_m):.2f} m, which puts the scene "
         f"{np.exp(off):.2f} times as far as it was: {REMEDY}",
     )
+
+
+def _between(outcome: MetricPose, off: float, variance: float, scene: SceneDepth) -> MetricPose:
+    """The length between odometry's (relative variance) and what the scene asks for.
+
+    What they differ by is admitted: slip that begins is a small one first.
+    """
+    to_scene = variance / (variance + scene.sigma**2 + NEIGHBOUR**2)
+    T, P = outcome.keyframe_from_camera.copy(), outcome.covariance.copy()
+    T[:3, 3] *= np.exp(-to_scene * off)
+    t = max(to_scene, 1.0 - to_scene) * off * T[:3, 3]
+    P[:3, :3] += np.outer(t, t)
+    return replace(outcome, keyframe_from_camera=T, covariance=P)
 
 
 def _standing(
@@ -160,7 +188,7 @@ def _standing(
     return Verdict(MetricPose(T, P, outcome.inliers, SOURCE), words)
 
 
-def _vague(outcome: RelativePose) -> bool:
+def is_vague(outcome: RelativePose) -> bool:
     """Whether there is so little parallax that the matches do not show which way it went."""
     if outcome.covariance is None:
         return False

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from l2m_ros.geometry.pose import estimate_pose
 from l2m_ros.geometry.pose_problem import PoseOptions
 from l2m_ros.tracking import odometry as wheels
-from l2m_ros.tracking import parallax
+from l2m_ros.tracking import parallax, scene_scale
 from l2m_ros.tracking.chain import locate
 from l2m_ros.tracking.depth_trust import DepthTrust
 from l2m_ros.tracking.doubts import looks_alike
@@ -64,7 +64,9 @@ class PoseChecks:
 
     def reset(self) -> None:
         self._scenes: dict[int, parallax.SceneDepth] = {}  # by keyframe, as odometry measured them
+        self._anchors: dict[int, scene_scale.Anchor] = {}  # by keyframe, after a slip
         self._slipped_ns: int | None = None  # when the scene last contradicted odometry
+        self._agreed_ns = self._learned_ns = 0  # when it last agreed; when the scene became known
         self._depth_trust = DepthTrust()
 
     def pose(self, seen: MatchedFrame, before: Before) -> tuple[Outcome, Remarks]:
@@ -139,30 +141,42 @@ class PoseChecks:
     def learn_scene(self, seen: MatchedFrame, pose: MetricPose) -> None:
         """The depth of a keyframe's scene, once a motion that odometry measured shows it."""
         keyframe = seen.keyframe
+        if pose.scale_source == scene_scale.SOURCE and seen.odometry is not None:
+            anchor = scene_scale.Anchor(pose.keyframe_from_camera, pose.covariance, seen.odometry)
+            self._anchors[keyframe.id] = anchor
         if pose.scale_source != parallax.SOURCE or keyframe.id in self._scenes:
             return
         scene = parallax.seen_depth(keyframe, seen.frame, seen.pairs, pose)
         if scene is not None:
             self._scenes[keyframe.id] = scene
+            self._agreed_ns = self._learned_ns = seen.frame.stamp_ns
 
     def hand_over(self, seen: MatchedFrame, pose: MetricPose, keyframe: Keyframe) -> None:
         """A posed frame became a keyframe: what its own keyframe knew is passed on to it."""
         known = self._scenes.get(seen.keyframe.id)
-        scene = parallax.depth_in_query(seen.keyframe, seen.frame, seen.pairs, pose, known)
-        if scene is not None and pose.scale_source == parallax.SOURCE:
-            self._scenes[keyframe.id] = scene
+        scene, views = None, (seen.keyframe, seen.frame, seen.pairs, pose)
+        if pose.scale_source == parallax.SOURCE:
+            scene = parallax.depth_in_query(*views, known)
+        if scene is None and known is not None:
+            scene = scene_scale.carried_scene(*views, known)
+        if scene is None:
+            return
+        self._scenes[keyframe.id] = scene
+        if known is None:
+            self._agreed_ns = self._learned_ns = seen.frame.stamp_ns
 
     def forget_all_but(self, keyframes: Iterable[int]) -> None:
         kept = set(keyframes)
         self._scenes = {id: scene for id, scene in self._scenes.items() if id in kept}
+        self._anchors = {id: anchor for id, anchor in self._anchors.items() if id in kept}
 
     def _odometry_step(self, seen: MatchedFrame) -> OdometryStep | None:
-        if seen.keyframe.odometry is None or seen.odometry is None:
+        o, anchor = self.options, self._anchors.get(seen.keyframe.id)
+        start = seen.keyframe.odometry if anchor is None else anchor.odometry
+        if start is None or seen.odometry is None or self._slips(seen):
             return None
-        if self._slips(seen):
-            return None
-        o = self.options
-        return wheels.step(seen.keyframe.odometry, seen.odometry, o.odometry, o.base_from_camera)
+        step = wheels.step(start, seen.odometry, o.odometry, o.base_from_camera)
+        return step if anchor is None else anchor.followed_by(step)
 
     def _slips(self, seen: MatchedFrame) -> bool:
         """Odometry was wrong a moment ago, and no scene of known depth can check it here."""
@@ -184,14 +198,31 @@ class PoseChecks:
         options: PoseOptions,
     ) -> tuple[Outcome, str | None]:
         """The outcome after odometry was held against what is seen, and what contradicts."""
-        if isinstance(outcome, Lost) or step is None:
+        if isinstance(outcome, Lost):
             return outcome, None
+        if step is None:
+            return self._by_scene(seen, outcome), None
         scene, moved_m = self._scenes.get(seen.keyframe.id), step.a_from_b[:3, 3]
         judged = parallax.check(seen.keyframe, seen.frame, seen.pairs, outcome, scene, moved_m)
         if judged.outcome is None:
             self._slipped_ns = seen.frame.stamp_ns
-            return self._estimated(seen, None, options), judged.contradiction
-        return judged.outcome, judged.contradiction
+            alone = self._estimated(seen, None, options)
+            return self._by_scene(seen, alone), judged.contradiction
+        if judged.agreed:
+            self._agreed_ns = seen.frame.stamp_ns
+        return self._by_scene(seen, judged.outcome), judged.contradiction
+
+    def _by_scene(self, seen: MatchedFrame, outcome: Outcome) -> Outcome:
+        """In metres by the scene's known depth, where odometry gives none."""
+        scene = self._scenes.get(seen.keyframe.id)
+        if scene is None or not isinstance(outcome, RelativePose):
+            return outcome
+        established = self._agreed_ns - self._learned_ns >= scene_scale.ESTABLISHED_NS
+        carried_ns = seen.frame.stamp_ns - self._agreed_ns
+        if not established or carried_ns > scene_scale.MAX_CARRIED_NS:
+            return outcome
+        views = seen.keyframe, seen.frame, seen.pairs
+        return scene_scale.posed_by_scene(*views, outcome, scene) or outcome
 
     def _implausible(self, seen: MatchedFrame, pose: MetricPose, before: Before) -> Lost | None:
         stamp_ns, gates = seen.frame.stamp_ns, self.options.gates
