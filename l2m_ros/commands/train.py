@@ -5,6 +5,7 @@
     l2m train metric --minutes 30                       keypoints with metres (docs/metric.md)
     l2m train encoder --minutes 30                      an encoder sees in 3D (docs/encoder.md)
     l2m train depth --minutes 10                        metres off lite's features (docs/metric.md)
+    l2m train align --pairs SCENE.ply --minutes 10      patches meet Gaussians (docs/gaussians.md)
     torchrun --nproc-per-node 2 -m l2m_ros.commands.train decoder --photographs PHOTOS ...
 
 The folder of the run (--out) receives checkpoint.pt, log.csv, validation.csv, curves.png and
@@ -19,6 +20,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from l2m_ros.commands.train_align import run_align
 from l2m_ros.commands.train_decoder import run_decoder
 from l2m_ros.commands.train_depth import run_depth
 from l2m_ros.commands.train_encoder import add_encoder_arguments, run_encoder
@@ -30,9 +32,10 @@ from l2m_ros.files import check_outputs
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
-        "stage", choices=["decoder", "metric", "depth", "encoder"],
+        "stage", choices=["decoder", "metric", "depth", "encoder", "align"],
         help="decoder: the matching stage; metric: keypoints with metres, from relative poses; "
-        "depth: a head that reads metres off lite's features; encoder: features that agree in 3D",
+        "depth: a head that reads metres off lite's features; encoder: features that agree in 3D; "
+        "align: a head that knows Gaussians from every view",
     )  # fmt: skip
     parser.add_argument(
         "--sequences", type=Path, metavar="DIR",
@@ -40,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--measure", type=Path, metavar="DIR",
-        help="depth: recordings that the sigmas are measured on",
+        help="depth: recordings that the sigmas are measured on; align: a scene of Gaussians",
     )  # fmt: skip
     parser.add_argument(
         "--photographs", type=Path, metavar="DIR", help="searched in depth; or a zip or tar"
@@ -79,11 +82,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="what l2m teach made counts S of all other --pairs (0.2)",
     )
+    parser.add_argument(
+        "--align", type=Path, metavar="HEAD",
+        help="decoder: the frozen head that l2m train align left (lite2)",
+    )  # fmt: skip
     add_encoder_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    read = [args.sequences, args.measure, args.photographs, args.scenes, args.depth, *args.pairs]
+    given = [args.sequences, args.measure, args.photographs, args.scenes, args.depth, args.align]
+    read = [*given, *args.pairs]
     check_outputs([], read, [args.out])
     check_amounts(args)
     if args.stage == "decoder":
@@ -93,6 +101,8 @@ def run(args: argparse.Namespace) -> int:
         return run_metric(args, args.config)
     if args.stage == "encoder":
         return run_encoder(args)
+    if args.stage == "align":
+        return run_align(args)
     return run_depth(args, args.config)
 
 

@@ -34,6 +34,8 @@ RENDERED_FRAMES = 24  # per world, where no photographs are named
 
 
 def run_decoder(args: argparse.Namespace) -> int:
+    from l2m_ros.networks.lite2.aligned import HEAD
+    from l2m_ros.networks.lite2.head_file import load_head
     from l2m_ros.workshop.training.carry import NAME, write_carry
     from l2m_ros.workshop.training.decoder import train_decoder
 
@@ -44,6 +46,8 @@ def run_decoder(args: argparse.Namespace) -> int:
     pairs = _with_stored(pairs, args, options)
     scenes = _scenes(args.scenes, options.model)
     network = _network(options, args.xfeat, begins=args.carry is None)
+    if args.align is not None and args.carry is None and options.start is None:
+        load_head(args.align, network.get_submodule(HEAD), network.eyes)
     leads = train_decoder(options, network, pairs, held_out, folder, scenes, args.carry)
     if leads:
         write_carry(folder, folder / NAME)
@@ -58,7 +62,19 @@ def _options(args: argparse.Namespace) -> DecoderOptions:
 
     settings = settings_of(args.config or config_folder() / f"{args.model}.yaml")
     options = options_from({**settings, "loop": loop_settings(args, settings)})
+    if args.align is not None:
+        options = with_head(options)
     return replace(options, start=args.start or options.start)
+
+
+def with_head(options: DecoderOptions) -> DecoderOptions:
+    """The network has the head of `l2m train align`, which stays as it came."""
+    from l2m_ros.networks.lite2.aligned import ALIGNED, HEAD
+
+    if options.model != "lite2":
+        raise InvalidInput(f"--align goes with --model lite2, not with {options.model}")
+    loop = replace(options.loop, rates={f"{HEAD}.": 0.0, **options.loop.rates})
+    return replace(options, network={"aligned": ALIGNED, **options.network}, loop=loop)
 
 
 def _pairs(

@@ -12,6 +12,7 @@ Sizes: height and width multiples of 32. The warp comes at 1/4, normalised [-1, 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,7 @@ from l2m_ros.networks.lite.coarse import (
 from l2m_ros.networks.lite.matching import CompactMatcher, unit
 from l2m_ros.networks.lite.pyramid import GradientDescriptor, GradientPyramid
 from l2m_ros.networks.lite.refiner import upsampled
+from l2m_ros.networks.lite2.aligned import PatchHead
 from l2m_ros.networks.lite2.backbone import Backbone, Seen
 from l2m_ros.networks.lite2.parts import Gradients, LeanConsensus, LeanRefiner
 from l2m_ros.networks.shared.depthwise import DepthwiseConv
@@ -49,6 +51,8 @@ class Lite2Config:
     hidden_fine: int = 32  # of the refiner at 1/4
     gradients: bool = True  # oriented gradients in all descriptors; those at 1/4 begin as RootSIFT
     prior: bool = True  # the second look at the correlation knows what the neighbours believe
+    aligned: int = 0  # numbers of the head that Gaussians taught (128); 0 = without it
+    aligned_share: float = 0.1  # of the coarse correlation: what it begins with
 
 
 class UnitHead(nn.Module):
@@ -81,6 +85,33 @@ class UnitHead(nn.Module):
 
     def forward(self, base: Tensor, features: Tensor) -> Tensor:
         return unit((base + self.learnt(features)).float())
+
+
+class JoinedHead(UnitHead):
+    """The same beside what Gaussians taught, as one unit vector: (1 - s) own + s theirs.
+
+    own . own' and theirs . theirs' are cosines, so the product of two joined ones is their mean
+    with the weights 1 - s and s.
+    """
+
+    def __init__(
+        self, channels: int, width: int, gradients: bool, aligned: int, share: float
+    ) -> None:
+        super().__init__(channels, width, gradients)
+        self.parts = [width, aligned]
+        with torch.random.fork_rng(devices=[]):  # the rest begins as it does without the head
+            self.align = PatchHead(width=aligned)
+        self.share = nn.Parameter(torch.logit(torch.tensor(share)))
+
+    def joined_base(self, base: Tensor, eyes: Tensor) -> Tensor:
+        """The base of `UnitHead` with the aligned features behind it."""
+        return torch.cat([base, self.align(eyes)], dim=1)
+
+    def forward(self, base: Tensor, features: Tensor) -> Tensor:
+        base, aligned = base.split(self.parts, dim=1)
+        share = torch.sigmoid(self.share)
+        own = super().forward(base, features)
+        return torch.cat([(1.0 - share).sqrt() * own, share.sqrt() * aligned], dim=1)
 
 
 class FineHead(nn.Module):
@@ -122,6 +153,11 @@ class Encoded:
     context: Tensor  # (B, context, H/32, W/32)
 
 
+def below_of(seen: Seen) -> Tensor:
+    """(B, 128, H/16, W/16): what the frozen eyes see of a coarse cell."""
+    return torch.cat([seen.coarse, F.avg_pool2d(seen.matched, 2)], dim=1)
+
+
 class Encoder(nn.Module):
     """Image -> what XFeat sees, the gradients' energies, cells at 1/16, their context at 1/32."""
 
@@ -138,7 +174,7 @@ class Encoder(nn.Module):
     def forward(self, image: Tensor) -> Encoded:
         grey = standardised_grey(image.float())
         seen, energies = self.xfeat.seen(grey), self.gradients(grey)
-        below = torch.cat([seen.coarse, F.avg_pool2d(seen.matched, 2)], dim=1)
+        below = below_of(seen)
         cells = F.relu(self.cells(below))
         context = self.enter(seen.context)
         for block in self.blocks:
@@ -161,7 +197,7 @@ class Lite2(CompactMatcher):
         )
         self.tell = nn.Conv2d(config.context, config.coarse, 1)
         self.merge = Mixer(config.coarse, 2 * config.coarse)
-        self.describe = UnitHead(config.coarse, config.descriptor, config.gradients)
+        self.describe = _coarse_head(config)
         self.describe_middle = UnitHead(XFEAT, config.descriptor_middle, config.gradients)
         self.describe_fine = FineHead(32, config.descriptor_fine, config.gradients)
         self.tenth_scale = nn.Parameter(
@@ -191,12 +227,15 @@ class Lite2(CompactMatcher):
         seen, energies = found.seen, found.energies
         matched = unit(seen.matched.float())
         middle = self.describe_middle.base(matched, *energies[1:3])
+        base = self.describe.base(F.avg_pool2d(matched, 2), *energies[2:4])
+        if isinstance(self.describe, JoinedHead):
+            base = self.describe.joined_base(base, found.below)
         return {
             "eyes": found.below,
             "eyes_wide": seen.context,
             "coarse": found.cells,
             "context": found.context,
-            "base": self.describe.base(F.avg_pool2d(matched, 2), *energies[2:4]),
+            "base": base,
             "middle": self.describe_middle(middle, seen.matched),
             "fine": self.describe_fine(seen, energies),
         }
@@ -223,6 +262,13 @@ class Lite2(CompactMatcher):
         return self._merged(features["coarse"], context)
 
 
-def build_lite2(**config: int) -> Lite2:
+def _coarse_head(config: Lite2Config) -> UnitHead:
+    widths = (config.coarse, config.descriptor, config.gradients)
+    if not config.aligned:
+        return UnitHead(*widths)
+    return JoinedHead(*widths, config.aligned, config.aligned_share)
+
+
+def build_lite2(**config: Any) -> Lite2:
     """`lite2` from the plain numbers that a model card holds."""
     return Lite2(Lite2Config(**config))

@@ -1,0 +1,34 @@
+"""What Gaussians taught the eyes: 3x3 patches -> 128 numbers that a place has from every view.
+
+`l2m train align` trains the head; it is frozen afterwards. It reads what the frozen eyes see, so
+one head serves every `lite2` with those eyes.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+EYES = 128  # channels of what the eyes see at 1/16
+ALIGNED = 128  # numbers of a patch and of a voxel of Gaussians
+HEAD = "describe.align"  # where the head lies in a `lite2`
+
+
+class PatchHead(nn.Module):
+    """The eyes' features (B, 2 C, h, w) at 1/16 -> unit vectors (B, width, h, w)."""
+
+    def __init__(self, channels: int = EYES, width: int = ALIGNED) -> None:
+        super().__init__()
+        self.half = channels // 2  # XFeat's own features, then those that it matches by
+        self.patch = nn.Conv2d(channels, width, 3, padding=1)
+        self.out = nn.Conv2d(width, width, 1)
+
+    def forward(self, eyes: Tensor) -> Tensor:
+        halves = [_to_length(part.float(), 4.0) for part in eyes.split(self.half, dim=1)]
+        described = self.out(F.relu(self.patch(torch.cat(halves, dim=1))))
+        return _to_length(described.float(), 1.0)
+
+
+def _to_length(image: Tensor, length: float) -> Tensor:
+    return image * (length / (image.square().sum(dim=1, keepdim=True) + 1e-4).sqrt())

@@ -1,0 +1,147 @@
+"""A point transformer: the 59 numbers of each Gaussian -> 128 numbers of each voxel of a scene.
+
+    attributes   position, log scales, quaternion, opacity logit, 16 x 3 harmonics (missing: 0)
+    tokens       Gaussians of a voxel, embedded, then their mean by opacity and their maximum
+    blocks       each token attends to the tokens nearest to it; where they lie from it is known
+
+The order of the Gaussians does not matter. A scene is a few thousand tokens: attention over the
+nearest 16 costs less than embedding the Gaussians does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from l2m_ros.workshop.gaussians.model import Gaussians
+
+ATTRIBUTES = 59
+MOST_HARMONICS = 16
+
+
+@dataclass(frozen=True)
+class PointConfig:
+    """Widths and depths (0.5 M parameters)."""
+
+    width: int = 128
+    out: int = 128
+    heads: int = 4
+    blocks: int = 2
+    near: int = 16  # tokens that one attends to, itself among them
+
+
+@dataclass(frozen=True, eq=False)
+class Voxels:
+    """Which voxel each Gaussian lies in."""
+
+    index: Tensor  # (N,) int64, 0 <= index < count
+    places: Tensor  # (count, 3) mean position of its Gaussians
+    size: float
+
+    @property
+    def count(self) -> int:
+        return len(self.places)
+
+
+def attributes(gaussians: Gaussians) -> Tensor:
+    """(N, 59); of a quaternion and its negative, which turn alike, the one with w >= 0."""
+    unit = F.normalize(gaussians.quaternions, dim=1)
+    unit = torch.where(unit[:, :1] < 0, -unit, unit)
+    sh = F.pad(gaussians.sh, (0, 0, 0, MOST_HARMONICS - gaussians.sh.shape[1]))
+    parts = [
+        gaussians.means, gaussians.log_scales, unit, gaussians.opacity_logits[:, None],
+        sh.flatten(1),
+    ]  # fmt: skip
+    return torch.cat(parts, dim=1)
+
+
+def voxels_of(means: Tensor, size: float, most: int = 4096) -> Voxels:
+    """Voxels of that edge, or of the least larger one (by steps of a fifth) that gives `most`."""
+    while True:
+        cells, index = torch.unique(torch.floor(means / size), dim=0, return_inverse=True)
+        if len(cells) <= most:
+            break
+        size *= 1.2
+    count = torch.bincount(index, minlength=len(cells)).to(means)
+    places = torch.zeros(len(cells), 3, dtype=means.dtype, device=means.device)
+    return Voxels(index, places.index_add(0, index, means) / count[:, None], size)
+
+
+class PointEncoder(nn.Module):
+    """Attributes of Gaussians and their voxels -> unit vectors (voxels, out)."""
+
+    def __init__(self, config: PointConfig | None = None) -> None:
+        super().__init__()
+        config = config or PointConfig()
+        self.config = config
+        width = config.width
+        self.embed = nn.Sequential(
+            nn.Linear(ATTRIBUTES + 3, width), nn.GELU(), nn.Linear(width, width)
+        )
+        self.pool = nn.Linear(2 * width, width)
+        self.blocks = nn.ModuleList(NearBlock(width, config.heads) for _ in range(config.blocks))
+        self.norm = nn.LayerNorm(width)
+        self.leave = nn.Linear(width, config.out)
+
+    def forward(self, values: Tensor, voxels: Voxels) -> Tensor:
+        """values (N, 59) of `attributes`; lengths in units of about a scene's depth."""
+        within = (values[:, :3] - voxels.places[voxels.index]) / voxels.size
+        tokens = self.pool(
+            self._pooled(self.embed(torch.cat([values, within], dim=1)), values, voxels)
+        )
+        near = nearest(voxels.places, self.config.near)
+        offsets = (voxels.places[near] - voxels.places[:, None]) / voxels.size  # (T, k, 3)
+        for block in self.blocks:
+            tokens = block(tokens, near, offsets)
+        return F.normalize(self.leave(self.norm(tokens)).float(), dim=1)
+
+    @staticmethod
+    def _pooled(embedded: Tensor, values: Tensor, voxels: Voxels) -> Tensor:
+        """(T, 2 C): mean by opacity, maximum."""
+        opacity = torch.sigmoid(values[:, 10:11]).to(embedded) + 1e-3
+        total = embedded.new_zeros(voxels.count, embedded.shape[1] + 1)
+        total = total.index_add(0, voxels.index, torch.cat([embedded * opacity, opacity], dim=1))
+        index = voxels.index[:, None].expand_as(embedded)
+        largest = embedded.new_zeros(voxels.count, embedded.shape[1])
+        largest = largest.scatter_reduce(0, index, embedded, "amax", include_self=False)
+        return torch.cat([total[:, :-1] / total[:, -1:], largest], dim=1)
+
+
+def nearest(places: Tensor, count: int) -> Tensor:
+    """(T, k) indices of the nearest tokens, each token itself among its own."""
+    apart = torch.cdist(places, places)
+    return apart.topk(min(count, len(places)), dim=1, largest=False).indices
+
+
+class NearBlock(nn.Module):
+    """Attention over the nearest tokens, then two layers; both outputs begin at zero."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(width)
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.whence = nn.Sequential(nn.Linear(3, 32), nn.GELU(), nn.Linear(32, 2 * width))
+        self.out = nn.Linear(width, width)
+        self.norm_mixed = nn.LayerNorm(width)
+        self.grow = nn.Linear(width, 2 * width)
+        self.shrink = nn.Linear(2 * width, width)
+        for layer in (self.out, self.shrink):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, tokens: Tensor, near: Tensor, offsets: Tensor) -> Tensor:
+        """tokens (T, C), near (T, k), offsets (T, k, 3) in voxels."""
+        normed = self.norm(tokens)
+        split = (self.heads, tokens.shape[1] // self.heads)
+        query = self.query(normed).unflatten(1, split)  # (T, heads, c)
+        pairs = self.key_value(normed)[near] + self.whence(offsets)  # (T, k, 2 C)
+        key, value = (part.unflatten(2, split) for part in pairs.chunk(2, dim=2))
+        scores = torch.einsum("thc,tkhc->tkh", query, key) * split[1] ** -0.5
+        mixed = torch.einsum("tkh,tkhc->thc", scores.softmax(dim=1), value).flatten(1)
+        tokens = tokens + self.out(mixed)
+        return tokens + self.shrink(F.gelu(self.grow(self.norm_mixed(tokens))))
