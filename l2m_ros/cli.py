@@ -19,6 +19,7 @@ from typing import NoReturn
 from l2m_ros import __version__
 from l2m_ros.errors import L2MError
 from l2m_ros.spelling import nearest
+from l2m_ros.threads import one_thread_for_matrices
 
 VERBS: dict[str, str] = {
     "run": "start the ROS 2 node (what ros2 run l2m_ros matcher does)",
@@ -74,6 +75,7 @@ def _unknown_verb(verb: str) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point. 0 = done, 1 = done but the answer is no, 2 = cannot be done as asked."""
+    one_thread_for_matrices()
     argv = sys.argv[1:] if argv is None else argv
     top = _top_parser()
     if not argv:

@@ -106,3 +106,26 @@ print([name for name in {HEAVY} if name in sys.modules], used.ru_utime + used.ru
     pytest.importorskip("onnxruntime")
     done = run(prefix, sys.executable, "-c", code)
     assert done.stdout.strip() == "[] True", done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("argv", [["matcher", "--help"], ["l2m", "map", "--help"]])
+def test_numpy_gets_no_second_thread(argv):
+    """It would spin beside tracking; see `l2m_ros.threads`."""
+    if argv[0] == "matcher":
+        pytest.importorskip("rclpy")
+    code = f"""
+import contextlib, os, runpy, sys
+class Watch:
+    def find_spec(self, name, *_):
+        if name == "numpy":
+            print("one thread:", os.environ.get("OPENBLAS_NUM_THREADS"))
+sys.meta_path.insert(0, Watch())
+sys.argv = {argv}
+with contextlib.suppress(SystemExit):
+    runpy.run_path({str(ROOT / "resource" / argv[0])!r}, run_name="__main__")
+import numpy
+"""
+    env = {key: value for key, value in os.environ.items() if not key.endswith("_NUM_THREADS")}
+    env["PYTHONPATH"] = str(ROOT)
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert "one thread: 1" in done.stdout and "one thread: None" not in done.stdout, done.stderr

@@ -20,6 +20,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "progress": set(),
     "timing": set(),
+    "threads": set(),
     "spelling": set(),
     "files": {"errors"},
     "compiled": set(),

@@ -159,7 +159,7 @@ class MapProcess:
         self._waiting.append(wire.Message("relocalize", {}, poses))
 
     def wait_until_loaded(self, timeout_s: float) -> bool:
-        """Whether the process has its model, or has said why it has none."""
+        """Whether the process has model and map, or has said why it has none."""
         with self._changed:
             return self._changed.wait_for(lambda: self._loaded or self._stopping, timeout_s)
 
@@ -264,7 +264,7 @@ class MapProcess:
             "matcher": dict(self._spec.matcher),
             "options": asdict(self.options),
             "nice": self.options.nice,
-            "nice_at_once": self.restarts > 0,  # the first time, tracking waits for the model
+            "nice_at_once": self.restarts > 0,  # the first time, tracking waits for model and map
         }
         child = _Child(process)
         with self._changed:
@@ -296,7 +296,7 @@ class MapProcess:
         values, arrays = message.values, message.arrays
         with self._changed:
             child.busy = False
-            self._loaded |= values["asked"] == "begin"
+            self._loaded |= values["asked"] == "open"
             self.version = values.get("version", self.version)
             fix = values.get("fix")
             if fix is not None and values["epoch"] == self._epoch:

@@ -115,15 +115,16 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the node, which then closes stdin
     asked, answers = _pipes()
     threading.Thread(target=_end_with_the_node, args=(asked.fileno(),), daemon=True).start()
-    worker = Worker()
+    worker, nice, later = Worker(), 0, False
     with contextlib.suppress(BrokenPipeError):
         while (message := wire.read(asked)) is not None:
-            begins = message.what == "begin"
-            if begins and message.values["nice_at_once"]:
-                _be_nice(int(message.values["nice"]))
+            if message.what == "begin":
+                nice, later = int(message.values["nice"]), not message.values["nice_at_once"]
+                _be_nice(0 if later else nice)
             answer = worker.answer(message)
-            if begins and not message.values["nice_at_once"]:
-                _be_nice(int(message.values["nice"]))
+            if message.what == "open" and later:  # until then tracking waits
+                _be_nice(nice)
+                later = False
             wire.write(answers, answer)
     worker.close()
     os._exit(0)  # the watching thread and engines' own threads are not waited for

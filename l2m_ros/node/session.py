@@ -86,7 +86,7 @@ def _node_process(session: Session) -> Iterator[subprocess.Popen[bytes]]:
         arguments += ["-p", f"{name}:={value}"]
     for name, topic in session.topics.items():
         arguments += ["-r", f"{name}:={topic}"]
-    command = [sys.executable, "-m", "l2m_ros.node.main", *arguments]
+    command = [sys.executable, "-m", "l2m_ros.cli", "run", *arguments]
     with session.log.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
     try:
