@@ -11,6 +11,7 @@ a covariance as well, the others return none.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import time
@@ -20,6 +21,7 @@ import cv2
 import numpy as np
 import poselib
 
+from l2m_ros import compiled
 from l2m_ros.geometry import se3
 from l2m_ros.geometry.camera import unproject
 from l2m_ros.geometry.pose import estimate_pose
@@ -34,11 +36,13 @@ THRESHOLD_PX = 2.0
 Solver = Callable[[Trial], "FloatArray | None"]
 
 
-def ours(sources: tuple[str, ...]) -> Solver:
+def ours(sources: tuple[str, ...], *, by_numpy: bool = False) -> Solver:
+    """by_numpy: without the compiled kernels, as where numba is not installed."""
     options = PoseOptions(threshold_px=THRESHOLD_PX, depth_noise=SENSOR, sources=sources)
 
     def solve(t: Trial) -> FloatArray | None:
-        outcome = estimate_pose(t.matches, t.query, t.keyframe, options)
+        with compiled.left_out() if by_numpy else contextlib.nullcontext():
+            outcome = estimate_pose(t.matches, t.query, t.keyframe, options)
         return None if isinstance(outcome, Lost) else outcome.keyframe_from_camera
 
     return solve
@@ -104,9 +108,11 @@ def _poselib_camera(camera: Camera) -> dict[str, object]:
 
 SOLVERS: dict[str, tuple[Solver, bool]] = {  # whether the length is metric
     "l2m_ros, depth": (ours(("depth",)), True),
+    "l2m_ros, depth, NumPy": (ours(("depth",), by_numpy=True), True),
     "PoseLib absolute": (poselib_absolute, True),
     "cv2.solvePnPRansac + RefineLM": (opencv_pnp, True),
     "l2m_ros, no depth": (ours(()), False),
+    "l2m_ros, no depth, NumPy": (ours((), by_numpy=True), False),
     "PoseLib relative": (poselib_relative, False),
     "cv2 USAC_MAGSAC + recoverPose": (opencv_essential, False),
 }

@@ -10,10 +10,12 @@ configured. L2M_COMPILED=0 in the environment leaves the kernels out.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
 import threading
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -45,6 +47,17 @@ def switch_off(why: str) -> None:
     log.warning("NumPy finds poses, several times slower than compiled code: %s", why)
     with _lock:
         _kernels.update(dict.fromkeys(MODULES))
+
+
+@contextlib.contextmanager
+def left_out() -> Iterator[None]:
+    """NumPy within the block: to compare the two."""
+    global _kernels
+    before, _kernels = _kernels, dict.fromkeys(MODULES)
+    try:
+        yield
+    finally:
+        _kernels = before
 
 
 def _loaded(module: str) -> ModuleType | None:

@@ -64,7 +64,7 @@ def test_each_state_holds_what_it_should():
         bench.connect()
         active = entities(bench)
         assert active["subscriptions"] == empty["subscriptions"] + 3  # nobody publishes the others
-        assert active["threads"] == 1
+        assert active["threads"] == 2  # encode and track
         bench.recover(1)
         bench.node.trigger_deactivate()
         assert entities(bench) == inactive

@@ -26,12 +26,11 @@ pytest.importorskip("numba")
 
 
 @pytest.fixture
-def by_numpy(monkeypatch):
+def by_numpy():
     """Calls a function without the kernel."""
 
     def call(function, *args):
-        with monkeypatch.context() as patch:
-            patch.setattr(compiled, "_kernels", dict.fromkeys(compiled.MODULES))
+        with compiled.left_out():
             return function(*args)
 
     return call

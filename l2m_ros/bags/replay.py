@@ -52,7 +52,7 @@ FARTHEST_M = 1e9  # from its origin; a truth beyond is a mistake of units or a b
 STATIC = "/tf_static"
 # What belongs to a graph, to timing or to a life cycle: none of it is there.
 WITHOUT_EFFECT = ("autostart", "publish_tf", "image_transport", "stale_after_s", "queue",
-                  "queue_mb")  # fmt: skip
+                  "queue_mb", "encode_ahead")  # fmt: skip
 GROUND_TRUTH = "/ground_truth/pose"  # where `l2m simulate` writes it
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 DEPTH_WORDS = ("depth", "disparity")

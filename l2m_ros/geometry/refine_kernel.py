@@ -83,8 +83,9 @@ def _positive(best, measured):
 
 
 @_compiled
-def _whiten(e, J, C, rows, variance, extra):
-    """`residuals._whiten` of one match: C is the lower triangle of its covariance, row by row.
+def _whiten(e, J, C, rows, variance, extra, columns):
+    """`residuals._whiten` of one match: C is the lower triangle of its covariance, row by row;
+    `columns` of J are wanted.
 
     Returns the match's fraction of the second row's variance, and one over the last row's sigma.
     """
@@ -116,13 +117,13 @@ def _whiten(e, J, C, rows, variance, extra):
     u, v = e[0], e[1]
     e[0] = (c * v - s * u) * i11
     e[1] = (c * u + s * v - l21 * e[0]) * i22
-    for p in range(COLUMNS):
+    for p in range(columns):
         u, v = J[p, 0], J[p, 1]
         J[p, 0] = (c * v - s * u) * i11
         J[p, 1] = (c * u + s * v - l21 * J[p, 0]) * i22
     if rows == 3:
         e[2] = (e[2] - l31 * e[0] - l32 * e[1]) * i33
-        for p in range(COLUMNS):
+        for p in range(columns):
             J[p, 2] = (J[p, 2] - l31 * J[p, 0] - l32 * J[p, 1]) * i33
     return match_part / whole, i33 if rows == 3 else i22
 
@@ -138,7 +139,7 @@ def _discard(e, J, rows, z, far):
 
 
 @_compiled
-def _keyframe_depth(i, m, R, Rt_t, z, cov, depth_factor, shift_m, far, e, J, C):
+def _keyframe_depth(i, m, R, Rt_t, z, cov, depth_factor, shift_m, far, e, J, C, columns):
     """`residuals.keyframe_depth_rows`: (rows, the match's fraction, best depth, last 1 / sigma)."""
     k0, k1 = m.keyframe[0, i], m.keyframe[1, i]
     ray0 = R[0, 0] * k0 + R[1, 0] * k1 + R[2, 0]
@@ -186,7 +187,7 @@ def _keyframe_depth(i, m, R, Rt_t, z, cov, depth_factor, shift_m, far, e, J, C):
     variance = depth_factor * m.keyframe_variance_factor[i] * sigma_m * sigma_m
     for r in range(rows):
         e[r] -= J[SHIFT, r] * (prior_m - z)
-    fraction, last = _whiten(e, J, C, rows, variance, extra)
+    fraction, last = _whiten(e, J, C, rows, variance, extra, columns)
     moved = 0.0
     for r in range(rows):
         moved += J[SHIFT, r] * e[r]
@@ -209,7 +210,7 @@ def _by_match_itself(J):
 
 
 @_compiled
-def _query_depth(i, m, R, t, z, cov, depth_factor, far, e, J, C):
+def _query_depth(i, m, R, t, z, cov, depth_factor, far, e, J, C, columns):
     """`residuals.query_depth_rows`: (the match's fraction, best depth, by the query's depth)."""
     q0, q1 = m.query[0, i], m.query[1, i]
     ray0 = R[0, 0] * q0 + R[0, 1] * q1 + R[0, 2]
@@ -228,7 +229,7 @@ def _query_depth(i, m, R, t, z, cov, depth_factor, far, e, J, C):
     e[1] = m.keyframe[1, i] - y - J[SHIFT, 1] * (measured_m - z)
     C[0], C[1], C[2] = cov
     _by_match_itself(J)
-    fraction, _ = _whiten(e, J, C, 2, variance, 0.0)
+    fraction, _ = _whiten(e, J, C, 2, variance, 0.0, columns)
     by_query_m = -J[SHIFT, 0], -J[SHIFT, 1]
     best_m = measured_m + variance * (J[SHIFT, 0] * e[0] + J[SHIFT, 1] * e[1])
     J[SHIFT, 0] = J[SHIFT, 1] = 0.0
@@ -267,7 +268,7 @@ def _epipolar(i, m, R, t, cov, e, J):
 
 
 @_compiled
-def _infinity(i, m, R, cov, far, e, J, C):
+def _infinity(i, m, R, cov, far, e, J, C, columns):
     """`residuals.infinity_rows`; all of its variance is the match's."""
     q0, q1 = m.query[0, i], m.query[1, i]
     w0 = R[0, 0] * q0 + R[0, 1] * q1 + R[0, 2]
@@ -281,7 +282,7 @@ def _infinity(i, m, R, cov, far, e, J, C):
     e[0], e[1] = m.keyframe[0, i] - x, m.keyframe[1, i] - y
     C[0], C[1], C[2] = cov
     _by_match_itself(J)
-    _whiten(e, J, C, 2, 0.0, 0.0)
+    _whiten(e, J, C, 2, 0.0, 0.0, columns)
     _discard(e, J, 2, w2, far)
 
 
@@ -298,10 +299,11 @@ def _covariance(m, noise, i):
 
 
 @_compiled
-def write_rows(kind, m, T, noise, shift_m, depth_m, far, e_out, J_out, by_match, of_match, own_out,
-               best_m, by_query_m):  # fmt: skip
+def write_rows(kind, m, T, noise, shift_m, depth_m, far, e_out, J_out, by_match, of_match,
+               of_texture, of_depth, best_m, by_query_m):  # fmt: skip
     """The rows of all matches, of one kind. Outputs, with r rows: e_out (r, N), J_out (7, r, N),
-    by_match (2, r, N), of_match (r, N), own_out (N,), best_m (N,), by_query_m (r, N).
+    by_match (2, r, N); the fractions of_match, of_texture and of_depth (r, N); best_m (N,);
+    by_query_m (r, N).
     """
     R, t = T[:3, :3].copy(), T[:3, 3].copy()
     Rt_t = np.empty(3)
@@ -316,20 +318,21 @@ def write_rows(kind, m, T, noise, shift_m, depth_m, far, e_out, J_out, by_match,
         J[:, 2] = 0.0
         if kind == KEYFRAME_DEPTH:
             rows, fraction, best_m[i], last = _keyframe_depth(
-                i, m, R, Rt_t, depth_m[i], cov, noise[1], shift_m, far, e, J, C
+                i, m, R, Rt_t, depth_m[i], cov, noise[1], shift_m, far, e, J, C, COLUMNS
             )
         elif kind == QUERY_DEPTH:
             fraction, best_m[i], (by0, by1) = _query_depth(
-                i, m, R, t, depth_m[i], cov, noise[1], far, e, J, C
+                i, m, R, t, depth_m[i], cov, noise[1], far, e, J, C, COLUMNS
             )
         elif kind == EPIPOLAR:
             _epipolar(i, m, R, t, cov, e, J)
         else:
-            _infinity(i, m, R, cov, far, e, J, C)
-        own_out[i] = own
+            _infinity(i, m, R, cov, far, e, J, C, COLUMNS)
         for r in range(most):
             e_out[r, i] = far if e[0] == far else e[r]
-            of_match[r, i] = 1.0 if r == 0 else (fraction if r == 1 else 0.0)
+            share = 1.0 if r == 0 else (fraction if r == 1 else 0.0)
+            of_match[r, i], of_texture[r, i] = share * own, share * (1.0 - own)
+            of_depth[r, i] = 1.0 - share
             for p in range(PARAMETERS):
                 J_out[p, r, i] = J[p, r]
             by_match[0, r, i], by_match[1, r, i] = J[BY_MATCH, r], J[BY_MATCH + 1, r]
@@ -339,11 +342,12 @@ def write_rows(kind, m, T, noise, shift_m, depth_m, far, e_out, J_out, by_match,
 
 
 @_compiled
-def _pass(m, groups, half_weight, left, T, noise, shift_m, depth_m, best_m, far, sums, A, b):
+def _pass(m, groups, half_weight, left, T, noise, shift_m, depth_m, best_m, far, sums, A, b,
+          used):  # fmt: skip
     """Add every match's share to the normal equations and to the sums for the noise.
 
     sums: match, its rows, depth, its rows, texture, its rows, all rows. A and b are about the axes
-    of the keyframe.
+    of the keyframe; `used` parameters are.
     """
     R, t = T[:3, :3].copy(), T[:3, 3].copy()
     Rt_t = np.empty(3)
@@ -366,17 +370,17 @@ def _pass(m, groups, half_weight, left, T, noise, shift_m, depth_m, best_m, far,
             rows, fraction = 2, 1.0
             if kind == KEYFRAME_DEPTH:
                 rows, fraction, best_m[i], _ = _keyframe_depth(
-                    i, m, R, Rt_t, depth_m[i], cov, noise[1], shift_m, far, e, J, C
+                    i, m, R, Rt_t, depth_m[i], cov, noise[1], shift_m, far, e, J, C, PARAMETERS
                 )
             elif kind == QUERY_DEPTH:
                 fraction, best_m[i], _ = _query_depth(
-                    i, m, R, t, depth_m[i], cov, noise[1], far, e, J, C
+                    i, m, R, t, depth_m[i], cov, noise[1], far, e, J, C, PARAMETERS
                 )
             elif kind == EPIPOLAR:
                 rows = 1
                 _epipolar(i, m, R, t, cov, e, J)
             else:
-                _infinity(i, m, R, cov, far, e, J, C)
+                _infinity(i, m, R, cov, far, e, J, C, PARAMETERS)
             squared = 0.0
             for r in range(rows):
                 squared += e[r] * e[r]
@@ -396,11 +400,14 @@ def _pass(m, groups, half_weight, left, T, noise, shift_m, depth_m, best_m, far,
                 sums[4] += textured * error2
                 sums[5] += textured * expected
                 sums[6] += expected
-                for p in range(PARAMETERS):
-                    Jw = w * J[p, r]
-                    bg[p] += Jw * e[r]
-                    for q in range(p, PARAMETERS):
-                        Ag[p, q] += Jw * J[q, r]
+            for r in range(rows, 3):  # of the match before
+                e[r] = 0.0
+                J[:, r] = 0.0
+            for p in range(used):
+                a0, a1, a2 = w * J[p, 0], w * J[p, 1], w * J[p, 2]
+                bg[p] += a0 * e[0] + a1 * e[1] + a2 * e[2]
+                for q in range(p, used):
+                    Ag[p, q] += a0 * J[q, 0] + a1 * J[q, 1] + a2 * J[q, 2]
         _add_turned(A, b, Ag, bg, R, kind == KEYFRAME_DEPTH)
 
 
@@ -533,11 +540,13 @@ def iterate(
         best_m[i] = m.query_m[i]
     A, b = np.zeros((PARAMETERS, PARAMETERS)), np.zeros(PARAMETERS)
     step, sums = np.zeros(PARAMETERS), np.zeros(7)
+    used = PARAMETERS if shift_sigma_m > 0.0 else SHIFT  # the shift is not free otherwise
     at, before = T, noise
     shift_m, shift_before, converged, solved = 0.0, 0.0, False, True
     for _ in range(o.max_iterations):
         depth_m, best_m = best_m, depth_m
-        _pass(m, groups, half_weight, left, T, noise, shift_m, depth_m, best_m, o.far, sums, A, b)
+        _pass(m, groups, half_weight, left, T, noise, shift_m, depth_m, best_m, o.far, sums, A, b,
+              used)  # fmt: skip
         for p in range(3):
             for q in range(3):
                 A[p, q] += prior_W[p, q]

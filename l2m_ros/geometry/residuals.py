@@ -218,9 +218,8 @@ def _kernel_rows(
     r = 1 if kind == "epipolar" else 3 if of_keyframe and ranged.any() else 2
     if depth_m is None:
         depth_m = pairs.keyframe_m if of_keyframe else pairs.query_m
-    error, of_match, by_query_m = np.empty((3, r, n))
-    J, by_match = np.empty((PARAMETERS, r, n)), np.empty((2, r, n))
-    own, best_m = np.empty((2, n))
+    error, of_match, of_texture, of_depth, by_query_m = np.empty((5, r, n))
+    J, by_match, best_m = np.empty((PARAMETERS, r, n)), np.empty((2, r, n)), np.empty(n)
     kernel.write_rows(
         getattr(kernel, kind.upper()),
         kernel_matches(kernel, pairs),
@@ -229,17 +228,16 @@ def _kernel_rows(
         float(shift_m),
         compiled.array(depth_m),
         FAR,
-        *(error, J, by_match, of_match, own, best_m, by_query_m),
+        *(error, J, by_match, of_match, of_texture, of_depth, best_m, by_query_m),
     )
-    own_part = of_match * own
     return Rows(
         error,
         J,
         by_match,
         T[:3, :3] if of_keyframe else np.eye(3),
-        own_part,
-        of_match - own_part,
-        1.0 - of_match,
+        of_match,
+        of_texture,
+        of_depth,
         2.0 + ranged if of_keyframe else np.full(n, float(r)),
         best_m if of_keyframe or of_query else None,
         by_query_m if of_keyframe or of_query else None,

@@ -14,11 +14,13 @@ its counterpart afterwards, or asks for a long way.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from types import ModuleType
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from l2m_ros import compiled
 from l2m_ros.matching.matcher import Match
 from l2m_ros.types import ByteArray, Correspondences, DenseMatch, FloatArray
 
@@ -145,13 +147,53 @@ def _align(
     options: SubpixelOptions,
 ) -> _Aligned:
     """Gauss-Newton over the shift of every patch; images of their own pyramid levels."""
+    levels = query_level, keyframe_level
+    kernel = compiled.kernel("subpixel")
+    if kernel is None:
+        found = _shifts(query, keyframe, *levels, query_px, keyframe_px, jacobian, options)
+    else:
+        found = _shifts_compiled(
+            kernel, query, keyframe, *levels, query_px, keyframe_px, jacobian, options
+        )
+    way, xx, xy, yy, gain, left, power = found
+    determinant = np.maximum(xx * yy - xy * xy, FLAT)
+    weakest = 0.5 * (xx + yy - np.sqrt((xx - yy) ** 2 + 4 * xy * xy))
+    alike = np.sqrt(np.maximum(0.0, 1.0 - left / np.maximum(power, FLAT)))
+    # Slopes are zero-mean and free of the template: what remains of them is what a shift explains.
+    count = (2 * options.radius + 1) ** 2
+    good = (alike > options.alike) & (gain > 0.2) & (gain < 5.0)
+    good &= weakest / count > options.texture**2
+    good &= np.hypot(way[:, 0], way[:, 1]) <= options.move_px
+    variance = np.maximum(left / (count - 4), options.noise_grey**2) / np.maximum(gain, 0.2) ** 2
+    variance *= options.shared * 4.0**query_level
+    covariance = _covariance(xx, xy, yy, determinant, variance, jacobian)
+    covariance += np.eye(2) * options.floor_px**2
+    covariance[~good] = np.eye(2)  # without texture there is nothing to invert
+    precision = np.linalg.inv(covariance).astype(np.float32)
+    return _Aligned(keyframe_px + way, precision, good)
+
+
+# way (N, 2) px of the keyframe; slopes xx, xy, yy, gain, squares left over, squares seen: (N,) each
+_Shifts = tuple[F32, F32, F32, F32, F32, F32, F32]
+
+
+def _shifts(
+    query: F32,
+    keyframe: F32,
+    query_level: int,
+    keyframe_level: int,
+    query_px: FloatArray,
+    keyframe_px: FloatArray,
+    jacobian: FloatArray,
+    options: SubpixelOptions,
+) -> _Shifts:
+    """Where the patches go, and what is left over there; readable twin of `subpixel_kernel`."""
     coarser = np.float32(2.0**query_level)
     offsets = _offsets(options.radius) * coarser  # (P, 2) px of the query
     template, slope_x, slope_y = _template(query, query_level, query_px, options.radius)
     reach = offsets @ jacobian.transpose(0, 2, 1)  # (N, P, 2) px of the keyframe
     xx, xy, yy = _dot(slope_x, slope_x), _dot(slope_x, slope_y), _dot(slope_y, slope_y)
     determinant = np.maximum(xx * yy - xy * xy, FLAT)
-    weakest = 0.5 * (xx + yy - np.sqrt((xx - yy) ** 2 + 4 * xy * xy))
     strength = _dot(template, template)
     shift = np.zeros((len(query_px), 2), np.float32)  # px of the query's level
     for _ in range(options.iterations):
@@ -161,23 +203,32 @@ def _align(
         bx, by = _dot(slope_x, rest) / gain, _dot(slope_y, rest) / gain
         step = np.stack([yy * bx - xy * by, xx * by - xy * bx], axis=1) / determinant[:, None]
         shift -= step.clip(-1.0, 1.0)
-    way = _moved(jacobian, shift * coarser)
-    point = keyframe_px + way
-    seen = _sampled(keyframe, keyframe_level, point[:, None] + reach)
+    way = np.asarray(_moved(jacobian, shift * coarser), np.float32)
+    seen = _sampled(keyframe, keyframe_level, (keyframe_px + way)[:, None] + reach)
     gain, rest = _rest(seen, template, strength)
-    left, power = _dot(rest, rest), _dot(seen, seen)
-    alike = np.sqrt(np.maximum(0.0, 1.0 - left / np.maximum(power, FLAT)))
-    # Slopes are zero-mean and free of the template: what remains of them is what a shift explains.
-    count = template.shape[1]
-    good = (alike > options.alike) & (gain > 0.2) & (gain < 5.0)
-    good &= weakest / count > options.texture**2
-    good &= np.hypot(way[:, 0], way[:, 1]) <= options.move_px
-    variance = np.maximum(left / (count - 4), options.noise_grey**2) / np.maximum(gain, 0.2) ** 2
-    variance *= options.shared * 4.0**query_level
-    covariance = _covariance(xx, xy, yy, determinant, variance, jacobian)
-    covariance += np.eye(2) * options.floor_px**2
-    covariance[~good] = np.eye(2)  # without texture there is nothing to invert
-    return _Aligned(point, np.linalg.inv(covariance).astype(np.float32), good)
+    return way, xx, xy, yy, gain, _dot(rest, rest), _dot(seen, seen)
+
+
+def _shifts_compiled(
+    kernel: ModuleType,
+    query: F32,
+    keyframe: F32,
+    query_level: int,
+    keyframe_level: int,
+    query_px: FloatArray,
+    keyframe_px: FloatArray,
+    jacobian: FloatArray,
+    options: SubpixelOptions,
+) -> _Shifts:
+    n = len(query_px)
+    way, sums = np.empty((n, 2), np.float32), np.empty((n, 6), np.float32)
+    given = (compiled.array(a, np.float32) for a in (query_px, keyframe_px, jacobian))
+    kernel.align(
+        compiled.array(query, np.float32), compiled.array(keyframe, np.float32),
+        query_level, keyframe_level, *given, options.radius, options.iterations, way, sums,
+    )  # fmt: skip
+    xx, xy, yy, gain, left, power = np.ascontiguousarray(sums.T)
+    return way, xx, xy, yy, gain, left, power
 
 
 def _offsets(radius: int) -> F32:

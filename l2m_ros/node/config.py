@@ -41,6 +41,7 @@ class NodeConfig:
     publish_tf: bool
     queue_bytes: int
     image_bits: int
+    encode_ahead: bool
 
     @classmethod
     def from_parameters(cls, values: Values) -> NodeConfig:
@@ -72,6 +73,7 @@ class NodeConfig:
             base_from_tf=values["base_from_tf"],
             publish_tf=values["publish_tf"],
             image_bits=values["image_bits"],
+            encode_ahead=values["encode_ahead"],
             queue_bytes=values["queue_mb"] * 2**20,
         )
 

@@ -1,7 +1,8 @@
 """The path of one image, from the subscription's callback to the publishers.
 
 executor's thread   on_message -> Inputs.add -> Worker.submit
-worker's thread     process -> FrameBuilder.build -> Tracker.process -> Publishers.publish
+l2m-encode          encode -> FrameBuilder.build, Tracker.encode
+l2m-worker          track -> Tracker.process -> Publishers.publish
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rclpy.lifecycle import LifecycleNode
@@ -31,9 +32,21 @@ from l2m_ros.node.worker import Worker
 from l2m_ros.timing import StageTimes
 from l2m_ros.tracking.options import TrackerOptions
 from l2m_ros.tracking.tracker import Tracker
-from l2m_ros.types import FloatArray
+from l2m_ros.types import Features, FloatArray, Frame
 
 CLOCKS_AGREE_S = 60.0  # stamps further from the node's clock than this are of another one
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedBundle:
+    """A frame whose features are there, on its way from one thread to the other."""
+
+    frame: Frame
+    features: Features
+    received_s: float
+    reset: bool
+    times: StageTimes
+    encoded_s: float
 
 
 class FramePipeline:
@@ -66,8 +79,14 @@ class FramePipeline:
         self._transforms = Transforms(node, publish=config.publish_tf, lookup=config.base_from_tf)
         requests = config.topic_requests(node.resolve_topic_name)
         self._subscriptions = Subscriptions(node, requests, self.on_message, health.report)
+        self._reset_owed = False  # by a bundle that gave no frame
         self._worker = Worker(
-            self.process, self._on_error, lossless=config.lossless, max_bytes=config.queue_bytes
+            self.encode,
+            self.track,
+            self._on_error,
+            lossless=config.lossless,
+            ahead=config.encode_ahead and tracker.may_encode_ahead,
+            max_bytes=config.queue_bytes,
         )
         self._monitor = InputMonitor(
             node, self._subscriptions, self._inputs, self._worker, health, config
@@ -93,7 +112,7 @@ class FramePipeline:
             self._worker.submit(bundle)
 
     def before_next_frame(self, action: Callable[[], object]) -> None:
-        """The worker calls this (a reset, new options) before it takes the next frame."""
+        """Called (a reset, new options) before the next frame is tracked."""
         self._pending_actions.append(action)
 
     def reconfigure(self, config: NodeConfig, options: TrackerOptions) -> None:
@@ -114,23 +133,35 @@ class FramePipeline:
         self._transforms.destroy()
         return self._worker.stop(timeout_s)
 
-    # ---- worker's thread --------------------------------------------------------------------
+    # ---- the worker's threads; they touch different things --------------------------------------
 
-    def process(self, bundle: Bundle) -> None:
-        """One image: messages -> Frame -> TrackResult -> topics and /tf."""
+    def encode(self, bundle: Bundle) -> EncodedBundle | None:
+        """First half of a frame: messages -> Frame -> features, while the one before is tracked."""
         times = StageTimes()
         times.ms["wait"] = _milliseconds_since(bundle.received_s)
-        self._run_pending_actions(reset=bundle.reset)
+        self._reset_owed |= bundle.reset
         try:
             with times.stage("frame"):
                 frame = self._builder.build(bundle)
         except InvalidInput:  # the builder has reported why
             self._health.count("refused")
-            return
+            return None
+        with times.stage("encode"):
+            features = self._tracker.encode(frame)
+        reset, self._reset_owed = self._reset_owed, False
+        return EncodedBundle(
+            frame, features, bundle.received_s, reset, times, encoded_s=time.monotonic()
+        )
+
+    def track(self, now: EncodedBundle) -> None:
+        """Second half of a frame: features -> TrackResult -> topics and /tf."""
+        times, frame = now.times, now.frame
+        times.ms["handover"] = _milliseconds_since(now.encoded_s)
+        self._run_pending_actions(reset=now.reset)
         base = self._find_base(frame.frame_id)
         # Odometry moves the base: of no use to the camera until it is known where that sits.
         odometry = None if base is None else self._inputs.odometry_at(frame.stamp_ns)
-        result = self._tracker.process(frame, odometry)
+        result = self._tracker.process(frame, odometry, now.features)
         tracked = FrameResult(result, self._config.frames, base, self._health.rate_hz)
         with times.stage("publish"):
             self._publishers.publish(tracked)
@@ -138,7 +169,7 @@ class FramePipeline:
         if self._map is not None:
             with times.stage("map"):
                 self._map.submit(tracked, odometry)
-        times.ms |= result.stages_ms | {"latency": _milliseconds_since(bundle.received_s)}
+        times.ms |= result.stages_ms | {"latency": _milliseconds_since(now.received_s)}
         times.ms |= self._age_ms(frame.stamp_ns)
         self._report(tracked, times)
 

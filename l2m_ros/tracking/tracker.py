@@ -31,6 +31,7 @@ from l2m_ros.tracking.result import TrackResult, TrackState
 from l2m_ros.tracking.stereo_watch import StereoWatch
 from l2m_ros.tracking.torn import Rows, repeated_rows
 from l2m_ros.types import (
+    Features,
     Frame,
     Lost,
     LostReason,
@@ -44,7 +45,7 @@ DEFAULTS = TrackerOptions()
 class Tracker:
     """Tracks a camera against keyframes: one `process` per frame.
 
-    No ROS, no threads; the same frames give the same results.
+    No ROS, no threads of its own; the same frames give the same results.
     """
 
     def __init__(
@@ -89,7 +90,26 @@ class Tracker:
             self._recovery.resize(options.kept_keyframes)
         self.options = self._checks.options = options
 
-    def process(self, frame: Frame, odometry: OdometrySample | None = None) -> TrackResult:
+    @property
+    def may_encode_ahead(self) -> bool:
+        """Whether one thread may encode while another matches: on a CPU.
+
+        A GPU works off one after the other, and capturing a CUDA graph bears no work beside it.
+        """
+        backend = getattr(self._matcher, "backend", None)
+        return backend is None or backend.device == "cpu"
+
+    def encode(self, frame: Frame) -> Features:
+        """Features to give to `process`; any thread may encode the next frame meanwhile."""
+        return self._matcher.encode(frame.rgb)
+
+    def process(
+        self,
+        frame: Frame,
+        odometry: OdometrySample | None = None,
+        features: Features | None = None,
+    ) -> TrackResult:
+        """features: of `encode`, where they are there already."""
         times = StageTimes()
         doubt, rows = self._repeated(frame, odometry)
         self._before = frame, odometry
@@ -97,8 +117,9 @@ class Tracker:
             return TrackResult(
                 TrackState.LOST, words(doubt), frame, self._keyframe, doubt, stages_ms=times.ms
             )
-        with times.stage("encode"):
-            features = self._matcher.encode(frame.rgb)
+        if features is None:
+            with times.stage("encode"):
+                features = self._matcher.encode(frame.rgb)
         rejection = self._policy.rejection(frame.rgb)
         if rows is not None:
             rejection = rejection or "rows of the image before are in it"
