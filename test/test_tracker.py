@@ -248,6 +248,20 @@ def test_a_map_gets_the_keyframe_beside_the_chain_before_what_is_posed_in_it(sho
     assert all(one.parent_ns in stamps[: stamps.index(one.frame.stamp_ns)] for one in posed)
 
 
+def test_a_picked_frame_keeps_the_odometry_of_its_own_moment(shots):
+    """The keyframe beside the chain is picked later, when the wheels are elsewhere."""
+    picker = KeyframePicker(PickerOptions(0.02))
+    picked = [
+        picker.pick(r, OdometrySample(r.frame.stamp_ns, np.eye(4), np.eye(6)), np.eye(4))
+        for r in run(Tracker(oracle(shots)), shots[:1]) + turned_away(shots, 6)[2]
+    ]
+    picked = [one for one in picked if one is not None]
+    beside = [one for one in picked if one.odometry is None]  # this tracker was given none
+    assert len(beside) == 1 and beside[0].frame.stamp_ns == shots[6].frame.stamp_ns
+    others = [one for one in picked if one.odometry is not None]
+    assert others and all(one.odometry.stamp_ns == one.frame.stamp_ns for one in others)
+
+
 def test_what_was_out_of_sight_is_found_again_in_its_chain(shots):
     tracker, matcher, _ = turned_away(shots, 3)
     matcher.closed = False

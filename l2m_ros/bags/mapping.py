@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from l2m_ros.bags.recording import Recording, Shot
 from l2m_ros.mapping.keyframe_picker import KeyframePicker
@@ -19,6 +20,7 @@ from l2m_ros.tracking.tracker import Tracker
 from l2m_ros.types import FloatArray, Lost
 
 Progress = Callable[..., Iterable[object]]
+REMEMBERED = 1000  # frames whose name and truth are known when tracking makes keyframes of them
 
 
 @dataclass(frozen=True)
@@ -55,14 +57,16 @@ def build_map(
     tracked = TrackedMapper(mapper, options.tracker.odometry)
     if recording.world and not store.meta().get(WORLD):
         store.set_meta({WORLD: recording.world})
-    frames = 0
+    frames, base = 0, options.tracker.base_from_camera
+    known: OrderedDict[int, tuple[str, FloatArray | None]] = OrderedDict()  # by stamp
     for shot in progress(recording.shots()):
         frames += 1
-        picked = picker.pick(tracker.process(shot.frame, shot.odometry))
-        if picked is not None:
-            base = options.tracker.base_from_camera
-            picked = replace(picked, odometry=shot.odometry, base_from_camera=base)
-            tracked.add(picked, shot.name, shot.truth)
+        known[shot.frame.stamp_ns] = shot.name, shot.truth
+        if len(known) > REMEMBERED:
+            known.popitem(last=False)
+        picked = picker.pick(tracker.process(shot.frame, shot.odometry), shot.odometry, base)
+        if picked is not None:  # this frame or one before
+            tracked.add(picked, *known.get(picked.frame.stamp_ns, ("", None)))
     mapper.finish(finishing)
     info = store.info()
     return Built(frames, info.keyframes, info.placed, info.edges.get("loop", 0))

@@ -6,7 +6,7 @@ Tracking keeps few keyframes, to match against; a map keeps more, to be found fr
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -64,7 +64,21 @@ class KeyframePicker:
         self._seen: dict[int, list[FloatArray]] = {}  # by chain: odom_from_camera
         self._parents: deque[int] = deque(maxlen=REMEMBERED)  # stamps of keyframes that were picked
 
-    def pick(self, result: TrackResult) -> Picked | None:
+    def pick(
+        self,
+        result: TrackResult,
+        odometry: OdometrySample | None = None,
+        base_from_camera: FloatArray | None = None,
+    ) -> Picked | None:
+        """`odometry` of the result's frame. What is picked may be a frame before, with its own."""
+        picked = self._picked(result)
+        if picked is None:
+            return None
+        if picked.frame is result.frame:
+            picked = replace(picked, odometry=odometry)
+        return replace(picked, base_from_camera=base_from_camera)
+
+    def _picked(self, result: TrackResult) -> Picked | None:
         kept = result.keyframe
         if kept is None:
             return None

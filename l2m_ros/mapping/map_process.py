@@ -106,10 +106,11 @@ class MapProcess:
         base_from_camera: FloatArray | None = None,
     ) -> None:
         """Never blocks longer than a lock is held; costs no more than a comparison of poses."""
-        picked = self._picker.pick(result) if self.mode == BUILD else None
+        picked = None
+        if self.mode == BUILD:
+            picked = self._picker.pick(result, odometry, base_from_camera)
         with self._changed:
             if picked is not None:
-                picked = replace(picked, odometry=odometry, base_from_camera=base_from_camera)
                 self._waiting.append(picked)
                 self._bound()
             elif self.mode == LOCALIZE and result.frame.stamp_ns >= self._due_ns:
