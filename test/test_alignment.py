@@ -1,6 +1,5 @@
 """2D-3D alignment: moved scenes, the point encoder, what patches see, the loss, the joined head."""
 
-import json
 from dataclasses import replace
 
 import cv2
@@ -10,7 +9,7 @@ import torch
 from fakes.texture import texture
 from safetensors.torch import load_file
 from scipy.spatial.transform import Rotation
-from test_gaussians_pairs import SIZE, K, input_views, world_depth
+from test_gaussians_pairs import input_views, world_depth, write_scene
 from test_gaussians_pairs import scene as scene  # the fixture: a square before a wall
 from test_lite import tensor_of
 from torch.nn.functional import normalize
@@ -25,7 +24,6 @@ from l2m_ros.types import Camera
 from l2m_ros.workshop.gaussians.cpu import CpuRasterizer
 from l2m_ros.workshop.gaussians.model import Gaussians, PosedCamera
 from l2m_ros.workshop.gaussians.moving import moved
-from l2m_ros.workshop.gaussians.ply import write_ply
 from l2m_ros.workshop.gaussians.point_encoder import (
     ATTRIBUTES,
     PointConfig,
@@ -282,7 +280,7 @@ def test_without_a_head_the_matcher_is_what_it_was_and_a_share_of_nothing_change
 
 def test_joined_descriptors_compare_by_the_mean_of_both_cosines():
     torch.manual_seed(0)
-    network = build_lite2(aligned=128, aligned_share=0.25).eval()
+    network = shaken(build_lite2(aligned=128, aligned_share=0.25)).eval()
     image = torch.cat([tensor_of(texture(64, 64, seed)) for seed in range(2)])
     with torch.no_grad():
         features = network.encode(image)
@@ -295,13 +293,24 @@ def test_joined_descriptors_compare_by_the_mean_of_both_cosines():
     torch.testing.assert_close((both[0] * both[1]).sum(0), want, atol=1e-3, rtol=0)
 
 
+def test_a_head_begins_with_what_the_eyes_see():
+    """Cosines of its vectors are those of the eyes, whose halves count alike."""
+    torch.manual_seed(0)
+    seen = torch.rand(1, 128, 4, 6)
+    halves = [normalize(part, dim=1) for part in seen.split(64, dim=1)]
+    want = normalize(torch.cat(halves, dim=1), dim=1).flatten(2)[0]
+    with torch.no_grad():
+        found = PatchHead()(seen).flatten(2)[0]
+    torch.testing.assert_close(found.T @ found, want.T @ want, atol=1e-3, rtol=0)
+
+
 def test_a_head_of_other_eyes_is_refused(tmp_path):
     torch.manual_seed(0)
     network, other = build_lite2(), build_lite2()
     head = PatchHead()
     save_head(tmp_path / "head.safetensors", head, network.eyes, {"scenes": "a"})
     whole = joined(build_lite2(aligned=128), network, head)
-    assert torch.equal(whole.describe.align.out.weight, head.out.weight)
+    assert torch.equal(whole.describe.align.patch.weight, head.patch.weight)
     load_head(tmp_path / "head.safetensors", PatchHead(), network.eyes)
     with pytest.raises(ModelError, match="l2m train align"):
         load_head(tmp_path / "head.safetensors", PatchHead(), other.eyes)
@@ -324,21 +333,6 @@ def test_training_leaves_the_head_as_it_came(tmp_path):
     still = {name for name, value in before.items() if torch.equal(value, after[name])}
     assert {n for n in before if n.startswith(f"{HEAD}.")} <= still
     assert "describe.learnt.bias" not in still and "describe.share" not in still
-
-
-def write_scene(path, scene):
-    """As `l2m splat build` leaves it, as far as alignment reads it."""
-    cameras = {
-        name: {
-            "width": SIZE[0], "height": SIZE[1], "K": K.tolist(),
-            "world_from_camera": view.world_from_camera.tolist(),
-        }
-        for name, view in zip(scene.names, scene.inputs, strict=True)
-    }  # fmt: skip
-    write_ply(path, scene.gaussians)
-    record = {"source": ".", "longest_px": 80, "views": 9, "metric": True, "held_out": []}
-    path.with_suffix(".json").write_text(json.dumps({**record, "cameras": cameras}))
-    return path
 
 
 def test_the_command_refuses_what_it_cannot_learn_from(tmp_path, capsys):

@@ -63,6 +63,21 @@ def scene():
     return SceneViews(gaussians, input_views(), CpuRasterizer(1))
 
 
+def write_scene(path, scene):
+    """As `l2m splat build` leaves it, as far as pairs and alignment read it."""
+    cameras = {
+        name: {
+            "width": SIZE[0], "height": SIZE[1], "K": K.tolist(),
+            "world_from_camera": view.world_from_camera.tolist(),
+        }
+        for name, view in zip(scene.names, scene.inputs, strict=True)
+    }  # fmt: skip
+    write_ply(path, scene.gaussians)
+    record = {"source": ".", "longest_px": 80, "views": 9, "metric": True, "held_out": []}
+    path.with_suffix(".json").write_text(json.dumps({**record, "cameras": cameras}))
+    return path
+
+
 @pytest.fixture(scope="module")
 def made(scene):
     return [scene.pair(np.random.default_rng(i), *SIZE, 1.0) for i in range(8)]

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import cv2
 import pytest
+from fakes.s3_server import s3_server
 from fakes.scenes import PATH, write_relief
 from fakes.texture import texture
+from test_gaussians_pairs import scene as scene  # the fixture: a square before a wall
+from test_gaussians_pairs import write_scene
 
 from l2m_ros.cli import main
 from l2m_ros.errors import BackendUnavailable, InvalidInput
@@ -19,6 +22,7 @@ from l2m_ros.workshop.jobs.store import Folder, Url, store_of
 from l2m_ros.workshop.lifting.lift import LiftOptions, lift_folder
 from l2m_ros.workshop.lifting.shards import read_shard
 
+SPLAT = ["--views", "8", "--size", "80x60", "--per-shard", "1", "--seed", "3"]
 OPTIONS = LiftOptions(width=64, height=48, photographs_per_shard=1, workers=1)
 
 
@@ -138,6 +142,56 @@ def test_evaluation_in_pieces_has_the_same_figures_and_goes_on(tmp_path, capsys)
     assert main([*command, "--processes", "2", "--plots", str(tmp_path)]) == 2
 
 
+# --- an object store --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def s3(monkeypatch):
+    """A server on this machine that speaks S3, and the environment that s3fs reads."""
+    s3fs = pytest.importorskip("s3fs")
+    s3fs.S3FileSystem.clear_instance_cache()  # one that knows another test's server
+    with s3_server() as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        yield server
+
+
+@pytest.mark.slow
+def test_shards_in_an_object_store_are_those_of_a_folder(s3, photographs, tmp_path, capsys):
+    """Written by two processes, over HTTP; what is there is kept, what was cut is made again."""
+    lift_folder(photographs, tmp_path / "folder", OPTIONS)
+    command = ["lift", str(photographs), "--out", "s3://bucket/some/lifted", "--size", "64x48"]
+    command += ["--per-shard", "1", "--processes", "2"]
+    assert main(command) == 0
+    assert "in 5 new shards" in capsys.readouterr().out
+    made = {key.removeprefix("bucket/some/lifted/"): data for key, data in s3.objects.items()}
+    expected = contents(tmp_path / "folder")
+    assert {k: v for k, v in made.items() if k.endswith(".tar")} == {
+        k: v for k, v in expected.items() if k.endswith(".tar")
+    }
+    assert set(made) == set(expected)
+    name = "bucket/some/lifted/shard-000001.tar"
+    whole = s3.objects[name]
+    s3.objects[name] = whole[:-512]
+    del s3.puts[:]
+    assert main(command) == 0
+    assert "1 new shards, 4 shards kept" in capsys.readouterr().out
+    assert s3.objects[name] == whole
+    assert {key for key in s3.puts if key.endswith(".tar")} == {"some/lifted/shard-000001.tar"}
+
+
+@pytest.mark.slow
+def test_pairs_of_a_scene_go_to_an_object_store(s3, scene, tmp_path):
+    path = write_scene(tmp_path / "scene.ply", scene)
+    command = ["splat", "pairs", str(path), *SPLAT]
+    assert main([*command, "--out", str(tmp_path / "folder")]) == 0
+    assert main([*command, "--out", "s3://bucket/pairs"]) == 0
+    made = {key.removeprefix("bucket/pairs/"): data for key, data in s3.objects.items()}
+    assert made == contents(tmp_path / "folder")
+
+
 # --- a cluster --------------------------------------------------------------------------------
 
 
@@ -176,6 +230,32 @@ def test_two_ray_workers_make_the_same_shards_and_one_that_is_killed_loses_nothi
 
 def _refusing(number):
     raise InvalidInput("no number")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_pairs_and_evaluation_are_the_same_on_ray_and_on_two_processes(
+    cluster, scene, tmp_path, capsys
+):
+    path = write_scene(tmp_path / "scene.ply", scene)
+    command = ["splat", "pairs", str(path), *SPLAT]
+    ways = {"here": [], "processes": ["--processes", "2"], "ray": ["--ray", "auto"]}
+    for name, way in ways.items():
+        assert main([*command, "--out", str(tmp_path / name), *way]) == 0
+    assert len(contents(tmp_path / "here")) == 9  # four shards, their summaries, splat.json
+    assert contents(tmp_path / "ray") == contents(tmp_path / "processes")
+    assert contents(tmp_path / "ray") == contents(tmp_path / "here")
+    for number in range(2):
+        write_relief(tmp_path / "scenes" / f"relief{number}", PATH[number : number + 2])
+    command = ["evaluate", str(tmp_path / "scenes"), "--matcher", "orb,akaze", "--json"]
+    capsys.readouterr()
+    figures = {}
+    for name, way in ways.items():
+        assert main([*command, *way]) == 0
+        rows = json.loads(capsys.readouterr().out)["scenes"]
+        figures[name] = [{k: v for k, v in row.items() if "ms" not in k} for row in rows]
+    assert len(figures["here"]) == 4
+    assert figures["ray"] == figures["processes"] == figures["here"]
 
 
 @pytest.mark.slow

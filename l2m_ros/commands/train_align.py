@@ -134,7 +134,7 @@ def write_joined(
     from l2m_ros.networks.lite2.head_file import joined
     from l2m_ros.networks.registry import build
 
-    config: Mapping[str, Any] = {**card.config, "aligned": head.out.out_channels}
+    config: Mapping[str, Any] = {**card.config, "aligned": head.learnt.out_channels}
     whole = joined(build(card.architecture, **config), network, head)
     made = ModelCard(
         name=f"{card.name}_aligned", architecture=card.architecture, input=card.input,

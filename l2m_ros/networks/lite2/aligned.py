@@ -16,17 +16,26 @@ HEAD = "describe.align"  # where the head lies in a `lite2`
 
 
 class PatchHead(nn.Module):
-    """The eyes' features (B, 2 C, h, w) at 1/16 -> unit vectors (B, width, h, w)."""
+    """The eyes' features (B, 2 C, h, w) at 1/16 -> unit vectors (B, width, h, w).
+
+    It begins with what the eyes see, turned; what 3x3 patches add is learnt, from zero. (A head
+    of random weights found a patch's place in 30 % of the cases where the eyes did in 80 %.)
+    """
 
     def __init__(self, channels: int = EYES, width: int = ALIGNED) -> None:
         super().__init__()
         self.half = channels // 2  # XFeat's own features, then those that it matches by
+        self.turn = nn.Conv2d(channels, width, 1, bias=False)
+        nn.init.orthogonal_(self.turn.weight.view(width, channels))
         self.patch = nn.Conv2d(channels, width, 3, padding=1)
-        self.out = nn.Conv2d(width, width, 1)
+        self.learnt = nn.Conv2d(width, width, 1)
+        nn.init.zeros_(self.learnt.weight)
+        nn.init.zeros_(self.learnt.bias)
 
     def forward(self, eyes: Tensor) -> Tensor:
-        halves = [_to_length(part.float(), 4.0) for part in eyes.split(self.half, dim=1)]
-        described = self.out(F.relu(self.patch(torch.cat(halves, dim=1))))
+        halves = [_to_length(part.float(), 1.0) for part in eyes.split(self.half, dim=1)]
+        seen = torch.cat(halves, dim=1)
+        described = self.turn(seen) + self.learnt(F.relu(self.patch(4.0 * seen)))
         return _to_length(described.float(), 1.0)
 
 
