@@ -62,7 +62,8 @@ $(VENV)/.test-ready: setup.py | $(VENV)/bin/pip
 
 # Known faults of what the tests are pinned to, and a list of it (CycloneDX); an environment of its own.
 audit: build/audit/.ready
-	build/audit/bin/python .ci/audit.py --lock test/requirements.lock --sbom build/sbom.json
+	build/audit/bin/python .ci/audit.py --lock test/requirements.lock --sbom build/sbom.json \
+	  $(if $(OSV),--osv-url $(OSV))
 
 build/audit/.ready:
 	$(PYTHON) -m venv build/audit

@@ -5,11 +5,17 @@
     python benchmarks/soak.py cycles --count 200
 
     frames     640x480, every output listened to                     60 minutes
+    drive      160x120, for ever onward along a wall                 60
     flood      images at 200 Hz                                       5
     sizes      another image size every frame                         5
     nonsense   random parameters, transitions, stamps, encodings     30
     cycles     deactivate, cleanup, configure, activate              200 times
     kills      kill -9 and start again                                20 times
+
+A node that also builds a map, which is thinned to so many keyframes again and again:
+
+    python benchmarks/soak.py drive --model SMALL_LITE -p map.mode:=build -p map.path:=soak.l2m \
+        -p map.max_keyframes:=150 -p map.nice:=5
 
 One JSON line a phase. Memory is that of the node and its children: the median of the phase's last
 quarter against that of its second quarter, so that the warm-up does not count. Ends with 1 where
@@ -32,13 +38,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "test"))
 
 from lifecycle_msgs.msg import Transition
 from nav_msgs.msg import Odometry
 from node_process import NodeProcess
-from ros_bench import CAMERA, HEIGHT, WIDTH, depth, image, info, rgb
+from ros_bench import CAMERA, HEIGHT, WIDTH, depth, image, info, rgb, shift_px
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
 from l2m_ros.parameters.table import PARAMETERS
@@ -48,10 +55,11 @@ OUTPUTS = {
     "relative": Odometry, "odometry": Odometry, "correspondences": PointCloud2, "warp": Image,
     "certainty": Image, "matches": Image, "keyframe": Image,
 }  # fmt: skip
-MINUTES = {"frames": 60.0, "flood": 5.0, "sizes": 5.0, "nonsense": 30.0}
+MINUTES = {"frames": 60.0, "drive": 60.0, "flood": 5.0, "sizes": 5.0, "nonsense": 30.0}
 COUNTS = {"cycles": 200, "kills": 20}
 START_S = 300.0  # for the node to start, to answer or to end: the machine may be busy
 MARKS = 200  # memory readings a phase
+STEPS = 2  # of the bench for each image of a drive: 1 cm
 FULL = 4  # times the bench's 160x120: the size of the shipped model's input
 CYCLE = (
     Transition.TRANSITION_DEACTIVATE,
@@ -67,6 +75,8 @@ STATES = {  # every other transition is refused
     (ACTIVE, Transition.TRANSITION_DEACTIVATE): INACTIVE,
     (INACTIVE, Transition.TRANSITION_CLEANUP): UNCONFIGURED,
 }
+NOISE = np.random.default_rng(7).integers(0, 256, (HEIGHT, 25_000, 3), np.uint8)
+WALL = cv2.normalize(cv2.GaussianBlur(NOISE, (0, 0), 1.5), None, 0, 255, cv2.NORM_MINMAX)
 DYNAMIC = [name for name, one in PARAMETERS.items() if one.when == "frame"]
 VALUES = (1, 0, 0.01, -5.0, 1e9, 1e300, float("nan"), "nonsense", "", True, 7, [1.0, 2.0])
 ENCODINGS = ("rgb8", "martian", "32FC1", "nv12", "bayer_rggb8", "16UC1", "")
@@ -77,6 +87,13 @@ def scaled_camera(scale: float) -> Camera:
     K = np.diag([scale, scale, 1.0]) @ CAMERA.K
     K[:2, 2] += (scale - 1) / 2
     return Camera(round(WIDTH * scale), round(HEIGHT * scale), K)
+
+
+def wall(step: int) -> npt.NDArray[np.uint8]:
+    """What the bench's camera sees after so many steps along a wall of 500 m."""
+    u, v = np.meshgrid(np.arange(WIDTH), np.arange(HEIGHT))
+    x = ((u + shift_px(step, v)) % (WALL.shape[1] - 1)).astype(np.float32)
+    return cv2.remap(WALL, x, v.astype(np.float32), cv2.INTER_LINEAR)
 
 
 @dataclass
@@ -92,6 +109,7 @@ class Soak:
     poses: int = 0
     state: str = ACTIVE
     marks_mb: list[float] = field(default_factory=list)
+    own_mb: list[float] = field(default_factory=list)  # of it, the node's without its children
 
     def start(self) -> None:
         self.node.start(f"model:={self.model}", *self.parameters)
@@ -119,6 +137,7 @@ class Soak:
         if self.node.process.poll() is not None:
             raise SystemExit(f"the node ended: {''.join(self.node.lines[-20:])}")
         self.marks_mb.append(self.node.memory_mb())
+        self.own_mb.append(self.node.own_memory_mb())
 
     def forget(self) -> None:
         """The bench keeps every pose and every line; here they are counted."""
@@ -136,6 +155,15 @@ class Soak:
         bench.publishers["camera_info"].publish(info(number, scaled_camera(FULL)))
         bench.publishers["depth"].publish(depth(number, shape=size[::-1]))
         bench.publishers["image"].publish(image(number, pixels=cv2.resize(rgb(number), size)))
+        bench.number += 1
+        time.sleep(self.pause_s)
+
+    def drive(self) -> None:
+        """Onward along a wall that never repeats: each place is a new one for a map."""
+        bench, number = self.node.bench, self.node.bench.number
+        bench.publishers["camera_info"].publish(info(number))
+        bench.publishers["depth"].publish(depth(number))
+        bench.publishers["image"].publish(image(number, pixels=wall(STEPS * number)))
         bench.number += 1
         time.sleep(self.pause_s)
 
@@ -237,9 +265,10 @@ def run(name: str, args: argparse.Namespace) -> bool:
     finally:
         soak.node.close()
     growth = soak.growth_percent() if soak.marks_mb else 0.0
-    marks = [round(mb, 1) for mb in soak.marks_mb[:: max(1, len(soak.marks_mb) // 8)]]
+    every = max(1, len(soak.marks_mb) // 8)
+    marks, own = ([round(mb, 1) for mb in all[::every]] for all in (soak.marks_mb, soak.own_mb))
     figures = {"phase": name, "s": round(time.monotonic() - started_s), "poses": soak.poses}
-    figures |= {"mb": marks, "growth_percent": round(growth, 2), "exit_code": code}
+    figures |= {"mb": marks, "node_mb": own, "growth_percent": round(growth, 2), "exit_code": code}
     figures |= {"counts": dict(soak.counts), "inputs": inputs}
     print(json.dumps(figures), flush=True)
     return growth <= args.growth and code == 0

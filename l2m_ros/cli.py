@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from typing import NoReturn
@@ -77,6 +78,8 @@ def main(argv: list[str] | None = None) -> int:
     """Entry point. 0 = done, 1 = done but the answer is no, 2 = cannot be done as asked."""
     one_thread_for_matrices()
     argv = sys.argv[1:] if argv is None else argv
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need be no UTF-8
+        sys.stdout.reconfigure(errors="surrogateescape")
     top = _top_parser()
     if not argv:
         top.print_help()
@@ -84,6 +87,8 @@ def main(argv: list[str] | None = None) -> int:
     verb = top.parse_args(argv[:1]).verb
     if verb not in VERBS:
         top.error(_unknown_verb(verb))
+    if "" in argv:  # as a path it would mean the folder one happens to be in
+        top.error(f"argument {1 + argv.index('')} is empty: is a variable of the shell not set?")
     module = importlib.import_module(f"l2m_ros.commands.{verb.replace('-', '_')}")
     parser = _Parser(prog=f"l2m {verb}", description=module.__doc__)
     try:
@@ -98,6 +103,9 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except ImportError as error:  # of versions that do not suit one another
         print(f"l2m {verb}: a library cannot be loaded: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except MemoryError:
+        print(f"l2m {verb}: there is not enough memory for this", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

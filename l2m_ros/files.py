@@ -60,7 +60,7 @@ def read_file(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
             raise InvalidInput(f"{path} is not a regular file: name a file, no pipe or device")
         if mode.st_size > max_bytes:
             raise InvalidInput(f"{path} has {mode.st_size} bytes, more than {max_bytes} are read")
-        content: bytes = file.read(max_bytes)
+        content: bytes = file.read(mode.st_size)  # room for what is read is made at once
         return content
 
 
@@ -144,6 +144,22 @@ def inside(folder: Path, name: str) -> Path:
     return folder / parts
 
 
+def check_readable(file: Path | None) -> None:
+    """Before hours of work: a regular file with something in it, that may be read."""
+    if file is None:
+        return
+    with _opened(file) as opened:
+        mode = os.fstat(opened.fileno())
+    if not stat.S_ISREG(mode.st_mode) or mode.st_size == 0:
+        raise InvalidInput(f"{file} is empty, or no regular file: name another one")
+
+
+def check_input_folder(folder: Path | None) -> None:
+    """Before hours of work: the folder is there."""
+    if folder is not None and not folder.is_dir():
+        raise InvalidInput(f"{folder} is no folder: name one")
+
+
 # --- writing --------------------------------------------------------------------------------
 
 
@@ -161,6 +177,7 @@ def whole_file(path: Path, if_full: str = NOTHING_KEPT) -> Iterator[Path]:
     It is flushed to the disk first: after a power cut there is the old file or the new one.
     if_full: what to tell the user where the disk is full.
     """
+    check_file(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     try:
@@ -240,25 +257,50 @@ def check_outputs(
 ) -> None:
     """Before the work begins: every output can be written, and none destroys an input.
 
-    folders: outputs that files are added to; they may hold an input.
+    outputs: files. folders: outputs that files are added to; they may hold an input.
     """
     outputs, inputs, folders = list(outputs), list(inputs), list(folders)
     refuse_overwriting(outputs, inputs)
     holders = {path for one in inputs if one is not None for path in one.resolve().parents}
     refuse_overwriting([f for f in folders if f is None or f.resolve() not in holders], inputs)
-    for output in (*outputs, *folders):
-        check_writable(output)
+    for output in outputs:
+        check_file(output)
+    for folder in folders:
+        check_folder(folder)
+
+
+def check_file(output: Path | None) -> None:
+    """Before hours of work: a file of this name can be written."""
+    if output is not None and output.is_dir():
+        raise InvalidInput(f"{output} is a folder: name a file to write")
+    check_writable(output)
+
+
+def check_folder(output: Path | None) -> None:
+    """Before hours of work: files can be written into this folder, which may not be there yet."""
+    if output is not None and output.is_file():
+        raise InvalidInput(f"{output} is a file: name a folder to write into")
+    check_writable(output)
+    if output is not None and output.is_dir() and not os.access(output, os.W_OK):
+        raise InvalidInput(f"{output} cannot be written into: name another folder")
 
 
 def check_writable(output: Path | None) -> None:
     """Before hours of work: the folder can be made and written."""
     if output is None:
         return
+    _refuse_special(output)
     folder = output.absolute().parent
     while not folder.exists():
         folder = folder.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise InvalidInput(f"{output} cannot be written: {folder} is not a folder to write into")
+
+
+def _refuse_special(path: Path) -> None:
+    """A file renamed over /dev/null would take its place, for every program of the machine."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise InvalidInput(f"{path} is a pipe or a device: name a file")
 
 
 @contextmanager

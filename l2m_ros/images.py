@@ -193,6 +193,12 @@ def write_figure(path: Path, figure: Any, **how: Any) -> None:
     write_whole(path, picture.getvalue())
 
 
+def check_picture(path: Path | None) -> None:
+    """Before the work begins: the suffix names a kind of picture that can be written."""
+    if path is not None and not (path.suffix and cv2.haveImageWriter(f"picture{path.suffix}")):
+        raise InvalidInput(f"cannot write {path}: use .png or .jpg")
+
+
 def write_rgb(path: Path, rgb: ByteArray) -> None:
     """A picture as its suffix says; the folder is made."""
     write_pixels(path, rgb[:, :, ::-1])

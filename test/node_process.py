@@ -90,6 +90,10 @@ class NodeProcess:
         """Resident memory of the node's process and of its children, MB."""
         return sum(map(_resident_mb, [self.process.pid, *_children(self.process.pid)]))
 
+    def own_memory_mb(self) -> float:
+        """Of the node's process alone, MB."""
+        return _resident_mb(self.process.pid)
+
     def close(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.process.kill()

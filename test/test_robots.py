@@ -1,5 +1,6 @@
 """What users of other packages are given: policies, presets, containers, the install script."""
 
+import http.server
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import threading
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -143,7 +145,13 @@ def test_views_show_what_the_node_publishes(view):
     ("packages", "code", "words"),
     [
         ([{"name": "a", "version": "1", "vulns": []}], 0, "1 of 1 packages checked"),
-        ([{"name": "a", "skip_reason": "not found"}], 2, "the service told nothing of a"),
+        (
+            [{"name": "a", "skip_reason": "not found"}, {"name": "b", "version": "1", "vulns": []}],
+            2,
+            "the service told nothing of a",
+        ),
+        ([{"name": "a", "skip_reason": "not found"}], 3, "NOTHING was checked"),
+        ([], 3, "NOTHING was checked"),
         ([{"name": "a", "version": "1", "vulns": [{"id": "CVE-1"}]}], 1, "a 1: CVE-1"),
     ],
 )
@@ -151,6 +159,47 @@ def test_an_audit_that_checked_nothing_is_no_clean_audit(packages, code, words):
     verdict = runpy.run_path(str(ROOT / ".ci" / "audit.py"))["verdict"]
     got, said = verdict(packages)
     assert got == code and words in said
+
+
+class _Osv(http.server.BaseHTTPRequestHandler):
+    """Knows one fault, of jinja2; speaks as api.osv.dev does."""
+
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        of_it = {"package": asked["package"], "versions": [asked["version"]]}
+        dates = dict.fromkeys(("modified", "published"), "2026-01-01T00:00:00Z")
+        fault = {"id": "GHSA-0000-0000-0001", "affected": [of_it], **dates}
+        found = [fault] if asked["package"]["name"] == "jinja2" else []
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps({"vulns": found}).encode())
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("lock", "code", "words"),
+    [("jinja2==2.10\nnumpy==1.26.4\n", 1, "jinja2 2.10: GHSA"), ("numpy==1.26.4\n", 0, "1 of 1")],
+)
+def test_an_audit_by_a_service_of_this_machine(lock, code, words, tmp_path):
+    """The real pip-audit, where it is installed (`make audit` makes an environment of it)."""
+    pip_audit = ROOT / "build" / "audit" / "bin" / "pip-audit"
+    found = pip_audit if pip_audit.exists() else shutil.which("pip-audit")
+    if found is None:
+        pytest.skip("pip-audit is not installed")
+    (tmp_path / "lock.txt").write_text(lock)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Osv)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    known_faults = runpy.run_path(str(ROOT / ".ci" / "audit.py"))["known_faults"]
+    url = f"http://127.0.0.1:{server.server_port}/v1/query"
+    got, said = known_faults(tmp_path / "lock.txt", url, Path(found))
+    assert got == code and words in said
+    server.shutdown()
+    server.server_close()
+    got, said = known_faults(tmp_path / "lock.txt", url, Path(found))
+    assert got == 3 and "NOTHING was checked" in said
 
 
 def test_ci_tests_with_the_pinned_packages():

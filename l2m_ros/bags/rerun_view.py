@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import rerun as rr
 
+from l2m_ros.errors import BackendUnavailable
 from l2m_ros.frames.outputs import FrameResult, matches_picture, points_m
 from l2m_ros.types import ByteArray, FloatArray
 
@@ -17,9 +18,17 @@ class Viewer:
     """`show` a tracked frame, or log its parts; to a window, or to a file for the viewer."""
 
     def __init__(self, title: str, save: Path | None = None) -> None:
-        rr.init("l2m_ros", recording_id=title, spawn=save is None)
         if save is not None:
-            rr.save(str(save))
+            save.absolute().parent.mkdir(parents=True, exist_ok=True)
+        try:
+            rr.init("l2m_ros", recording_id=title, spawn=save is None)
+            if save is not None:
+                rr.save(str(save))
+        except RuntimeError as error:
+            reason = str(error).strip().split("\n")[0]
+            raise BackendUnavailable(
+                f"the Rerun viewer does not start ({reason}); --save FILE.rrd writes instead"
+            ) from error
         rr.log("world", rr.ViewCoordinates.FLU, static=True)
         self._path: list[FloatArray] = []
 

@@ -16,7 +16,7 @@ from l2m_ros.commands.replay import (
     values_of,
 )
 from l2m_ros.errors import InvalidInput
-from l2m_ros.files import check_writable, refuse_overwriting, write_whole
+from l2m_ros.files import check_file, refuse_overwriting, write_whole
 
 if TYPE_CHECKING:
     from l2m_ros.tracking.result import TrackResult
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     if args.out is not None and args.out.exists() and not args.force:
         raise InvalidInput(f"{args.out} exists; name another one, or add --force")
     refuse_overwriting([args.out], [args.bag, args.params_file])
-    check_writable(args.out)
+    check_file(args.out)
     sigma, pose = TruthSigma.parse(args.truth_sigma), tracker_options(values_of(args)).pose
     folder = (args.bag / "meta.json").is_file()
     results, truth = _of_folder(args) if folder else _of_bag(args)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from l2m_ros.commands.options import as_json
+from l2m_ros.files import check_folder
 
 if TYPE_CHECKING:
     from l2m_ros.node.output_recorder import RecordedOutputs
@@ -57,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    check_folder(args.out)
     options = DemoOptions(args.out, args.scene, args.path, args.frames, args.model, args.seed)
     bag = _simulated(options)
     tracked = _run_of(options, bag, _over_dds(options, bag))

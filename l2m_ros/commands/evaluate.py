@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from l2m_ros.files import check_outputs, local, write_whole
+from l2m_ros.files import check_folder, check_outputs, local, refuse_overwriting, write_whole
 
 STDOUT = Path("-")
 
@@ -94,8 +94,11 @@ def run(args: argparse.Namespace) -> int:
     files = [figures_to, args.markdown]
     check_outputs(files, [*args.scenes, args.map_free], [args.plots, local(args.keep)])
     zipped = args.submission is not None and args.submission.suffix == ".zip"
-    beside = [] if zipped else [args.map_free]  # an archive may lie beside the benchmark's scenes
-    check_outputs([args.submission], [*args.scenes, *beside])
+    if zipped:  # an archive may lie beside the benchmark's scenes
+        check_outputs([args.submission], args.scenes)
+    else:
+        refuse_overwriting([args.submission], [*args.scenes, args.map_free])
+        check_folder(args.submission)
     if args.map_free is not None:
         return _map_free(args)
     if not args.scenes:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from l2m_ros.commands.options import as_json, show_log, size_of
+from l2m_ros.files import check_outputs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,6 +66,7 @@ def _exported(args: argparse.Namespace) -> dict[str, Any]:
     card = find_card(args.model)
     width, height = args.size or card.input.size
     out = args.out or Path(f"{card.name}-{height}x{width}-{args.precision}")
+    check_outputs([args.card], [args.ops], [out])
     options = ExportOptions(out, height, width, args.precision, args.opset)
     network, card = load_network(card, BackendOptions(weights=args.weights, untrained=True))
     written = export_model(network, card, options, load_table(args.ops))

@@ -70,11 +70,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from l2m_ros.commands.options import as_json
     from l2m_ros.files import check_outputs
-    from l2m_ros.images import write_rgb
+    from l2m_ros.images import check_picture, write_rgb
     from l2m_ros.matching.catalogue import DEFAULT_MODEL
     from l2m_ros.workshop.lifting.photographs import read_photograph
 
     check_outputs([args.out], args.images)
+    check_picture(args.out)
     images = [read_photograph(path, longest_side=LONGEST_PX) for path in args.images]
     eyes = [_eyes(name, args) for name in args.model or [DEFAULT_MODEL]]
     rows = [_row("images", images, images)]

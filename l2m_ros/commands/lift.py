@@ -62,7 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from l2m_ros.files import check_outputs, local
+    from l2m_ros.files import check_input_folder, check_outputs, check_readable, local
+    from l2m_ros.images import check_picture
     from l2m_ros.workshop.jobs.runners import runner_of
     from l2m_ros.workshop.lifting.lift import LiftOptions, lift_folder
 
@@ -79,6 +80,11 @@ def run(args: argparse.Namespace) -> int:
         workers=args.workers,
     )
     check_outputs([args.picture], [args.photographs], [local(args.out)])
+    check_picture(args.picture)
+    check_input_folder(args.disparity)
+    check_input_folder(None if args.depth == "procedural" else Path(args.depth))
+    for model in (args.depth_model, args.sky_model):
+        check_readable(model)
     runner = runner_of(args.ray, args.processes)
     report = lift_folder(args.photographs, args.out, options, _workshop(args), runner)
     for name, reason in report.skipped:

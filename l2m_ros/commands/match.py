@@ -21,6 +21,7 @@ import numpy as np
 
 from l2m_ros.commands.options import BACKENDS, as_json, defaults_shown, numbers, show_log, size_of
 from l2m_ros.errors import InvalidInput
+from l2m_ros.files import check_outputs
 
 if TYPE_CHECKING:
     from l2m_ros.types import ByteArray, Correspondences, DenseMatch, Frame
@@ -61,6 +62,11 @@ def run(args: argparse.Namespace) -> int:
     from l2m_ros.images import read_rgb
 
     show_log()
+    read = [args.a, args.b, args.depth_a, args.depth_b]
+    if _is_picture(args.out):
+        check_outputs([args.out], read)
+    else:
+        check_outputs([], read, [args.out])
     a, b = read_rgb(args.a), read_rgb(args.b)
     said: list[str] = []
     frames = _frames(args, a, b, said.append)
@@ -225,13 +231,18 @@ def _pose(pairs: Correspondences, query: Frame, keyframe: Frame) -> dict[str, An
     return report
 
 
+def _is_picture(out: Path) -> bool:
+    """One picture, not a folder of that name."""
+    return out.suffix.lower() in (".png", ".jpg", ".jpeg")
+
+
 def _pictures(
     out: Path, a: ByteArray, b: ByteArray, dense: DenseMatch | None, pairs: Correspondences
 ) -> list[str]:
     from l2m_ros.drawing import draw_matches, warped_keyframe
     from l2m_ros.images import write_rgb
 
-    if out.suffix.lower() in (".png", ".jpg", ".jpeg"):  # one picture, not a folder of that name
+    if _is_picture(out):
         write_rgb(out, draw_matches(a, b, pairs))
         return [str(out)]
     pictures = {"matches.png": draw_matches(a, b, pairs)}

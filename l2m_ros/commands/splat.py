@@ -99,11 +99,13 @@ def _shared(parser: argparse.ArgumentParser) -> None:
 
 
 def _build(args: argparse.Namespace) -> int:
+    from l2m_ros.images import check_picture
     from l2m_ros.workshop.gaussians.build import BuildOptions, build_scene
     from l2m_ros.workshop.gaussians.fit import FitOptions
 
     outputs = [path for path in (args.out, args.picture) if path is not None]
-    check_outputs([], [], outputs)
+    check_outputs(outputs, [])
+    check_picture(args.picture)
     refuse_overwriting([path for path in outputs if path.exists()], [args.source])
     options = BuildOptions(
         longest_px=args.size,
@@ -164,10 +166,12 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _pairs(args: argparse.Namespace) -> int:
+    from l2m_ros.images import check_picture
     from l2m_ros.workshop.gaussians.pairs import SceneFile, SplatPairOptions, write_pairs
     from l2m_ros.workshop.jobs.runners import runner_of
 
     check_outputs([args.picture], [args.scene, args.source], [local(args.out)])
+    check_picture(args.picture)
     options = SplatPairOptions(
         views=args.views,
         width=args.size[0],

@@ -26,7 +26,7 @@ from l2m_ros.commands.train_depth import run_depth
 from l2m_ros.commands.train_encoder import add_encoder_arguments, run_encoder
 from l2m_ros.commands.train_input import check_amounts, check_device
 from l2m_ros.commands.train_metric import run_metric
-from l2m_ros.files import check_outputs
+from l2m_ros.files import check_input_folder, check_outputs, check_readable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,6 +94,10 @@ def run(args: argparse.Namespace) -> int:
     read = [*given, *args.pairs]
     check_outputs([], read, [args.out])
     check_amounts(args)
+    for file in (args.start, args.xfeat, args.carry, args.depth_model):
+        check_readable(file)
+    for folder in (args.sequences, args.measure, args.scenes, args.depth):
+        check_input_folder(folder)
     if args.stage == "decoder":
         return run_decoder(args)  # its config may name the device
     check_device(args.device or "cpu")

@@ -36,18 +36,21 @@ RENDERED_FRAMES = 24  # per world, where no photographs are named
 def run_decoder(args: argparse.Namespace) -> int:
     from l2m_ros.networks.lite2.aligned import HEAD
     from l2m_ros.networks.lite2.head_file import load_head
-    from l2m_ros.workshop.training.carry import NAME, write_carry
+    from l2m_ros.workshop.training.carry import NAME, check_carry, write_carry
     from l2m_ros.workshop.training.decoder import train_decoder
 
     options = _options(args)
     check_device(options.loop.device)
     folder = args.out or Path("runs") / options.model
-    pairs, held_out = _pairs(unpacked(args.photographs, folder), options)
-    pairs = _with_stored(pairs, args, options)
+    # What can be refused at once, before photographs are checked and worlds rendered.
     scenes = _scenes(args.scenes, options.model)
     network = _network(options, args.xfeat, begins=args.carry is None)
     if args.align is not None and args.carry is None and options.start is None:
         load_head(args.align, network.get_submodule(HEAD), network.eyes)
+    if args.carry is not None:
+        check_carry(args.carry)
+    pairs, held_out = _pairs(unpacked(args.photographs, folder), options)
+    pairs = _with_stored(pairs, args, options)
     leads = train_decoder(options, network, pairs, held_out, folder, scenes, args.carry)
     if leads:
         write_carry(folder, folder / NAME)
@@ -165,6 +168,7 @@ def _network(options: DecoderOptions, xfeat: Path | None, begins: bool) -> nn.Mo
     import torch
 
     from l2m_ros.networks.registry import build
+    from l2m_ros.workshop.training.decoder import begin_with
 
     torch.manual_seed(options.loop.seed)
     network = build(options.model, **options.network)
@@ -172,6 +176,8 @@ def _network(options: DecoderOptions, xfeat: Path | None, begins: bool) -> nn.Mo
         from l2m_ros.networks.lite2.backbone import load_xfeat
 
         say(f"XFeat's weights: {load_xfeat(network.encoder.xfeat, xfeat)}")
+    if options.start is not None:
+        begin_with(network, options.start)
     return network
 
 

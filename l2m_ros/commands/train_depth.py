@@ -49,14 +49,16 @@ def run_depth(args: argparse.Namespace, config: Path | None) -> int:
     folder = args.out or Path("runs/depth")
     matcher = load_matcher("lite", size=(options.width, options.height))
     assert isinstance(matcher, NetworkMatcher)
-    recorded = recorded_samples(args.sequences, options, matcher, crops=options.crops)
-    worlds = [*simulated(args.pairs, options, matcher), *rendered_samples(options, matcher, folder)]
-    unseen = merged(worlds[::HELD_OUT_EVERY])
-    seen = merged([w for k, w in enumerate(worlds) if k % HELD_OUT_EVERY])
     torch.manual_seed(options.loop.seed)
     network = build(NAME)
     if args.start is not None:
         load_files(network, [args.start])
+    if args.measure is not None:  # said now, not after the training
+        recordings_with_depth(args.measure)
+    recorded = recorded_samples(args.sequences, options, matcher, crops=options.crops)
+    worlds = [*simulated(args.pairs, options, matcher), *rendered_samples(options, matcher, folder)]
+    unseen = merged(worlds[::HELD_OUT_EVERY])
+    seen = merged([w for k, w in enumerate(worlds) if k % HELD_OUT_EVERY])
     if train_head(options, network, seen, recorded, unseen, folder):
         measured = recorded_samples(args.measure, options, matcher, crops=0)
         if not measured:
@@ -130,6 +132,15 @@ def kept_pictures(options: HeadOptions, world: int, folder: Path) -> Pictures:
     return Pictures.load(path)
 
 
+def recordings_with_depth(folder: Path) -> list[Path]:
+    """At or below the folder; refused where there is none."""
+    found = sorted(path.parent for path in folder.glob("**/meta.json"))
+    with_depth = [path for path in found if (path / "depth").is_dir()]
+    if not with_depth:
+        raise InvalidInput(f"{folder} holds no recording with meta.json and depth/")
+    return with_depth
+
+
 def recorded_samples(
     folder: Path | None,
     options: HeadOptions,
@@ -142,10 +153,6 @@ def recorded_samples(
 
     if folder is None:
         return []
-    found = sorted(path.parent for path in folder.glob("**/meta.json"))
-    with_depth = [path for path in found if (path / "depth").is_dir()]
-    if not with_depth:
-        raise InvalidInput(f"{folder} holds no recording with meta.json and depth/")
     size = (options.width, options.height)
     return [
         encoded(
@@ -154,7 +161,7 @@ def recorded_samples(
             ),
             matcher.backend,
         )
-        for number, path in enumerate(with_depth)
+        for number, path in enumerate(recordings_with_depth(folder))
     ]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from l2m_ros.commands import replay
 from l2m_ros.errors import InvalidInput
+from l2m_ros.files import check_outputs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,11 +23,14 @@ def run(args: argparse.Namespace) -> int | None:
 
     if args.save is not None and args.save.exists():
         raise InvalidInput(f"{args.save} exists; name another one")
-    viewer = Viewer("l2m_ros" if args.bag is None else args.bag.name, args.save)
+    if args.save is not None:
+        check_outputs([args.save], [args.bag, args.params_file])
     if args.bag is None:
         from l2m_ros.node.live_view import show_node
 
-        return show_node(viewer)
+        return show_node(Viewer("l2m_ros", args.save))
+    viewer = None  # no window before the bag has given a frame
     for frame in replay.tracked_frames(args):
+        viewer = viewer or Viewer(args.bag.name, args.save)
         viewer.show(frame)
     return None

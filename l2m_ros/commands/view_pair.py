@@ -41,12 +41,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from l2m_ros.errors import InvalidInput
+    from l2m_ros.files import check_outputs
     from l2m_ros.matching.catalogue import load_matcher
     from l2m_ros.workshop.evaluation.pictures import picture_of, picture_of_files, write_picture
     from l2m_ros.workshop.evaluation.scenes import load_scene
 
     if len(args.images) > 2:
         raise InvalidInput("view-pair takes two images, or one scene and --pair N")
+    check_outputs([args.out], args.images)
     matcher = load_matcher(args.matcher, backend=args.backend)
     size_px = args.size or None
     if len(args.images) == 1:

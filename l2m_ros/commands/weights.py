@@ -15,7 +15,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from l2m_ros.files import check_writable, refuse_overwriting
+from l2m_ros.files import check_file, refuse_overwriting
 from l2m_ros.matching import weights as store
 from l2m_ros.progress import progress
 
@@ -126,7 +126,7 @@ def _convert(args: argparse.Namespace) -> int:
 
     out = args.out or args.files[0].with_suffix(".safetensors")
     refuse_overwriting([out], args.files)
-    check_writable(out)
+    check_file(out)
     parameters = convert(args.files, out, args.architecture)
     print(f"{out}: {parameters:,} numbers, checked against {args.architecture}")
     return 0

@@ -20,6 +20,7 @@ from onnx import TensorProto, helper
 
 from l2m_ros.errors import ModelError
 from l2m_ros.export.onnx_graph import opset, typed_slots, value_types
+from l2m_ros.files import read_json
 
 OPSETS = range(17, 21)
 TYPE_NAMES = {
@@ -57,10 +58,10 @@ def load_table(path: Path | None = None) -> Table:
 def _merged(own: dict[str, dict[str, Any]], path: Path) -> dict[str, dict[str, Any]]:
     """The file's operators and types with the package's structural rules."""
     try:
-        given = json.loads(path.read_text())["operators"]
+        given = read_json(path)["operators"]
         taken = {op: facts for op, facts in given.items() if facts.get("supported", True)}
         types = {op: {"types": list(facts["types"])} for op, facts in taken.items()}
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ModelError(
             f'{path} is no operator table ({{"operators": {{OP: {{"types": [..]}}}}}}): {error!r}'
         ) from error

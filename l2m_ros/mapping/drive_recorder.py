@@ -18,7 +18,7 @@ from l2m_ros.errors import MapError
 from l2m_ros.geometry import se3
 from l2m_ros.geometry.stereo import stereo_depth
 from l2m_ros.mapping import codec, descriptor
-from l2m_ros.mapping.keyframe_arrays import KeyframeArrays
+from l2m_ros.mapping.keyframe_arrays import KEPT, KeyframeArrays
 from l2m_ros.mapping.meta import CHECKSUM, MODEL, RUNS
 from l2m_ros.mapping.options import MAPPER, MapperOptions
 from l2m_ros.mapping.places import Places
@@ -51,7 +51,7 @@ class DriveRecorder:
         describe_anew: bool = False,  # the caller learns a new vocabulary next
     ) -> None:
         self.store, self.matcher, self.options = store, matcher, options
-        self.places = Places(store, matcher)
+        self.places = Places(store, matcher, cached=KEPT)
         known = store.meta()
         if not describe_anew:
             self._check_model(known)

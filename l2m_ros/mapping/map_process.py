@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,8 @@ from l2m_ros.tracking.odometry import OdometrySample
 from l2m_ros.tracking.result import TrackResult
 from l2m_ros.types import FloatArray
 
-WAITING = 32  # frames: 70 MB at 640x480 with depth
+WAITING = 32  # frames ...
+WAITING_MB = 128  # ... and what they take: 70 at 640x480 with depth, Full HD has 15 each
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0  # before a process that died is started again
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 # Neither the working directory nor what lies beside a script is searched for modules.
@@ -120,12 +121,13 @@ class MapProcess:
     def _bound(self) -> None:
         """Drops the oldest frame beyond WAITING, sooner one that no other was posed in."""
         frames = [entry for entry in self._waiting if isinstance(entry, Picked)]
-        if len(frames) <= WAITING:
-            return
-        parents = {frame.parent_ns for frame in frames}
-        plain = [f for f in frames[:-1] if f.frame.stamp_ns not in parents]
-        self._waiting.remove(plain[0] if plain else frames[0])
-        self.dropped += 1
+        while len(frames) > WAITING or (len(frames) > 1 and _megabytes(frames) > WAITING_MB):
+            parents = {frame.parent_ns for frame in frames}
+            plain = [f for f in frames[:-1] if f.frame.stamp_ns not in parents]
+            gone = plain[0] if plain else frames[0]
+            frames.remove(gone)
+            self._waiting.remove(gone)
+            self.dropped += 1
 
     def map_from_camera(self, result: TrackResult) -> FloatArray | None:
         """Now, by the last fix and odometry since; None before the first or after a restart."""
@@ -307,6 +309,11 @@ class MapProcess:
                 self._pause_s = FIRST_PAUSE_S
             self._answers.append(message)
             self._changed.notify_all()
+
+
+def _megabytes(frames: Iterable[Picked]) -> float:
+    pictures = [getattr(f.frame, name) for f in frames for name in wire.FRAME_ARRAYS]
+    return sum(one.nbytes for one in pictures if one is not None) / 1e6
 
 
 def _end(process: subprocess.Popen[bytes], timeout_s: float) -> None:

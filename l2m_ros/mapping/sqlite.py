@@ -135,7 +135,7 @@ def _connect(path: Path, *, write: bool) -> sqlite3.Connection:
         raise MapError(f"{path} is read-only: open it with map.mode localize, or chmod u+w it")
     try:
         connection = sqlite3.connect(
-            f"file:{quote(str(path.absolute()))}?{options}",
+            f"file:{quote(os.fsencode(path.absolute()))}?{options}",
             uri=True,
             timeout=BUSY_S,
             isolation_level=None,

@@ -8,7 +8,11 @@ What does not train is kept once. `lite2` takes 10 MB where its checkpoint takes
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,6 +23,7 @@ from l2m_ros.errors import InvalidInput, ModelError
 from l2m_ros.workshop.training import checkpoint
 
 NAME = "carry.safetensors"
+TOLD = ("step", "elapsed_s", "ema_steps", "updates")
 
 
 def write_carry(folder: Path, path: Path) -> None:
@@ -45,6 +50,34 @@ def write_carry(folder: Path, path: Path) -> None:
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, told)
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
+    """The file, and the numbers that its head tells."""
+    try:
+        with safe_open(path, "pt") as file:
+            told = file.metadata() or {}
+            if missing := [name for name in TOLD if not _is_number(name, told.get(name, ""))]:
+                words = f"its head tells no {', '.join(missing)}: name a {NAME} of l2m train"
+                raise ModelError(f"{path}: is no state to go on with ({words})")
+            yield file, told
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{path}: is no state to go on with ({error})") from error
+
+
+def _is_number(name: str, text: str) -> bool:
+    kind = float if name == "elapsed_s" else int
+    try:
+        return 0 <= kind(text) < math.inf
+    except ValueError:
+        return False
+
+
+def check_carry(path: Path) -> None:
+    """Before the work begins: refuse what is no such file."""
+    with _opened(path):
+        pass
+
+
 def begin_from(path: Path, folder: Path, groups: list[dict[str, object]]) -> None:
     """Write the checkpoint that a run in `folder` goes on from, unless it already has its own.
 
@@ -52,12 +85,8 @@ def begin_from(path: Path, folder: Path, groups: list[dict[str, object]]) -> Non
     """
     if (folder / checkpoint.NAME).exists():
         return
-    try:
-        with safe_open(path, "pt") as file:
-            told = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{path}: is no state to go on with ({error})") from error
+    with _opened(path) as (file, told):
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     mean, off = _part(tensors, "mean."), _part(tensors, "off.")
     model = {name: w + off[name].float() if name in off else w for name, w in mean.items()}
     moments = {kind: _part(tensors, f"{kind}.") for kind in ("exp_avg", "exp_avg_sq")}

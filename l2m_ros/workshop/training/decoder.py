@@ -135,8 +135,6 @@ def train_decoder(
     folder.mkdir(parents=True, exist_ok=True)
     processes = Processes.join(options.loop.device)
     try:
-        if options.start is not None:
-            begin_with(network, options.start)
         batches = pairs
         if not isinstance(batches, Schedule):
             batches = Batches(batches, options.sizes, options.loop.seed, options.both_ways)
