@@ -1,5 +1,6 @@
 """The map's process: fed by a tracker, killed, started again, and never left behind."""
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -23,6 +24,7 @@ from l2m_ros.mapping.keyframe_picker import Picked
 from l2m_ros.mapping.map_process import DIED, MapProcess, Spec
 from l2m_ros.mapping.options import BUILD, LOCALIZE, OnlineOptions, PickerOptions
 from l2m_ros.mapping.store import open_map
+from l2m_ros.mapping.worker import Worker
 from l2m_ros.matching.catalogue import load_matcher
 from l2m_ros.tracking.odometry import OdometrySample
 from l2m_ros.tracking.tracker import Tracker
@@ -154,6 +156,91 @@ def test_messages_come_as_they_went():
 def test_arrays_of_objects_or_of_no_size_are_refused(head):
     with pytest.raises(InvalidInput, match="array"):
         wire.read(io.BytesIO(wire.LENGTH.pack(len(head)) + head + bytes(64)))
+
+
+START = b'{"what": "a", "values": {}, "arrays": '
+HEADS = {
+    "no JSON": b"{",
+    "a list": b"[]",
+    "a number": b"1e999",
+    "nested without end": b"[" * 100_000,
+    "no values": b'{"what": "a", "arrays": []}',
+    "values are a list": b'{"what": "a", "values": [], "arrays": []}',
+    "what is a number": b'{"what": 1, "values": {}, "arrays": []}',
+    "arrays are a number": b'{"what": "a", "values": {}, "arrays": 3}',
+    "an array of two": b'{"what": "a", "values": {}, "arrays": [["x", "|u1"]]}',
+    "a shape of texts": b'{"what": "a", "values": {}, "arrays": [["x", "|u1", ["a"]]]}',
+    "a shape of halves": b'{"what": "a", "values": {}, "arrays": [["x", "|u1", [0.5]]]}',
+    "a product beyond 64 bits": START + b'[["x", "|u1", [4294967296, 4294967296]]]}',
+    "gigabytes together": START + b'[["x", "<f8", [99999999]], ["y", "<f8", [199999999]]]}',
+    "bytes that are no text": b"\xff\xfe",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_heads_that_are_none_are_refused(name):
+    content = wire.LENGTH.pack(len(HEADS[name])) + HEADS[name] + bytes(64)
+    with pytest.raises(InvalidInput):
+        wire.read(io.BytesIO(content))
+    with pytest.raises(InvalidInput, match="bytes"):
+        wire.read(io.BytesIO(wire.LENGTH.pack(2**32 - 1)))
+
+
+NO_ANSWERS = {
+    "garbage": b"Segmentation fault",
+    "nothing asked": {},
+    "asked is a list": {"asked": [], "epoch": 0},
+    "version is a text": {"asked": "begin", "epoch": 0, "version": "7"},
+    "a fix without its pose": {
+        "asked": "add", "epoch": 1, "fix": {"stamp_ns": 1, "chain": 1, "words": ""},
+    },
+    "lost is a number": {"asked": "localize", "epoch": 0, "lost": 3},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NO_ANSWERS)
+def test_a_process_that_answers_nonsense_is_ended_and_another_one_begins(name, monkeypatch):
+    """The reader's thread died of it, and the map with it, without a word."""
+    said = NO_ANSWERS[name]
+    if isinstance(said, dict):
+        file = io.BytesIO()
+        wire.write(file, wire.Message("answer", said))
+        said = file.getvalue()
+    monkeypatch.setattr(map_process, "FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr(
+        map_process, "COMMAND",
+        f"import sys; sys.stdout.buffer.write({said!r}); sys.stdout.flush(); sys.stdin.read()",
+    )  # fmt: skip
+    process = begun("none.l2m", BUILD)
+    (words, *_) = errors(until(process, DIED))
+    assert "ended" in words and process.restarts >= 1
+    process.stop(5.0)
+
+
+def test_a_full_disk_is_said_and_what_comes_after_is_kept(tmp_path):
+    worker = Worker()
+    options = OnlineOptions(path=str(tmp_path / "wall.l2m"), mode=BUILD)
+    begin = {"model": "orb", "matcher": {}, "options": dataclasses.asdict(options)}
+    assert "error" not in worker.answer(wire.Message("begin", begin)).values
+    assert "error" not in worker.answer(wire.Message("open", {"resume": False})).values
+
+    def add(number):
+        return worker.answer(wire.picked_message("add", Picked(frame(number), 1))).values
+
+    assert "error" not in add(0)
+    connection = worker._online._store._connection
+    pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    connection.execute(
+        f"PRAGMA max_page_count = {pages}"
+    )  # SQLite says then what it says on ENOSPC
+    assert "disk is full" in add(1)["error"]
+    connection.execute("PRAGMA max_page_count = 1000000")
+    assert "error" not in add(2)
+    worker.close()
+    with contextlib.closing(open_map(options.path)) as store:
+        assert [store.keyframe(i).stamp_ns for i in store.ids()] == [
+            frame(0).stamp_ns, frame(2).stamp_ns,
+        ]  # fmt: skip
 
 
 def test_options_travel_as_plain_values():

@@ -21,8 +21,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import l2m_ros
 from l2m_ros.errors import InvalidInput
+from l2m_ros.files import foreign_values
 from l2m_ros.mapping import wire
 from l2m_ros.mapping.keyframe_picker import KeyframePicker, Picked, known
 from l2m_ros.mapping.options import BUILD, LOCALIZE, Hint, MapFix, OnlineOptions
@@ -291,24 +294,49 @@ class MapProcess:
         try:
             while (message := wire.read(answers)) is not None:
                 self._take(child, message)
-        except (InvalidInput, ValueError, OSError):
+        except (InvalidInput, OSError):
             child.process.kill()  # what it says is no answer
         return child.process.wait()
 
     def _take(self, child: _Child, message: wire.Message) -> None:
-        values, arrays = message.values, message.arrays
+        answer = _checked(message)
+        values = answer.values
         with self._changed:
             child.busy = False
             self._loaded |= values["asked"] == "open"
             self.version = values.get("version", self.version)
-            fix = values.get("fix")
+            fix = _fix_of(answer)
             if fix is not None and values["epoch"] == self._epoch:
-                where = arrays["map_from_odom"], arrays["covariance"]
-                self.fix = MapFix(fix["stamp_ns"], *where, fix["chain"], fix["words"])
+                self.fix = fix
             if values["asked"] == "add" and "error" not in values:
                 self._pause_s = FIRST_PAUSE_S
             self._answers.append(message)
             self._changed.notify_all()
+
+
+def _checked(answer: wire.Message) -> wire.Message:
+    """Raises InvalidInput where it is no answer of the map's process."""
+    values, poses = answer.values, answer.arrays.get("poses", np.zeros((0, 4, 4)))
+    xyz, rgb = (answer.arrays.get(name, np.zeros((0, 3))) for name in ("xyz", "rgb"))
+    texts = all(isinstance(values.get(n, ""), str) for n in ("asked", "error", "words", "trace"))
+    numbers = all(type(values.get(name, 0)) is int for name in ("epoch", "version"))
+    lost = values.get("lost", ["", ""])
+    said = isinstance(lost, list) and len(lost) == 2 and all(isinstance(x, str) for x in lost)
+    shown = poses.shape[1:] == (4, 4) and xyz.shape[1:] == (3,) and xyz.shape == rgb.shape
+    if not ({"asked", "epoch"} <= set(values) and texts and numbers and said and shown):
+        raise InvalidInput(f"no answer: {sorted(values)} of {answer.what!r}")
+    return answer
+
+
+def _fix_of(answer: wire.Message) -> MapFix | None:
+    if (fix := answer.values.get("fix")) is None:
+        return None
+    with foreign_values("an answer of the map's process"):
+        pose, P = (answer.arrays[name] for name in ("map_from_odom", "covariance"))
+        finite = bool(np.isfinite(pose).all() and np.isfinite(P).all())
+        if pose.shape != (4, 4) or P.shape != (6, 6) or not finite:
+            raise InvalidInput(f"a fix of shape {pose.shape} and {P.shape}, or not finite")
+        return MapFix(int(fix["stamp_ns"]), pose, P, int(fix["chain"]), str(fix["words"]))
 
 
 def _megabytes(frames: Iterable[Picked]) -> float:

@@ -8,6 +8,7 @@ Nothing is pickled: what a pipe brings can be numbers and texts, and nothing tha
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from l2m_ros.errors import InvalidInput
+from l2m_ros.files import WRONG_VALUES
 from l2m_ros.mapping import codec
 from l2m_ros.mapping.keyframe_picker import Picked
 from l2m_ros.tracking.odometry import OdometrySample
@@ -28,6 +30,7 @@ T = TypeVar("T")
 LENGTH = struct.Struct("<I")
 LARGEST_HEAD, LARGEST_BODY = 1 << 24, 1 << 31
 KINDS = ("|u1", "<f4", "<f8")
+MOST_AXES = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +54,10 @@ def write(file: IO[bytes], message: Message) -> None:
 
 
 def read(file: IO[bytes]) -> Message | None:
-    """The next message; None where the other side has ended, also in the middle of one."""
+    """The next message; None where the other side has ended, also in the middle of one.
+
+    Raises InvalidInput where what comes is no message.
+    """
     start = _exactly(file, LENGTH.size)
     if start is None:
         return None
@@ -61,21 +67,40 @@ def read(file: IO[bytes]) -> Message | None:
     content = _exactly(file, length)
     if content is None:
         return None
-    head = json.loads(bytes(content))
+    what, values, listed = _head(bytes(content))
     arrays: dict[str, Array] = {}
-    for name, kind, shape in head["arrays"]:
+    for name, kind, shape in listed:
         array = _array(file, kind, shape)
         if array is None:
             return None
         arrays[name] = array
-    return Message(head["what"], head["values"], arrays)
+    return Message(what, values, arrays)
+
+
+def _head(content: bytes) -> tuple[str, dict[str, Any], list[tuple[str, str, list[int]]]]:
+    """What is said, its values, and (name, kind, shape) of the arrays that follow."""
+    try:
+        head = json.loads(content)
+        what, values = head["what"], head["values"]
+        listed = [(name, kind, [*shape]) for name, kind, shape in head["arrays"]]
+    except (*WRONG_VALUES, RecursionError) as error:
+        raise InvalidInput(f"a message's head cannot be read ({error!r})") from error
+    total = sum(map(_bytes_of, listed))
+    if not isinstance(what, str) or not isinstance(values, dict) or total > LARGEST_BODY:
+        raise InvalidInput(f"a message's head says {what!r} and {total} bytes of arrays")
+    return what, values, listed
+
+
+def _bytes_of(listed: tuple[Any, Any, list[Any]]) -> int:
+    name, kind, shape = listed
+    counts = all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in shape)
+    if not isinstance(name, str) or kind not in KINDS or not counts or len(shape) > MOST_AXES:
+        raise InvalidInput(f"a message's array {name!r} is {kind} of shape {shape}")
+    return math.prod(shape) * np.dtype(kind).itemsize
 
 
 def _array(file: IO[bytes], kind: str, shape: list[int]) -> Array | None:
-    size = int(np.prod(shape, dtype=np.int64)) if shape else 1
-    if kind not in KINDS or min(shape, default=1) < 0 or size > LARGEST_BODY:
-        raise InvalidInput(f"a message's array is {kind} of shape {shape}")
-    content = _exactly(file, size * np.dtype(kind).itemsize)
+    content = _exactly(file, math.prod(shape) * np.dtype(kind).itemsize)
     return None if content is None else np.frombuffer(content, kind).reshape(shape)
 
 

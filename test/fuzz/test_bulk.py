@@ -5,6 +5,7 @@ of the input, from which `content(target, number)` makes it again.
 """
 
 import contextlib
+import io
 import json
 import random
 import types
@@ -36,6 +37,7 @@ from l2m_ros.geometry.scale import ScaleEvidence
 from l2m_ros.geometry.synthetic import World, trial
 from l2m_ros.image_header import focal_in_widths
 from l2m_ros.images import decoded, read_arrays
+from l2m_ros.mapping import wire
 from l2m_ros.types import Correspondences, MetricPose, RelativePose
 from l2m_ros.workshop.lifting.shards import read_shard
 
@@ -138,7 +140,19 @@ def a_card(rng):
     card_from_dict(raw)
 
 
+SENT = io.BytesIO()
+wire.write(
+    SENT,
+    wire.Message("add", {"epoch": 1, "stamp_ns": 2**60}, {"rgb": np.zeros((4, 4, 3), np.uint8)}),
+)
+
+
+def a_message_of_the_map(rng):
+    wire.read(io.BytesIO(changed_bytes(rng, SENT.getvalue())))
+
+
 TARGETS = {
+    a_message_of_the_map: 0.25,
     a_picture: 0.04,
     a_raw_image: 0.25,
     a_camera: 0.25,
