@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     read = [*given, *args.pairs]
     check_outputs([], read, [args.out])
     check_amounts(args)
-    for file in (args.start, args.xfeat, args.carry, args.depth_model):
+    for file in (args.start, args.xfeat, args.carry, args.depth_model, args.align):
         check_readable(file)
     for folder in (args.sequences, args.measure, args.scenes, args.depth):
         check_input_folder(folder)
