@@ -24,7 +24,7 @@ VIEW = ["matplotlib", "rerun-sdk", "pyarrow<21", "rosbags>=0.11", "embreex", "py
 # The map: nearest descriptors (faiss: exact search fast enough, no other dependency), the pose
 # graph (gtsam: robust, with marginals), PostgreSQL for fleets (its binary brings libpq along).
 MAP = ["faiss-cpu>=1.8", "gtsam>=4.2", "psycopg[binary]>=3.2"]
-# Compiles the loops of pose estimation: a robot's frame costs a third less (docs/performance.md).
+# Compiles the loops of pose estimation: half of the time of a pose (docs/install.md).
 FAST = ["numba>=0.57"]
 # numba compiles the CPU rasterizer of Gaussians, too.
 TRAIN = [*TORCH, *FAST, "onnx", "onnxruntime>=1.17", "onnxscript", "matplotlib", "tensorboard"]

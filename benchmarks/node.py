@@ -3,6 +3,7 @@ frame costs beside matching and pose, the rate that is sustained, and whether me
 
     python benchmarks/node.py                      lite where it is there, else orb
     python benchmarks/node.py --model orb --seconds 600 --rate 30
+    L2M_COMPILED=0 python benchmarks/node.py -p encode_ahead:=false -p backend:=onnxruntime
 
 overhead = frame (message -> Frame) + publish; matching and pose are listed, not counted. The bytes
 that a frame copies on its way are printed first (copies.py). Rate and latency hold for a machine
@@ -52,6 +53,7 @@ class Options:
     frames: int
     domain: int
     depth: bool
+    parameters: tuple[str, ...] = ()  # NAME:=VALUE
 
 
 class Camera:
@@ -111,7 +113,7 @@ class Bench:
             self._executor.spin_once(timeout_sec=0.1)
 
     def _start(self) -> subprocess.Popen:
-        parameters = [f"model:={self._options.model}"]
+        parameters = [f"model:={self._options.model}", *self._options.parameters]
         if not self._options.depth:
             parameters.append("depth:=ignore")
         ros = [word for p in parameters for word in ("-p", p)]
@@ -213,10 +215,11 @@ def parse(arguments: list[str] | None) -> Options:
     parser.add_argument("--rate", type=float, default=15.0, help="of the camera, Hz")
     parser.add_argument("--frames", type=int, default=40, help="different images")
     parser.add_argument("--no-depth", action="store_true")
+    parser.add_argument("-p", "--param", action="append", default=[], metavar="NAME:=VALUE")
     parser.add_argument("--domain", type=int, default=os.getpid() % 100 + 1)
     a = parser.parse_args(arguments)
     model = a.model or default_model()
-    return Options(model, a.seconds, a.rate, a.frames, a.domain, not a.no_depth)
+    return Options(model, a.seconds, a.rate, a.frames, a.domain, not a.no_depth, tuple(a.param))
 
 
 def main(arguments: list[str] | None = None) -> None:

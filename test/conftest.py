@@ -4,3 +4,13 @@ import os
 
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
+
+import pytest  # noqa: E402
+
+from l2m_ros.engines import backend  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def _onnxruntime_on_the_cpu(monkeypatch):
+    """`backend: auto` means one engine on every machine: results must not depend on the CPU."""
+    monkeypatch.setattr(backend, "_openvino_is_faster", lambda: False)

@@ -121,6 +121,24 @@ def test_auto_takes_the_first_engine_with_cuda(card, monkeypatch):
         choose_backend(card, BackendOptions(device="cuda"))
 
 
+def test_auto_takes_openvino_where_the_cpu_multiplies_in_half_precision(card, monkeypatch, caplog):
+    monkeypatch.setattr(backends, "_openvino_is_faster", lambda: True)
+    options = BackendOptions(device="cpu")
+    plain = replace(card, solve=None)
+    names = [choice.name for choice in backends.choices(plain, options)]
+    assert names == ["openvino", "onnxruntime"]
+
+    def broken(card, options):
+        raise ModelError("openvino cannot load it")
+
+    monkeypatch.setitem(backends.BACKENDS, "openvino", broken)
+    caplog.set_level("INFO", "l2m_ros")
+    assert load_backend("auto", plain, options).name == "onnxruntime"
+    assert "openvino on cpu would not open (openvino cannot load it)" in caplog.text
+    assert card.solve is not None  # a Gaussian process bears no rounded features
+    assert backends.choices(card, options)[0].name == "onnxruntime"
+
+
 def test_auto_falls_back_where_a_device_is_told_of_but_does_not_open(
     card, monkeypatch, caplog
 ) -> None:

@@ -20,22 +20,36 @@ _compiled = numba.njit(
 
 F32 = np.float32
 FLAT = F32(1e-6)  # of `subpixel.py`
-HALF, TICKS = F32(0.5), F32(32.0)
+I32 = np.int32
+ONE, HALF, TICKS, TICK = F32(1.0), F32(0.5), F32(32.0), F32(1.0 / 32.0)
 
 
 @_compiled
-def _sample(image, x, y):
-    """cv2.remap, INTER_LINEAR, BORDER_REPLICATE."""
+def _sample_all(image, level, x, y, ticks_x, ticks_y, out):
+    """cv2.remap, INTER_LINEAR, BORDER_REPLICATE, at positions in pixels of the full size.
+
+    In two loops, and without borders where there are none: the compiler vectorises them then.
+    """
     height, width = image.shape
-    ix, iy = int(np.rint(x * TICKS)), int(np.rint(y * TICKS))
-    fx, fy = F32(ix & 31) / TICKS, F32(iy & 31) / TICKS
-    column, row = ix >> 5, iy >> 5
-    left, right = min(max(column, 0), width - 1), min(max(column + 1, 0), width - 1)
-    above, below = min(max(row, 0), height - 1), min(max(row + 1, 0), height - 1)
-    one = F32(1.0)
-    upper = image[above, left] * (one - fx) + image[above, right] * fx
-    lower = image[below, left] * (one - fx) + image[below, right] * fx
-    return upper * (one - fy) + lower * fy
+    factor, low, high = F32(0.5**level), I32(0), I32(0)
+    for p in range(len(x)):
+        u, v = x[p], y[p]
+        if level:
+            u, v = (u + HALF) * factor - HALF, (v + HALF) * factor - HALF
+        ticks_x[p], ticks_y[p] = I32(np.rint(u * TICKS)), I32(np.rint(v * TICKS))
+        low = min(low, min(ticks_x[p], ticks_y[p]))
+        high = max(high, max(ticks_x[p] - width * 32, ticks_y[p] - height * 32))
+    inside = low >= 0 and high < -32
+    for p in range(len(x)):
+        column, row = ticks_x[p] >> 5, ticks_y[p] >> 5
+        fx, fy = F32(ticks_x[p] & 31) * TICK, F32(ticks_y[p] & 31) * TICK
+        right, below = column + 1, row + 1
+        if not inside:
+            column, right = min(max(column, 0), width - 1), min(max(right, 0), width - 1)
+            row, below = min(max(row, 0), height - 1), min(max(below, 0), height - 1)
+        upper = image[row, column] * (ONE - fx) + image[row, right] * fx
+        lower = image[below, column] * (ONE - fx) + image[below, right] * fx
+        out[p] = upper * (ONE - fy) + lower * fy
 
 
 @_compiled
@@ -57,22 +71,20 @@ def _dot(a, b):
 
 
 @_compiled
-def _template(query, level, u, v, radius, wide, patch, slope_x, slope_y):
+def _template(query, level, u, v, radius, work, patch, slope_x, slope_y):
     """Zero-mean patch and its slopes, the slopes free of the patch itself; its strength."""
-    reach, side = radius + 1, 2 * radius + 3
-    step, factor = F32(2.0**level), F32(0.5**level)
-    for j in range(side):
-        for i in range(side):
-            x, y = u + F32(i - reach) * step, v + F32(j - reach) * step
-            if level:
-                x, y = (x + HALF) * factor - HALF, (y + HALF) * factor - HALF
-            wide[j, i] = _sample(query, x, y)
+    side, step = 2 * radius + 3, F32(2.0**level)
+    x, y, ticks_x, ticks_y, wide = work
+    for p in range(side * side):
+        x[p] = u + F32(p % side - radius - 1) * step
+        y[p] = v + F32(p // side - radius - 1) * step
+    _sample_all(query, level, x, y, ticks_x, ticks_y, wide)
     p = 0
     for j in range(1, side - 1):
-        for i in range(1, side - 1):
-            patch[p] = wide[j, i]
-            slope_x[p] = HALF * (wide[j, i + 1] - wide[j, i - 1])
-            slope_y[p] = HALF * (wide[j + 1, i] - wide[j - 1, i])
+        for at in range(j * side + 1, j * side + side - 1):
+            patch[p] = wide[at]
+            slope_x[p] = HALF * (wide[at + 1] - wide[at - 1])
+            slope_y[p] = HALF * (wide[at + side] - wide[at - side])
             p += 1
     _zero_mean(patch)
     _zero_mean(slope_x)
@@ -82,22 +94,18 @@ def _template(query, level, u, v, radius, wide, patch, slope_x, slope_y):
     for p in range(len(patch)):
         slope_x[p] -= patch[p] * along_x
         slope_y[p] -= patch[p] * along_y
-    return max(_dot(patch, patch), FLAT)
+    return strength
 
 
 @_compiled
-def _compare(keyframe, level, u, v, A, radius, coarser, patch, strength, seen, rest):
+def _compare(keyframe, level, u, v, A, offsets, work, patch, strength, seen, rest):
     """Gain of the patch about (u, v) over the template; `seen` and what the gain leaves over."""
-    factor = F32(0.5**level)
-    p = 0
-    for j in range(-radius, radius + 1):
-        for i in range(-radius, radius + 1):
-            dx, dy = F32(i) * coarser, F32(j) * coarser
-            x, y = u + (A[0, 0] * dx + A[0, 1] * dy), v + (A[1, 0] * dx + A[1, 1] * dy)
-            if level:
-                x, y = (x + HALF) * factor - HALF, (y + HALF) * factor - HALF
-            seen[p] = _sample(keyframe, x, y)
-            p += 1
+    x, y, ticks_x, ticks_y, _ = work
+    for p in range(len(seen)):
+        dx, dy = offsets[0, p], offsets[1, p]
+        x[p], y[p] = u + (A[0, 0] * dx + A[0, 1] * dy), v + (A[1, 0] * dx + A[1, 1] * dy)
+    n = len(seen)
+    _sample_all(keyframe, level, x[:n], y[:n], ticks_x, ticks_y, seen)
     _zero_mean(seen)
     gain = _dot(seen, patch) / strength
     if abs(gain) < F32(1e-3):
@@ -113,15 +121,22 @@ def align(query, keyframe, query_level, keyframe_level, query_px, keyframe_px, j
     """way (N, 2): px of the keyframe that each pair moves. sums (N, 6): slopes xx, xy, yy; gain;
     squares left over; squares seen.
     """
-    count, side = (2 * radius + 1) ** 2, 2 * radius + 3
-    wide = np.empty((side, side), F32)
+    width, count, most = 2 * radius + 1, (2 * radius + 1) ** 2, (2 * radius + 3) ** 2
+    work = (
+        np.empty(most, F32), np.empty(most, F32), np.empty(most, I32), np.empty(most, I32),
+        np.empty(most, F32),
+    )  # fmt: skip
     patch, slope_x, slope_y = np.empty(count, F32), np.empty(count, F32), np.empty(count, F32)
     seen, rest = np.empty(count, F32), np.empty(count, F32)
     coarser = F32(2.0**query_level)
+    offsets = np.empty((2, count), F32)  # px of the query
+    for p in range(count):
+        offsets[0, p] = F32(p % width - radius) * coarser
+        offsets[1, p] = F32(p // width - radius) * coarser
     for n in range(len(query_px)):
         A, u, v = jacobian[n], keyframe_px[n, 0], keyframe_px[n, 1]
         strength = _template(
-            query, query_level, query_px[n, 0], query_px[n, 1], radius, wide, patch, slope_x,
+            query, query_level, query_px[n, 0], query_px[n, 1], radius, work, patch, slope_x,
             slope_y,
         )  # fmt: skip
         xx, xy, yy = _dot(slope_x, slope_x), _dot(slope_x, slope_y), _dot(slope_y, slope_y)
@@ -132,7 +147,7 @@ def align(query, keyframe, query_level, keyframe_level, query_px, keyframe_px, j
             dx = A[0, 0] * (shift_x * coarser) + A[0, 1] * (shift_y * coarser)
             dy = A[1, 0] * (shift_x * coarser) + A[1, 1] * (shift_y * coarser)
             gain = _compare(
-                keyframe, keyframe_level, u + dx, v + dy, A, radius, coarser, patch, strength,
+                keyframe, keyframe_level, u + dx, v + dy, A, offsets, work, patch, strength,
                 seen, rest,
             )  # fmt: skip
             if k == iterations:
