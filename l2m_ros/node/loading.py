@@ -24,6 +24,7 @@ from l2m_ros.geometry.synthetic import SMALL, World, trial
 from l2m_ros.matching.matcher import Matcher
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 POLL_S = 0.05
 M_ARENA_MAX = -8  # of glibc's malloc.h
 
@@ -119,6 +120,7 @@ def warm_up(matcher: Matcher, size: tuple[int, int] = (640, 480)) -> float:
 def warm_up_pose() -> float:
     """Seconds of one pose from drawn matches: compiles what numba compiles, or loads it."""
     started_s = time.perf_counter()
+    log.info("poses: loading compiled code (10 to 20 s where it was never compiled before)")
     noise = DepthNoise(0.002, 0.002)
     world = World("warm-up", camera=SMALL, matches=100, query_depth=True, depth_noise=noise)
     drawn = trial(world, 0)
