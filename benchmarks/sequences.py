@@ -7,7 +7,9 @@ depth_scale, 0 = unknown) or L_*/R_* pairs, and meta.json with K, cameras[name] 
 {world_from_camera, stamp_s, segment, odom} and pose_sigma {m, deg}. Each is tracked with its depth
 or right image, with its odometry alone, and with neither.
 
-The truth's own sigma is added to NEES and wrong poses; frames of two segments are not compared. RPE
+The truth's own sigma is added to NEES and wrong poses. `alone` is NEES without it, `best` what an
+exactly honest covariance would have with it (`workshop.evaluation.honesty`: below 6 where the truth
+is better than it says); frames of two segments are not compared. RPE
 and ATE are evo's of the chained poses: root mean square, from frame to frame, and after Umeyama's
 alignment without scale. The drift is the last pose's error, the first laid on the truth.
 """
@@ -33,6 +35,7 @@ from l2m_ros.tracking.odometry import OdometrySample
 from l2m_ros.tracking.options import TrackerOptions
 from l2m_ros.tracking.tracker import Tracker
 from l2m_ros.types import Camera, FloatArray, Frame, RelativePose
+from l2m_ros.workshop.evaluation.honesty import honesty
 from l2m_ros.workshop.evaluation.tracking import (
     Margin,
     PosedFrame,
@@ -47,7 +50,7 @@ SOURCES = ("depth", "stereo", "odometry", "none")
 ODOM_COVARIANCE = np.diag([0.01] * 3 + [1e-4] * 3)  # constant, as drivers publish it
 HEAD = (
     "recording       source      posed %   med mm  p95 mm  med deg p95 deg    NEES  1st 2nd half"
-    "  wrong harmful  RPE mm   ATE mm  drift %  length m  not posed"
+    "  alone  best  wrong harmful  RPE mm   ATE mm  drift %  length m  not posed"
 )
 
 
@@ -189,13 +192,14 @@ def row(folder: Path, run: Run, source: str) -> str:
     sigma = TruthSigma(meta["pose_sigma"]["m"], meta["pose_sigma"]["deg"])
     errors = pose_errors(run.posed, world, sigma)
     s = summarize(errors, len(run.stamps), margin)
+    honest = honesty(run.posed, world, sigma)
     middle = np.median(run.stamps)
     halves = [errors.nees[part] for part in (errors.stamps_ns < middle, errors.stamps_ns >= middle)]
     first, second = (float(np.mean(half)) if len(half) else np.nan for half in halves)
     return (
         f"{head}{s.translation_median_mm:9.1f}{s.translation_p95_mm:8.1f}"
         f"{s.rotation_median_deg:9.3f}{s.rotation_p95_deg:8.3f}{s.nees_mean:8.2f}"
-        f"{first:6.2f}{second:6.2f}{s.wrong_poses:8d}{s.harmful_poses:8d}"
+        f"{first:6.2f}{second:6.2f}{honest.alone:8.2f}{honest.best:6.2f}{s.wrong_poses:8d}{s.harmful_poses:8d}"
         f"{_trajectory_figures(run.chained, world)}  {dict(run.why)}"
     )
 

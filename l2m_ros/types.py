@@ -362,6 +362,14 @@ class DepthCheck:
     agreed: float = 1.0  # share of the matches that two-view geometry agrees on
 
 
+@dataclass(frozen=True)
+class ShutterHint:
+    """What the residuals of a pose say of a rolling shutter (`geometry.shutter`)."""
+
+    readout_s: float  # from the first row to the last
+    information: float  # one over its variance
+
+
 @dataclass(frozen=True, eq=False)
 class MetricPose:
     """The camera in the keyframe's optical frame, in metres, with its covariance."""
@@ -374,6 +382,7 @@ class MetricPose:
     disagreement: float = 0.0  # with two-view geometry: chi-square of five degrees of freedom
     depth_check: DepthCheck | None = None  # None: no depth, or no two-view geometry to check it by
     scale_sigma: float = 0.0  # of the error that all metres share, a fraction; in `covariance` too
+    shutter: ShutterHint | None = None  # None: nothing is known of how fast the camera moved
 
     def __post_init__(self) -> None:
         _set(

@@ -79,14 +79,21 @@ def _from_depths(problem: PoseProblem, depths: Depths, source: str) -> MetricPos
     side = problem.query if np.isfinite(depths.keyframe_m).any() else problem.keyframe
     f = focal_px(side)
     initial = _scaled(problem, pairs) if depths.shift_sigma_m > 0 else None
-    fit = absolute_pose(
-        pairs,
-        problem.search(side),
-        image_area=side.width * side.height / f**2,
-        shift_sigma_m=depths.shift_sigma_m,
-        initial=depths.initial if initial is None else initial,
-        hole_sigma=problem.hole_sigma,
-    )
+
+    def posed(pairs: RayPairs, initial: FloatArray | None) -> Fit | Lost:
+        return absolute_pose(
+            pairs,
+            problem.search(side),
+            image_area=side.width * side.height / f**2,
+            shift_sigma_m=depths.shift_sigma_m,
+            initial=initial,
+            hole_sigma=problem.hole_sigma,
+        )
+
+    fit = posed(pairs, depths.initial if initial is None else initial)
+    if isinstance(fit, Fit) and not depths.coarse and problem.unroll(fit.pose, pairs.keyframe_m):
+        pairs = replace(pairs, keyframe=problem.pairs.keyframe)
+        fit = posed(pairs, fit.pose)
     if isinstance(fit, Lost):
         return fit
     with_depth = np.isfinite(pairs.keyframe_m) | np.isfinite(pairs.query_m)

@@ -6,7 +6,7 @@ matches -> checks -> rays -> PoseProblem: two-view geometry when asked for, inli
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,10 +21,12 @@ from l2m_ros.geometry.covariance import (
     pose_covariance,
     regions,
 )
+from l2m_ros.geometry.image_motion import ImageMotion
 from l2m_ros.geometry.ransac import Search
 from l2m_ros.geometry.rays import Index, RayPairs, focal_px, homogeneous
 from l2m_ros.geometry.refine import Fit
 from l2m_ros.geometry.scale import SCALE_SOURCES, DepthNoise, ScaleEvidence, ScaleRequest
+from l2m_ros.geometry.shutter import ImageRows, shift_by_readout, shift_by_velocity, unseen_readout
 from l2m_ros.geometry.texture import TextureNoise
 from l2m_ros.geometry.two_view import TwoView, relative_pose
 from l2m_ros.types import (
@@ -35,6 +37,7 @@ from l2m_ros.types import (
     Lost,
     LostReason,
     MetricPose,
+    ShutterHint,
 )
 
 # Enough to check a pose by two-view geometry; all 2,000 take 7 of 25 ms more, to the same end.
@@ -183,8 +186,48 @@ class PoseProblem:
         sigma = self.options.common_px / focal_px(self.keyframe)
         away = np.full(len(self.pairs), np.inf) if depth_m is None else depth_m
         focal = self.options.focal_sigma * focal_shift(self.pairs, T, away)
-        shift = np.stack([focal, self.options.shutter_sigma_s * self._flow_by_row()])
+        motion = self.request.evidence.motion
+        if motion is None or depth_m is None:
+            rolling = [self.options.shutter_sigma_s * self._flow_by_row()]
+        else:
+            readout_s = float(np.hypot(motion.readout_s, motion.readout_sigma_s))
+            by_velocity = shift_by_velocity(self.pairs, depth_m, self._rows, motion)
+            rolling = [
+                motion.readout_sigma_s * self.by_readout(T, depth_m, motion),
+                *(readout_s * by_velocity),
+            ]
+        shift = np.stack([focal, *rolling])
         return Common(region, depth_region, sigma, scale_sigma, shift)
+
+    def by_readout(self, T: FloatArray, depth_m: FloatArray, motion: ImageMotion) -> FloatArray:
+        """(2, N) by how much the matches in the keyframe are off, for each second of read-out."""
+        return shift_by_readout(self.pairs, T, depth_m, self._rows, motion)
+
+    @property
+    def _rows(self) -> ImageRows:
+        matches = self.request.matches
+        return ImageRows(
+            (matches.keyframe_px[:, 1] + 0.5) / self.keyframe.height - 0.5,
+            (matches.query_px[:, 1] + 0.5) / self.query.height - 0.5,
+        )
+
+    def unroll(self, T: FloatArray, depth_m: FloatArray) -> bool:
+        """Undoes a rolling shutter that is known, in `pairs`; whether there was anything to do."""
+        motion = self.request.evidence.motion
+        if motion is None or motion.readout_s == 0.0:
+            return False
+        off = motion.readout_s * self.by_readout(T, depth_m, motion)
+        self.pairs = replace(self.pairs, keyframe=self.pairs.keyframe - off)
+        self._two_view = None
+        return True
+
+    def _shutter_hint(self, fit: Fit, depth_m: FloatArray) -> ShutterHint | None:
+        """What read-out time the residuals show, with what was undone."""
+        motion = self.request.evidence.motion
+        if motion is None:
+            return None
+        hint = unseen_readout(fit, self.pairs.query, self.by_readout(fit.pose, depth_m, motion))
+        return hint and replace(hint, readout_s=hint.readout_s + motion.readout_s)
 
     def _flow_by_row(self) -> FloatArray:
         """(2, N) by how much the matches are off for each second that an image's rows take.
@@ -258,7 +301,13 @@ class PoseProblem:
         bad = _undetermined(covariance)
         support = self.support(fit, with_depth)
         return bad or MetricPose(
-            fit.pose, covariance, self.inliers(fit), source, support, scale_sigma=scale_sigma
+            fit.pose,
+            covariance,
+            self.inliers(fit),
+            source,
+            support,
+            scale_sigma=scale_sigma,
+            shutter=self._shutter_hint(fit, depth_m),
         )
 
     def checked(

@@ -13,6 +13,7 @@ import numpy as np
 
 from l2m_ros.errors import InvalidInput
 from l2m_ros.geometry.camera import unproject
+from l2m_ros.geometry.image_motion import ImageMotion
 from l2m_ros.geometry.lifted import lifted_motion
 from l2m_ros.types import Camera, Correspondences, FloatArray, Frame, Lost
 
@@ -50,7 +51,7 @@ NO_NOISE = DepthNoise(0.0, 0.0)
 
 @dataclass(frozen=True, eq=False)
 class ScaleEvidence:
-    """What is known of the scale besides the frames' own depth; all of it optional."""
+    """What is known besides the frames: of the scale, and of the motion; all of it optional."""
 
     stereo_depth: FloatArray | None = None  # (H, W) of the keyframe, metres, NaN = unknown
     stereo_sigma_px: FloatArray | None = None  # (H, W) of its disparity; None: alike everywhere
@@ -61,6 +62,7 @@ class ScaleEvidence:
     mono_sigma: FloatArray | float = 0.1  # of each pixel (H, W), as a fraction of its depth
     mono_scale_sigma: float = 0.1  # common to all pixels, of the log of depth
     mono_shift_sigma_m: float = 0.1  # common to all pixels
+    motion: ImageMotion | None = None  # how fast the camera moved while the images were taken
 
     def __post_init__(self) -> None:
         if (self.odometry is None) != (self.odometry_covariance is None):

@@ -25,7 +25,7 @@ LATENCIES = 300  # frames that median and 95th percentile are taken over
 # Which status a problem's key belongs to; other keys belong to the node's.
 INPUT_KEYS = ("image", "camera_info", "depth", "right", "odom", "odom gap", "sync", "stamps",
               "right/image", "right/camera_info", "qos", "loss", "queue", "source")  # fmt: skip
-TRACKING_KEYS = ("tracking", "odometry", "odometry covariance")
+TRACKING_KEYS = ("tracking", "odometry", "odometry covariance", "depth scale")
 
 
 @dataclass(frozen=True)

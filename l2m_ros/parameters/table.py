@@ -259,7 +259,8 @@ _TRACKING = [
     Parameter("pose.focal_sigma", float(_POSE.focal_sigma), "error of the focal length in "
               "camera_info, relative", "frame", low=0.0, high=1.0),
     Parameter("pose.shutter_sigma_s", float(_POSE.shutter_sigma_s), "seconds from an image's first "
-              "row to its last that a rolling shutter may take", "frame", low=0.0, high=1.0),
+              "row to its last that a rolling shutter may take, until tracking has learnt it "
+              "from depth; 0: a global shutter", "frame", low=0.0, high=1.0),
     Parameter("pose.depth_delay_sigma_s", float(_POSE.depth_delay_sigma_s), "seconds between a "
               "depth image and the image of its stamp", "frame", low=0.0, high=1.0),
     Parameter("pose.texture_grey", float(_POSE.texture.grey), "by how many grey levels two images "

@@ -108,7 +108,7 @@ class DepthTrust:
 
         keyframe: its id; contradicted: by another check, which counts for the reputation.
         """
-        distrusted = self._distrusted(options)
+        distrusted = self.distrusted(options)
         verdict = judge(pose.depth_check, options, distrusted)
         verdict = DepthVerdict.CONTRADICTED if contradicted else verdict
         if verdict is not DepthVerdict.SILENT:
@@ -129,7 +129,8 @@ class DepthTrust:
             f"{options.depth_distrusted_after}), and this one shows none to check it by",
         )
 
-    def _distrusted(self, options: TrustOptions) -> bool:
+    def distrusted(self, options: TrustOptions) -> bool:
+        """Whether depth was contradicted in several of the last frames."""
         against = [vote for vote in self._votes if vote.contradicted]
         keyframes: set[int] = set().union(*(vote.contradicted_by for vote in against))
         return len(against) >= options.depth_distrusted_after and len(keyframes) >= MIN_KEYFRAMES

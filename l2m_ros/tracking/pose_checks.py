@@ -11,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from l2m_ros.geometry.image_motion import ImageMotion
 from l2m_ros.geometry.pose import estimate_pose
 from l2m_ros.geometry.pose_problem import PoseOptions
 from l2m_ros.tracking import odometry as wheels
 from l2m_ros.tracking import parallax, scene_scale
 from l2m_ros.tracking.chain import locate
+from l2m_ros.tracking.depth_odometry import ScaleAgainstOdometry, apart
 from l2m_ros.tracking.depth_trust import DepthTrust
 from l2m_ros.tracking.doubts import looks_alike
 from l2m_ros.tracking.gates import StampedPose, gate, implausible_motion
@@ -24,11 +26,12 @@ from l2m_ros.tracking.motion import unexpected
 from l2m_ros.tracking.odometry import OdometrySample, OdometryStep
 from l2m_ros.tracking.options import TrackerOptions
 from l2m_ros.tracking.place import Place
+from l2m_ros.tracking.readout import ShutterWatch
 from l2m_ros.tracking.result import Outcome
 from l2m_ros.tracking.scale_evidence import scale_evidence
 from l2m_ros.tracking.torn import Rows, torn
 from l2m_ros.tracking.trust import contradicted_content, contradicted_scale
-from l2m_ros.types import Correspondences, Frame, Lost, MetricPose, RelativePose
+from l2m_ros.types import Correspondences, Frame, Lost, LostReason, MetricPose, RelativePose
 
 DEPTH = "depth"  # the frames' own, of `SCALE_SOURCES`
 WARY_NS = 2_000_000_000  # how long odometry is not believed unchecked after it was contradicted
@@ -45,6 +48,7 @@ class MatchedFrame:
     keyframe: Keyframe
     pairs: Correspondences
     repeated_rows: Rows | None = None  # (H,) those that are the image's before
+    motion: ImageMotion | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +72,8 @@ class PoseChecks:
         self._slipped_ns: int | None = None  # when the scene last contradicted odometry
         self._agreed_ns = self._learned_ns = 0  # when it last agreed; when the scene became known
         self._depth_trust = DepthTrust()
+        self._scale = ScaleAgainstOdometry()
+        self._shutter = ShutterWatch(self.options.pose.shutter_sigma_s)
 
     def pose(self, seen: MatchedFrame, before: Before) -> tuple[Outcome, Remarks]:
         """The pose, if it may be believed.
@@ -75,7 +81,11 @@ class PoseChecks:
         Where depth is contradicted, odometry is asked.
         """
         step = self._odometry_step(seen)
-        outcome, remarks = self._checked(seen, before, step, self.options.pose)
+        if self._shutter.prior_sigma_s != self.options.pose.shutter_sigma_s:
+            self._shutter = ShutterWatch(self.options.pose.shutter_sigma_s)
+        motion = self._shutter.motion(seen.keyframe, before.chain, seen.frame.stamp_ns)
+        seen = replace(seen, motion=motion)
+        outcome, remarks = self._checked(seen, before, step, self._pose_options)
         known = step is not None and parallax.SOURCE in self.options.pose.sources
         if not known or not remarks.get(DEPTH):
             return outcome, remarks
@@ -95,11 +105,15 @@ class PoseChecks:
         outcome = self._estimated(seen, step, options)
         outcome, slip = self._against_parallax(seen, step, outcome, options)
         slip = slip or (WARY if self._slips(seen) else None)
-        remarks = {"odometry": slip, "odometry covariance": step.modelled if step else None}
+        remarks = {
+            "odometry": slip,
+            "odometry covariance": step.modelled if step else None,
+            "depth scale": self._scale_words,
+        }
         if not isinstance(outcome, Lost) and seen.repeated_rows is not None:
             outcome = self._torn(seen, outcome, seen.repeated_rows, step, options) or outcome
         if isinstance(outcome, MetricPose):
-            against = self._against_scale(outcome, seen.keyframe.id)
+            against = self._against_scale(outcome, seen.keyframe.id, step)
             if against is not None:
                 return against, {**remarks, outcome.scale_source: against.detail}
         outcome = gate(outcome, self.options.gates)
@@ -126,11 +140,36 @@ class PoseChecks:
 
         return torn(outcome, seen.pairs, rows, self.options.trust.min_support, posed)
 
-    def _against_scale(self, pose: MetricPose, keyframe: int) -> Lost | None:
+    @property
+    def _pose_options(self) -> PoseOptions:
+        """With a scale of the depth as unsure as odometry shows it to be."""
+        options = self.options.pose
+        excess = self._scale.excess(options.depth_scale_sigma)
+        return replace(options, depth_scale_sigma=min(excess, 1.0)) if excess else options
+
+    @property
+    def _scale_words(self) -> str | None:
+        excess = self._scale.excess(self.options.pose.depth_scale_sigma)
+        if not excess:
+            return None
+        return (
+            f"ways by depth and by odometry differ by {100 * excess:.0f} %, which is admitted: is "
+            "depth's unit right? is odom's?"
+        )
+
+    def _against_scale(
+        self, pose: MetricPose, keyframe: int, step: OdometryStep | None
+    ) -> Lost | None:
         trust = self.options.trust
         against = contradicted_scale(pose, trust)
         if pose.scale_source != DEPTH:
             return against
+        if against is None and self._depth_trust.distrusted(trust) and apart(pose, step):
+            against = Lost(
+                LostReason.CONTRADICTED,
+                "odometry: depth was contradicted lately, and puts the camera where odometry does "
+                "not",
+            )
         contradicted = against is not None
         return self._depth_trust.against(pose, trust, keyframe, contradicted) or against
 
@@ -138,7 +177,14 @@ class PoseChecks:
         """What follows is of another frame than what came before."""
         self._depth_trust.next_frame()
 
-    def learn_scene(self, seen: MatchedFrame, pose: MetricPose) -> None:
+    def learn(self, seen: MatchedFrame, pose: MetricPose, before: Place | None) -> None:
+        """A pose is believed. before: the newest place of its chain before it."""
+        self._shutter.learn(seen.keyframe, pose, before, seen.frame.stamp_ns)
+        if pose.scale_source == DEPTH:
+            self._scale.learn(pose, self._odometry_step(seen), self.options.odometry)
+        self._learn_scene(seen, pose)
+
+    def _learn_scene(self, seen: MatchedFrame, pose: MetricPose) -> None:
         """The depth of a keyframe's scene, once a motion that odometry measured shows it."""
         keyframe = seen.keyframe
         if pose.scale_source == scene_scale.SOURCE and seen.odometry is not None:
@@ -154,6 +200,7 @@ class PoseChecks:
     def hand_over(self, seen: MatchedFrame, pose: MetricPose, keyframe: Keyframe) -> None:
         """A posed frame became a keyframe: what its own keyframe knew is passed on to it."""
         known = self._scenes.get(seen.keyframe.id)
+        self._shutter.take(keyframe)
         scene, views = None, (seen.keyframe, seen.frame, seen.pairs, pose)
         if pose.scale_source == parallax.SOURCE:
             scene = parallax.depth_in_query(*views, known)
@@ -169,6 +216,7 @@ class PoseChecks:
         kept = set(keyframes)
         self._scenes = {id: scene for id, scene in self._scenes.items() if id in kept}
         self._anchors = {id: anchor for id, anchor in self._anchors.items() if id in kept}
+        self._shutter.forget_all_but(kept)
 
     def _odometry_step(self, seen: MatchedFrame) -> OdometryStep | None:
         o, anchor = self.options, self._anchors.get(seen.keyframe.id)
@@ -187,7 +235,7 @@ class PoseChecks:
     def _estimated(
         self, seen: MatchedFrame, step: OdometryStep | None, options: PoseOptions
     ) -> Outcome:
-        evidence = scale_evidence(seen.keyframe, step)
+        evidence = replace(scale_evidence(seen.keyframe, step), motion=seen.motion)
         return estimate_pose(seen.pairs, seen.frame, seen.keyframe.frame, options, evidence)
 
     def _against_parallax(

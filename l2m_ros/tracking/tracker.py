@@ -253,8 +253,9 @@ class Tracker:
         if moved is not keyframe:
             self._recovery.replace_kept(moved_chain(self._recovery.kept, keyframe, moved))
             self._keyframe = moved
+        before = self._odom.newest(moved.chain)
         place, attempt = self._odom.publish(moved, pose, sighting), attempt.against(moved)
-        self._checks.learn_scene(attempt.seen, pose)
+        self._checks.learn(attempt.seen, pose, before)
         return replace(
             attempt.result(TrackState.TRACKING, reason, now),
             odom_from_camera=place.odom_from_camera,

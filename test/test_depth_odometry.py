@@ -1,0 +1,59 @@
+"""Depth and odometry as two witnesses of the same metres."""
+
+import numpy as np
+import pytest
+
+from l2m_ros.geometry import se3
+from l2m_ros.tracking.depth_odometry import ScaleAgainstOdometry, apart
+from l2m_ros.tracking.odometry import OdometryNoise, OdometryStep
+from l2m_ros.types import MetricPose
+
+NOISE = OdometryNoise()
+
+
+def ways(factor, modelled=None, scatter=0.01, n=20, seed=0):
+    """(pose by depth, step by odometry): depth's ways are longer by a factor."""
+    rng = np.random.default_rng(seed)
+    for _ in range(n):
+        T = se3.exp(np.array([0.3, 0.05, 0.1, 0.02, 0.1, 0.0]))
+        longer = T.copy()
+        longer[:3, 3] *= factor * np.exp(scatter * rng.standard_normal())
+        pose = MetricPose(longer, 1e-6 * np.eye(6), np.ones(1, bool), "depth")
+        yield pose, OdometryStep(T, 1e-6 * np.eye(6), modelled)
+
+
+def excess(pairs, sigma=0.01):
+    scale = ScaleAgainstOdometry()
+    for pose, step in pairs:
+        scale.learn(pose, step, NOISE)
+    return scale.excess(sigma)
+
+
+def test_depth_of_a_wrong_scale_is_admitted():
+    assert excess(ways(1.05)) == pytest.approx(0.05, abs=0.01)
+
+
+def test_what_both_admit_is_left_alone():
+    assert excess(ways(1.01)) == 0.0
+    assert excess(ways(1.05, modelled="is constant")) == 0.0  # wheels that may err by 5 %
+    assert excess(ways(1.05, n=4)) == 0.0
+
+
+def test_a_slip_for_a_while_is_no_scale():
+    slipping = list(ways(0.6, n=6, seed=1))
+    assert excess([*list(ways(1.0, n=20)), *slipping]) == 0.0
+
+
+def test_short_ways_say_nothing():
+    short = [
+        (MetricPose(se3.exp(np.array([0.02, 0, 0, 0, 0, 0])), 1e-6 * np.eye(6),
+                    np.ones(1, bool), "depth"), OdometryStep(np.eye(4), np.eye(6), None))
+    ] * 20  # fmt: skip
+    assert excess(short) == 0.0
+
+
+def test_a_pose_that_is_not_where_odometry_has_it_is_apart():
+    pose, step = next(ways(1.0, scatter=0.0))
+    assert not apart(pose, step) and not apart(pose, None)
+    far, _ = next(ways(1.1, scatter=0.0))
+    assert apart(far, step)
