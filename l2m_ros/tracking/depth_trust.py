@@ -108,7 +108,7 @@ class DepthTrust:
 
         keyframe: its id; contradicted: by another check, which counts for the reputation.
         """
-        distrusted = self.distrusted(options)
+        distrusted = self._distrusted(options)
         verdict = judge(pose.depth_check, options, distrusted)
         verdict = DepthVerdict.CONTRADICTED if contradicted else verdict
         if verdict is not DepthVerdict.SILENT:
@@ -129,11 +129,15 @@ class DepthTrust:
             f"{options.depth_distrusted_after}), and this one shows none to check it by",
         )
 
-    def distrusted(self, options: TrustOptions) -> bool:
-        """Whether depth was contradicted in several of the last frames."""
+    def _distrusted(self, options: TrustOptions) -> bool:
+        """Whether depth was contradicted in several of the last frames, by several keyframes."""
         against = [vote for vote in self._votes if vote.contradicted]
         keyframes: set[int] = set().union(*(vote.contradicted_by for vote in against))
         return len(against) >= options.depth_distrusted_after and len(keyframes) >= MIN_KEYFRAMES
+
+    def doubted(self, options: TrustOptions) -> bool:
+        """... by one keyframe at least: not to be believed against another witness."""
+        return sum(vote.contradicted for vote in self._votes) >= options.depth_distrusted_after
 
     def _remember(self, verdict: DepthVerdict, check: DepthCheck | None, keyframe: int) -> None:
         vote, had = self._now, self._now.counts

@@ -164,7 +164,7 @@ class PoseChecks:
         against = contradicted_scale(pose, trust)
         if pose.scale_source != DEPTH:
             return against
-        if against is None and self._depth_trust.distrusted(trust) and apart(pose, step):
+        if against is None and self._depth_trust.doubted(trust) and apart(pose, step):
             against = Lost(
                 LostReason.CONTRADICTED,
                 "odometry: depth was contradicted lately, and puts the camera where odometry does "

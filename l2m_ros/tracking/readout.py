@@ -67,6 +67,14 @@ class Readout:
         return 0.0, float(np.hypot(sigma_s, mean_s))
 
 
+@dataclass(frozen=True, eq=False)
+class _Mean:
+    """A mean velocity."""
+
+    twist: FloatArray  # (6,)
+    seconds: float  # that it is of
+
+
 class ShutterWatch:
     """Learns the read-out time, and how fast the camera moved when each keyframe was taken."""
 
@@ -83,9 +91,9 @@ class ShutterWatch:
 
     def forget_places(self) -> None:
         """Another chain; the camera is the same."""
-        self._before: dict[int, FloatArray] = {}  # twist up to the keyframe, by its id
-        self._after: dict[int, FloatArray] = {}  # ... and from it on
-        self._now: tuple[int, FloatArray] | None = None  # stamp and twist of the last pose
+        self._before: dict[int, _Mean] = {}  # velocity up to the keyframe, by its id
+        self._after: dict[int, _Mean] = {}  # ... and from it on
+        self._now: tuple[int, _Mean] | None = None  # stamp and velocity of the last pose
 
     def forget_all_but(self, keyframes: set[int]) -> None:
         for twists in (self._before, self._after):
@@ -95,13 +103,14 @@ class ShutterWatch:
     def motion(self, keyframe: Keyframe, before: Place | None, stamp_ns: int) -> ImageMotion | None:
         """How the camera moved at both images, as far as it is known."""
         way = _since(keyframe, before, stamp_ns)
-        twists = [t[keyframe.id] for t in (self._before, self._after) if keyframe.id in t]
-        if self._readout is None or way is None or not twists:
+        means = [t[keyframe.id] for t in (self._before, self._after) if keyframe.id in t]
+        if self._readout is None or way is None or not means:
             return None
         keyframe_from_before, seconds = way
-        twist = np.mean(twists, axis=0)
-        sigma = ACCELERATION * seconds / 2
-        known = self._readout.estimate_s(seconds)
+        twist = np.mean([mean.twist for mean in means], axis=0)
+        apart_s = max(seconds, *(mean.seconds for mean in means))
+        sigma = ACCELERATION * apart_s / 2
+        known = self._readout.estimate_s(apart_s)
         return ImageMotion(twist, keyframe_from_before, seconds, sigma, *known)
 
     def learn(
@@ -113,10 +122,11 @@ class ShutterWatch:
         way, self._now = _since(keyframe, before, stamp_ns), None
         if way is None or before is None:
             return
-        twist = se3.log(se3.inverse(way[0]) @ pose.keyframe_from_camera) / way[1]
-        self._now = stamp_ns, twist
+        step = se3.log(se3.inverse(way[0]) @ pose.keyframe_from_camera)
+        mean = _Mean(step / way[1], way[1])
+        self._now = stamp_ns, mean
         if before.stamp_ns == keyframe.frame.stamp_ns:
-            self._after.setdefault(keyframe.id, twist)
+            self._after.setdefault(keyframe.id, mean)
 
     def take(self, keyframe: Keyframe) -> None:
         """The frame of the last pose became this keyframe."""
