@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from l2m_ros.geometry import se3
-from l2m_ros.tracking.depth_odometry import ScaleAgainstOdometry, apart
+from l2m_ros.tracking.depth_odometry import ScaleAgainstOdometry
 from l2m_ros.tracking.odometry import OdometryNoise, OdometryStep
 from l2m_ros.types import MetricPose
 
@@ -50,10 +50,3 @@ def test_short_ways_say_nothing():
                     np.ones(1, bool), "depth"), OdometryStep(np.eye(4), np.eye(6), None))
     ] * 20  # fmt: skip
     assert excess(short) == 0.0
-
-
-def test_a_pose_that_is_not_where_odometry_has_it_is_apart():
-    pose, step = next(ways(1.0, scatter=0.0))
-    assert not apart(pose, step) and not apart(pose, None)
-    far, _ = next(ways(1.1, scatter=0.0))
-    assert apart(far, step)

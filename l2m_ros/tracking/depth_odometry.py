@@ -12,25 +12,14 @@ from collections import deque
 
 import numpy as np
 
-from l2m_ros.geometry import se3
 from l2m_ros.tracking.odometry import MOUNTING, OdometryNoise, OdometryStep
 from l2m_ros.types import MetricPose
 
-CHI2_999_6 = 22.46  # 99.9 % of chi-square with six degrees of freedom
 LEAST_WAY_M = 0.1
 REMEMBERED = 30  # ways
 LEAST = 8  # ways before a median is believed
 TOGETHER = 4.0  # ways from one keyframe err alike
 SIGMAS = 1.5  # of what both admit
-
-
-def apart(pose: MetricPose, step: OdometryStep | None) -> bool:
-    """Whether a pose is further from where odometry has it than both admit."""
-    if step is None:
-        return False
-    off = se3.difference(pose.keyframe_from_camera, step.a_from_b)
-    squared = float(off @ np.linalg.solve(pose.covariance + step.covariance, off))
-    return squared > CHI2_999_6
 
 
 class ScaleAgainstOdometry:

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from l2m_ros.tracking.trust import TrustOptions
 from l2m_ros.types import DepthCheck, Lost, LostReason, MetricPose
 
-CLEARED_AFTER = 2  # confirmations in a row
+CLEARED_AFTER = 2  # confirmations in a row at least, and half of what contradicted
 REMEMBERED = 10  # verdicts of frames that could be checked
 PARALLAX = 2.0  # squared, over what noise explains: less shows nothing
 EXPLAINED = 1.0  # what depth leaves over, where that is all noise
@@ -85,7 +85,7 @@ class _Vote:
 
 
 class DepthTrust:
-    """Remembers the last votes, until two confirmations in a row clear them."""
+    """Remembers the last votes, until enough confirmations in a row clear them."""
 
     def __init__(self) -> None:
         self.reset()
@@ -136,7 +136,7 @@ class DepthTrust:
         return len(against) >= options.depth_distrusted_after and len(keyframes) >= MIN_KEYFRAMES
 
     def doubted(self, options: TrustOptions) -> bool:
-        """... by one keyframe at least: not to be believed against another witness."""
+        """... by one keyframe at least: not to be believed where another source gives metres."""
         return sum(vote.contradicted for vote in self._votes) >= options.depth_distrusted_after
 
     def _remember(self, verdict: DepthVerdict, check: DepthCheck | None, keyframe: int) -> None:
@@ -147,8 +147,10 @@ class DepthTrust:
             vote.contradicted_by.add(keyframe)
         if vote.counts and not had:
             self._votes.append(vote)
-        last = list(self._votes)[-CLEARED_AFTER:]
-        if len(last) == CLEARED_AFTER and all(vote.confirmed for vote in last):
+        against = sum(vote.contradicted for vote in self._votes)
+        needed = max(CLEARED_AFTER, against // 2)
+        last = list(self._votes)[-needed:]
+        if len(last) == needed and all(vote.confirmed for vote in last):
             self._votes.clear()
 
 

@@ -17,7 +17,7 @@ from l2m_ros.geometry.pose_problem import PoseOptions
 from l2m_ros.tracking import odometry as wheels
 from l2m_ros.tracking import parallax, scene_scale
 from l2m_ros.tracking.chain import locate
-from l2m_ros.tracking.depth_odometry import ScaleAgainstOdometry, apart
+from l2m_ros.tracking.depth_odometry import ScaleAgainstOdometry
 from l2m_ros.tracking.depth_trust import DepthTrust
 from l2m_ros.tracking.doubts import looks_alike
 from l2m_ros.tracking.gates import StampedPose, gate, implausible_motion
@@ -164,14 +164,12 @@ class PoseChecks:
         against = contradicted_scale(pose, trust)
         if pose.scale_source != DEPTH:
             return against
-        if against is None and self._depth_trust.doubted(trust) and apart(pose, step):
-            against = Lost(
-                LostReason.CONTRADICTED,
-                "odometry: depth was contradicted lately, and puts the camera where odometry does "
-                "not",
-            )
+        doubted = self._depth_trust.doubted(trust)
         contradicted = against is not None
-        return self._depth_trust.against(pose, trust, keyframe, contradicted) or against
+        against = self._depth_trust.against(pose, trust, keyframe, contradicted) or against
+        if against is None and doubted and step is not None:
+            return Lost(LostReason.CONTRADICTED, "depth was contradicted lately: odometry is used")
+        return against
 
     def next_frame(self) -> None:
         """What follows is of another frame than what came before."""
