@@ -277,6 +277,18 @@ def test_a_camera_that_is_lost_does_not_ruin_the_reputation_of_its_depth(votes):
     assert against(trust, STILL) is None
 
 
+def test_the_longer_depth_was_contradicted_the_more_clears_it():
+    trust, bad = DepthTrust(), replace(GOOD, misfit=9.0)
+    for _ in range(8):
+        against(trust, bad)
+    assert trust.doubted(TrustOptions())
+    for _ in range(4):
+        against(trust, GOOD)
+    assert trust.doubted(TrustOptions())
+    against(trust, GOOD)
+    assert not trust.doubted(TrustOptions())
+
+
 def against(trust, check, keyframe=1):
     trust.next_frame()
     return trust.against(posed_with(check), TrustOptions(), keyframe)

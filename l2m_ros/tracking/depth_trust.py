@@ -21,10 +21,13 @@ import enum
 from collections import deque
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from l2m_ros.tracking.trust import TrustOptions
 from l2m_ros.types import DepthCheck, Lost, LostReason, MetricPose
 
-CLEARED_AFTER = 2  # confirmations in a row at least, and half of what contradicted
+CLEARED_AFTER = 2  # confirmations in a row at least
+CLEARED_SHARE = 0.7  # ... and of the remembered votes against, so many
 REMEMBERED = 10  # verdicts of frames that could be checked
 PARALLAX = 2.0  # squared, over what noise explains: less shows nothing
 EXPLAINED = 1.0  # what depth leaves over, where that is all noise
@@ -148,7 +151,7 @@ class DepthTrust:
         if vote.counts and not had:
             self._votes.append(vote)
         against = sum(vote.contradicted for vote in self._votes)
-        needed = max(CLEARED_AFTER, against // 2)
+        needed = max(CLEARED_AFTER, int(np.ceil(CLEARED_SHARE * against)))
         last = list(self._votes)[-needed:]
         if len(last) == needed and all(vote.confirmed for vote in last):
             self._votes.clear()

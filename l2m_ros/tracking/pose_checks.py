@@ -247,19 +247,23 @@ class PoseChecks:
         if isinstance(outcome, Lost):
             return outcome, None
         if step is None:
-            return self._by_scene(seen, outcome), None
+            return self._by_scene(seen, outcome, None), None
         scene, moved_m = self._scenes.get(seen.keyframe.id), step.a_from_b[:3, 3]
         judged = parallax.check(seen.keyframe, seen.frame, seen.pairs, outcome, scene, moved_m)
         if judged.outcome is None:
             self._slipped_ns = seen.frame.stamp_ns
             alone = self._estimated(seen, None, options)
-            return self._by_scene(seen, alone), judged.contradiction
+            return self._by_scene(seen, alone, step), judged.contradiction
         if judged.agreed:
             self._agreed_ns = seen.frame.stamp_ns
-        return self._by_scene(seen, judged.outcome), judged.contradiction
+        return judged.outcome, judged.contradiction
 
-    def _by_scene(self, seen: MatchedFrame, outcome: Outcome) -> Outcome:
-        """In metres by the scene's known depth, where odometry gives none."""
+    def _by_scene(self, seen: MatchedFrame, outcome: Outcome, step: OdometryStep | None) -> Outcome:
+        """In metres by the scene's known depth, where odometry's length is wrong or absent.
+
+        step: odometry's way, whose turn must still agree: without metres matches choose badly
+        between a turn and a step to the side.
+        """
         scene = self._scenes.get(seen.keyframe.id)
         if scene is None or not isinstance(outcome, RelativePose):
             return outcome
@@ -268,7 +272,10 @@ class PoseChecks:
         if not established or carried_ns > scene_scale.MAX_CARRIED_NS:
             return outcome
         views = seen.keyframe, seen.frame, seen.pairs
-        return scene_scale.posed_by_scene(*views, outcome, scene) or outcome
+        pose = scene_scale.posed_by_scene(*views, outcome, scene)
+        if pose is None or (step is not None and scene_scale.turned_otherwise(pose, step)):
+            return outcome
+        return pose
 
     def _implausible(self, seen: MatchedFrame, pose: MetricPose, before: Before) -> Lost | None:
         stamp_ns, gates = seen.frame.stamp_ns, self.options.gates

@@ -27,6 +27,7 @@ from l2m_ros.types import Correspondences, FloatArray, Frame, MetricPose, Relati
 SOURCE = "scene"
 MAX_CARRIED_NS = 5_000_000_000
 ESTABLISHED_NS = 500_000_000  # odometry must have agreed for so long: it may slip from the start
+CHI2_999_3 = 16.27  # 99.9 % of chi-square with three degrees of freedom
 MAX_SPREAD = 0.25  # of the log of depth: more says that the motion is not the scene's
 
 
@@ -77,6 +78,13 @@ def posed_by_scene(
     P[:3, :3] += (length * sigma) ** 2 * np.outer(d, d)
     T = se3.transform(unit[:3, :3], length * d)
     return MetricPose(T, P, outcome.inliers, SOURCE)
+
+
+def turned_otherwise(pose: MetricPose, step: OdometryStep) -> bool:
+    """Whether odometry turned by another angle than both admit; slip lengthens ways."""
+    off = se3.difference(pose.keyframe_from_camera, step.a_from_b)[3:]
+    P = (pose.covariance + step.covariance)[3:, 3:]
+    return float(off @ np.linalg.solve(P, off)) > CHI2_999_3
 
 
 def carried_scene(
