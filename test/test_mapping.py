@@ -30,6 +30,7 @@ from l2m_ros.mapping.options import Hint, PickerOptions, RelocalizerOptions
 from l2m_ros.mapping.places import Places
 from l2m_ros.mapping.records import Edge
 from l2m_ros.mapping.relocalizer import Localized, Relocalizer
+from l2m_ros.mapping.repair import describe_anew
 from l2m_ros.mapping.retrieval import PlaceIndex
 from l2m_ros.mapping.roll import rolled
 from l2m_ros.mapping.store import open_map
@@ -144,6 +145,18 @@ def test_two_places_that_look_alike_are_no_answer(built, matcher, tmp_path):
     assert isinstance(found, Lost) and found.reason is LostReason.AMBIGUOUS
     assert "look alike" in found.detail
     twin.close(), source.close()
+
+
+def test_a_map_described_anew_keeps_the_new_features(built, tmp_path):
+    path = tmp_path / "map.l2m"
+    path.write_bytes(built.read_bytes())
+    orb = load_matcher("orb")
+    describe_anew(str(path), lambda meta: orb)
+    store = open_map(str(path))
+    first = store.ids()[0]
+    assert store.features(first, "orb", Places(store, orb).checksum) is not None
+    assert store.info().with_features["orb"] == len(store.ids())
+    store.close()
 
 
 def test_map_of_another_matcher_is_refused_with_the_remedy(store):

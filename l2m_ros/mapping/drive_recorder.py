@@ -96,7 +96,7 @@ class DriveRecorder:
         ]
         words = self.places.vocabulary if self.places.fits else None
         vector = None if words is None else words.describe(portable.local_descriptors(arrays))
-        id = self.store.add(keyframe, known, self._kept(frame, arrays), vector)
+        id = self.store.add(keyframe, known, self._kept(frame.camera.size, arrays), vector)
         self.ids.append(id)
         self.arrays.put(id, arrays)
         self.edges += [Edge(e.a, id, e.a_from_b, e.covariance, e.kind) for e in known]
@@ -145,13 +145,21 @@ class DriveRecorder:
         T = se3.compose(pose, edge.keyframe_from_camera)
         return T, se3.compose_covariance(pose, P, edge.keyframe_from_camera, edge.covariance)
 
-    def _kept(self, frame: Frame, arrays: portable.Arrays) -> StoredFeatures | None:
+    def _kept(self, image_size: tuple[int, int], arrays: portable.Arrays) -> StoredFeatures | None:
         size = sum(a.nbytes // 2 for a in arrays.values())
         if self._features_bytes + size > self.options.features_mb * 1e6:
             return None
         self._features_bytes += size
-        image_size = (frame.rgb.shape[1], frame.rgb.shape[0])
         return StoredFeatures(self.matcher.name, self.places.checksum, image_size, arrays)
+
+    def keep_features(self) -> None:
+        """This matcher's, in place of another's, of as many keyframes as `features_mb` holds."""
+        self._features_bytes = 0
+        for id in self.ids:
+            kept = self._kept(self.store.keyframe(id).camera.size, self.arrays.get(id))
+            if kept is None:
+                return
+            self.store.put_features(id, kept)
 
     # --- edges, and what goes --------------------------------------------------------------------
 

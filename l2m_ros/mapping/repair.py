@@ -201,9 +201,11 @@ def _dropped(address: str) -> Saved:
 
 
 def describe_anew(address: str, matcher_of: Callable[[dict[str, str]], Matcher]) -> None:
-    """Descriptors by this matcher; places stay as they are."""
+    """Descriptors and features by this matcher; places stay as they are."""
     store = open_map(address, write=True)
     try:
-        DriveRecorder(store, matcher_of(store.meta()), describe_anew=True).learn_vocabulary()
+        drive = DriveRecorder(store, matcher_of(store.meta()), describe_anew=True)
+        drive.keep_features()
+        drive.learn_vocabulary()
     finally:
         store.close()
