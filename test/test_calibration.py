@@ -42,6 +42,12 @@ def test_the_preset_is_a_parameter_file(done, tmp_path):
     assert "held out" in path.read_text() and "held out" in text(done)
 
 
+def test_a_truth_that_is_better_than_it_says_is_taken_for_what_it_is():
+    found = [sample(k) for k in range(12)]
+    assert calibration.truth_share(found, PoseOptions(common_px=0.05), TruthSigma(0.05, 1.0)) < 0.2
+    assert calibration.truth_share(found, CAUTIOUS, TruthSigma()) == 1.0
+
+
 def test_too_few_poses_are_refused():
     with pytest.raises(InvalidInput, match="longer recording"):
         calibration.calibrate([sample(0)] * 10, CAUTIOUS, TruthSigma())

@@ -11,7 +11,7 @@ from l2m_ros.workshop.evaluation.trajectory import Trajectory
 SIGMA = TruthSigma(0.006, 0.12)
 
 
-def run(pose_sigma, true_sigma, claimed=1.0, n=400):
+def run(pose_sigma, true_sigma, claimed=1.0, n=240):
     """Poses whose covariance is right but for a factor; a truth that errs by its sigma's share."""
     rng = np.random.default_rng(5)
     P = np.diag([pose_sigma**2] * 3 + [(0.5 * pose_sigma) ** 2] * 3)

@@ -92,6 +92,8 @@ def text(done: Calibrated) -> str:
         f"{done.poses[1]} poses held out, mean NEES {done.held_out[0]:.2f} -> "
         f"{done.held_out[1]:.2f} (6 is honest), beyond 5 sigma {done.wrong[0]} -> {done.wrong[1]}",
     ]
+    if done.truth_share < 1.0:
+        lines.append(f"the truth errs by {100 * done.truth_share:.0f} % of its stated sigma")
     lines += [f"{name}: {value:g}" for name, value in done.parameters.items()]
     return "\n".join(lines if done.parameters else [*lines, "the constants stay as they are"])
 

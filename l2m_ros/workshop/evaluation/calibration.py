@@ -10,6 +10,9 @@ constants. Fitted is the likelihood of the errors under the covariances,
 one constant after the other on a logarithmic grid. A covariance that is too large costs as well as
 one that is too small; no error costs more than five sigma, so that a wrong pose does not buy large
 covariances for all others.
+
+A truth is often better than it says: beside a T that explains all errors by itself every covariance
+is too large. So T is shrunk first, to the share that the first half's errors make likeliest.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from l2m_ros.geometry.scale import ScaleEvidence
 from l2m_ros.tracking.result import TrackResult
 from l2m_ros.tracking.scale_evidence import scale_evidence
 from l2m_ros.types import Correspondences, FloatArray, Frame, MetricPose
+from l2m_ros.workshop.evaluation.honesty import likeliest
 from l2m_ros.workshop.evaluation.tracking import WRONG_POSE_SIGMAS, TruthSigma
 from l2m_ros.workshop.evaluation.trajectory import Trajectory
 
@@ -69,6 +73,7 @@ class Calibrated:
     fitted: tuple[float, float]  # mean NEES of the first half, before and after
     held_out: tuple[float, float]  # ... of the second half
     wrong: tuple[int, int]  # poses of the second half beyond five sigma, before and after
+    truth_share: float  # of the truth's stated sigma, what its errors turned out to be
 
 
 def samples(results: Iterable[TrackResult], truth: Trajectory) -> list[Sample]:
@@ -95,6 +100,8 @@ def calibrate(found: Sequence[Sample], options: PoseOptions, truth: TruthSigma) 
         raise InvalidInput(
             f"{len(found)} poses with truth: each half takes {LEAST_POSES}; give a longer recording"
         )
+    share = truth_share(first, options, truth)
+    truth = TruthSigma(share * truth.m, share * truth.deg)
     fitted = fit(first, options, truth)
     nees = {
         (part, when): nees_of(those, these, truth)
@@ -112,7 +119,19 @@ def calibrate(found: Sequence[Sample], options: PoseOptions, truth: TruthSigma) 
         mean("first"),
         mean("second"),
         (beyond[0], beyond[1]),
+        share,
     )
+
+
+def truth_share(found: Sequence[Sample], options: PoseOptions, truth: TruthSigma) -> float:
+    """Of the truth's sigma: its likeliest share, 1 at most."""
+    known = [(pose, sample) for sample in found if (pose := sample.pose(options)) is not None]
+    if not truth.covariance().any() or not known:
+        return 1.0
+    errors = np.array([se3.difference(p.keyframe_from_camera, s.truth) for p, s in known])
+    P = np.array([pose.covariance for pose, _ in known])
+    T = np.broadcast_to(truth.covariance(), P.shape)
+    return min(1.0, float(np.sqrt(likeliest(errors, P, T)[1])))
 
 
 def fit(found: Sequence[Sample], options: PoseOptions, truth: TruthSigma) -> PoseOptions:
