@@ -4,6 +4,7 @@ Only a refusal may come out of them; each case here once ended in a traceback, a
 of memory, or a lost input.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -417,8 +418,10 @@ def test_a_cluster_that_does_not_answer_is_said_so_at_once():
 def test_ctrl_c_ends_processes_without_a_word(tmp_path):
     """Each of them printed a traceback."""
     code = (
-        "import time\nfrom l2m_ros.workshop.jobs.runners import Processes\n"
+        "import signal, time\nfrom l2m_ros.workshop.jobs.runners import Processes\n"
         "if __name__ == '__main__':\n"
+        # A shell ignores SIGINT for what it starts in the background, a test run included.
+        "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "    try:\n"
         "        for done in Processes(2).run(time.sleep, [0, 60, 60]): print(done, flush=True)\n"
         "    except KeyboardInterrupt: print('interrupted', flush=True)\n"
@@ -431,7 +434,11 @@ def test_ctrl_c_ends_processes_without_a_word(tmp_path):
     )  # fmt: skip
     assert run.stdout.readline().startswith("(0")
     os.killpg(run.pid, signal.SIGINT)
-    out, err = run.communicate(timeout=40)
+    try:
+        out, err = run.communicate(timeout=40)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)  # nothing is left where the test fails
     assert out == "interrupted\n" and err == "" and run.returncode == 0
 
 

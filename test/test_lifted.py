@@ -164,7 +164,7 @@ def test_covariance_knows_that_depths_err_together(motion):
     from dataclasses import replace
 
     world, found = replace(WORLD, motion=motion), []
-    for seed in range(16):
+    for seed in range(8):
         made, matches = with_depths(seed, world)
         pose = estimate_pose(matches, made.query, made.keyframe)
         assert isinstance(pose, MetricPose), pose

@@ -29,6 +29,7 @@ from l2m_ros.errors import BackendUnavailable, InvalidInput, ModelError
 from l2m_ros.spelling import nearest
 
 STAGES = ("encode", "reference", "match")
+MOST_THREADS = 256
 # stage: file role. A depth head has the last stage alone; a matcher has no such stage.
 GRAPHS = {"encode": "encoder", "reference": "reference", "match": "decoder", "depth": "depth"}
 QUERY, KEYFRAME = "query_", "keyframe_"  # prefixes of what `match` takes
@@ -70,9 +71,10 @@ class BackendOptions:
     def __post_init__(self) -> None:
         if self.device not in ("auto", "cpu", "cuda"):
             raise InvalidInput(f"device is {self.device!r}, known: auto, cpu, cuda")
-        if self.threads < 0 or self.workspace_mib < 1 or not 0 <= self.optimization_level <= 5:
+        threads_fit = 0 <= self.threads <= MOST_THREADS
+        if not threads_fit or self.workspace_mib < 1 or not 0 <= self.optimization_level <= 5:
             raise InvalidInput(
-                "threads must be 0 or more, workspace_mib 1 or more, optimization_level 0 to 5"
+                f"threads must be 0 to {MOST_THREADS}, workspace_mib 1 or more, optimization_level 0 to 5"
             )
 
 

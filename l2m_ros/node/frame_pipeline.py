@@ -131,7 +131,13 @@ class FramePipeline:
         self._monitor.stop()
         self._subscriptions.destroy()
         self._transforms.destroy()
-        return self._worker.stop(timeout_s)
+        if not self._worker.stop(timeout_s):
+            return False
+        # The executor may hold the last subscription, and this with it, until it wakes again: the
+        # model must not wait for that, else two of them are in memory at the next configure.
+        vars(self).pop("_tracker", None)
+        self._pending_actions.clear()
+        return True
 
     # ---- the worker's threads; they touch different things --------------------------------------
 
