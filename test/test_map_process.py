@@ -250,8 +250,11 @@ def test_options_travel_as_plain_values():
     assert wire.filled(OnlineOptions, sent) == options
 
 
-def test_full_queue_drops_the_oldest_that_no_other_was_posed_in(monkeypatch):
-    monkeypatch.setattr(map_process, "WAITING", 3)
+@pytest.mark.parametrize(
+    ("bound", "most"), [("WAITING", 3), ("WAITING_MB", 3.5e-6 * picked(1).frame.rgb.nbytes)]
+)
+def test_full_queue_drops_the_oldest_that_no_other_was_posed_in(bound, most, monkeypatch):
+    monkeypatch.setattr(map_process, bound, most)
     monkeypatch.setattr(MapProcess, "_read", lambda self: None)
     monkeypatch.setattr(MapProcess, "_send", lambda self: None)
     process = begun("none.l2m", BUILD)

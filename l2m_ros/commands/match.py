@@ -11,6 +11,7 @@ pass at a higher resolution, attenuated certainty, balanced sampling of 10000 ma
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -62,6 +63,8 @@ def run(args: argparse.Namespace) -> int:
     from l2m_ros.images import read_rgb
 
     show_log()
+    if not 0 < args.depth_scale < math.inf:
+        raise InvalidInput(f"--depth-scale {args.depth_scale}: metres per unit are more than 0")
     read = [args.a, args.b, args.depth_a, args.depth_b]
     if _is_picture(args.out):
         check_outputs([args.out], read)

@@ -74,7 +74,8 @@ class BackendOptions:
         threads_fit = 0 <= self.threads <= MOST_THREADS
         if not threads_fit or self.workspace_mib < 1 or not 0 <= self.optimization_level <= 5:
             raise InvalidInput(
-                f"threads must be 0 to {MOST_THREADS}, workspace_mib 1 or more, optimization_level 0 to 5"
+                f"threads must be 0 to {MOST_THREADS}, workspace_mib 1 or more, "
+                "optimization_level 0 to 5"
             )
 
 

@@ -18,6 +18,7 @@ from l2m_ros.tracking.odometry import OdometrySample
 from l2m_ros.tracking.result import TrackResult
 from l2m_ros.types import FloatArray, Frame
 
+MOST_SEEN = 4096  # places of one chain: a drive of days must neither fill memory nor slow tracking
 REMEMBERED = 64  # keyframes of tracking, of which five are in use
 
 
@@ -61,7 +62,7 @@ class KeyframePicker:
 
     def __init__(self, options: PickerOptions = PICKER) -> None:
         self.options = options
-        self._seen: dict[int, list[FloatArray]] = {}  # by chain: odom_from_camera
+        self._seen: dict[int, deque[FloatArray]] = {}  # by chain: odom_from_camera
         self._parents: deque[int] = deque(maxlen=REMEMBERED)  # stamps of keyframes that were picked
 
     def pick(
@@ -104,14 +105,14 @@ class KeyframePicker:
         return known(result)
 
     def _is_new(self, kept: Keyframe, in_keyframe: FloatArray) -> bool:
-        seen = self._seen.get(_space(kept), [])
+        seen = self._seen.get(_space(kept))
         if not seen:
             return True
         here = kept.odom_from_keyframe @ in_keyframe
         return float(view_distance(np.stack(seen), here).min()) > self.options.every_m
 
     def _remember(self, kept: Keyframe, in_keyframe: FloatArray) -> None:
-        seen = self._seen.setdefault(_space(kept), [])
+        seen = self._seen.setdefault(_space(kept), deque(maxlen=MOST_SEEN))
         seen.append(kept.odom_from_keyframe @ in_keyframe)
         while len(self._seen) > 8:
             self._seen.pop(next(iter(self._seen)))

@@ -7,6 +7,7 @@ same. Loops that have none tell which maps hold places that look alike.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,6 +22,7 @@ from l2m_ros.types import Frame
 
 SIGMAS_OF_WAY = 4.0  # that the way driven so far may be off, and still speak for a loop
 DETAIL_EDGES, FEW = 60, 8  # edges that are judged, and without so many nothing is said
+MOST_REFUSED = 1000  # loops without a witness that are remembered until the map is settled
 
 
 class LoopWitness:
@@ -28,7 +30,7 @@ class LoopWitness:
 
     def __init__(self, places: Places, options: MapperOptions) -> None:
         self._places, self._options = places, options
-        self._refused: list[Edge] = []
+        self._refused: deque[Edge] = deque(maxlen=MOST_REFUSED)
 
     def confirms(self, edge: Edge, frame: Frame, before: Sequence[int]) -> bool:
         """`frame` is b's; `before` are the keyframes just before b."""
