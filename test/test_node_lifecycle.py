@@ -63,8 +63,9 @@ def test_each_state_holds_what_it_should():
         bench.node.trigger_activate()
         assert entities(bench)["subscriptions"] == empty["subscriptions"] + 2
         bench.connect()
+        heard = empty["subscriptions"] + 3  # nobody publishes the others
+        bench.wait(lambda: entities(bench)["subscriptions"] == heard)
         active = entities(bench)
-        assert active["subscriptions"] == empty["subscriptions"] + 3  # nobody publishes the others
         assert active["threads"] == 2  # encode and track
         bench.recover(1)
         bench.node.trigger_deactivate()
