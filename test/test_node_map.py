@@ -75,7 +75,7 @@ def test_drive_builds_a_map_in_which_another_node_finds_itself(tmp_path):
         found: list[PoseWithCovarianceStamped] = []
         finding.listen(PoseWithCovarianceStamped, "/l2m/map_pose", found.append)
         finding.number = 4  # it starts elsewhere
-        finding.wait(lambda: finding.send() and found, 120.0, every_s=0.2)
+        finding.wait(lambda: finding.send() and found, 120.0, every_s=0.5)
         T, P = read_pose(found[0].pose)
         assert found[0].header.frame_id == "map" and np.linalg.eigvalsh(P)[0] > 0
         assert np.linalg.norm(T[:3, 3]) < 0.08 * 6 + 0.05  # along the drive, and on its line
