@@ -339,6 +339,7 @@ NUMBERS = [
     ["features", "{posed}/images/0.png", "--out", "{out}.png", "--pairs", "-1"],
     ["teach", "{posed}", "--out", "{out}", "--seed", "-1"],
     ["match", "{posed}/images/0.png", "{posed}/images/1.png", "--depth-scale", "nan"],
+    ["view-pair", "{posed}/images/0.png", "{posed}/images/1.png", "--size", "-1"],
     ["bench", "--model", "lite", "--threads", "1000000"],
     ["bench", "--model", "lite", "--threads", "99999999999999999999"],
     ["train", "encoder", "--minutes", "nan"],

@@ -126,16 +126,16 @@ def test_visible_pixels_are_visible_by_brute_force():
             ys, xs = np.nonzero(mask)
             if len(ys) < 100:
                 continue
-            chosen = rng.choice(len(ys), 100, replace=False)
+            chosen = rng.choice(len(ys), 50, replace=False)
             s = a.source_px[ys[chosen], xs[chosen]].astype(np.float64)
             w = bilinear(relief.inverse_depth.astype(np.float64), s[:, 0], s[:, 1])
-            rays = np.concatenate([s, np.ones((100, 1))], 1) @ np.linalg.inv(relief.K).T
+            rays = np.concatenate([s, np.ones((50, 1))], 1) @ np.linalg.inv(relief.K).T
             stopped = blocked(relief, rays / w[:, None], centre)
             if mask is visible:
-                total, wrong = total + 100, wrong + stopped.sum()
+                total, wrong = total + 50, wrong + stopped.sum()
             else:
-                hidden, hidden_blocked = hidden + 100, hidden_blocked + stopped.sum()
-    assert total > 1500
+                hidden, hidden_blocked = hidden + 50, hidden_blocked + stopped.sum()
+    assert total > 750
     assert wrong <= 0.002 * total
     # The check itself can say no: of the pixels without a match a part is hidden, not outside.
     assert hidden_blocked > 0.02 * hidden

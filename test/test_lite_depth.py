@@ -326,7 +326,7 @@ def test_training_learns_what_the_features_say(tmp_path):
     context = np.zeros((32, 2, 2, 3), np.float16)
     samples = Samples(cells, context, labels, np.repeat(np.arange(4), 8), np.full(32, -1))
     network = build("lite_depth", eyes=5, wide=2, width=16, deep=16, blocks=1)
-    loop = LoopOptions(steps=60, learning_rate=1e-2, warmup_steps=5, ema=0.9, bf16=False)
+    loop = LoopOptions(steps=40, learning_rate=1e-2, warmup_steps=5, ema=0.9, bf16=False)
     options = HeadOptions(batch=8, channel_dropout=0.0, loop=loop)
     assert train_head(options, network, samples, [], samples, tmp_path)
     assert np.abs(head_errors(network, samples).factor).mean() < 0.3 * np.abs(told).mean()

@@ -27,7 +27,7 @@ except ModuleNotFoundError:  # without psycopg
 
 T = np.array([[0.0, -1, 0, 0.1], [1, 0, 0, 0.2], [0, 0, 1, 0.3], [0, 0, 0, 1]])
 P = np.diag([1.0, 2, 3, 4, 5, 6]) * 1e-4
-KILLS = 50
+KILLS = 30
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,42 @@ MAP_TOPICS = {"map_pose", "path", "map_points", "map_keyframes"}
 INSTRUCTIONS = {"FROM", "SHELL", "RUN", "WORKDIR", "COPY", "USER", "ENV", "CMD"}
 
 
+# What policy.xsd of sros2 allows: of an element its attributes (! = needed) and children.
+RULE = {"ALLOW", "DENY"}
+SCHEMA = {
+    "policy": ({"version!"}, {"enclaves"}),
+    "enclaves": (set(), {"enclave"}),
+    "enclave": ({"path!"}, {"profiles"}),
+    "profiles": ({"type"}, {"profile", "metadata"}),
+    "profile": ({"ns!", "node!"}, {"topics", "services", "actions"}),
+    "topics": ({"publish", "subscribe"}, {"topic"}),
+    "services": ({"reply", "request"}, {"service"}),
+    "actions": ({"call", "execute"}, {"action"}),
+    "topic": (set(), set()),
+    "service": (set(), set()),
+    "action": (set(), set()),
+}
+
+
+def test_the_sros2_policy_keeps_the_rules_of_its_schema():
+    policy = ET.parse(ROOT / "config" / "sros2" / "l2m.policy.xml").getroot()
+    for element in policy.iter():
+        attributes, children = SCHEMA[element.tag]
+        assert set(element.keys()) <= {name.strip("!") for name in attributes}, element.tag
+        assert {name[:-1] for name in attributes if name.endswith("!")} <= set(element.keys())
+        assert {child.tag for child in element} <= children, element.tag
+        if children:
+            assert len(element), f"{element.tag} is empty"
+        else:  # a name, relative, private or absolute, of ROS
+            assert re.fullmatch(r"(~/|/)?[A-Za-z_]\w*(/[A-Za-z_]\w*)*", element.text), element.text
+    rules = [value for e in policy.iter() if e.tag in ("topics", "services", "actions")
+             for value in e.attrib.values()]  # fmt: skip
+    assert rules and set(rules) <= RULE
+    for rule in policy.iter():
+        names = [one.text for one in rule if one.tag in ("topic", "service")]
+        assert len(names) == len(set(names)), "a name stands twice under one rule"
+
+
 def test_the_sros2_policy_allows_what_the_node_has_and_no_more():
     policy = ET.parse(ROOT / "config" / "sros2" / "l2m.policy.xml").getroot()
     assert policy.tag == "policy" and policy.get("version") == "0.2.0"

@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from l2m_ros.commands.options import as_json
+from l2m_ros.commands.options import as_json, whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,18 +20,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("images", nargs="+", type=Path, metavar="A B | SCENE")
-    parser.add_argument("--pair", type=int, default=0, metavar="N", help="of a scene (default 0)")
+    parser.add_argument(
+        "--pair", type=whole(0), default=0, metavar="N", help="of a scene (default 0)"
+    )
     parser.add_argument(
         "--matcher", default=DEFAULT_MODEL, metavar="NAME",
         help="sift, orb, akaze, dis, or a model (default %(default)s)",
     )  # fmt: skip
     parser.add_argument("--backend", default="auto", help="engine of a network (default auto)")
     parser.add_argument(
-        "--size", type=int, default=640, metavar="PX",
+        "--size", type=whole(0), default=640, metavar="PX",
         help="longest side of the images (default 640; 0 = as they are)",
     )  # fmt: skip
     parser.add_argument(
-        "--lines", type=int, default=LINES, help="matches drawn (default %(default)s)"
+        "--lines", type=whole(0), default=LINES, help="matches drawn (default %(default)s)"
     )
     parser.add_argument(
         "--out", type=Path, default=Path("pair.jpg"), help="picture (default %(default)s)"
