@@ -1,11 +1,11 @@
-"""What one frame costs the processor from image to pose, by stage, ways of computing it side by side.
+"""What one frame costs the processor from image to pose, by stage, several ways side by side.
 
     python benchmarks/frame_cost.py [--frames 24] [--path handheld] [--json]
 
-Every frame of a simulated run with depth goes through one tracker a way, one after the other, so that
-a busy machine slows all of them alike. Figures are processor time of the whole process, one thread
-for the networks, medians over the frames: the time that the machine's cores are taken, which bounds the
-rate (cores * 1000 / sum, Hz) and does not depend on what else runs. Messages and publishing come on top
+Every frame of a simulated run with depth goes through one tracker a way, one after the other, so
+that a busy machine slows all of them alike. Figures are processor time of the whole process, one
+thread for the networks, medians over the frames: how long the machine's cores are taken, which
+bounds the rate (cores * 1000 / sum, Hz) whatever else runs. Messages and publishing come on top
 (benchmarks/node.py).
 """
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from l2m_ros import compiled
 from l2m_ros.geometry import se3
 from l2m_ros.geometry.covariance import independent_fraction
 from l2m_ros.geometry.pose import estimate_pose
@@ -13,7 +14,7 @@ from l2m_ros.geometry.pose_problem import PoseOptions
 from l2m_ros.geometry.rays import Noise
 from l2m_ros.geometry.refine import Fit, Part, calibration
 from l2m_ros.geometry.scale import DepthNoise
-from l2m_ros.geometry.synthetic import World, trial
+from l2m_ros.geometry.synthetic import SMALL, World, trial
 from l2m_ros.types import Correspondences, RelativePose
 
 TRIALS = 36
@@ -228,3 +229,15 @@ def test_a_wrong_focal_length_is_what_the_covariance_admits():
     P = estimate_pose(t.matches, t.query, t.keyframe, admitting).covariance
     grown = np.sqrt(np.diag(P - pose.covariance))
     assert grown == pytest.approx(np.abs(apart), rel=0.4)
+
+
+def test_sums_over_regions_are_those_of_numpy():
+    """The compiled sums against their twins, on a pose with depth in both images and a shutter."""
+    pytest.importorskip("numba")
+    given = trial(World("x", camera=SMALL, matches=300, query_depth=True, outliers=0.1), 0)
+    query = replace(given.query, stamp_ns=given.keyframe.stamp_ns + 10**8)
+    fast = estimate_pose(given.matches, query, given.keyframe)
+    with compiled.left_out():
+        slow = estimate_pose(given.matches, query, given.keyframe)
+    scale = np.abs(slow.covariance).max()
+    assert np.abs(fast.covariance - slow.covariance).max() < 1e-9 * scale

@@ -34,12 +34,14 @@ is significant counts.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from types import ModuleType
 
 import numpy as np
 import numpy.typing as npt
 
+from l2m_ros import compiled
 from l2m_ros.geometry.rays import Index
-from l2m_ros.geometry.refine import Fit
+from l2m_ros.geometry.refine import Fit, Part
 from l2m_ros.geometry.se3 import difference
 from l2m_ros.types import FloatArray
 
@@ -144,28 +146,59 @@ def inflation(fit: Fit, query: FloatArray) -> float:
 
 def _shared(fit: Fit, inverse: FloatArray, common: Common) -> FloatArray:
     """6x6: covariance of the pose by the errors that matches share."""
-    shifts = np.zeros((7, 2, REGIONS[0] * REGIONS[1]))  # of the normal equations, by region
-    depths = np.zeros((2, 7, DEPTH_REGIONS[0] * DEPTH_REGIONS[1]))
-    bias = np.zeros(7)
-    shifted = np.zeros((7, 0 if common.shift is None else len(common.shift)))
-    for part in fit.parts:
-        Jw = part.J * part.weights
-        score = np.einsum("irn,krn->ikn", Jw, part.by_match)  # (7, 2, N)
-        where = common.region[part.index]
-        for i, k in np.ndindex(7, 2):
-            shifts[i, k] += np.bincount(where, score[i, k], shifts.shape[2])
-        if part.by_depth is not None:
-            by_depth = np.einsum("irn,drn->din", Jw, part.by_depth)
-            cell = common.depth_region[part.index]
-            for d, i in np.ndindex(2, 7):
-                depths[d, i] += np.bincount(cell, by_depth[d, i], depths.shape[2])
-        bias += np.einsum("irn,rn->i", Jw, part.by_bias)
-        if common.shift is not None:
-            shifted += np.einsum("ikn,mkn->im", score, common.shift[:, :, part.index])
-    moved = inverse @ np.column_stack(
-        [common.sigma * fit.noise.texture * shifts.reshape(7, -1), *depths, bias, shifted]
+    sums = _Shared(
+        np.zeros((7, 2, REGIONS[0] * REGIONS[1])),
+        np.zeros((2, 7, DEPTH_REGIONS[0] * DEPTH_REGIONS[1])),
+        np.zeros(7),
+        np.zeros((7, 0 if common.shift is None else len(common.shift))),
     )
+    kernel = compiled.kernel("covariance")
+    for part in fit.parts:
+        if kernel is None:
+            _shared_sums_numpy(part, common, sums)
+        else:
+            _shared_sums_compiled(kernel, part, common, sums)
+    shifts = common.sigma * fit.noise.texture * sums.shifts.reshape(7, -1)
+    moved = inverse @ np.column_stack([shifts, *sums.depths, sums.bias, sums.shifted])
     return np.asarray((moved @ moved.T)[:6, :6])
+
+
+@dataclass(frozen=True, eq=False)
+class _Shared:
+    """What errors that matches share do to the normal equations, one standard deviation each."""
+
+    shifts: FloatArray  # (7, 2, regions) per normalised unit
+    depths: FloatArray  # (2, 7, depth regions)
+    bias: FloatArray  # (7,)
+    shifted: FloatArray  # (7, m)
+
+
+def _shared_sums_numpy(part: Part, common: Common, sums: _Shared) -> None:
+    Jw = part.J * part.weights
+    score = np.einsum("irn,krn->ikn", Jw, part.by_match)  # (7, 2, N)
+    where = common.region[part.index]
+    for i, k in np.ndindex(7, 2):
+        sums.shifts[i, k] += np.bincount(where, score[i, k], sums.shifts.shape[2])
+    if part.by_depth is not None:
+        by_depth = np.einsum("irn,drn->din", Jw, part.by_depth)
+        cell = common.depth_region[part.index]
+        for d, i in np.ndindex(2, 7):
+            sums.depths[d, i] += np.bincount(cell, by_depth[d, i], sums.depths.shape[2])
+    sums.bias[:] += np.einsum("irn,rn->i", Jw, part.by_bias)
+    if common.shift is not None:
+        sums.shifted[:] += np.einsum("ikn,mkn->im", score, common.shift[:, :, part.index])
+
+
+def _shared_sums_compiled(kernel: ModuleType, part: Part, common: Common, sums: _Shared) -> None:
+    array, n = compiled.array, len(part.index)
+    shift = np.zeros((0, 2, n)) if common.shift is None else common.shift[:, :, part.index]
+    by_depth = np.zeros_like(part.by_match) if part.by_depth is None else part.by_depth
+    kernel.add_shared_sums(
+        array(part.J), array(part.weights), array(part.by_match),
+        array(common.region[part.index], np.intp), array(by_depth),
+        array(common.depth_region[part.index], np.intp), array(part.by_bias), array(shift),
+        sums.shifts, sums.depths, sums.bias, sums.shifted,
+    )  # fmt: skip
 
 
 def _widened(P: FloatArray, scatter: FloatArray, fit: Fit, query: FloatArray) -> FloatArray:
@@ -229,13 +262,14 @@ def jackknife(fit: Fit, query: FloatArray) -> FloatArray:
     P = np.zeros((7, 7))
     cell = _cells(query, fit.weights > 0.5, LEFT_OUT)
     A, b = np.zeros((LEFT_OUT**2, 7, 7)), np.zeros((LEFT_OUT**2, 7))
+    kernel = compiled.kernel("covariance")
     for part in fit.parts:
-        where, Jw = cell[part.index], part.J * part.weights
-        for number in np.unique(where):
-            chosen = where == number
-            rows = Jw[:, :, chosen].reshape(7, -1)
-            A[number] += rows @ part.J[:, :, chosen].reshape(7, -1).T
-            b[number] += rows @ part.error[:, chosen].ravel()
+        if kernel is None:
+            _block_equations_numpy(cell[part.index], part, A, b)
+        else:
+            where = compiled.array(cell[part.index], np.intp)
+            matrices = (compiled.array(m) for m in (part.J, part.error, part.weights))
+            kernel.add_block_equations(where, *matrices, A, b)
     filled = A.any(axis=(1, 2))
     n = int(filled.sum())
     if n < MIN_LEFT_OUT:
@@ -247,6 +281,16 @@ def jackknife(fit: Fit, query: FloatArray) -> FloatArray:
     moved -= moved.mean(axis=0)
     P[free] = (n - 1) / n * moved.T @ moved
     return P
+
+
+def _block_equations_numpy(cell: Index, part: Part, A: FloatArray, b: FloatArray) -> None:
+    """Add the matches' shares of the normal equations to their blocks' A (n, 7, 7) and b (n, 7)."""
+    Jw = part.J * part.weights
+    for number in np.unique(cell):
+        chosen = cell == number
+        rows = Jw[:, :, chosen].reshape(7, -1)
+        A[number] += rows @ part.J[:, :, chosen].reshape(7, -1).T
+        b[number] += rows @ part.error[:, chosen].ravel()
 
 
 def across_direction(t: FloatArray) -> FloatArray:

@@ -10,6 +10,7 @@ noise         the query's pixel is exact, the keyframe's errs: a dense matcher s
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from types import ModuleType
 from typing import Any
 
@@ -66,6 +67,25 @@ class RayPairs:
         """(N,) of that covariance, the matches' own part; the texture has the rest."""
         own = noise.match * (self.noise[0] + self.noise[2])
         return np.asarray(own / (own + noise.texture * (self.floor[0] + self.floor[2])))
+
+    @cached_property
+    def for_kernel(self) -> tuple[FloatArray, ...]:
+        """What the compiled kernel reads, in its order."""
+        textured = np.zeros(len(self)) if self.textured is None else self.textured
+        d, array = self.depth_noise, compiled.array
+        return (
+            array(self.query),
+            array(self.keyframe),
+            array(self.noise),
+            array(self.floor),
+            array(textured),
+            array(self.keyframe_m),
+            array(self.keyframe_variance_factor),
+            array(self.query_m),
+            array(self.query_variance_factor),
+            array(self.slope),
+            array((d.constant_m, d.proportional, d.quadratic_per_m)),
+        )
 
     def select(self, index: Index) -> RayPairs:
         """Those that the sorted `index` names."""
@@ -150,21 +170,7 @@ def ray_pairs(
 
 def kernel_matches(kernel: ModuleType, pairs: RayPairs) -> Any:
     """The arrays that the compiled kernel takes, as its `Matches`."""
-    textured = np.zeros(len(pairs)) if pairs.textured is None else pairs.textured
-    d, array = pairs.depth_noise, compiled.array
-    return kernel.Matches(
-        array(pairs.query),
-        array(pairs.keyframe),
-        array(pairs.noise),
-        array(pairs.floor),
-        array(textured),
-        array(pairs.keyframe_m),
-        array(pairs.keyframe_variance_factor),
-        array(pairs.query_m),
-        array(pairs.query_variance_factor),
-        array(pairs.slope),
-        array((d.constant_m, d.proportional, d.quadratic_per_m)),
-    )
+    return kernel.Matches(*pairs.for_kernel)
 
 
 def homogeneous(xy: FloatArray) -> FloatArray:

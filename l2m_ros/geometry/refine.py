@@ -151,6 +151,24 @@ def refine(pairs: RayPairs, T: FloatArray, terms: Terms, noise: Noise) -> Fit | 
 
 
 @dataclass(frozen=True, eq=False)
+class Settled:
+    """A pose and which matches agree on it."""
+
+    pose: FloatArray  # 4x4 keyframe_from_camera
+    weights: FloatArray  # (N,) in [0, 1]
+
+
+def settle(pairs: RayPairs, T: FloatArray, terms: Terms, noise: Noise) -> Settled | None:
+    """`refine` without what a covariance needs: for poses on the way to another one."""
+    kernel = compiled.kernel("refine")
+    if kernel is None:
+        fit = refine(pairs, T, terms, noise)
+        return None if fit is None else Settled(fit.pose, fit.weights)
+    solved, _, pose, *_, weights = _run_kernel(kernel, pairs, T, terms, noise)
+    return Settled(pose, weights) if solved else None
+
+
+@dataclass(frozen=True, eq=False)
 class Iterated:
     """Where the iterations ended; the groups hold the rows at the last point but one."""
 
@@ -191,8 +209,20 @@ def _iterate_compiled(
     terms: Terms,
     noise: Noise,
 ) -> Iterated | None:
-    """The iterations by the compiled kernel, then the last rows by NumPy."""
-    result = kernel.iterate(
+    """The iterations by the compiled kernel, then the last rows."""
+    result = _run_kernel(kernel, pairs, T, terms, noise)
+    solved, at, pose, before, now, shift_before_m, shift_m, converged, depth_m, _ = result
+    if not solved:
+        return None
+    for group in groups:
+        group.evaluate(at, Noise(*before.tolist()), shift_before_m, depth_m[group.index])
+    return Iterated(at, pose, Noise(*now.tolist()), shift_m, converged)
+
+
+def _run_kernel(
+    kernel: ModuleType, pairs: RayPairs, T: FloatArray, terms: Terms, noise: Noise
+) -> Any:
+    return kernel.iterate(
         kernel_matches(kernel, pairs),
         tuple(compiled.array(index, np.intp) for index in _indices(terms)),
         HALF_WEIGHT,
@@ -205,12 +235,6 @@ def _iterate_compiled(
         compiled.array(T),
         compiled.array((noise.match, noise.depth, noise.texture)),
     )
-    solved, at, pose, before, now, shift_before_m, shift_m, converged, depth_m = result
-    if not solved:
-        return None
-    for group in groups:
-        group.evaluate(at, Noise(*before.tolist()), shift_before_m, depth_m[group.index])
-    return Iterated(at, pose, Noise(*now.tolist()), shift_m, converged)
 
 
 def _kernel_bounds(kernel: ModuleType) -> Any:

@@ -343,11 +343,11 @@ def write_rows(kind, m, T, noise, shift_m, depth_m, far, e_out, J_out, by_match,
 
 @_compiled
 def _pass(m, groups, half_weight, left, T, noise, shift_m, depth_m, best_m, far, sums, A, b,
-          used):  # fmt: skip
+          used, weights):  # fmt: skip
     """Add every match's share to the normal equations and to the sums for the noise.
 
     sums: match, its rows, depth, its rows, texture, its rows, all rows. A and b are about the axes
-    of the keyframe; `used` parameters are.
+    of the keyframe; `used` parameters are. Writes weights (N,) too.
     """
     R, t = T[:3, :3].copy(), T[:3, 3].copy()
     Rt_t = np.empty(3)
@@ -387,7 +387,7 @@ def _pass(m, groups, half_weight, left, T, noise, shift_m, depth_m, best_m, far,
             excess = squared - half_weight[rows]
             if excess > 700.0:
                 excess = 700.0
-            w = 1.0 / (1.0 + math.exp(0.5 * excess))
+            w = weights[i] = 1.0 / (1.0 + math.exp(0.5 * excess))
             expected = w * left[most]
             for r in range(rows):
                 of_match = 1.0 if r == 0 else (fraction if r == 1 else 0.0)
@@ -527,7 +527,7 @@ def iterate(
     m, groups, half_weight, left, prior_t, prior_W, shift_sigma_m, free, metric, o, T, noise
 ):  # fmt: skip
     """(whether there is a solution, at, T, noise before and now, shift before and now, converged,
-    (N,) the depths that the last rows belong to).
+    (N,) the depths that the last rows belong to, (N,) their weights).
 
     groups: indices of the four kinds. half_weight, left: by observed rows. prior_W: zeros where
     there is no prior.
@@ -539,14 +539,14 @@ def iterate(
     for i in groups[QUERY_DEPTH]:
         best_m[i] = m.query_m[i]
     A, b = np.zeros((PARAMETERS, PARAMETERS)), np.zeros(PARAMETERS)
-    step, sums = np.zeros(PARAMETERS), np.zeros(7)
+    step, sums, weights = np.zeros(PARAMETERS), np.zeros(7), np.zeros(n)
     used = PARAMETERS if shift_sigma_m > 0.0 else SHIFT  # the shift is not free otherwise
     at, before = T, noise
     shift_m, shift_before, converged, solved = 0.0, 0.0, False, True
     for _ in range(o.max_iterations):
         depth_m, best_m = best_m, depth_m
         _pass(m, groups, half_weight, left, T, noise, shift_m, depth_m, best_m, o.far, sums, A, b,
-              used)  # fmt: skip
+              used, weights)  # fmt: skip
         for p in range(3):
             for q in range(3):
                 A[p, q] += prior_W[p, q]
@@ -574,4 +574,4 @@ def iterate(
         converged = length < o.converged_sigmas**2
         if length < o.step_sigmas**2 and abs(noise[0] / before[0] - 1.0) < o.settled:
             break
-    return solved, at, T, before, noise, shift_before, shift_m, converged, depth_m
+    return solved, at, T, before, noise, shift_before, shift_m, converged, depth_m, weights

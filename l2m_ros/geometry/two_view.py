@@ -32,6 +32,7 @@ from l2m_ros.geometry.refine import (
     refine,
     robust_cost,
     rotation_terms,
+    settle,
 )
 from l2m_ros.geometry.residuals import epipolar_rows, infinity_rows
 from l2m_ros.geometry.triangulation import (
@@ -66,11 +67,11 @@ def relative_pose(
     pairs: RayPairs, search: Search, *, image_size: tuple[float, float], min_parallax: float
 ) -> TwoView | Lost:
     """image_size and min_parallax in normalised units."""
-    first = _fitted(pairs, find_relative(pairs, search), search)
+    first = _settled(pairs, find_relative(pairs, search), search)
     if isinstance(first, Lost):
         return first
     # Which matches are plausible is clearer after the first refinement.
-    second = _fitted(pairs, first[0].pose, search)
+    second = _fitted(pairs, first, search)
     if isinstance(second, Lost):
         return second
     fit, near = second
@@ -86,18 +87,36 @@ def relative_pose(
     return replace(view, fit=view.fit.over(near, n), general=view.general.over(near, n))
 
 
+def _settled(pairs: RayPairs, T: FloatArray, search: Search) -> FloatArray | Lost:
+    """The pose on which the matches near it agree."""
+    near = _near(pairs, T, search)
+    if isinstance(near, Lost):
+        return near
+    chosen = pairs.select(near)
+    found = settle(chosen, T, epipolar_terms(chosen), _first_noise(chosen, T))
+    return _open() if found is None else _ahead(chosen, found.pose, found.weights)
+
+
 def _fitted(pairs: RayPairs, T: FloatArray, search: Search) -> tuple[Fit, Index] | Lost:
     """The pose refined over the matches near it, and their indices."""
+    near = _near(pairs, T, search)
+    if isinstance(near, Lost):
+        return near
+    chosen = pairs.select(near)
+    fit = refine(chosen, T, epipolar_terms(chosen), _first_noise(chosen, T))
+    return _open() if fit is None else (_forward(chosen, fit), near)
+
+
+def _near(pairs: RayPairs, T: FloatArray, search: Search) -> Index | Lost:
+    """The matches that may belong to a pose."""
     distance = epipolar_distance(pairs, T)
     plausible = plausible_depth(pairs, T, distance < search.threshold, search.threshold)
     near = np.flatnonzero((distance < WIDE * search.threshold) & plausible)
-    if len(near) <= RAYS_SAMPLE:
-        return _too_few(len(near), len(pairs))
-    chosen = pairs.select(near)
-    fit = refine(chosen, T, epipolar_terms(chosen), _first_noise(chosen, T))
-    if fit is None:
-        return Lost(LostReason.DEGENERATE, "the matches do not determine a relative pose")
-    return _forward(chosen, fit), near
+    return near if len(near) > RAYS_SAMPLE else _too_few(len(near), len(pairs))
+
+
+def _open() -> Lost:
+    return Lost(LostReason.DEGENERATE, "the matches do not determine a relative pose")
 
 
 def _classified(pairs: RayPairs, fit: Fit, search: Search, min_parallax: float) -> TwoView:
@@ -152,8 +171,8 @@ def rotation_fit(pairs: RayPairs, noise: Noise) -> FloatArray:
     T = se3.transform(R, np.zeros(3))
     median = float(np.median(infinity_rows(pairs, T, None, Noise(), 0.0).squared))
     start = Noise(match=max(median / CHI2_MEDIAN_2, noise.match))
-    fit = refine(pairs, T, rotation_terms(pairs), start)
-    return T if fit is None else fit.pose
+    found = settle(pairs, T, rotation_terms(pairs), start)
+    return T if found is None else found.pose
 
 
 def _planar(pairs: RayPairs, view: TwoView, H: FloatArray) -> TwoView:
@@ -185,13 +204,17 @@ def _cost(pairs: RayPairs, fit: Fit, noise: Noise) -> float:
 
 
 def _forward(pairs: RayPairs, fit: Fit) -> Fit:
+    pose = _ahead(pairs, fit.pose, fit.weights)
+    return fit if pose is fit.pose else replace(fit, pose=pose)
+
+
+def _ahead(pairs: RayPairs, T: FloatArray, weights: FloatArray) -> FloatArray:
     """t and -t have the same epipolar lines; take the sign that puts the points in front."""
-    z = triangulated_depth(pairs, fit.pose)
-    if float((fit.weights * np.sign(z)).sum()) >= 0:
-        return fit
-    pose = fit.pose.copy()
+    if float((weights * np.sign(triangulated_depth(pairs, T))).sum()) >= 0:
+        return T
+    pose = T.copy()
     pose[:3, 3] *= -1
-    return replace(fit, pose=pose)
+    return pose
 
 
 def _parallax(pairs: RayPairs, turned: FloatArray, noise: Noise) -> float:
