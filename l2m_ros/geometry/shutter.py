@@ -75,7 +75,8 @@ def flow(points: FloatArray, twist: FloatArray) -> FloatArray:
     """(2, N) normalised units a second: of points (3, N) before a camera with this twist (6,)."""
     moved = -twist[:3, None] - se3.skew(twist[3:]) @ points
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.nan_to_num((moved[:2] - points[:2] / points[2] * moved[2]) / points[2])
+        px_s = (moved[:2] - points[:2] / points[2] * moved[2]) / points[2]
+    return np.asarray(np.nan_to_num(px_s))
 
 
 def unseen_readout(fit: Fit, query: FloatArray, shift: FloatArray) -> ShutterHint | None:

@@ -50,19 +50,20 @@ def honesty(posed: Sequence[PosedFrame], truth: Trajectory, sigma: TruthSigma) -
     errors = np.array([_error(record, truth) for record in posed])
     P = np.array([record.covariance for record in posed])
     T = np.broadcast_to(sigma.covariance(), P.shape)
-    means = [float(_nees(errors, C).mean()) for C in (P + T, P, T)] if T.any() else [
-        float(_nees(errors, P).mean())] * 2 + [np.inf]  # fmt: skip
+    stated, alone = (float(_nees(errors, C).mean()) for C in (P + T, P))
+    ceiling = float(_nees(errors, T).mean()) if T.any() else np.inf
     half = len(posed) // 2
     parts = slice(0, half), slice(half, None)
     if half < LEAST:
-        return Honesty(*means, np.nan, (np.nan, np.nan), (np.nan, np.nan))
-    fitted = [likeliest(errors[part], P[part], T[part]) for part in parts]
-    best = [
-        _expected(P[other], T[other], *factors)
-        for other, factors in zip(parts[::-1], fitted, strict=True)
-    ]
-    first, second = fitted
-    return Honesty(*means, float(np.mean(best)), (first[0], second[0]), (first[1], second[1]))
+        nothing = (np.nan, np.nan)
+        return Honesty(stated, alone, ceiling, np.nan, nothing, nothing)
+    first, second = (likeliest(errors[part], P[part], T[part]) for part in parts)
+    best = np.mean([
+        _expected(P[parts[1]], T[parts[1]], *first),
+        _expected(P[parts[0]], T[parts[0]], *second),
+    ])  # fmt: skip
+    factors = (first[0], second[0]), (first[1], second[1])
+    return Honesty(stated, alone, ceiling, float(best), *factors)
 
 
 def likeliest(errors: FloatArray, P: FloatArray, T: FloatArray) -> tuple[float, float]:
