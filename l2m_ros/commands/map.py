@@ -19,7 +19,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from l2m_ros.commands.options import BACKENDS, whole
+from l2m_ros.commands.options import BACKENDS, real, whole
 from l2m_ros.errors import InvalidInput
 from l2m_ros.files import check_outputs, local
 
@@ -60,7 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     export.add_argument("--colmap", type=Path, metavar="DIR")
     export.add_argument("--ply", type=Path, metavar="FILE")
     export.add_argument("--nerfstudio", type=Path, metavar="DIR")
-    export.add_argument("--voxel-m", type=float, default=0.02)
+    export.add_argument(
+        "--voxel-m", type=real(0.0, 1000.0), default=0.02, help="one point in each (default 0.02)"
+    )
     view = actions.add_parser("view", help="in the Rerun viewer")
     view.add_argument("map")
     view.add_argument("--save", type=Path, metavar="FILE.rrd", help="instead of a window")

@@ -45,6 +45,21 @@ def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
     return parse
 
 
+def real(low: float, high: float) -> Callable[[str], float]:
+    """A parser of a number in bounds; for argparse's `type`."""
+
+    def parse(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not low <= number <= high:
+            raise argparse.ArgumentTypeError(f"{text!r} is no number from {low:g} to {high:g}")
+        return number
+
+    return parse
+
+
 def place(text: str) -> Path | str:
     """A folder, or an address with "://" as it is."""
     return text if "://" in text else Path(text)

@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from l2m_ros.commands.options import as_json, defaults_shown, size_of
+from l2m_ros.commands.options import as_json, defaults_shown, real, size_of, whole
 from l2m_ros.files import BAG_SUFFIXES, refuse_existing
 
 
@@ -48,8 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--baseline", type=float, default=d.baseline_m, help="stereo, metres")
     parser.add_argument("--no-right", action="store_true", help="no right image: twice as fast")
     add("--depth-encoding", default="16UC1", help="16UC1 (mm) or 32FC1 (m)")
-    add("--pairs", type=int, default=60, help="of a folder")
-    add("--least-overlap", type=float, default=LEAST_OVERLAP, help="of a folder's pairs")
+    add("--pairs", type=whole(0), default=60, help="of a folder")
+    add("--least-overlap", type=real(0.0, 1.0), default=LEAST_OVERLAP, help="of a folder's pairs")
     add("--seed", type=int, default=d.seed, help="of path and noise")
     add("--scene-seed", type=int, default=d.scene_seed, help="of the world")
     parser.add_argument("--force", action="store_true", help="replace what is there")

@@ -49,6 +49,8 @@ def check_amounts(args: argparse.Namespace) -> None:
         raise InvalidInput(f"seed {args.seed}: it lies from 0 to {2**31 - 1}")
     if not 0 <= args.pairs_share <= 1:
         raise InvalidInput(f"--pairs-share {args.pairs_share}: it lies from 0 to 1")
+    if not 0 < args.taught_share < math.inf:
+        raise InvalidInput(f"--taught-share {args.taught_share}: it is more than 0")
 
 
 def settings_of(path: Path) -> dict[str, Any]:

@@ -51,9 +51,12 @@ def keyframe_points(
     return world, frame.rgb[::STRIDE_PX, ::STRIDE_PX][v, u]
 
 
+LEAST_VOXEL_M = 1e-6  # below, every point is one of its own
+
+
 def voxelised(xyz: FloatArray, rgb: ByteArray, voxel_m: float) -> tuple[FloatArray, ByteArray]:
     """The first point of each voxel."""
-    if voxel_m <= 0 or not len(xyz):
+    if voxel_m < LEAST_VOXEL_M or not len(xyz):
         return xyz, rgb
     _, first = np.unique(np.floor(xyz / voxel_m).astype(np.int64), axis=0, return_index=True)
     return xyz[first], rgb[first]

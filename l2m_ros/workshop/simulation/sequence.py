@@ -27,6 +27,10 @@ START_NS = 1_700_000_000_000_000_000
 OPTICAL_FRAME = "camera_optical_frame"
 
 
+# What can be rendered: years of frames would not fit a stamp, nor a baseline beyond the world.
+BOUNDS = {"frames": (1, 1_000_000), "rate_hz": (1e-3, 1e4), "baseline_m": (1e-4, 100.0)}
+
+
 @dataclass(frozen=True)
 class SimulationOptions:
     scene: str = "room"
@@ -49,10 +53,14 @@ class SimulationOptions:
             raise InvalidInput(f"image size must be 16 to 8192, got {self.width}x{self.height}")
         if not 10.0 <= self.hfov_deg <= 150.0:
             raise InvalidInput(f"hfov_deg must be 10 to 150, got {self.hfov_deg:g}")
-        if self.frames < 1 or not self.rate_hz > 0 or not self.baseline_m > 0 or self.seed < 0:
+        for name, (low, high) in BOUNDS.items():
+            if not low <= getattr(self, name) <= high:
+                raise InvalidInput(
+                    f"{name} lies from {low:g} to {high:g}, got {getattr(self, name):g}"
+                )
+        if not (self.seed >= 0 and self.scene_seed >= 0):
             raise InvalidInput(
-                "frames, rate_hz and baseline_m must be positive and seed not negative, got "
-                f"{self.frames}, {self.rate_hz:g}, {self.baseline_m:g}, {self.seed}"
+                f"seeds are not negative, got {self.seed} and {self.scene_seed} of the scene"
             )
 
     def camera(self) -> Camera:
