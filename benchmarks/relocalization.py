@@ -201,7 +201,12 @@ def negatives(folders: Iterable[Path], camera: Camera, every: int) -> Iterator[S
         yield Shot(Frame(rgb, camera), str(path))
 
 
-def refused(rows: list[dict[str, Any]]) -> None:
+def refused(rows: list[dict[str, Any]], folders: Iterable[Path]) -> None:
+    """In all, and for each folder of pictures, which is a kind of place."""
+    for folder in folders:
+        inside = [row for row in rows if Path(row["name"]).is_relative_to(folder)]
+        count = sum("pose" in row for row in inside)
+        print(f"    {folder.name}: {count} of {len(inside)} localized")
     found = [row["name"] for row in rows if "pose" in row]
     ms = np.median([row["ms"] for row in rows]) if rows else np.nan
     print(
@@ -248,7 +253,7 @@ def run(recording: Recording, matcher: Matcher, args: argparse.Namespace, until_
             camera = next(recording.shots()).frame.camera
             shots = negatives(args.negatives, camera, args.negatives_every)
             answers.ask(shots, relocalizer, until_s)
-            refused(answers.rows)
+            refused(answers.rows, args.negatives)
         else:
             shots = map(CHANGES[case], islice(asked.shots(), 0, None, args.every))
             answers.ask(shots, relocalizer, until_s)
