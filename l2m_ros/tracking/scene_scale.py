@@ -14,7 +14,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from l2m_ros.geometry import se3
 from l2m_ros.geometry.camera import unproject
@@ -96,6 +95,8 @@ def carried_scene(
 ) -> SceneDepth | None:
     """What the query sees of the known points, with their depth there."""
     inliers = pairs.select(pose.inliers)
+    from scipy.spatial import cKDTree  # 0.2 s to import; a node with depth needs none of it
+
     apart, index = cKDTree(known.pixels).query(inliers.keyframe_px)
     same = apart < parallax.SAME_PX
     if np.count_nonzero(same) < parallax.MIN_POINTS:
