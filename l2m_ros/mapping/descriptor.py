@@ -102,7 +102,7 @@ def learn(
 def _principal(centred: Array, count: int) -> tuple[Array, Array]:
     """(count, D) directions of the largest variance, and the variances."""
     rows, columns = centred.shape
-    if rows > columns:  # the same, without matrices of all rows: 500 images took 400 MB
+    if rows > columns:  # the same, without matrices of all rows: 400 MB for 500 images
         variances, axes = np.linalg.eigh((centred.T @ centred).astype(np.float64) / rows)
         variances, axes = np.maximum(variances[::-1], 0.0), axes[:, ::-1].T
     else:
