@@ -258,7 +258,7 @@ def test_full_queue_drops_the_oldest_that_no_other_was_posed_in(bound, most, mon
     monkeypatch.setattr(MapProcess, "_read", lambda self: None)
     monkeypatch.setattr(MapProcess, "_send", lambda self: None)
     process = begun("none.l2m", BUILD)
-    monkeypatch.setattr(process._picker, "pick", lambda result: result)
+    monkeypatch.setattr(process._picker, "pick", lambda result, *_: result)
     for entry in (picked(1), picked(2, 1), picked(3, 1), picked(4, 1), picked(5, 1)):
         process.submit(entry)
     waiting = [entry.frame.stamp_ns for entry in process._waiting]
