@@ -147,6 +147,20 @@ def test_two_places_that_look_alike_are_no_answer(built, matcher, tmp_path):
     twin.close(), source.close()
 
 
+def test_the_end_of_another_drive_is_no_witness(matcher, tmp_path, monkeypatch):
+    """What was taken just before needs no second witness, so it must be of the same drive."""
+    store = open_map(str(tmp_path / "two.l2m"), create=True)
+    for drive in range(2):
+        mapper = Mapper(store, matcher)
+        for number in range(2):
+            mapper.add(replace(elsewhere(drive), stamp_ns=10 * drive + number))
+    asked = {}
+    monkeypatch.setattr(mapper.loops, "close", lambda id, before: asked.update({id: before}))
+    mapper.finish()
+    assert asked == {1: [], 2: [1], 3: [], 4: [3]}
+    store.close()
+
+
 def test_a_map_described_anew_keeps_the_new_features(built, tmp_path):
     path = tmp_path / "map.l2m"
     path.write_bytes(built.read_bytes())

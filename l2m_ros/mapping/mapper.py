@@ -89,9 +89,14 @@ class Mapper:
         """What a map gets once when it is complete: words, loops, places, depth."""
         self.drive.learn_vocabulary()
         for id in progress(self.ids):
-            self._recent = [i for i in self.drive.ids if i < id][-self.options.recent :]
-            self.close_loops(id)
+            self.loops.close(id, self._just_before(id))
         self.settle()
+
+    def _just_before(self, id: int) -> list[int]:
+        """Of the same drive: the end of an earlier one may be anywhere."""
+        before = [i for i in self.drive.ids if i < id][-self.options.recent :]
+        run = self.store.keyframe(id).run
+        return [i for i in before if self.store.keyframe(i).run == run]
 
     def settle(self) -> None:
         """Places and depth as they are best known now, before the map is closed."""
