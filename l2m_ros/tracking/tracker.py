@@ -8,6 +8,7 @@ Expected failure is a value (`Lost`); after it the frame before and the last few
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -40,6 +41,7 @@ from l2m_ros.types import (
 )
 
 DEFAULTS = TrackerOptions()
+CORES_TO_ENCODE_AHEAD = 4
 
 
 class Tracker:
@@ -92,12 +94,15 @@ class Tracker:
 
     @property
     def may_encode_ahead(self) -> bool:
-        """Whether one thread may encode while another matches: on a CPU.
+        """Whether one thread may encode while another matches: on a CPU with cores to spare.
 
-        A GPU works off one after the other, and capturing a CUDA graph bears no work beside it.
+        A network has the threads of two cores to itself: there an image waits for the one before
+        it, at hardly more frames. A GPU works off one after the other, and capturing a CUDA graph
+        bears no work beside it.
         """
         backend = getattr(self._matcher, "backend", None)
-        return backend is None or backend.device == "cpu"
+        on_cpu = backend is None or backend.device == "cpu"
+        return on_cpu and len(os.sched_getaffinity(0)) >= CORES_TO_ENCODE_AHEAD
 
     def encode(self, frame: Frame) -> Features:
         """Features to give to `process`; any thread may encode the next frame meanwhile."""
