@@ -55,7 +55,7 @@ $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo-ready: setup.py | $(VENV)/bin/pip
-	$(BIN)/pip install -q -e '.[ros,onnx,view,map]'
+	$(BIN)/pip install -q -e '.[ros,onnx,fast,view,map]'
 	@touch $@
 
 $(VENV)/.docs-ready: setup.py | $(VENV)/bin/pip
