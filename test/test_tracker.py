@@ -176,6 +176,32 @@ def test_earlier_keyframes_are_tried_before_a_new_chain(shots):
     assert found[0].keyframe.chain == 1
 
 
+@pytest.mark.parametrize("lucky", [1, 3])
+def test_a_place_that_motion_cannot_check_is_believed_by_two_frames(shots, lucky):
+    """Three seconds later an earlier keyframe is found: by one frame alone it is not believed."""
+    matcher = oracle(shots)
+    tracker = Tracker(matcher)
+    first = run(tracker, shots)[0]
+    whole, asked = matcher.match, []
+
+    def only_the_first(query, reference):
+        if reference.data != first.keyframe.reference.data:
+            return Correspondences.empty()
+        asked.append(query)
+        return whole(query, reference) if len(asked) <= lucky else Correspondences.empty()
+
+    matcher.match = only_the_first
+    results, start_ns = [], shots[-1].frame.stamp_ns + 3_000_000_000
+    for k in range(9):
+        frame = replace(shots[k].frame, stamp_ns=start_ns + k * 100_000_000)
+        results.append(tracker.process(frame))
+    again = [r for r in results if r.keyframe is not None and r.keyframe.id == first.keyframe.id]
+    doubted = next(r for r in again if "a second frame" in r.reason)
+    assert doubted.pose is None
+    assert doubted.outcome.reason is LostReason.UNCERTAIN
+    assert any(r.pose is not None for r in again) is (lucky > 1)
+
+
 def test_after_many_losses_a_new_chain_begins_with_what_is_unknown(shots):
     matcher = Blind(oracle(shots))
     tracker = Tracker(matcher, TrackerOptions(restart_after=5))

@@ -20,6 +20,7 @@ from l2m_ros.types import FloatArray, Lost, LostReason
 
 SLACK_M, SLACK_RAD = 0.3, 0.3  # bumps, steps, and what poses err by
 SIGMAS = 3.0
+UNCHECKED_M = 0.5  # a radius beyond which motion tells no place from another
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +50,12 @@ def predicted(place: Place | None, stamp_ns: int, options: GateOptions) -> Predi
         place.unseen_m + swung_m + radius_m,
         place.unseen_rad + radius_rad,
     )
+
+
+def open_radius_m(before: Place | None, stamp_ns: int, options: GateOptions) -> float:
+    """How far from where it is expected the camera can be; infinite where nothing is known."""
+    expected = predicted(before, stamp_ns, options)
+    return float("inf") if expected is None else expected.radius_m
 
 
 def unexpected(

@@ -3,6 +3,8 @@
     beside    the newest frame that matched nothing: a camera that turned away in a moment is
               tracked against it from its next frame on
     kept      the last few keyframes, another one each frame, the newest first
+    claim     a kept keyframe that one frame found, where motion could not check it: blurred images
+              agree on false places, so it is believed when a second frame finds it too
 
 A pose beside the chain is right in its keyframe and is published; where that keyframe lies in odom
 is not known until the chain is found again, or given up.
@@ -35,6 +37,7 @@ class Recovery:
         """The chain goes on, or a new one does."""
         self.lost = 0
         self.beside: Keyframe | None = None
+        self.claim: Keyframe | None = None
         self._candidate: EncodedFrame | None = None
 
     def nothing_matched(self, now: EncodedFrame) -> None:
@@ -49,6 +52,8 @@ class Recovery:
         return self.beside
 
     def next_kept(self, failed: Keyframe) -> Keyframe | None:
-        """One of the earlier keyframes."""
+        """One of the earlier keyframes, first that which waits for a second frame."""
         others = [kept for kept in reversed(self.kept) if kept is not failed]
+        if any(kept is self.claim for kept in others):
+            return self.claim
         return others[self.lost % len(others)] if others else None

@@ -23,6 +23,7 @@ from l2m_ros.tracking.attempt import Attempt, EncodedFrame, gains_depth, words
 from l2m_ros.tracking.chain import Located, UnseenMotion, locate
 from l2m_ros.tracking.doubts import repeated_image
 from l2m_ros.tracking.keyframes import Keyframe, KeyframePolicy
+from l2m_ros.tracking.motion import UNCHECKED_M, open_radius_m
 from l2m_ros.tracking.odom_frame import BESIDE, OdomFrame, Sighting, moved_chain
 from l2m_ros.tracking.odometry import OdometrySample
 from l2m_ros.tracking.options import TrackerOptions
@@ -175,9 +176,29 @@ class Tracker:
         if keyframe is not None:
             attempt = self._attempt(now, keyframe)
             if not attempt.failed:
-                return attempt
+                return self._witnessed(now, attempt)
+        self._recovery.claim = None
         self._recovery.nothing_matched(now)
         return failed
+
+    def _witnessed(self, now: EncodedFrame, found: Attempt) -> Attempt:
+        """The keyframe that was found again, or that a second frame must find it too."""
+        keyframe = found.keyframe
+        newest = self._odom.newest_beside(keyframe.chain)
+        radius_m = open_radius_m(newest, now.frame.stamp_ns, self.options.gates)
+        if (
+            radius_m <= UNCHECKED_M
+            or keyframe is self._recovery.claim
+            or not isinstance(found.outcome, MetricPose)
+        ):
+            return found
+        self._recovery.claim = keyframe
+        doubt = Lost(
+            LostReason.UNCERTAIN,
+            f"found again at keyframe {keyframe.id} by one frame, and motion leaves "
+            f"{radius_m:.1f} m open: a second frame must find it too",
+        )
+        return replace(found, outcome=doubt)
 
     def _attempt_beside(self, now: EncodedFrame) -> Attempt | None:
         """The frame against the keyframe beside the chain, if there is one and it serves.
