@@ -345,7 +345,9 @@ def test_the_command_refuses_what_it_cannot_learn_from(tmp_path, capsys):
         given = [str(tmp_path / "SCENE.ply") if a == "SCENE" else a for a in arguments]
         assert cli.main(["train", "align", *given, "--steps", "1"]) == 2
         assert words in capsys.readouterr().err
-    assert cli.main(["train", "decoder", "--align", "h.safetensors", "--steps", "1"]) == 2
+    head = tmp_path / "h.safetensors"
+    head.write_bytes(b"anything")
+    assert cli.main(["train", "decoder", "--align", str(head), "--steps", "1"]) == 2
     assert "--model lite2" in capsys.readouterr().err
 
 

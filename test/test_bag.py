@@ -312,7 +312,7 @@ def test_a_bent_lens_does_not_fit_the_evaluation_layout(tmp_path, capsys):
         (["--scene", "rooom"], "did you mean room"),
         (["--path", "drve"], "did you mean drive"),
         (["--faults", "blurr"], "did you mean blur"),
-        (["--frames", "0"], "positive"),
+        (["--frames", "0"], "frames lies from 1"),
         (["--depth-encoding", "mono8"], "16UC1"),
     ],
 )

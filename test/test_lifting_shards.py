@@ -217,7 +217,7 @@ def test_words_on_the_command_line(photographs, tmp_path, capsys):
         ([str(tmp_path / "empty")], "holds no photographs"),
         ([str(photographs), "--views", "1"], "at least 2 views"),
         ([str(photographs), "--size", "4000x3000"], "can be stored"),
-        ([str(photographs), "--depth-model", "none.onnx"], "no such model"),
+        ([str(photographs), "--depth-model", "none.onnx"], "No such file"),
         ([str(photographs), "--difficulty", "2"], "difficulty"),
     ):
         assert cli.main(["lift", *arguments, "--out", str(tmp_path / "out")]) == 2
