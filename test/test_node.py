@@ -47,13 +47,15 @@ from l2m_ros.frames.messages import (
 from l2m_ros.node import node as node_module
 from l2m_ros.node import publishers
 from l2m_ros.node.worker import Worker
+from l2m_ros.tracking import tracker as tracker_module
 from l2m_ros.tracking.tracker import Tracker
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _often():
-    """Diagnostics five times a second: the tests wait for them."""
+    """Diagnostics five times a second: the tests wait for them. Images are encoded ahead."""
     patch = pytest.MonkeyPatch()
+    patch.setattr(tracker_module, "CORES_TO_ENCODE_AHEAD", 1)
     patch.setattr(node_module, "DIAGNOSTICS_S", 0.2)
     yield
     patch.undo()

@@ -18,6 +18,7 @@ from ros_bench import Bench, TruthMatcher
 
 from l2m_ros.errors import ModelError
 from l2m_ros.node import node as node_module
+from l2m_ros.tracking import tracker
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
@@ -52,7 +53,8 @@ def cycle(bench) -> None:
     assert bench.node.trigger_cleanup() == SUCCESS
 
 
-def test_each_state_holds_what_it_should():
+def test_each_state_holds_what_it_should(monkeypatch):
+    monkeypatch.setattr(tracker, "CORES_TO_ENCODE_AHEAD", 1)
     with Bench(activate=False) as bench:
         empty = entities(bench)
         assert empty["threads"] == 0

@@ -127,11 +127,18 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+class _ToStderr(logging.Handler):
+    """To what is stderr when something is said: a caller may have put another in its place."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
+
+
 def show_log(level: int = logging.INFO) -> None:
     """What the package says while it works (which back-end, and why) goes to stderr."""
     logger = logging.getLogger("l2m_ros")
     if not logger.handlers:
-        handler = logging.StreamHandler(sys.stderr)
+        handler = _ToStderr()
         handler.setFormatter(logging.Formatter("l2m: %(message)s"))
         logger.addHandler(handler)
     logger.setLevel(level)
