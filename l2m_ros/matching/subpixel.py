@@ -65,10 +65,11 @@ def refined(
     for each in np.unique(level):
         chosen = np.flatnonzero(level == each)
         looser, finer = max(0, -int(each)), max(0, int(each))
-        aligned = _align(
+        patches = _Patches(
             query[looser], keyframe[finer], looser, finer,
-            at[chosen], point[chosen], jacobian[chosen], options,
+            at[chosen], point[chosen], jacobian[chosen],
         )  # fmt: skip
+        aligned = _align(patches, options)
         kept = chosen[aligned.good]
         point[kept] = aligned.point[aligned.good]
         precision[kept] = aligned.precision[aligned.good]
@@ -129,6 +130,19 @@ def _pyramid(rgb: ByteArray, options: SubpixelOptions) -> list[F32]:
     return levels
 
 
+@dataclass(frozen=True, eq=False)
+class _Patches:
+    """Where patches lie in both images, each an image of its own pyramid level."""
+
+    query: F32
+    keyframe: F32
+    query_level: int
+    keyframe_level: int
+    query_px: FloatArray  # (N, 2)
+    keyframe_px: FloatArray  # (N, 2)
+    jacobian: FloatArray  # (N, 2, 2) of the keyframe's by the query's
+
+
 @dataclass(frozen=True)
 class _Aligned:
     point: FloatArray  # (N, 2) px of the keyframe
@@ -136,25 +150,13 @@ class _Aligned:
     good: npt.NDArray[np.bool_]
 
 
-def _align(
-    query: F32,
-    keyframe: F32,
-    query_level: int,
-    keyframe_level: int,
-    query_px: FloatArray,
-    keyframe_px: FloatArray,
-    jacobian: FloatArray,
-    options: SubpixelOptions,
-) -> _Aligned:
-    """Gauss-Newton over the shift of every patch; images of their own pyramid levels."""
-    levels = query_level, keyframe_level
+def _align(patches: _Patches, options: SubpixelOptions) -> _Aligned:
+    """Gauss-Newton over the shift of every patch."""
     kernel = compiled.kernel("subpixel")
     if kernel is None:
-        found = _shifts(query, keyframe, *levels, query_px, keyframe_px, jacobian, options)
+        found = _shifts(patches, options)
     else:
-        found = _shifts_compiled(
-            kernel, query, keyframe, *levels, query_px, keyframe_px, jacobian, options
-        )
+        found = _shifts_compiled(kernel, patches, options)
     way, xx, xy, yy, gain, left, power = found
     determinant = np.maximum(xx * yy - xy * xy, FLAT)
     weakest = 0.5 * (xx + yy - np.sqrt((xx - yy) ** 2 + 4 * xy * xy))
@@ -165,67 +167,51 @@ def _align(
     good &= weakest / count > options.texture**2
     good &= np.hypot(way[:, 0], way[:, 1]) <= options.move_px
     variance = np.maximum(left / (count - 4), options.noise_grey**2) / np.maximum(gain, 0.2) ** 2
-    variance *= options.shared * 4.0**query_level
-    covariance = _covariance(xx, xy, yy, determinant, variance, jacobian)
+    variance *= options.shared * 4.0**patches.query_level
+    covariance = _covariance(xx, xy, yy, determinant, variance, patches.jacobian)
     covariance += np.eye(2) * options.floor_px**2
     covariance[~good] = np.eye(2)  # without texture there is nothing to invert
     precision = np.linalg.inv(covariance).astype(np.float32)
-    return _Aligned(keyframe_px + way, precision, good)
+    return _Aligned(patches.keyframe_px + way, precision, good)
 
 
 # way (N, 2) px of the keyframe; slopes xx, xy, yy, gain, squares left over, squares seen: (N,) each
 _Shifts = tuple[F32, F32, F32, F32, F32, F32, F32]
 
 
-def _shifts(
-    query: F32,
-    keyframe: F32,
-    query_level: int,
-    keyframe_level: int,
-    query_px: FloatArray,
-    keyframe_px: FloatArray,
-    jacobian: FloatArray,
-    options: SubpixelOptions,
-) -> _Shifts:
+def _shifts(patches: _Patches, options: SubpixelOptions) -> _Shifts:
     """Where the patches go, and what is left over there; readable twin of `subpixel_kernel`."""
-    coarser = np.float32(2.0**query_level)
+    keyframe_px, jacobian = patches.keyframe_px, patches.jacobian
+    coarser = np.float32(2.0**patches.query_level)
     offsets = _offsets(options.radius) * coarser  # (P, 2) px of the query
-    template, slope_x, slope_y = _template(query, query_level, query_px, options.radius)
+    template, slope_x, slope_y = _template(
+        patches.query, patches.query_level, patches.query_px, options.radius
+    )
     reach = offsets @ jacobian.transpose(0, 2, 1)  # (N, P, 2) px of the keyframe
     xx, xy, yy = _dot(slope_x, slope_x), _dot(slope_x, slope_y), _dot(slope_y, slope_y)
     determinant = np.maximum(xx * yy - xy * xy, FLAT)
     strength = _dot(template, template)
-    shift = np.zeros((len(query_px), 2), np.float32)  # px of the query's level
+    shift = np.zeros((len(keyframe_px), 2), np.float32)  # px of the query's level
     for _ in range(options.iterations):
         moved = keyframe_px + _moved(jacobian, shift * coarser)
-        seen = _sampled(keyframe, keyframe_level, moved[:, None] + reach)
+        seen = _sampled(patches.keyframe, patches.keyframe_level, moved[:, None] + reach)
         gain, rest = _rest(seen, template, strength)
         bx, by = _dot(slope_x, rest) / gain, _dot(slope_y, rest) / gain
         step = np.stack([yy * bx - xy * by, xx * by - xy * bx], axis=1) / determinant[:, None]
         shift -= step.clip(-1.0, 1.0)
     way = np.asarray(_moved(jacobian, shift * coarser), np.float32)
-    seen = _sampled(keyframe, keyframe_level, (keyframe_px + way)[:, None] + reach)
+    seen = _sampled(patches.keyframe, patches.keyframe_level, (keyframe_px + way)[:, None] + reach)
     gain, rest = _rest(seen, template, strength)
     return way, xx, xy, yy, gain, _dot(rest, rest), _dot(seen, seen)
 
 
-def _shifts_compiled(
-    kernel: ModuleType,
-    query: F32,
-    keyframe: F32,
-    query_level: int,
-    keyframe_level: int,
-    query_px: FloatArray,
-    keyframe_px: FloatArray,
-    jacobian: FloatArray,
-    options: SubpixelOptions,
-) -> _Shifts:
-    n = len(query_px)
+def _shifts_compiled(kernel: ModuleType, patches: _Patches, options: SubpixelOptions) -> _Shifts:
+    p, n = patches, len(patches.query_px)
     way, sums = np.empty((n, 2), np.float32), np.empty((n, 6), np.float32)
-    given = (compiled.array(a, np.float32) for a in (query_px, keyframe_px, jacobian))
+    given = (compiled.array(a, np.float32) for a in (p.query_px, p.keyframe_px, p.jacobian))
     kernel.align(
-        compiled.array(query, np.float32), compiled.array(keyframe, np.float32),
-        query_level, keyframe_level, *given, options.radius, options.iterations, way, sums,
+        compiled.array(p.query, np.float32), compiled.array(p.keyframe, np.float32),
+        p.query_level, p.keyframe_level, *given, options.radius, options.iterations, way, sums,
     )  # fmt: skip
     xx, xy, yy, gain, left, power = np.ascontiguousarray(sums.T)
     return way, xx, xy, yy, gain, left, power

@@ -82,18 +82,14 @@ class ShutterWatch:
         """prior_sigma_s: 0 says that the shutter is known to be a global one."""
         self.prior_sigma_s = prior_sigma_s
         self._readout = Readout(prior_sigma_s) if prior_sigma_s > 0 else None
-        self.forget_places()
+        self._before: dict[int, _Mean] = {}  # velocity up to the keyframe, by its id
+        self._after: dict[int, _Mean] = {}  # ... and from it on
+        self._now: tuple[int, _Mean] | None = None  # stamp and velocity of the last pose
 
     @property
     def readout_s(self) -> float:
         """What images are corrected by; 0 while nothing is sure."""
         return 0.0 if self._readout is None else self._readout.estimate_s(0.0)[0]
-
-    def forget_places(self) -> None:
-        """Another chain; the camera is the same."""
-        self._before: dict[int, _Mean] = {}  # velocity up to the keyframe, by its id
-        self._after: dict[int, _Mean] = {}  # ... and from it on
-        self._now: tuple[int, _Mean] | None = None  # stamp and velocity of the last pose
 
     def forget_all_but(self, keyframes: set[int]) -> None:
         for twists in (self._before, self._after):

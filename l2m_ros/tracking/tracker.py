@@ -125,7 +125,7 @@ class Tracker:
             )
         if features is None:
             with times.stage("encode"):
-                features = self._matcher.encode(frame.rgb)
+                features = self.encode(frame)
         rejection = self._policy.rejection(frame.rgb)
         if rows is not None:
             rejection = rejection or "rows of the image before are in it"

@@ -195,7 +195,6 @@ def train_encoder(
 ) -> Run:
     """Fine-tune `encoder` in place; the run (its mean weights are what ships)."""
     folder.mkdir(parents=True, exist_ok=True)
-    processes = Processes.join(options.loop.device)
     loss = LOSSES[options.loss]
 
     def loss_of(model: nn.Module, batch: EncoderBatch) -> tuple[Tensor, dict[str, float]]:
@@ -204,10 +203,8 @@ def train_encoder(
             cosine = 1.0 - float(cosine_loss(features, batch))
         return loss(features, batch), {"cosine": cosine}
 
-    try:
+    with Processes.joined(options.loop.device) as processes:
         run = Run(encoder, loss_of, batches, options.loop, processes)  # type: ignore[arg-type]
         train(run, folder, validate)
         run.ema.copy_to(encoder)
         return run
-    finally:
-        processes.leave()

@@ -143,10 +143,7 @@ def train_alignment(
 ) -> bool:
     """Train; measured on pairs of `held_out`. True in the process that wrote the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    processes = Processes.join(options.loop.device)
-    try:
+    with Processes.joined(options.loop.device) as processes:
         run = Run(model, align_loss, AlignBatches(scenes, options), options.loop, processes)
         train(run, folder, AlignValidation(held_out))
         return processes.leads
-    finally:
-        processes.leave()

@@ -133,8 +133,7 @@ def train_decoder(
     True in the process that wrote the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    processes = Processes.join(options.loop.device)
-    try:
+    with Processes.joined(options.loop.device) as processes:
         batches = pairs
         if not isinstance(batches, Schedule):
             batches = Batches(batches, options.sizes, options.loop.seed, options.both_ways)
@@ -151,8 +150,6 @@ def train_decoder(
 
         train(run, folder, validate)
         return processes.leads
-    finally:
-        processes.leave()
 
 
 def _loss_of(options: DecoderOptions) -> LossOf:

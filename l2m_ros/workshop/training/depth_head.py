@@ -266,10 +266,7 @@ def train_head(
     batches = HeadBatches(
         [rendered, *recorded], [1.0 - (options.real_share if recorded else 0.0), *real], options
     )
-    processes = Processes.join(options.loop.device)
-    try:
+    with Processes.joined(options.loop.device) as processes:
         run = Run(network, head_loss, batches, options.loop, processes)
         train(run, folder, HeadValidation(held_out))
         return processes.leads
-    finally:
-        processes.leave()

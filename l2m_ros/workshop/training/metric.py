@@ -361,11 +361,8 @@ def train_metric(
 ) -> bool:
     """Train on `pairs`, measure on `held_out`; True in the process that wrote the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    processes = Processes.join(options.loop.device)
-    try:
+    with Processes.joined(options.loop.device) as processes:
         batches = MetricBatches(pairs, options.size, options.batch, options.loop.seed)
         run = Run(network, MetricLoss(options), batches, options.loop, processes)  # type: ignore[arg-type]
         train(run, folder, MetricValidation(held_out, options.validation_pairs))
         return processes.leads
-    finally:
-        processes.leave()

@@ -6,6 +6,8 @@ Without torchrun's variables everything here does nothing, so the loop reads the
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +33,16 @@ class Processes:
     def leave(self) -> None:
         if self.count > 1 and dist.is_initialized():
             dist.destroy_process_group()
+
+    @classmethod
+    @contextmanager
+    def joined(cls, device: str) -> Iterator[Processes]:
+        """For as long as the block lasts."""
+        processes = cls.join(device)
+        try:
+            yield processes
+        finally:
+            processes.leave()
 
     @property
     def leads(self) -> bool:
