@@ -21,9 +21,10 @@ from l2m_ros.networks.lite2.aligned import HEAD, PatchHead
 from l2m_ros.networks.lite2.head_file import joined, load_head, save_head
 from l2m_ros.networks.lite2.network import build_lite2
 from l2m_ros.types import Camera
+from l2m_ros.workshop.gaussians.bank import BankOptions, SceneTable, load_bank, view_bank
 from l2m_ros.workshop.gaussians.cpu import CpuRasterizer
 from l2m_ros.workshop.gaussians.model import Gaussians, PosedCamera
-from l2m_ros.workshop.gaussians.moving import moved
+from l2m_ros.workshop.gaussians.moving import Moves, moved
 from l2m_ros.workshop.gaussians.point_encoder import (
     ATTRIBUTES,
     PointConfig,
@@ -33,17 +34,17 @@ from l2m_ros.workshop.gaussians.point_encoder import (
     voxels_of,
 )
 from l2m_ros.workshop.gaussians.rendering import render
-from l2m_ros.workshop.gaussians.seen import dominant_gaussians, voxels_seen
+from l2m_ros.workshop.gaussians.seen import voxels_seen
+from l2m_ros.workshop.lifting.torch_scenes import Draws
 from l2m_ros.workshop.training import checkpoint
 from l2m_ros.workshop.training.alignment import (
+    TOUCHING,
     Alignment,
     align_loss,
     info_nce,
-    touching_voxels,
     train_alignment,
 )
 from l2m_ros.workshop.training.alignment_data import (
-    AlignBatch,
     AlignBatches,
     Aligned,
     AlignOptions,
@@ -117,9 +118,10 @@ def test_a_quaternion_and_its_negative_are_one_attribute_and_voxels_are_bounded(
 def test_patches_see_what_is_in_front(scene):
     """The square at z = 2 hides the wall at z = 3; nothing is seen off the scene."""
     view = input_views()["4"]
-    dominant, touched = dominant_gaussians(scene.rasterizer, scene.gaussians, view)
+    raster = render(scene.rasterizer, scene.gaussians, view).raster
+    dominant = raster.dominant[None].int()
     voxels = voxels_of(scene.gaussians.means, 0.25)
-    seen = voxels_seen(dominant, voxels.index.numpy(), 4)
+    seen = voxels_seen(dominant, voxels.index[None], 4)[0].numpy()
     assert seen.shape == (15, 20)
     depth, _ = world_depth(view)
     world_z = voxels.places.numpy()[seen.clip(0), 2]
@@ -129,15 +131,17 @@ def test_patches_see_what_is_in_front(scene):
     assert front.sum() > 10 and back.sum() > 100
     assert np.abs(world_z[front] - 2).max() < 0.15  # though the wall's Gaussians lie behind
     assert (np.abs(world_z[back] - 3) < 0.15).mean() > 0.97  # an edge's Gaussian reaches over
-    assert touched[np.unique(dominant[dominant >= 0])].all()
-    empty = voxels_seen(np.full((8, 8), -1), voxels.index.numpy(), 4)
-    assert (empty == -1).all()
+    assert raster.drawn[dominant[dominant >= 0].long()].all()
+    assert (voxels_seen(torch.full((1, 8, 8), -1), voxels.index[None], 4) == -1).all()
 
 
 def test_the_most_frequent_voxel_is_seen_unless_none_is_frequent():
     dominant = np.array([[0, 0, 1, 2], [0, 1, 3, 4], [5, 5, 0, 0], [5, -1, 0, 0]])
-    voxel = np.array([7, 3, 1, 2, 4, 9])
-    assert voxels_seen(dominant, voxel, 2, least=0.5).tolist() == [[7, -1], [9, 7]]
+    voxel = torch.tensor([[7, 3, 1, 2, 4, 9]])
+    seen = voxels_seen(torch.from_numpy(dominant)[None], voxel, 2, least=0.5)
+    assert seen[0].tolist() == [[7, -1], [9, 7]]
+    nothing = torch.tensor([[[-1, -1, -1, 0], [-1, -1, -1, 0]]])  # is no voxel, however frequent
+    assert voxels_seen(nothing, voxel, 2, least=0.4)[0].tolist() == [[-1, 7]]
 
 
 def test_the_loss_is_that_of_its_slow_twin():
@@ -145,22 +149,25 @@ def test_the_loss_is_that_of_its_slow_twin():
     patches, voxels = (normalize(torch.randn(n, 8, generator=rng), dim=1) for n in (9, 5))
     of = torch.tensor([0, 0, 1, 2, 2, 2, 4, 4, 1])
     places = torch.tensor([[0.0, 0, 0], [1, 0, 0], [5, 0, 0], [9, 0, 0], [20, 0, 0]])
-    touching = touching_voxels(Voxels(torch.arange(5), places, 1.0))
+    of_sample = torch.tensor([0, 0, 0, 0, 1])  # the last is of another pair: no negative either
+    apart = Voxels(torch.arange(5), places, torch.ones(5, 1), of_sample).apart
+    touching = apart < TOUCHING
     assert touching.sum() == 7  # itself, and 0 with 1
+    free_of = ~touching & torch.isfinite(apart)
     sharp = torch.tensor(10.0)
     rows = []
     for p, own in enumerate(of.tolist()):
-        free = [t for t in range(5) if t == own or not touching[own, t]]
+        free = [t for t in range(5) if t == own or free_of[own, t]]
         e = {t: torch.exp(sharp * patches[p] @ voxels[t]) for t in free}
         rows.append(-torch.log(e[own] / sum(e.values())))
     columns = []
     for t in (0, 1, 2, 4):  # no patch shows 3
-        free = [p for p in range(9) if of[p] == t or not touching[of[p], t]]
+        free = [p for p in range(9) if of[p] == t or free_of[of[p], t]]
         e = {p: torch.exp(sharp * patches[p] @ voxels[t]) for p in free}
         own = [-torch.log(e[p] / sum(e.values())) for p in free if of[p] == t]
         columns.append(torch.stack(own).mean())
     want = 0.5 * (torch.stack(rows).mean() + torch.stack(columns).mean())
-    torch.testing.assert_close(info_nce(patches, voxels, of, touching, sharp), want)
+    torch.testing.assert_close(info_nce(patches, voxels, of, apart, sharp), want)
 
 
 def planted(seed, change):
@@ -181,26 +188,30 @@ def test_a_planted_correspondence_is_learnt_and_holds_in_scenes_never_seen():
     change = torch.randn(3, 16)
     model = Alignment(16, THIN)
     optimizer = torch.optim.Adam(model.parameters(), 6e-3)
-    never = AlignBatch([planted(1000 + i, change) for i in range(4)])
-    first = align_loss(model, never)[1]["found"]
+    never = [planted(1000 + i, change) for i in range(4)]
+
+    def found():
+        return np.mean([align_loss(model, sample)[1]["found"] for sample in never])
+
+    first = found()
     for step in range(60):
-        loss, _ = align_loss(model, AlignBatch([planted(step, change)]))
+        loss, _ = align_loss(model, planted(step, change))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     assert first < 0.3  # by chance, touching voxels among it
-    assert align_loss(model, never)[1]["found"] > 0.5
+    assert found() > 0.5
 
 
 def test_gradients_reach_everything_that_learns():
     torch.manual_seed(0)
     model = shaken(Alignment(16, THIN))
-    loss, terms = align_loss(model, AlignBatch([planted(0, torch.randn(3, 16))]))
+    loss, terms = align_loss(model, planted(0, torch.randn(3, 16)))
     loss.backward()
     silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum()]
     assert silent == [] and np.isfinite(loss.item())
     blind = replace(planted(0, torch.randn(3, 16)), seen=torch.full((96,), -1))
-    loss, terms = align_loss(model, AlignBatch([blind]))
+    loss, terms = align_loss(model, blind)
     assert loss.item() == 0.0 and terms["found"] == 0.0  # a view of nothing teaches nothing
 
 
@@ -209,16 +220,74 @@ def eyes(images):
     return torch.nn.functional.avg_pool2d(images, 16).repeat(1, 4, 1, 1)
 
 
-def test_batches_are_drawn_from_the_step_and_an_interrupted_run_is_the_same_run(scene, tmp_path):
+@pytest.fixture(scope="module")
+def bank(scene):
+    return view_bank([scene], BankOptions(views=8, width=96, height=64, seed=1))
+
+
+def test_a_bank_is_stored_whole_and_its_scenes_can_be_chosen(bank, scene, tmp_path):
+    bank.save(tmp_path / "bank.npz")
+    again = load_bank(tmp_path / "bank.npz")
+    for name, value in bank.tensors().items():
+        assert torch.equal(value, again.tensors()[name]), name
+    two = replace(bank, scene=torch.arange(8) % 3)
+    some = two.of_scenes([2, 0])
+    assert some.scene.tolist() == [0, 0, 1, 1, 1]
+    assert torch.equal(some.rgb, bank.rgb[[2, 5, 0, 3, 6]])
+
+
+def test_pairs_joined_into_a_batch_are_those_pairs(bank, scene):
+    """A batch of two is the two: the same patches and vectors of voxels."""
+    table = SceneTable.of([scene.gaussians.select(torch.arange(100)), scene.gaussians])
+    apart = replace(bank, scene=torch.ones_like(bank.scene))  # its scene is the table's second
+    scenes = SeenScenes(apart, table, eyes)
+    drawn = scenes.pairs.draw(Draws(torch.device("cpu"), 3), 2, 0.9, both_ways=False)
+    both = scenes.sample(drawn, np.random.default_rng(5))
+    torch.manual_seed(0)
+    model = shaken(Alignment(12, THIN)).eval()
+    rotation = Rotation.random
+    turns = rotation(2, random_state=0)
+    for k in range(2):
+        part = replace(
+            drawn, a=drawn.a[k : k + 1], b=drawn.b[k : k + 1],
+            images_a=drawn.images_a[k : k + 1], images_b=drawn.images_b[k : k + 1],
+        )  # fmt: skip
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(SeenScenes, "_moves", moves_of(turns[[k]]))
+            one = scenes.sample(part, np.random.default_rng(0))
+            patch.setattr(SeenScenes, "_moves", moves_of(turns))
+            two = scenes.sample(drawn, np.random.default_rng(0))
+        seen = two.seen.view(2, 2, -1)[:, k].flatten()
+        with torch.no_grad():
+            (patches, voxels), (all_patches, all_voxels) = model(one), model(two)
+        assert torch.equal(seen >= 0, one.seen >= 0) and (seen >= 0).float().mean() > 0.8
+        known = seen >= 0
+        torch.testing.assert_close(
+            all_voxels[seen[known]], voxels[one.seen[known]], atol=1e-5, rtol=0
+        )
+        torch.testing.assert_close(all_patches.view(2, 2, -1, 128)[:, k].flatten(0, 1), patches)
+    assert torch.isinf(both.voxels.apart).any() and both.voxels.sample.unique().tolist() == [0, 1]
+
+
+def moves_of(turns):
+    def moves(self, rng, drawn, means, of):
+        count = len(drawn.a)
+        return Moves.of(turns.as_matrix(), np.zeros((count, 3)), np.full(count, 0.3), 0).to(means)
+
+    return moves
+
+
+def test_batches_are_drawn_from_the_step_and_an_interrupted_run_is_the_same_run(
+    bank, scene, tmp_path
+):
     options = AlignOptions(
         width=96, height=64, held_out=2, points=THIN,
         loop=LoopOptions(steps=4, bf16=False, warmup_steps=1, ema=0.5, validate_s=1e9),
     )  # fmt: skip
-    scenes = SeenScenes([scene], eyes, options, seed=0)
-    one, again = (
+    scenes = SeenScenes(bank, SceneTable.of([scene.gaussians]), eyes)
+    sample, other = (
         AlignBatches(scenes, options).batch(3, rank=0, count=1, difficulty=0.5) for _ in "ab"
     )
-    sample, other = one.samples[0], again.samples[0]
     assert torch.equal(sample.values, other.values) and torch.equal(sample.seen, other.seen)
     assert (sample.seen >= 0).float().mean() > 0.8
 
@@ -226,7 +295,7 @@ def test_batches_are_drawn_from_the_step_and_an_interrupted_run_is_the_same_run(
         torch.manual_seed(1)
         return Alignment(12, THIN)
 
-    held_out = SeenScenes([scene], eyes, options, seed=9)
+    held_out = scenes
     train_alignment(options, model(), scenes, held_out, tmp_path / "whole")
     batches = AlignBatches.batch
 
@@ -359,7 +428,7 @@ def test_the_command_leaves_a_head_and_a_matcher_that_has_it(tmp_path, scene):
     path = write_scene(tmp_path / "scene.ply", scene)
     config = tmp_path / "align.yaml"
     config.write_text(
-        "{width: 96, height: 64, held_out: 1, points: {width: 32}, loop: {bf16: false}}"
+        "{width: 96, height: 64, held_out: 1, views: 6, points: {width: 32}, loop: {bf16: false}}"
     )
     out = tmp_path / "run"
     command = ["train", "align", "--pairs", str(path), "--config", str(config), "--out", str(out)]

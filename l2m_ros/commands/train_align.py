@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from l2m_ros.engines.model_card import ModelCard
-    from l2m_ros.workshop.training.alignment import AlignOptions
+    from l2m_ros.workshop.gaussians.bank import ViewBank
+    from l2m_ros.workshop.training.alignment_data import AlignOptions, SeenScenes
 
 FILE = "head.safetensors"
 UNSEEN_SEED = 999  # added: of pairs that are measured on
@@ -31,30 +32,48 @@ UNSEEN_SEED = 999  # added: of pairs that are measured on
 def run_align(args: argparse.Namespace) -> int:
     import torch
 
-    from l2m_ros.commands.train_input import say
+    from l2m_ros.commands.train_input import check_device, say
     from l2m_ros.networks.lite2.aligned import EYES
-    from l2m_ros.workshop.gaussians.pairs import scene_views
     from l2m_ros.workshop.training.alignment import Alignment, train_alignment
-    from l2m_ros.workshop.training.alignment_data import SeenScenes
 
     options = align_options(args, args.config)
     paths = scenes_of(args.pairs, "--pairs")
     measured = scenes_of([args.measure], "--measure") if args.measure else paths
     if not args.measure:
         say("no --measure SCENE.ply: new views of the scenes that are trained on are measured")
+    check_device(options.loop.device)
     card, network = matcher_of(args.model)
     folder, seed = args.out or Path("runs/align"), options.loop.seed
-    eyes = eyes_of(network)
     torch.manual_seed(seed)
     model = Alignment(EYES, options.points)
-    scenes = SeenScenes([scene_views(path, "cpu") for path in paths], eyes, options, seed)
-    held_out = SeenScenes(
-        [scene_views(path, "cpu") for path in measured], eyes, options, seed + UNSEEN_SEED
-    )
+    scenes = seen_scenes(paths, network, options, seed)
+    held_out = seen_scenes(measured, network, options, seed + UNSEEN_SEED)
     if train_alignment(options, model, scenes, held_out, folder):
-        write_aligned(folder, model, network, card, [path.name for path in paths])
+        network.cpu()
+        write_aligned(folder, model.cpu(), network, card, [path.name for path in paths])
         print(folder / "model")
     return 0
+
+
+def seen_scenes(
+    paths: list[Path],
+    network: Any,
+    options: AlignOptions,
+    seed: int,
+    bank: ViewBank | None = None,
+) -> SeenScenes:
+    """Views of the scenes, rendered now where no bank of them is given, on the loop's device."""
+    from l2m_ros.workshop.gaussians.bank import SceneTable, view_bank
+    from l2m_ros.workshop.gaussians.ply import read_ply
+    from l2m_ros.workshop.training.alignment_data import SeenScenes
+    from l2m_ros.workshop.training.processes import local_device
+
+    device = local_device(options.loop.device)
+    if bank is None:
+        bank = view_bank(paths, options.bank(seed))
+    table = SceneTable.of([read_ply(path) for path in paths])
+    eyes = eyes_of(network.to(device))
+    return SeenScenes(bank.to(device), table.to(device), eyes, options.voxel_patches)
 
 
 def scenes_of(paths: list[Path], argument: str) -> list[Path]:

@@ -119,11 +119,12 @@ def seen(
     """A view's image under its own light and through its own camera."""
     rgb = view.rgb
     if rng.random() < relight:
-        rgb = _relit(rng, view)
+        rgb = relit(rng, view)
     return camera_effects(rng, rgb, effects, 0.4 + 0.6 * hard)
 
 
-def _relit(rng: np.random.Generator, view: NewView) -> ByteArray:
+def relit(rng: np.random.Generator, view: NewView) -> ByteArray:
+    """The view's image under new light."""
     known = view.depth > 0
     if not known.any():
         return view.rgb
@@ -182,7 +183,7 @@ class SceneFile:
     source: Path | None = None
 
 
-opened = lru_cache(maxsize=1)(lambda file: scene_views(file.scene, file.rasterizer, file.source))
+opened = lru_cache(maxsize=4)(lambda file: scene_views(file.scene, file.rasterizer, file.source))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ nearest 16 costs less than embedding the Gaussians does.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -35,15 +36,25 @@ class PointConfig:
 
 @dataclass(frozen=True, eq=False)
 class Voxels:
-    """Which voxel each Gaussian lies in."""
+    """Which voxel each Gaussian lies in, of one or several samples: scenes that know nothing of
+    each other."""
 
     index: Tensor  # (N,) int64, 0 <= index < count
     places: Tensor  # (count, 3) mean position of its Gaussians
-    size: float
+    sizes: Tensor  # (count, 1) edges
+    sample: Tensor  # (count,) int64, which sample a voxel is of
 
     @property
     def count(self) -> int:
         return len(self.places)
+
+    @cached_property
+    def apart(self) -> Tensor:
+        """(count, count) distances in voxels; infinite between samples."""
+        here = self.places / self.sizes
+        # Not by a matrix product, which a GPU may round to ten bits.
+        far = torch.cdist(here, here, compute_mode="donot_use_mm_for_euclid_dist")
+        return far.masked_fill(self.sample[:, None] != self.sample, torch.inf)
 
 
 def attributes(gaussians: Gaussians) -> Tensor:
@@ -58,16 +69,30 @@ def attributes(gaussians: Gaussians) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
-def voxels_of(means: Tensor, size: float, most: int = 4096) -> Voxels:
-    """Voxels of that edge, or of the least larger one (by steps of a fifth) that gives `most`."""
+def voxels_of(
+    means: Tensor, size: float | Tensor, sample: Tensor | None = None, most: int = 4096
+) -> Voxels:
+    """Voxels of that edge, or of the least larger one (by steps of a fifth) that gives `most`.
+
+    size: one, or (S,) of every sample; sample (N,): which one each Gaussian is of.
+    """
+    sample = (
+        torch.zeros(len(means), dtype=torch.long, device=means.device) if sample is None else sample
+    )
+    sizes = torch.as_tensor(size, dtype=means.dtype, device=means.device).reshape(-1)
     while True:
-        cells, index = torch.unique(torch.floor(means / size), dim=0, return_inverse=True)
-        if len(cells) <= most:
+        cells = torch.floor(means / sizes[sample][:, None]).long()
+        keys = torch.cat([sample[:, None], cells], dim=1)
+        found, index = torch.unique(keys, dim=0, return_inverse=True)
+        of = found[:, 0]
+        crowded = torch.bincount(of, minlength=len(sizes)) > most
+        if not crowded.any():
             break
-        size *= 1.2
-    count = torch.bincount(index, minlength=len(cells)).to(means)
-    places = torch.zeros(len(cells), 3, dtype=means.dtype, device=means.device)
-    return Voxels(index, places.index_add(0, index, means) / count[:, None], size)
+        sizes = torch.where(crowded, 1.2 * sizes, sizes)
+    count = torch.bincount(index, minlength=len(found)).to(means)
+    places = torch.zeros(len(found), 3, dtype=means.dtype, device=means.device)
+    places = places.index_add(0, index, means) / count[:, None]
+    return Voxels(index, places, sizes[of][:, None], of)
 
 
 class PointEncoder(nn.Module):
@@ -88,12 +113,13 @@ class PointEncoder(nn.Module):
 
     def forward(self, values: Tensor, voxels: Voxels) -> Tensor:
         """values (N, 59) of `attributes`; lengths in units of about a scene's depth."""
-        within = (values[:, :3] - voxels.places[voxels.index]) / voxels.size
+        within = (values[:, :3] - voxels.places[voxels.index]) / voxels.sizes[voxels.index]
         tokens = self.pool(
             self._pooled(self.embed(torch.cat([values, within], dim=1)), values, voxels)
         )
-        near = nearest(voxels.places, self.config.near)
-        offsets = (voxels.places[near] - voxels.places[:, None]) / voxels.size  # (T, k, 3)
+        near = nearest(voxels, self.config.near)
+        apart = voxels.places[near] - voxels.places[:, None]
+        offsets = apart / voxels.sizes[:, None]  # (T, k, 3)
         for block in self.blocks:
             tokens = block(tokens, near, offsets)
         return F.normalize(self.leave(self.norm(tokens)).float(), dim=1)
@@ -110,10 +136,14 @@ class PointEncoder(nn.Module):
         return torch.cat([total[:, :-1] / total[:, -1:], largest], dim=1)
 
 
-def nearest(places: Tensor, count: int) -> Tensor:
-    """(T, k) indices of the nearest tokens, each token itself among its own."""
-    apart = torch.cdist(places, places)
-    return apart.topk(min(count, len(places)), dim=1, largest=False).indices
+def nearest(voxels: Voxels, count: int) -> Tensor:
+    """(T, k) indices of the nearest tokens, each token itself among its own.
+
+    A sample of fewer tokens than k: the token itself stands for those that lack.
+    """
+    far, index = voxels.apart.topk(min(count, voxels.count), dim=1, largest=False)
+    own = torch.arange(voxels.count, device=index.device)[:, None]
+    return torch.where(torch.isfinite(far), index, own)
 
 
 class NearBlock(nn.Module):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from l2m_ros.errors import InvalidInput
@@ -17,11 +18,12 @@ from l2m_ros.types import ByteArray, Camera, FloatArray
 from l2m_ros.workshop.gaussians.labels import BoolArray, Labels, label_between
 from l2m_ros.workshop.gaussians.model import Gaussians, PosedCamera
 from l2m_ros.workshop.gaussians.rasterizer import Rasterizer
-from l2m_ros.workshop.gaussians.rendering import render
+from l2m_ros.workshop.gaussians.rendering import Rendering, render
 from l2m_ros.workshop.gaussians.screening import LEAST_ALPHA, Screening, screening_of
 from l2m_ros.workshop.lifting.motion import Cameras, MotionRange, rotation, sample_cameras
 from l2m_ros.workshop.lifting.views import Relief
 
+IntArray = npt.NDArray[np.int32]
 ASIDE, TURNED_DEG = 0.35, 15.0  # of the median depth: the anchor at difficulty 1
 TRIES = 40  # cameras drawn for one pair before the scene is given up
 LEAST_LABELLED = 0.08  # share of a's pixels that must be visible in b
@@ -36,6 +38,8 @@ class NewView:
     view: PosedCamera
     rgb: ByteArray
     depth: FloatArray  # (H, W)
+    dominant: IntArray  # (H, W) the Gaussian of the largest weight, -1 = none
+    drawn: BoolArray  # (N,) the Gaussians that touch the view
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +136,8 @@ class SceneViews:
                 view,
                 (rendering.colour.clamp(0, 1) * 255).round().byte().cpu().numpy(),
                 torch.where(sound, depth, 0.0).cpu().numpy().astype(np.float32),
+                _dominant(rendering),
+                rendering.raster.drawn.cpu().numpy(),
             ),
             self.screening.reason(rendering, view),
         )
@@ -148,6 +154,13 @@ class SceneViews:
         turn = rotation(np.deg2rad(TURNED_DEG) * hard * rng.random() * axis / np.linalg.norm(axis))
         turn[:3, 3] = step
         return PosedCamera(view.camera, turn @ view.camera_from_world)
+
+
+def _dominant(rendering: Rendering) -> IntArray:
+    found = rendering.raster.dominant
+    if found is None:  # gsplat does not tell
+        return np.full(rendering.alpha.shape, -1, np.int32)
+    return found.cpu().numpy().astype(np.int32)
 
 
 def unlabelled(view: NewView) -> BoolArray:

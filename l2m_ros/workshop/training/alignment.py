@@ -1,8 +1,8 @@
 """2D-3D alignment: patches of the frozen eyes and voxels of Gaussians meet in 128 numbers.
 
-    scene, turned anew -> voxels -> PointEncoder -> v      (voxels, 128)
-    two views of it    -> eyes   -> PatchHead    -> p      (patches, 128)
-    InfoNCE both ways: a patch against all voxels of its scene, a voxel against all patches
+    scenes, turned anew    -> voxels -> PointEncoder -> v      (voxels, 128)
+    two views of each      -> eyes   -> PatchHead    -> p      (patches, 128)
+    InfoNCE both ways: a patch against all voxels of its pair, a voxel against all its patches
 
 A patch's positive is the voxel whose Gaussians dominate its pixels. Voxels that touch the
 positive are no negatives: which of the two a patch on their border sees is a matter of rounding.
@@ -20,12 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from l2m_ros.networks.lite2.aligned import PatchHead
+from l2m_ros.types import ByteArray
 from l2m_ros.workshop.encoder.nearest import ViewChange, nearest_shares
 from l2m_ros.workshop.encoder.patch_encoders import FeatureMap
-from l2m_ros.workshop.gaussians.point_encoder import PointConfig, PointEncoder, Voxels
+from l2m_ros.workshop.gaussians.point_encoder import PointConfig, PointEncoder
+from l2m_ros.workshop.lifting.torch_scenes import Draws
 from l2m_ros.workshop.training.alignment_data import (
     PATCH_PX,
-    AlignBatch,
     AlignBatches,
     Aligned,
     AlignOptions,
@@ -49,19 +50,17 @@ class Alignment(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(math.log(14.0)))
 
     def forward(self, sample: Aligned) -> tuple[Tensor, Tensor]:
-        """Unit vectors of the patches (2 h w, 128) and of the voxels (T, 128)."""
+        """Unit vectors of the patches (2 B h w, 128) and of the voxels (T, 128)."""
         patches = self.head(sample.eyes).permute(0, 2, 3, 1).flatten(0, 2)
         return patches, self.points(sample.values, sample.voxels)
 
 
-def info_nce(
-    patches: Tensor, voxels: Tensor, of: Tensor, touching: Tensor, scale: Tensor
-) -> Tensor:
-    """Mean of both ways. patches (P, C), voxels (T, C), of (P,) each patch's voxel, touching
-    (T, T) bool: pairs of voxels that are no negatives of one another."""
+def info_nce(patches: Tensor, voxels: Tensor, of: Tensor, apart: Tensor, scale: Tensor) -> Tensor:
+    """Mean of both ways. patches (P, C), voxels (T, C), of (P,) each patch's voxel, apart (T, T)
+    in voxels: those that touch, and those of other samples (inf), are no negatives."""
     logits = scale * patches @ voxels.T  # (P, T)
     rows = torch.arange(len(of), device=of.device)
-    beside = touching[of].clone()
+    beside = ((apart < TOUCHING) | torch.isinf(apart))[of]
     beside[rows, of] = False
     logits = logits.masked_fill(beside, MASKED)
     to_voxels = nn.functional.cross_entropy(logits, of)
@@ -72,60 +71,58 @@ def info_nce(
     return 0.5 * (to_voxels + to_patches)
 
 
-def touching_voxels(voxels: Voxels) -> Tensor:
-    """(T, T) bool: the middles are so near that the voxels touch; each touches itself."""
-    return torch.cdist(voxels.places, voxels.places) < TOUCHING * voxels.size
-
-
 def align_loss(model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, float]]:
-    losses, found = [], []
-    for sample in batch.samples:
-        known = sample.seen >= 0
-        if not known.any():
-            continue
-        patches, voxels = model(sample)
-        scale = model.log_scale.exp().clamp(max=100.0)
-        of, touching = sample.seen[known], touching_voxels(sample.voxels)
-        losses.append(info_nce(patches[known], voxels, of, touching, scale))
-        best = (patches[known].detach() @ voxels.detach().T).argmax(dim=1)
-        found.append(touching[of, best].float().mean())
-    if not losses:  # nothing was seen: nothing is learnt
+    known = batch.seen >= 0
+    if not known.any():  # nothing was seen: nothing is learnt
         return model.log_scale * 0.0, {"found": 0.0}
-    return torch.stack(losses).mean(), {"found": float(torch.stack(found).mean())}
+    patches, voxels = model(batch)
+    patches, of, apart = patches[known], batch.seen[known], batch.voxels.apart
+    loss = info_nce(patches, voxels, of, apart, model.log_scale.exp().clamp(max=100.0))
+    with torch.no_grad():
+        score = (patches @ voxels.T).masked_fill(torch.isinf(apart)[of], -torch.inf)
+        found = (apart < TOUCHING)[of, score.argmax(dim=1)].float().mean()
+    return loss, {"found": float(found)}
 
 
 class AlignValidation:
     """On pairs of views that are not trained on: how often patches find their voxel, and their own
     place in the other view, beside the eyes alone."""
 
-    def __init__(self, scenes: SeenScenes, difficulty: float = 0.7) -> None:
+    def __init__(self, scenes: SeenScenes, pairs: int, seed: int, difficulty: float = 0.7) -> None:
         self.samples: list[Aligned] = []
         self.changes: list[ViewChange] = []
-        for i in range(scenes.options.held_out):
-            scene, made, images = scenes.views(i, difficulty)
-            self.samples.append(scenes.looked_at(i, scene, made, images))
-            label = made.labels[0]
-            self.changes.append(ViewChange(images[0], images[1], label.warp_px, label.visible))
+        for i in range(pairs):
+            draws = Draws(scenes.pairs.device, hash((seed, 16, i)) & 0x7FFFFFFF)
+            drawn = scenes.pairs.draw(draws, 1, difficulty)
+            self.samples.append(scenes.sample(drawn, np.random.default_rng((seed, 17, i))))
+            a, b = (_bytes_of(image) for image in (drawn.images_a[0], drawn.images_b[0]))
+            warp, visible, _ = (part[0].cpu().numpy() for part in drawn.ways[0])
+            self.changes.append(ViewChange(a, b, warp, visible))
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
-        where = next(model.parameters()).device
-        terms = [align_loss(model, AlignBatch([s.to(str(where))]))[1] for s in self.samples]
+        terms = [align_loss(model, sample)[1] for sample in self.samples]
         return {
             "voxel_percent": 100.0 * float(np.mean([term["found"] for term in terms])),
             **self._shares("eyes", _halves_of_length_one),
-            **self._shares("aligned", lambda eyes: model.head(eyes.to(where)).cpu()),
+            **self._shares("aligned", model.head),  # type: ignore[arg-type]
         }
 
     def _shares(self, name: str, of: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """Of `nearest_shares`, for what `of` makes of the eyes."""
         maps = {}
         for change, sample in zip(self.changes, self.samples, strict=True):
-            both = of(sample.eyes).detach().numpy()
+            both = of(sample.eyes).detach().float().cpu().numpy()
             maps |= {id(change.rgb_a): both[0], id(change.rgb_b): both[1]}
         shares = nearest_shares(
             lambda rgb: FeatureMap(maps[id(rgb)], (PATCH_PX, PATCH_PX)), self.changes
         )
         return {f"{name}_{key}": value for key, value in shares.percent().items()}
+
+
+def _bytes_of(image: Tensor) -> ByteArray:
+    """(H, W, 3) of (3, H, W) in [0, 1]."""
+    made: ByteArray = (image.permute(1, 2, 0) * 255).round().byte().cpu().numpy()
+    return made
 
 
 def _halves_of_length_one(eyes: Tensor) -> Tensor:
@@ -143,7 +140,8 @@ def train_alignment(
 ) -> bool:
     """Train; measured on pairs of `held_out`. True in the process that wrote the folder."""
     folder.mkdir(parents=True, exist_ok=True)
+    check = AlignValidation(held_out, options.held_out, options.loop.seed)
     with Processes.joined(options.loop.device) as processes:
         run = Run(model, align_loss, AlignBatches(scenes, options), options.loop, processes)
-        train(run, folder, AlignValidation(held_out))
+        train(run, folder, check)
         return processes.leads

@@ -1,8 +1,12 @@
-"""What alignment learns from: views of scenes, and the voxel of Gaussians that each patch sees."""
+"""What alignment learns from: banked views of scenes, and the voxel that each patch sees.
+
+A batch is several pairs of views. Every pair's scene is turned and shifted anew; the Gaussians and
+voxels of all pairs lie in one table, so that a step costs the GPU few large operations.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,18 +16,17 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from l2m_ros.errors import InvalidInput
-from l2m_ros.types import ByteArray, FloatArray
-from l2m_ros.workshop.encoder.patch_encoders import image_tensor
-from l2m_ros.workshop.gaussians.moving import moved
-from l2m_ros.workshop.gaussians.pairs import seen
+from l2m_ros.workshop.gaussians.bank import BankOptions, SceneTable, ViewBank
+from l2m_ros.workshop.gaussians.moving import Moves, moved_each
 from l2m_ros.workshop.gaussians.point_encoder import PointConfig, Voxels, attributes, voxels_of
-from l2m_ros.workshop.gaussians.seen import dominant_gaussians, voxels_seen
-from l2m_ros.workshop.gaussians.views import SceneViews, ViewPair
-from l2m_ros.workshop.lifting.camera_effects import EffectOptions
+from l2m_ros.workshop.gaussians.seen import voxels_seen
+from l2m_ros.workshop.lifting.torch_scenes import Draws
+from l2m_ros.workshop.training.bank_data import BankPairs, Drawn
 from l2m_ros.workshop.training.data import Schedule, SizeShare
 from l2m_ros.workshop.training.loop import LoopOptions
 
 PATCH_PX = 16  # a coarse cell of `lite2`
+MOST_VOXELS = 2048  # of a pair of views
 
 Eyes = Callable[[Tensor], Tensor]  # images (B, 3, H, W) -> features (B, C, H / 16, W / 16)
 
@@ -34,10 +37,11 @@ class AlignOptions:
 
     width: int = 320
     height: int = 256
-    batch: int = 1  # pairs of views a step
+    batch: int = 2  # pairs of views a step
+    views: int = 120  # of every scene, rendered before the first step
     relight: float = 0.3  # share of views under new light
     voxel_patches: float = 1.0  # edge of a voxel: what so many patches see at the scene's depth
-    held_out: int = 12  # pairs of views that are only measured on
+    held_out: int = 48  # pairs of views that are only measured on
     points: PointConfig = field(default_factory=PointConfig)
     loop: LoopOptions = field(default_factory=lambda: LoopOptions(steps=400))
 
@@ -47,85 +51,71 @@ class AlignOptions:
                 f"views of {self.width}x{self.height}: sides are multiples of 32, at least 64"
             )
 
+    def bank(self, seed: int) -> BankOptions:
+        return BankOptions(
+            self.views, self.width, self.height, self.loop.difficulty[1], self.relight, seed
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Aligned:
-    """Two views of a scene and what each of their patches sees of it."""
+    """Pairs of views, and what each of their patches sees: a batch."""
 
-    eyes: Tensor  # (2, C, h, w)
+    eyes: Tensor  # (2 B, C, h, w)
     values: Tensor  # (N, 59) of the Gaussians that touch a view
     voxels: Voxels
-    seen: Tensor  # (2 h w,) voxel of each patch, -1 = none
+    seen: Tensor  # (2 B h w,) voxel of each patch, -1 = none
 
     def to(self, device: str) -> Aligned:
         v = self.voxels
-        voxels = Voxels(v.index.to(device), v.places.to(device), v.size)
+        voxels = Voxels(*(t.to(device) for t in (v.index, v.places, v.sizes, v.sample)))
         return Aligned(self.eyes.to(device), self.values.to(device), voxels, self.seen.to(device))
 
 
-@dataclass(frozen=True, eq=False)
-class AlignBatch:
-    samples: list[Aligned]
-
-    def to(self, device: str) -> AlignBatch:
-        return AlignBatch([sample.to(device) for sample in self.samples])
-
-
 class SeenScenes:
-    """Pairs of views of scenes with what their patches see; number i is always the same."""
+    """Samples of the pairs of a bank."""
 
     def __init__(
-        self, scenes: Sequence[SceneViews], eyes: Eyes, options: AlignOptions, seed: int
+        self, bank: ViewBank, table: SceneTable, eyes: Eyes, voxel_patches: float = 1.0
     ) -> None:
-        if not scenes:
-            raise InvalidInput("alignment takes scenes of Gaussians: name some by --pairs X.ply")
-        self.scenes, self.eyes, self.options, self.seed = list(scenes), eyes, options, seed
-        self.effects = EffectOptions()
+        """Bank and table lie on the device of the eyes; the table holds the bank's scenes."""
+        self.pairs, self.table, self.eyes = BankPairs(bank), table, eyes
+        self.voxel_patches = voxel_patches
 
-    def views(self, index: int, difficulty: float) -> tuple[SceneViews, ViewPair, list[ByteArray]]:
-        """A scene, two views of it, and their images under their own light and cameras."""
-        options, rng = self.options, np.random.default_rng((self.seed, 10, index))
-        scene = self.scenes[int(rng.integers(len(self.scenes)))]
-        hard = difficulty * rng.random() ** 0.5
-        made = scene.pair(rng, options.width, options.height, hard)
-        images = [seen(rng, view, options.relight, self.effects, hard) for view in made.views]
-        return scene, made, images
+    @torch.no_grad()
+    def sample(self, drawn: Drawn, rng: np.random.Generator) -> Aligned:
+        """Of pairs of views; their scenes are turned anew."""
+        bank, views = self.pairs.bank, torch.stack([drawn.a, drawn.b])  # (2, B)
+        index, of = self._touched(drawn)
+        gaussians = self.table.gaussians.select(index)
+        there = moved_each(gaussians, self._moves(rng, drawn, gaussians.means, of), of)
+        size = self.voxel_patches * PATCH_PX / bank.K[views, 0, 0].mean(dim=0)
+        voxels = voxels_of(there.means, size, of, MOST_VOXELS)
+        # Where the Gaussian of a number in its scene lies, for each pair.
+        first = self.table.first[bank.scene[drawn.a]]
+        places = torch.full((len(drawn.a), bank.drawn.shape[1]), -1, device=index.device)
+        places[of, index - first[of]] = voxels.index
+        seen = voxels_seen(bank.dominant[views.flatten()], places.repeat(2, 1), PATCH_PX)
+        eyes = self.eyes(torch.cat([drawn.images_a, drawn.images_b]))
+        return Aligned(eyes, attributes(there), voxels, seen.flatten())
 
-    def sample(self, index: int, difficulty: float) -> Aligned:
-        return self.looked_at(index, *self.views(index, difficulty))
+    def _touched(self, drawn: Drawn) -> tuple[Tensor, Tensor]:
+        """Rows of the table that touch a view of each pair, and which pair that is."""
+        bank = self.pairs.bank
+        of, within = (bank.drawn[drawn.a] | bank.drawn[drawn.b]).nonzero().unbind(1)
+        return self.table.first[bank.scene[drawn.a]][of] + within, of
 
-    def looked_at(
-        self, index: int, scene: SceneViews, made: ViewPair, images: list[ByteArray]
-    ) -> Aligned:
-        """What the patches of the images see of the scene, which is turned anew."""
-        rng = np.random.default_rng((self.seed, 11, index))
-        looked = [
-            dominant_gaussians(scene.rasterizer, scene.gaussians, view.view) for view in made.views
-        ]
-        touched = looked[0][1] | looked[1][1]
-        number = np.cumsum(touched) - 1  # among the touched ones
-        values, voxels = self._points(rng, scene, made, touched)
-        index_of = voxels.index.numpy()
-        patches = [
-            voxels_seen(np.where(dominant >= 0, number[dominant.clip(0)], -1), index_of, PATCH_PX)
-            for dominant, _ in looked
-        ]
-        with torch.no_grad():
-            eyes = self.eyes(torch.stack([image_tensor(rgb) for rgb in images]))
-        return Aligned(eyes, values, voxels, torch.from_numpy(np.stack(patches).reshape(-1)))
-
-    def _points(
-        self, rng: np.random.Generator, scene: SceneViews, made: ViewPair, touched: FloatArray
-    ) -> tuple[Tensor, Voxels]:
-        """The touched Gaussians, turned and shifted anew, lengths in depths of the anchor."""
-        some = scene.gaussians.select(torch.from_numpy(touched))
-        turn = Rotation.random(random_state=int(rng.integers(2**31))).as_matrix()
-        middle = some.means.median(dim=0).values.numpy().astype(np.float64)
-        scale = 1.0 / made.distance
-        there = moved(some, turn, rng.normal(0.0, 0.2, 3) - scale * turn @ middle, scale)
-        focal = np.mean([view.view.camera.K[0, 0] for view in made.views])
-        size = self.options.voxel_patches * PATCH_PX / float(focal)
-        return attributes(there), voxels_of(there.means, size)
+    def _moves(self, rng: np.random.Generator, drawn: Drawn, means: Tensor, of: Tensor) -> Moves:
+        """Random turns and shifts; lengths become depths of the first view's anchor."""
+        count = len(drawn.a)
+        total = torch.zeros(count, 3, device=means.device).index_add(0, of, means)
+        number = torch.bincount(of, minlength=count).clamp(min=1)[:, None]
+        middle = (total / number).double().cpu().numpy()
+        scale = 1.0 / self.pairs.bank.distance[drawn.a].double().cpu().numpy()
+        turn = Rotation.random(count, random_state=int(rng.integers(2**31))).as_matrix()
+        shift = rng.normal(0.0, 0.2, (count, 3))
+        shift -= scale[:, None] * np.einsum("bij,bj->bi", turn, middle)
+        return Moves.of(turn, shift, scale, self.table.gaussians.sh_degree).to(means)
 
 
 class AlignBatches(Schedule):
@@ -138,5 +128,7 @@ class AlignBatches(Schedule):
 
     def batch(self, step: int, *, rank: int, count: int, difficulty: float) -> Any:
         part = self.part_of(self.sizes[0], count)
-        first = step * self.sizes[0].batch + rank * part
-        return AlignBatch([self.scenes.sample(i, difficulty) for i in range(first, first + part)])
+        seed = hash((self.seed, 15, step, rank)) & 0x7FFFFFFF
+        draws = Draws(self.scenes.pairs.device, seed)
+        drawn = self.scenes.pairs.draw(draws, part, difficulty, both_ways=False)
+        return self.scenes.sample(drawn, np.random.default_rng(seed))

@@ -60,10 +60,10 @@ def _batch(pairs: PairBatch, size: SizeShare, both_ways: bool) -> Batch:
     )  # fmt: skip
     if warp.shape[1:3] == (size.height, size.width):
         return batch
-    return _stretched(batch, size)
+    return stretched_batch(batch, size)
 
 
-def _stretched(batch: Batch, size: SizeShare) -> Batch:
+def stretched_batch(batch: Batch, size: SizeShare) -> Batch:
     """As `data.stretched`: a label is kept where all that it is interpolated from is visible."""
     shape = (size.height, size.width)
     rows, columns = batch.warp_px.shape[-2:]
