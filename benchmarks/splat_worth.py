@@ -1,86 +1,171 @@
 """What pairs of Gaussian scenes are worth: `lite2` trained alike from four kinds of pairs.
 
-python benchmarks/splat_worth.py --photographs PHOTOS --pairs DIR [--pairs DIR ...] \
-    --align runs/align/head.safetensors --scenes EVAL --out OUT [--steps 300] [--seed 0]
+python benchmarks/splat_worth.py bank A.ply B.ply ... --out bank.npz [--views 200] [--processes 4]
+python benchmarks/splat_worth.py train --arm both --photographs PHOTOS --bank bank.npz --out RUNS \
+    [--align runs/align/head.safetensors] [--steps 2000] [--seed 0] [--device cuda]
+python benchmarks/splat_worth.py measure RUNS --scenes EVAL [--every 3]
 
     photographs   lifted photographs
-    pairs         shards of `l2m splat pairs`
+    pairs         any two overlapping views of a bank of views of scenes
     both          half of each
     aligned       half of each, with the frozen head of `l2m train align`
 
-Every run begins with XFeat's weights and the same numbers beside them. What was measured stays in
-OUT: the same command goes on where it was interrupted. Leave scenes that were reconstructed out
-of --scenes.
+Every run begins with the eyes of `lite` (XFeat's weights; --eyes names others) and the same numbers
+beside them. A run leaves RUNS/ARM-SEED.safetensors: what it learnt, in half precision, without the
+eyes. Leave scenes that were reconstructed out of --scenes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from l2m_ros.commands.train_decoder import with_head
-from l2m_ros.commands.train_input import split
 from l2m_ros.engines.model_card import InputSpec, ModelCard
 from l2m_ros.engines.torch import TorchBackend
 from l2m_ros.matching.network_matcher import NetworkMatcher
 from l2m_ros.networks.lite2.aligned import HEAD
-from l2m_ros.networks.lite2.backbone import load_xfeat
 from l2m_ros.networks.lite2.head_file import load_head
 from l2m_ros.networks.registry import build
 from l2m_ros.workshop.evaluation.benchmark import Bench, BenchmarkOptions
 from l2m_ros.workshop.evaluation.metrics import auc_percent
 from l2m_ros.workshop.evaluation.scenes import find_scenes
+from l2m_ros.workshop.gaussians.bank import BankOptions, load_bank, view_bank
+from l2m_ros.workshop.jobs.runners import runner_of
 from l2m_ros.workshop.lifting.photographs import find_photographs
+from l2m_ros.workshop.training.bank_data import BankBatches, InBlocks, MixedBatches
 from l2m_ros.workshop.training.checkpoint import load_weights
-from l2m_ros.workshop.training.data import PairMaker, PhotographPairs, SizeShare
+from l2m_ros.workshop.training.data import PhotographPairs, Schedule, SizeShare
 from l2m_ros.workshop.training.decoder import DecoderOptions, mean_weights, train_decoder
+from l2m_ros.workshop.training.device_data import DeviceBatches
 from l2m_ros.workshop.training.loop import LoopOptions
-from l2m_ros.workshop.training.stored_pairs import MixedPairs, StoredPairs
 
 ARMS = ("photographs", "pairs", "both", "aligned")
 DEGREES = [5.0, 10.0, 20.0]
 INPUT = InputSpec(width=480, height=352, multiple=32, turn=True)  # measured at
+EYES = "encoder.xfeat."
+LITE = Path(__file__).resolve().parents[1] / "models" / "lite.safetensors"
 
 
-def options_of(args: argparse.Namespace, arm: str) -> DecoderOptions:
+def options_of(args: argparse.Namespace) -> DecoderOptions:
     loop = LoopOptions(
-        steps=args.steps, learning_rate=1.5e-3, warmup_steps=30, ema=0.99, seed=args.seed,
-        difficulty=(0.5, 0.9), ramp=0.3, validate_s=1e9, rates={"encoder.xfeat": 0.0},
+        steps=args.steps, learning_rate=1.5e-3, warmup_steps=args.steps // 20, ema=0.99,
+        seed=args.seed, difficulty=(0.5, 0.9), ramp=0.3, validate_s=1e9, checkpoint_s=1e9,
+        rates={EYES: 0.0}, device=args.device, bf16=False,
     )  # fmt: skip
     width, height = args.size
     size = SizeShare(width, height, args.batch, 1.0)
     options = DecoderOptions(model="lite2", sizes=(size,), validation=(), loop=loop)
-    return with_head(options) if arm == "aligned" else options
+    return with_head(options) if args.align is not None else options
 
 
-def network_of(options: DecoderOptions, align: Path | None) -> nn.Module:
-    torch.manual_seed(options.loop.seed)
-    network = build(options.model, **options.network)
-    load_xfeat(network.encoder.xfeat, None)
-    if options.network:
-        assert align is not None
+def network_of(config: dict[str, int], seed: int, eyes: Path, align: Path | None) -> nn.Module:
+    """The beginning of every run: the eyes' weights, and numbers drawn from the seed."""
+    torch.manual_seed(seed)
+    network = build("lite2", **config)
+    stored = load_file(eyes)
+    own = {name.removeprefix(EYES): v for name, v in stored.items() if name.startswith(EYES)}
+    network.eyes.load_state_dict(own or stored)
+    if align is not None:
         load_head(align, network.get_submodule(HEAD), network.eyes)
     return network
 
 
-def trained(args: argparse.Namespace, arm: str, folder: Path) -> nn.Module:
-    options = options_of(args, arm)
-    kept, held_out = split(find_photographs(args.photographs))
-    photographs = PhotographPairs(kept, args.seed)
-    stored = StoredPairs(args.pairs, args.seed)
-    makers: dict[str, PairMaker] = {"photographs": photographs, "pairs": stored}
-    both = MixedPairs([photographs, stored], [0.5, 0.5], args.seed)
-    network = network_of(options, args.align)
-    train_decoder(
-        options, network, makers.get(arm, both), PhotographPairs(held_out, args.seed + 999), folder
-    )
-    load_weights(network, mean_weights(folder), str(folder))
+def schedule_of(args: argparse.Namespace, options: DecoderOptions) -> Schedule:
+    """Pairs of the arm, made on the device; several steps share a draw."""
+    (size,) = options.sizes
+    seed, device = options.loop.seed, options.loop.device
+    whole = (replace(size, batch=size.batch * args.block),)
+    half = (replace(whole[0], batch=whole[0].batch // 2),)
+
+    def photographs(sizes: tuple[SizeShare, ...]) -> Schedule:
+        return DeviceBatches(find_photographs(args.photographs), sizes, seed, True, device)
+
+    def pairs(sizes: tuple[SizeShare, ...]) -> Schedule:
+        return BankBatches(load_bank(args.bank).to(device), sizes, seed)
+
+    if args.arm == "photographs":
+        made: Schedule = photographs(whole)
+    elif args.arm == "pairs":
+        made = pairs(whole)
+    else:
+        made = MixedBatches([photographs(half), pairs(half)])
+    return InBlocks(Shuffled(made) if args.arm in ("both", "aligned") else made, args.block)
+
+
+class Shuffled(Schedule):
+    """A schedule's pairs in an order of their own: its parts are spread over the steps."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        super().__init__(schedule.sizes, schedule.seed, schedule.both_ways)
+        self.schedule = schedule
+
+    def batch(self, step: int, *, rank: int, count: int, difficulty: float):  # type: ignore[no-untyped-def]
+        made = self.schedule.batch(step, rank=rank, count=count, difficulty=difficulty)
+        pairs = len(made.query)
+        order = torch.arange(pairs).view(2, -1).T.flatten().to(made.query.device)
+        both = torch.cat([order, order + pairs])
+        truth = (value[both] for value in (made.warp_px, made.visible, made.ignored))
+        return type(made)(made.query[order], made.keyframe[order], *truth)
+
+
+def run_bank(args: argparse.Namespace) -> None:
+    options = BankOptions(args.views, *args.size, relight=0.3, seed=args.seed)
+    runner = runner_of(None, args.processes)
+    view_bank(args.scenes, options, runner, seconds=args.seconds).save(args.out)
+
+
+def run_train(args: argparse.Namespace) -> None:
+    if args.device == "cuda":
+        torch.backends.cudnn.benchmark = True
+    options = options_of(args)
+    name = f"{args.name or args.arm}-{args.seed}"
+    network = network_of(dict(options.network), args.seed, args.eyes, args.align)
+    schedule = schedule_of(args, options)
+    folder = (args.work or args.out) / f"{name}.run"
+    began = time.monotonic()
+    nothing = PhotographPairs([], args.seed)  # held-out pairs: none are measured here
+    train_decoder(options, network, schedule, nothing, folder)
+    took_s = time.monotonic() - began
+    learnt = {k: v for k, v in mean_weights(folder).items() if not k.startswith(EYES)}
+    halves = {
+        k: (v.half() if v.is_floating_point() else v).cpu().contiguous() for k, v in learnt.items()
+    }
+    args.out.mkdir(parents=True, exist_ok=True)
+    about = {
+        "network": json.dumps(dict(options.network)), "seed": str(args.seed),
+        "steps": str(args.steps), "batch": str(args.batch), "seconds": f"{took_s:.1f}",
+    }  # fmt: skip
+    save_file(halves, args.out / f"{name}.safetensors", metadata=about)
+    print(f"{name}: {args.steps} steps in {took_s:.1f} s, {args.steps / took_s:.1f} a second")
+
+
+def run_measure(args: argparse.Namespace) -> None:
+    for path in sorted(args.runs.glob("*-[0-9].safetensors")):
+        figures = path.with_suffix(".json")
+        if not figures.is_file():
+            figures.write_text(json.dumps(measured(args, learnt_network(path, args)), indent=1))
+        for name, values in json.loads(figures.read_text()).items():
+            print(f"{path.stem:<16} {name:<24} {' / '.join(f'{value:.1f}' for value in values)}")
+
+
+def learnt_network(path: Path, args: argparse.Namespace) -> nn.Module:
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        config = json.loads(file.metadata()["network"])
+    own_eyes = path.with_name(f"{path.stem.rpartition('-')[0]}.eyes.safetensors")
+    network = network_of(config, 0, own_eyes if own_eyes.is_file() else args.eyes, None)
+    state = {**network.state_dict(), **load_file(path)}
+    load_weights(network, state, str(path))
     return network.eval()
 
 
@@ -106,30 +191,42 @@ def measured(args: argparse.Namespace, network: nn.Module) -> dict[str, list[flo
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--photographs", type=Path, required=True)
-    parser.add_argument("--pairs", type=Path, action="append", required=True)
-    parser.add_argument("--align", type=Path)
-    parser.add_argument("--scenes", type=Path, action="append", required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--arm", action="append", choices=ARMS)
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--size", type=int, nargs=2, default=(192, 128))
-    parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--every", type=int, default=3, help="pair of each scene (3)")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    bank = verbs.add_parser("bank")
+    bank.add_argument("scenes", type=Path, nargs="+")
+    bank.add_argument("--views", type=int, default=200, help="of each scene (200)")
+    bank.add_argument("--processes", type=int, default=1)
+    bank.add_argument("--seconds", type=float, help="stop then, with the views that are there")
+    bank.set_defaults(run=run_bank)
+    train = verbs.add_parser("train")
+    train.add_argument("--arm", choices=ARMS, required=True)
+    train.add_argument("--name", help="of the run, instead of the arm's")
+    train.add_argument("--photographs", type=Path)
+    train.add_argument("--bank", type=Path)
+    train.add_argument("--align", type=Path)
+    train.add_argument("--steps", type=int, default=2000)
+    train.add_argument("--batch", type=int, default=16)
+    train.add_argument("--block", type=int, default=8, help="steps that share a draw (8)")
+    train.add_argument("--device", default="cpu")
+    train.add_argument("--work", type=Path, help="for checkpoints (default: --out)")
+    train.set_defaults(run=run_train)
+    measure = verbs.add_parser("measure")
+    measure.add_argument("runs", type=Path)
+    measure.add_argument("--scenes", type=Path, action="append", required=True)
+    measure.add_argument("--every", type=int, default=3, help="pair of each scene (3)")
+    measure.set_defaults(run=run_measure)
+    for verb in (bank, train):
+        verb.add_argument("--out", type=Path, required=True)
+        verb.add_argument("--size", type=int, nargs=2, default=(256, 192))
+        verb.add_argument("--seed", type=int, default=0)
+    for verb in (train, measure):
+        verb.add_argument("--eyes", type=Path, default=LITE, help="a lite2's weights, or its eyes'")
     return parser.parse_args()
 
 
 def main() -> None:
     args = arguments()
-    for arm in args.arm or ARMS:
-        folder = args.out / f"{arm}-{args.seed}"
-        path = folder / "figures.json"
-        if not path.is_file():
-            network = trained(args, arm, folder)
-            path.write_text(json.dumps(measured(args, network), indent=1))
-        for name, values in json.loads(path.read_text()).items():
-            print(f"{arm:<12} {name:<24} {' / '.join(f'{value:.1f}' for value in values)}")
+    args.run(args)
 
 
 if __name__ == "__main__":

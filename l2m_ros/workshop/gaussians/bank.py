@@ -10,7 +10,9 @@ camera effects are drawn anew every time that a view is used.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from l2m_ros.workshop.gaussians.pairs import SceneFile, opened, relit
 from l2m_ros.workshop.gaussians.views import NewView, SceneViews
 from l2m_ros.workshop.jobs.runners import HERE, Runner
 
-PER_JOB = 16  # views that a process renders in a piece
+PER_JOB = 32  # views of a scene that a process renders in a piece
 
 
 @dataclass(frozen=True)
@@ -91,20 +93,33 @@ def load_bank(path: Path) -> ViewBank:
 
 
 def view_bank(
-    scenes: Sequence[Path | SceneViews], options: BankOptions, runner: Runner = HERE
+    scenes: Sequence[Path | SceneViews],
+    options: BankOptions,
+    runner: Runner = HERE,
+    seconds: float | None = None,
 ) -> ViewBank:
-    """Rendered by the CPU rasterizer; a runner elsewhere takes scenes by their paths."""
+    """Rendered by the CPU rasterizer; a runner elsewhere takes scenes by their paths.
+
+    With `seconds` it ends then, with the views that are there (the scenes take turns).
+    """
     pieces = -(-options.views // PER_JOB)
-    files = [
-        scene if isinstance(scene, SceneViews) else SceneFile(scene, "cpu") for scene in scenes
-    ]
-    job = BankJob(tuple(files), options, pieces)
+    files = tuple(s if isinstance(s, SceneViews) else SceneFile(s, "cpu") for s in scenes)
+    job = BankJob(files, options)
     made: dict[int, list[dict[str, Any]]] = {}
-    with progress(len(scenes) * options.views, "rendering views") as bar:
-        for number, views in runner.run(job, range(len(scenes) * pieces)):
+    began = time.monotonic()
+    with (
+        progress(len(scenes) * options.views, "rendering views") as bar,
+        closing(runner.run(job, range(len(scenes) * pieces))) as results,  # type: ignore[type-var]
+    ):
+        for number, views in results:
             made[number] = views
             bar.update(len(views))
-    rows = [row for number in sorted(made) for row in made[number]]
+            if seconds is not None and time.monotonic() - began > seconds:
+                break
+    return _bank_of([row for number in sorted(made) for row in made[number]])
+
+
+def _bank_of(rows: list[dict[str, Any]]) -> ViewBank:
     most = max(len(row["drawn"]) for row in rows)
     for row in rows:
         row["drawn"] = np.pad(row["drawn"], (0, most - len(row["drawn"])))
@@ -119,10 +134,9 @@ class BankJob:
 
     scenes: tuple[SceneFile | SceneViews, ...]
     options: BankOptions
-    pieces: int  # of each scene
 
     def __call__(self, number: int) -> list[dict[str, Any]]:
-        which, piece = divmod(number, self.pieces)
+        piece, which = divmod(number, len(self.scenes))
         file = self.scenes[which]
         scene = opened(file) if isinstance(file, SceneFile) else file
         options, rows = self.options, []

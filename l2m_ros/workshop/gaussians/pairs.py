@@ -183,7 +183,7 @@ class SceneFile:
     source: Path | None = None
 
 
-opened = lru_cache(maxsize=4)(lambda file: scene_views(file.scene, file.rasterizer, file.source))
+opened = lru_cache(maxsize=32)(lambda file: scene_views(file.scene, file.rasterizer, file.source))
 
 
 @dataclass(frozen=True)
