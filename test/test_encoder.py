@@ -1,6 +1,7 @@
 """L2M's first stage: surfels, features in space, nearest neighbours, the training, the files."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import cv2
@@ -21,8 +22,10 @@ from l2m_ros.workshop.encoder.nearest import ViewChange, nearest_errors, nearest
 from l2m_ros.workshop.encoder.patch_encoders import FeatureMap, features_of, load_encoder
 from l2m_ros.workshop.encoder.photographs import KnownDepth, Photograph
 from l2m_ros.workshop.encoder.stage import (
+    EncoderBatch,
     EncoderOptions,
     FeatureLifting,
+    contrast_loss,
     options_from,
     train_encoder,
 )
@@ -302,3 +305,38 @@ def test_the_command_trains_and_the_picture_shows_before_and_after(tmp_path, cap
     rows = json.loads(capsys.readouterr().out)
     assert {row["model"] for row in rows} == {"lite", "after"} and len(rows) == 6
     assert cv2.imread(str(picture)).shape[0] == 3 * (240 + 22)
+
+
+def test_contrast_tells_a_point_from_the_others_as_its_slow_twin_does():
+    """Two views of a plane, the second shifted by one cell; a cell beside the right one is spared."""
+    rows, columns, shift = 3, 5, 1
+    v, u = torch.meshgrid(torch.arange(3.0), torch.arange(5.0), indexing="ij")
+    places = [torch.stack([u + k * shift, v, torch.ones_like(u)]) for k in (0, 1)]
+    torch.manual_seed(0)
+    features = torch.nn.functional.normalize(torch.randn(2, 8, rows, columns), dim=1)
+    weights = torch.ones(2, 1, rows, columns)
+    weights[1, 0, 2, 3] = 0.0  # not known there
+    batch = EncoderBatch(
+        torch.zeros(2, 3, 24, 40), features, weights, torch.stack(places),
+        torch.ones(2, 1, rows, columns), torch.zeros(2, dtype=torch.long),
+    )  # fmt: skip
+    terms = []
+    for a, b, step in ((0, 1, -1), (1, 0, 1)):  # a's cell u is b's cell u + step
+        losses = []
+        for r in range(rows):
+            for c in range(columns):
+                to = c + step
+                if not 0 <= to < columns or weights[a, 0, r, c] == 0 or weights[b, 0, r, to] == 0:
+                    continue
+                others = {
+                    (i, j): torch.exp(20 * features[a, :, r, c] @ features[b, :, i, j])
+                    for i in range(rows)
+                    for j in range(columns)
+                    if max(abs(i - r), abs(j - to)) != 1 and weights[b, 0, i, j] > 0
+                }
+                losses.append(-torch.log(others[r, to] / sum(others.values())))
+        terms.append(torch.stack(losses).mean())
+    want = torch.stack(terms).mean()
+    torch.testing.assert_close(contrast_loss(features, batch), want, atol=1e-4, rtol=1e-4)
+    blind = replace(batch, weights=torch.zeros_like(weights))
+    assert contrast_loss(features, blind) == 0.0

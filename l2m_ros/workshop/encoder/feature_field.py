@@ -71,6 +71,24 @@ class FeatureField:
         code, alpha = (torch.stack(parts) for parts in zip(*drawn, strict=True))
         return self.decoder.decoded(code / alpha.clamp_min(1e-3)), alpha
 
+    @torch.no_grad()
+    def placed(
+        self, rasterizer: Rasterizer, cameras: Sequence[PosedCamera], cells: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """(V, 3, h, w) where the cells' surfaces lie and (V, 1, h, w) how large a cell is there."""
+        points, extents = [], []
+        for camera in cameras:
+            place, alpha = drawn_cells(
+                rasterizer, self.gaussians, camera, self.gaussians.means, cells
+            )
+            place = place / alpha.clamp_min(1e-3)
+            pose = torch.from_numpy(camera.camera_from_world).to(place)
+            z = torch.einsum("i,ihw->hw", pose[2, :3], place) + pose[2, 3]
+            focal = camera.resized(cells[1], cells[0]).camera.K[0, 0]  # in cells
+            points.append(place)
+            extents.append((z.clamp_min(1e-3) / float(focal))[None])
+        return torch.stack(points), torch.stack(extents)
+
 
 def drawn_cells(
     rasterizer: Rasterizer,

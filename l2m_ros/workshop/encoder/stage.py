@@ -36,6 +36,8 @@ from l2m_ros.workshop.training.decoder import filled
 from l2m_ros.workshop.training.loop import LoopOptions, Run, Validate, train
 from l2m_ros.workshop.training.processes import Processes
 
+SAME_POINT = 0.75  # of a cell's extent: points of two cells that are nearer are one
+CONTRAST_SCALE = 20.0
 TRIES = 8  # photographs that may fail in a row
 
 
@@ -48,12 +50,15 @@ class EncoderOptions:
     fit_steps: int = 4
     block_px: int = 4  # pixels of the photograph that one Gaussian stands for
     loss: str = "cosine"  # or "l1"
+    contrast: float = 0.0  # weight of telling a point from all others of another view
     views: ViewOptions = field(default_factory=ViewOptions)
     loop: LoopOptions = field(default_factory=lambda: LoopOptions(steps=1))
 
     def __post_init__(self) -> None:
         if self.loss not in LOSSES:
             raise InvalidInput(f"loss {self.loss!r}: use {' or '.join(LOSSES)}")
+        if not self.contrast >= 0.0:
+            raise InvalidInput(f"contrast must not be negative, got {self.contrast}")
         if min(self.photographs_per_step, self.dimensions, self.fit_steps, self.block_px) < 1:
             raise InvalidInput("photographs, dimensions, fit steps and block_px are positive")
 
@@ -78,9 +83,12 @@ class EncoderBatch:
     images: Tensor  # (B, 3, H, W)
     targets: Tensor  # (B, C, h, w)
     weights: Tensor  # (B, 1, h, w) share of a cell that is shown and known
+    points: Tensor  # (B, 3, h, w) where a cell's surface lies, in its photograph's frame
+    extents: Tensor  # (B, 1, h, w) how large a cell is there
+    photograph: Tensor  # (B,) which photograph of the batch a view shows
 
     def to(self, device: str) -> EncoderBatch:
-        return EncoderBatch(*(t.to(device) for t in (self.images, self.targets, self.weights)))
+        return EncoderBatch(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
 
 
 class FeatureLifting(Schedule):
@@ -108,11 +116,13 @@ class FeatureLifting(Schedule):
         part = self.part_of(self.sizes[0], count)
         first = step * self.sizes[0].batch + rank * part
         made = [self.one(index) for index in range(first, first + part)]
-        images, targets, weights = (torch.cat(parts) for parts in zip(*made, strict=True))
-        return EncoderBatch(images, targets, weights)
+        parts = [torch.cat(column) for column in zip(*made, strict=True)]
+        views = torch.tensor([len(images) for images, *_ in made])
+        return EncoderBatch(*parts, torch.arange(len(made)).repeat_interleave(views))
 
-    def one(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Images, targets and weights of all views of photograph number `index` of the run."""
+    def one(self, index: int) -> tuple[Tensor, ...]:
+        """Of all views of photograph number `index` of the run: images, targets, weights, points
+        and extents."""
         rounds, at = divmod(index, len(self.photographs))
         order = np.random.default_rng((self.seed, 11, rounds)).permutation(len(self.photographs))
         # One that cannot be lifted (no depth for it) is replaced by the next of the round.
@@ -124,8 +134,7 @@ class FeatureLifting(Schedule):
                 self.skipped[self.photographs[chosen].name] = str(error)
         else:
             raise InvalidInput(f"{TRIES} photographs in a row cannot be lifted: {self.skipped}")
-        targets, weights = self.rendered(made)
-        return torch.stack([image_tensor(v.altered) for v in made.views]), targets, weights
+        return torch.stack([image_tensor(v.altered) for v in made.views]), *self.rendered(made)
 
     def lifted(self, chosen: int, rng: np.random.Generator) -> LiftedPhotograph:
         photograph, views = self.photographs[chosen], self.options.views
@@ -133,8 +142,9 @@ class FeatureLifting(Schedule):
         return lifted(rng, rgb, photograph.name, views, self.depth, self.sky)
 
     @torch.no_grad()
-    def rendered(self, made: LiftedPhotograph) -> tuple[Tensor, Tensor]:
-        """(V, C, h, w) features rendered at all views and (V, 1, h, w) weights."""
+    def rendered(self, made: LiftedPhotograph) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(V, C, h, w) features rendered at all views, (V, 1, h, w) weights, (V, 3, h, w) points
+        and (V, 1, h, w) extents of the cells."""
         options = self.options
         device = next(self.teacher.parameters()).device
         gathered = made.views[: options.views.gathered]
@@ -154,7 +164,8 @@ class FeatureLifting(Schedule):
                 dimensions=options.dimensions, steps=options.fit_steps,
             )  # fmt: skip
         targets, alpha = scene.rendered(self.rasterizer, cameras, cells)
-        return targets, torch.where(alpha > LEAST_ALPHA, seen, 0.0)
+        weights = torch.where(alpha > LEAST_ALPHA, seen, 0.0)
+        return targets, weights, *scene.placed(self.rasterizer, cameras, cells)
 
 
 def check_size(encoder: PatchEncoder, views: ViewOptions) -> None:
@@ -186,6 +197,42 @@ LOSSES: dict[str, Callable[[Tensor, EncoderBatch], Tensor]] = {
 }
 
 
+def contrast_loss(features: Tensor, batch: EncoderBatch) -> Tensor:
+    """InfoNCE: a cell's feature against those of all cells of another view of its photograph.
+
+    The positive is the cell that shows the same point; its neighbours are no negatives.
+    """
+    terms = []
+    for number in torch.unique(batch.photograph).tolist():
+        views = (batch.photograph == number).nonzero()[:, 0].tolist()
+        for step in (1, 2)[: len(views) - 1]:
+            pairs = zip(views, views[step:] + views[:step], strict=True)
+            terms += [_told_apart(features, batch, a, b) for a, b in pairs]
+    found = [term for term in terms if term is not None]
+    return torch.stack(found).mean() if found else 0.0 * features.sum()
+
+
+def _told_apart(features: Tensor, batch: EncoderBatch, a: int, b: int) -> Tensor | None:
+    """Of the cells of view a whose points view b shows, or None where there are none."""
+    rows, columns = features.shape[-2:]
+    point_a, point_b = (batch.points[view].flatten(1).T for view in (a, b))
+    known_a, known_b = (batch.weights[view].flatten() > 0.5 for view in (a, b))
+    apart = torch.cdist(point_a, point_b, compute_mode="donot_use_mm_for_euclid_dist")
+    near, of = apart.masked_fill(~known_b, torch.inf).min(dim=1)
+    extent = torch.maximum(batch.extents[a].flatten(), batch.extents[b].flatten()[of])
+    shown = known_a & (near < SAME_POINT * extent)
+    if not shown.any():
+        return None
+    unit_a, unit_b = (F.normalize(features[view].flatten(1).T, dim=1) for view in (a, b))
+    of = of[shown]
+    logits = CONTRAST_SCALE * unit_a[shown] @ unit_b.T
+    cell = torch.arange(rows * columns, device=features.device)
+    across = (cell % columns - (of % columns)[:, None]).abs()
+    down = (cell // columns - (of // columns)[:, None]).abs()
+    beside = (torch.maximum(across, down) == 1) | ~known_b
+    return F.cross_entropy(logits.masked_fill(beside, -1e4), of)
+
+
 def train_encoder(
     options: EncoderOptions,
     encoder: PatchEncoder,
@@ -201,7 +248,12 @@ def train_encoder(
         features = model(batch.images).float()
         with torch.no_grad():
             cosine = 1.0 - float(cosine_loss(features, batch))
-        return loss(features, batch), {"cosine": cosine}
+        total, terms = loss(features, batch), {"cosine": cosine}
+        if options.contrast:
+            contrast = contrast_loss(features, batch)
+            total = total + options.contrast * contrast
+            terms["contrast"] = float(contrast.detach())
+        return total, terms
 
     with Processes.joined(options.loop.device) as processes:
         run = Run(encoder, loss_of, batches, options.loop, processes)  # type: ignore[arg-type]

@@ -28,7 +28,7 @@ from l2m_ros.workshop.gaussians.pairs import SceneFile, opened, relit
 from l2m_ros.workshop.gaussians.views import NewView, SceneViews
 from l2m_ros.workshop.jobs.runners import HERE, Runner
 
-PER_JOB = 32  # views of a scene that a process renders in a piece
+PER_JOB = 16  # views of a scene that a process renders in a piece
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class ViewBank:
         numbers = [int(number) for number in chosen]
         keep = torch.cat([(self.scene == number).nonzero()[:, 0] for number in numbers])
         some = {name: value[keep] for name, value in self.tensors().items()}
-        places = torch.full((int(self.scene.max()) + 1,), -1)
+        places = torch.full((max([*numbers, int(self.scene.max())]) + 1,), -1)
         places[numbers] = torch.arange(len(numbers))
         return ViewBank(**{**some, "scene": places[some["scene"]]})
 
