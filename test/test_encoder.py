@@ -308,7 +308,7 @@ def test_the_command_trains_and_the_picture_shows_before_and_after(tmp_path, cap
 
 
 def test_contrast_tells_a_point_from_the_others_as_its_slow_twin_does():
-    """Two views of a plane, the second shifted by one cell; a cell beside the right one is spared."""
+    """Two views of a plane, shifted by one cell; the cells beside the right one do not count."""
     rows, columns, shift = 3, 5, 1
     v, u = torch.meshgrid(torch.arange(3.0), torch.arange(5.0), indexing="ij")
     places = [torch.stack([u + k * shift, v, torch.ones_like(u)]) for k in (0, 1)]
