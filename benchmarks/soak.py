@@ -105,6 +105,7 @@ class Soak:
     pause_s: float
     parameters: list[str]
     rng: random.Random
+    scale: int = 1  # of the images of a drive
     counts: Counter[str] = field(default_factory=Counter)
     poses: int = 0
     state: str = ACTIVE
@@ -161,9 +162,11 @@ class Soak:
     def drive(self) -> None:
         """Onward along a wall that never repeats: each place is a new one for a map."""
         bench, number = self.node.bench, self.node.bench.number
-        bench.publishers["camera_info"].publish(info(number))
-        bench.publishers["depth"].publish(depth(number))
-        bench.publishers["image"].publish(image(number, pixels=wall(STEPS * number)))
+        size = (self.scale * WIDTH, self.scale * HEIGHT)
+        pixels = cv2.resize(wall(STEPS * number), size)
+        bench.publishers["camera_info"].publish(info(number, scaled_camera(self.scale)))
+        bench.publishers["depth"].publish(depth(number, shape=size[::-1]))
+        bench.publishers["image"].publish(image(number, pixels=pixels))
         bench.number += 1
         time.sleep(self.pause_s)
 
@@ -249,7 +252,12 @@ class Soak:
 def run(name: str, args: argparse.Namespace) -> bool:
     """One phase on a fresh node; prints its line; whether all is well."""
     soak = Soak(
-        NodeProcess(START_S), args.model, 1 / args.rate, args.parameters, random.Random(args.seed)
+        NodeProcess(START_S),
+        args.model,
+        1 / args.rate,
+        args.parameters,
+        random.Random(args.seed),
+        args.scale,
     )
     started_s = time.monotonic()
     try:
@@ -282,6 +290,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, help="of cycles or kills")
     parser.add_argument("--model", default="lite")
     parser.add_argument("--rate", type=float, default=10.0, help="images a second, frames")
+    parser.add_argument("--scale", type=int, default=1, help=f"drive; {FULL}: 640x480")
     parser.add_argument("--growth", type=float, default=2.0, help="percent")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-p", dest="parameters", action="append", default=[], help="NAME:=VALUE")
