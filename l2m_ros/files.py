@@ -8,6 +8,8 @@ the old file as it was; never over the input.
 from __future__ import annotations
 
 import errno
+import fcntl
+import glob
 import json
 import os
 import shutil
@@ -25,6 +27,7 @@ from l2m_ros.errors import InvalidInput, L2MError
 MAX_TEXT_BYTES = 64 << 20  # of YAML, JSON and trajectories
 BAG_SUFFIXES = (".mcap", ".db3")  # a bag's folder is named so; the storage follows from it
 PARTIAL = ".part"  # ends the name of a file that is being written
+PARTIAL_FOLDER = ".partial-"  # within the name of a folder that is being written
 MAX_YAML_BYTES, MAX_YAML_VALUES = 4 << 20, 100_000
 FULL_WORDS = ("no space left", "disk is full", "file too large", "disk i/o error")
 NOTHING_KEPT = "nothing was kept. Free some space or name another place"
@@ -194,12 +197,14 @@ def whole_file(path: Path, if_full: str = NOTHING_KEPT) -> Iterator[Path]:
 def whole_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
     """A path to make a folder (or file) at; it becomes `target` if the block ends well.
 
-    Ctrl-C and SIGTERM remove what was begun. An existing target is refused, or replaced by force.
+    Ctrl-C and SIGTERM remove what was begun; what a killed process left goes with the next run.
+    An existing target is refused, or replaced by force.
     """
     target = Path(target)
     refuse_existing(target, force=force)
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
+    _remove_leftovers(target)
+    beside, held = _held_folder(target)
     try:
         with _termination_as_interrupt(), full_disk_in_words(target):
             made = beside / (target.stem or target.name)
@@ -210,6 +215,41 @@ def whole_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
             os.replace(made, target)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+        os.close(held)
+
+
+def _held_folder(target: Path) -> tuple[Path, int]:
+    """A new folder beside the target, and what holds its lock while this process lives.
+
+    It is locked before it has the name by which leftovers are found.
+    """
+    fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.new-", dir=target.parent))
+    held = os.open(fresh, os.O_RDONLY)
+    _lock(held)
+    beside = fresh.with_name(fresh.name.replace(".new-", PARTIAL_FOLDER))
+    os.replace(fresh, beside)
+    return beside, held
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Folders of killed runs: those whose lock nobody holds any more."""
+    for folder in target.parent.glob(f".{glob.escape(target.name)}{PARTIAL_FOLDER}*"):
+        try:
+            held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError:
+            continue
+        if _lock(held):
+            shutil.rmtree(folder, ignore_errors=True)
+        os.close(held)
+
+
+def _lock(descriptor: int) -> bool:
+    """Whether this process has it now; not where the disk knows no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def local(place: Path | str | None) -> Path | None:

@@ -3,8 +3,10 @@
 import json
 import os
 import signal
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import pytest
@@ -114,6 +116,20 @@ def test_ray_that_is_not_installed_is_named(monkeypatch):
         next(RayCluster("auto").run(abs, [1]))
 
 
+def test_ray_that_does_not_come_up_is_named(monkeypatch):
+    """Ray raises what it likes."""
+
+    def init(**options):
+        raise Exception("The current node timed out during startup.")
+
+    shut = []
+    ray = SimpleNamespace(init=init, is_initialized=bool, shutdown=lambda: shut.append(1))
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    with pytest.raises(BackendUnavailable, match=r"timed out during startup.*--processes N"):
+        next(RayCluster("auto").run(abs, [1]))
+    assert shut == [1]
+
+
 def _without_ray(name, *args, _import=__import__, **kwargs):
     if name == "ray":
         raise ImportError(name)
@@ -195,25 +211,30 @@ def test_pairs_of_a_scene_go_to_an_object_store(s3, scene, tmp_path):
 # --- a cluster --------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def cluster(monkeypatch):
-    """Two workers of this machine."""
-    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "200")  # of a busy machine
-    ray = pytest.importorskip("ray")
-    env = {"PYTHONPATH": f"{Path(__file__).parents[1]}:{Path(__file__).parent}"}
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        runtime_env={"env_vars": env},
-    )
+@pytest.fixture(scope="module")
+def ray_environment():
+    """What Ray's processes inherit: this package and these tests, and time to start in."""
+    pytest.importorskip("ray")
+    here = Path(__file__).parent
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{here.parent}:{here}")
+        for name, value in runners.PATIENCE.items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture(scope="module")
+def cluster(ray_environment):
+    """Two workers of this machine, for all tests that need no more."""
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield ray
     ray.shutdown()
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)  # Ray takes minutes to start on a busy machine
 def test_two_ray_workers_make_the_same_shards_and_one_that_is_killed_loses_nothing(
     cluster, photographs, tmp_path
 ):
@@ -233,7 +254,7 @@ def _refusing(number):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # Ray takes minutes to start on a busy machine
+@pytest.mark.timeout(900)
 def test_pairs_and_evaluation_are_the_same_on_ray_and_on_two_processes(
     cluster, scene, tmp_path, capsys
 ):
@@ -258,20 +279,22 @@ def test_pairs_and_evaluation_are_the_same_on_ray_and_on_two_processes(
     assert figures["ray"] == figures["processes"] == figures["here"]
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_a_node_that_goes_away_half_way_loses_nothing(photographs, tmp_path, monkeypatch):
-    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "200")
-    cluster_utils = pytest.importorskip("ray.cluster_utils")
-    import ray
+ONE_CORE = {"num_cpus": 1, "include_dashboard": False}
 
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_node_that_goes_away_half_way_loses_nothing(photographs, tmp_path, ray_environment):
+    import ray
+    from ray import cluster_utils
+
+    ray.shutdown()  # the two workers' cluster
     many = LiftOptions(width=320, height=240, views=4, photographs_per_shard=1, workers=1)
     lift_folder(photographs, tmp_path / "here", many)
-    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args=ONE_CORE)
     node = cluster.add_node(num_cpus=1)
     try:
-        env = {"PYTHONPATH": f"{Path(__file__).parents[1]}:{Path(__file__).parent}"}
-        ray.init(address=cluster.address, log_to_driver=False, runtime_env={"env_vars": env})
+        ray.init(address=cluster.address, log_to_driver=False)
         runner = _LosesANode(RayCluster("auto"), cluster, node)
         lift_folder(photographs, tmp_path / "there", many, runner=runner)
         assert runner.lost

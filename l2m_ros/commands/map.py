@@ -131,19 +131,20 @@ def _target(out: str, *, append: bool = False, force: bool) -> Iterator[str]:
     if "://" in out or append:
         yield out
         return
+    from l2m_ros.mapping import sqlite
+
     path = Path(out)
     if path.exists() and not force:
         raise InvalidInput(f"{out} exists; add --append or --force, or name another one")
     partial = path.with_name(f".{path.name}.partial")
-    leftovers = [Path(f"{partial}{end}") for end in ("", "-wal", "-shm")]
+    for file in (path, partial):
+        sqlite.refuse_in_use(file)
     try:
-        for one in leftovers:
-            one.unlink(missing_ok=True)
+        sqlite.remove(partial)  # a killed run's
         yield str(partial)
-        partial.replace(path)
+        sqlite.replace_map(partial, path)
     finally:
-        for one in leftovers:
-            one.unlink(missing_ok=True)
+        sqlite.remove(partial)
 
 
 def _info(args: argparse.Namespace) -> int:

@@ -85,7 +85,8 @@ def repair(address: str) -> Saved:
     if not path.is_file():
         raise MapError(f"{path}: there is no such map")
     fresh = path.with_name(f".{path.name}.repaired")
-    fresh.unlink(missing_ok=True)
+    sqlite.refuse_in_use(path)
+    sqlite.remove(fresh)
     store = open_map(str(fresh), create=True)
     try:
         lines = _salvage(path, store)
@@ -93,13 +94,15 @@ def repair(address: str) -> Saved:
     finally:
         store.close()
     if not count:
-        fresh.unlink(missing_ok=True)
+        sqlite.remove(fresh)
         raise MapError(f"{path}: nothing can be saved; build the map again")
     broken = path.with_name(path.name + ".broken")
-    os.replace(path, broken)
-    for end in ("-wal", "-shm"):
-        Path(f"{path}{end}").unlink(missing_ok=True)
-    os.replace(fresh, path)
+    sqlite.remove(broken)
+    try:
+        os.link(path, broken)  # at no moment is there no map
+    except OSError:  # a file system without hard links
+        shutil.copy2(path, broken)
+    sqlite.replace_map(fresh, path)
     return Saved(count, [*lines, f"{path}: {count} keyframes saved; the old file is {broken}"])
 
 
@@ -108,6 +111,7 @@ def _salvage(path: Path, out: MapStore) -> list[str]:
     lines: list[str] = []
     new_id: dict[int, int] = {}
     copied = path.with_name(f".{path.name}.copy")
+    sqlite.remove(copied)  # a killed run's: its log would be read into the copy
     _copy_padded(path, copied)
     connection = sqlite3.connect(copied, isolation_level=None)
     try:
@@ -126,8 +130,7 @@ def _salvage(path: Path, out: MapStore) -> list[str]:
             out.set_meta({"model": str(meta["model"])})
     finally:
         connection.close()
-        for end in ("", "-wal", "-shm"):
-            Path(f"{copied}{end}").unlink(missing_ok=True)
+        sqlite.remove(copied)
     return [*lines, f"{len(edges)} edges saved"]
 
 

@@ -32,6 +32,7 @@ TYPES = {
 DAMAGE = (sqlite3.Error, UnicodeDecodeError)
 BUSY_S = 5.0  # how long to wait for another writer's transaction
 POLL_S = 0.2
+LOGS = ("-wal", "-shm", "-journal")  # what SQLite keeps beside a file, and reads into it
 
 
 def open_store(address: str, *, write: bool, create: bool) -> SqliteStore:
@@ -72,7 +73,12 @@ def _make(path: Path) -> None:
 
 
 def _move_new(partial: Path, path: Path) -> None:
-    """Renamed, but never over a map that somebody made meanwhile."""
+    """Renamed, but never over a map that somebody made meanwhile.
+
+    The log of a map that is gone (`rm office.l2m` after a kill) would be read into the new one.
+    """
+    if not path.exists():
+        remove(path)
     try:
         os.link(partial, path)
     except FileExistsError:
@@ -80,6 +86,40 @@ def _move_new(partial: Path, path: Path) -> None:
     except OSError:  # a file system without hard links
         if not path.exists():
             os.rename(partial, path)
+
+
+def replace_map(new: Path, path: Path) -> None:
+    """`new`, closed, in the place of the map `path`, if there is one.
+
+    The log of a writer that was killed would be read into the new map.
+    """
+    refuse_in_use(path)
+    for end in LOGS:
+        Path(f"{path}{end}").unlink(missing_ok=True)
+    os.replace(new, path)
+
+
+def remove(path: Path) -> None:
+    """The file and what SQLite keeps beside it."""
+    for end in ("", *LOGS):
+        Path(f"{path}{end}").unlink(missing_ok=True)
+
+
+def refuse_in_use(path: Path) -> None:
+    """Only the last user of a file can fold its log. What is no map, or damaged, nobody uses."""
+    if not path.is_file():
+        return
+    address = f"file:{quote(os.fsencode(path.absolute()))}?mode=rw"
+    connection = sqlite3.connect(address, uri=True, timeout=0.0, isolation_level=None)
+    try:
+        connection.execute("PRAGMA journal_mode = DELETE").fetchone()
+    except sqlite3.OperationalError as error:
+        if "locked" in str(error):
+            raise MapError(_words(path, error)) from error
+    except DAMAGE:
+        pass
+    finally:
+        connection.close()
 
 
 def _migrate(connection: sqlite3.Connection | sqlite3.Cursor, format: int) -> None:

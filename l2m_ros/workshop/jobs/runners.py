@@ -9,6 +9,7 @@ twice: then every runner gives the same result, and a worker that dies costs its
 from __future__ import annotations
 
 import multiprocessing
+import os
 import re
 import signal
 import socket
@@ -25,6 +26,13 @@ T = TypeVar("T")
 ANSWERS_S = 10.0
 TRIES = 4  # of a piece whose worker dies
 AHEAD = 2  # pieces waiting for each worker
+# Ray gives its own processes 20 to 30 s to start, which a busy machine exceeds.
+PATIENCE = {
+    "RAY_agent_register_timeout_ms": "300000",
+    "RAY_raylet_start_wait_time_s": "300",
+    "RAY_gcs_server_port_wait_time_s": "300",
+    "RAY_NUM_REDIS_GET_RETRIES": "300",
+}
 
 
 class Runner(Protocol):
@@ -142,6 +150,8 @@ class RayCluster:
 
     def _joined(self) -> Any:
         self._check_that_it_answers()
+        for name, value in PATIENCE.items():
+            os.environ.setdefault(name, value)
         try:
             import ray
         except ImportError as error:
@@ -157,8 +167,15 @@ class RayCluster:
                     words = f"--ray {self.address}: no cluster answers: {error}"
                     raise InvalidInput(words) from error
                 ray.init(address="local", **options)
-        except ImportError as error:  # a package that Ray uses and that does not fit
-            raise BackendUnavailable(f"--ray: Ray does not start here: {error}") from error
+        except L2MError:
+            raise
+        # A package that does not fit, a process that does not come up: Ray has no class for either.
+        except Exception as error:
+            ray.shutdown()
+            raise BackendUnavailable(
+                f"--ray: Ray does not start here ({error}): is there enough memory? "
+                "--processes N does the same work without Ray"
+            ) from error
         return ray
 
     @staticmethod
