@@ -318,7 +318,12 @@ def test_training_learns_what_the_features_say(tmp_path):
 
     from l2m_ros.networks.registry import build
     from l2m_ros.workshop.training.depth_data import Samples
-    from l2m_ros.workshop.training.depth_head import HeadOptions, head_errors, train_head
+    from l2m_ros.workshop.training.depth_head import (
+        HeadBatches,
+        HeadOptions,
+        head_errors,
+        train_head,
+    )
     from l2m_ros.workshop.training.loop import LoopOptions
 
     rng = np.random.default_rng(0)
@@ -331,7 +336,8 @@ def test_training_learns_what_the_features_say(tmp_path):
     network = build("lite_depth", eyes=5, wide=2, width=16, deep=16, blocks=1)
     loop = LoopOptions(steps=100, learning_rate=1e-2, warmup_steps=5, ema=0.9, bf16=False)
     options = HeadOptions(batch=8, channel_dropout=0.0, loop=loop)
-    assert train_head(options, network, samples, [], samples, tmp_path)
+    batches = HeadBatches([samples], [1.0], options)
+    assert train_head(options, network, batches, samples, samples, tmp_path)
     assert np.abs(head_errors(network, samples).factor).mean() < 0.3 * np.abs(told).mean()
 
 
@@ -342,7 +348,7 @@ def test_a_member_never_learns_from_its_family_and_what_they_dispute_is_less_sur
     from l2m_ros.workshop.training.depth_head import HeadBatch, head_loss
 
     torch.manual_seed(0)
-    network = build("lite_depth", eyes=5, wide=2, width=16, deep=16, blocks=1)
+    network = build("lite_depth", eyes=5, wide=2, width=16, deep=16, blocks=1, members=3)
     batch = HeadBatch(torch.randn(3, 5, 4, 6), torch.randn(3, 2, 2, 3),
                       torch.full((3, 1, 4, 6), -4.0), torch.tensor([1, 1, 1]))  # fmt: skip
     head_loss(network, batch)[0].backward()

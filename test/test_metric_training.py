@@ -16,8 +16,9 @@ from l2m_ros.networks.mickey.solver import Views
 from l2m_ros.types import Camera
 from l2m_ros.workshop.training import metric, metric_data
 from l2m_ros.workshop.training.loop import LoopOptions
-from l2m_ros.workshop.training.metric_data import MetricPairs, PairLimits, PosedFrame
+from l2m_ros.workshop.training.metric_data import PosedFrame
 from l2m_ros.workshop.training.metric_losses import LOSSES, Truth
+from l2m_ros.workshop.training.metric_pairs import MetricPairs, PairLimits, overlaps
 from l2m_ros.workshop.training.metric_ransac import (
     RansacOptions,
     backward,
@@ -197,6 +198,33 @@ def test_a_pair_belongs_to_its_number_and_keeps_the_limits():
     assert np.median([source.pair(i, 0.5).way_m for i in range(20)]) < 0.25
     with pytest.raises(InvalidInput, match="no two posed images"):
         MetricPairs([posed_frames(1)], 0)
+
+
+def test_overlap_is_the_share_that_the_other_image_shows():
+    """A wall at 2 m, 80 px: a camera 0.6 m to the side shows it 24 px of 96 farther on."""
+    frame = posed_frames(1)[0]
+    beside = replace(frame, world_from_camera=se3.exp(np.array([0.6, 0, 0, 0, 0, 0])))
+    hidden = replace(beside, depth=np.full((64, 96), 1.5, np.float32))
+    share = overlaps([frame, beside, hidden])
+    assert np.allclose(np.diag(share), 1.0) and share[0, 1] == pytest.approx(0.75, abs=0.05)
+    assert share[0, 2] == 0.0
+    apart = replace(frame, world_from_camera=se3.exp(np.array([2.0, 0, 0, 0, 0, 0])))
+    with pytest.raises(InvalidInput, match="show the same"):
+        MetricPairs([[frame, apart]], 0)
+
+
+def test_the_devices_batches_are_those_of_the_cpu():
+    from l2m_ros.workshop.training.metric_data import MetricBatches
+    from l2m_ros.workshop.training.metric_device import DeviceMetricBatches
+
+    source = pairs(way_m=0.8)
+    plain = MetricBatches(source, (96, 64), 3, 0)
+    there = DeviceMetricBatches(source, (96, 64), 3, 0, "cpu")
+    for step in (0, 4):
+        a, b = (s.batch(step, rank=0, count=1, difficulty=1.0) for s in (plain, there))
+        assert a.seed == b.seed
+        for name in ("first", "second", "K_first", "second_from_first", "depth_second"):
+            assert torch.allclose(getattr(a, name), getattr(b, name), atol=1e-3), name
 
 
 def test_a_sequences_folder_is_read_by_segments(tmp_path):

@@ -10,10 +10,10 @@ some; --measure names recordings of other places, on which the card's sigmas are
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,15 +22,13 @@ from l2m_ros.errors import InvalidInput
 if TYPE_CHECKING:
     from l2m_ros.engines.model_card import ModelCard
     from l2m_ros.matching.network_matcher import NetworkMatcher
+    from l2m_ros.workshop.training.data import Schedule
     from l2m_ros.workshop.training.depth_data import Pictures, Samples
     from l2m_ros.workshop.training.depth_head import HeadOptions
 
 NAME = "lite_depth"
-EVERY = 4  # frames of a recording: neighbours show the same
 HELD_OUT_EVERY = 8  # worlds
 TRIAL_WORLDS = 8
-# The member of the head that never sees a kind of world.
-FAMILIES = {"desk": 0, "room": 1, "hall": 1, "corridor": 2, "street": 2, "yard": 2}
 TRIAL_MINUTES = 2.0
 
 
@@ -38,38 +36,123 @@ def run_depth(args: argparse.Namespace, config: Path | None) -> int:
     import torch
 
     from l2m_ros.commands.train_input import say
-    from l2m_ros.matching.catalogue import load_matcher
-    from l2m_ros.matching.network_matcher import NetworkMatcher
     from l2m_ros.networks.checkpoint import load_files
     from l2m_ros.networks.registry import build
-    from l2m_ros.workshop.training.depth_data import merged
     from l2m_ros.workshop.training.depth_head import train_head
 
     options = head_options(args, config)
     folder = args.out or Path("runs/depth")
-    matcher = load_matcher("lite", size=(options.width, options.height))
-    assert isinstance(matcher, NetworkMatcher)
     torch.manual_seed(options.loop.seed)
-    network = build(NAME)
+    network = build(NAME, **options.network)
     if args.start is not None:
         load_files(network, [args.start])
     if args.measure is not None:  # said now, not after the training
         recordings_with_depth(args.measure)
-    recorded = recorded_samples(args.sequences, options, matcher, crops=options.crops)
-    worlds = [*simulated(args.pairs, options, matcher), *rendered_samples(options, matcher, folder)]
-    unseen = merged(worlds[::HELD_OUT_EVERY])
-    seen = merged([w for k, w in enumerate(worlds) if k % HELD_OUT_EVERY])
-    if train_head(options, network, seen, recorded, unseen, folder):
-        measured = recorded_samples(args.measure, options, matcher, crops=0)
+    anew = options.loop.device.startswith("cuda") if options.anew is None else options.anew
+    if args.photographs is not None and not anew:
+        raise InvalidInput("--photographs help a head whose images are seen anew: set `anew`")
+    made = anew_run(args, options) if anew else kept_run(args, options, folder)
+    if train_head(options, network, made.batches, made.some, made.unseen, folder):
+        measured = made.measured()
         if not measured:
-            say("no --measure: the card's sigmas are those of rendered worlds, one family of them "
-                "left out at a time")  # fmt: skip
-        source = f"{len(worlds)} rendered worlds of this package's simulator"
-        if recorded:
+            say("no --measure: the card's sigmas are those of rendered worlds that the head, or "
+                "one of its members, never saw")  # fmt: skip
+        source = f"{made.worlds} rendered worlds of this package's simulator"
+        if args.sequences is not None:
             source += f"; recordings of {args.sequences}, whose licence holds for the weights too"
-        write_head(folder, options, matcher.card, (merged(worlds), unseen, *measured), source)
+        write_head(folder, options, made.encoder, (made.some, made.unseen, *measured), source)
         print(folder / "model")
     return 0
+
+
+@dataclass(frozen=True)
+class DepthRun:
+    """What a training of the head reads, on whatever device."""
+
+    batches: Schedule
+    some: Samples  # of the worlds, for the features' mean and for what the card states
+    unseen: Samples
+    measured: Callable[[], list[Samples]]
+    worlds: int
+    encoder: ModelCard
+
+
+def kept_run(args: argparse.Namespace, options: HeadOptions, folder: Path) -> DepthRun:
+    """What the eyes see is computed once: on a CPU they would take most of each step."""
+    from l2m_ros.matching.catalogue import load_matcher
+    from l2m_ros.matching.network_matcher import NetworkMatcher
+    from l2m_ros.workshop.training.depth_data import merged
+    from l2m_ros.workshop.training.depth_head import HeadBatches, shares_of
+
+    matcher = load_matcher("lite", size=(options.width, options.height))
+    assert isinstance(matcher, NetworkMatcher)
+    recorded = recorded_samples(args.sequences, options, matcher, crops=options.crops)
+    worlds = [*simulated(args.pairs, options, matcher), *rendered_samples(options, matcher, folder)]
+    if len(worlds) < HELD_OUT_EVERY:
+        raise InvalidInput(f"{len(worlds)} worlds are too few, it takes {HELD_OUT_EVERY}")
+    unseen = merged(worlds[::HELD_OUT_EVERY])
+    seen = merged([w for k, w in enumerate(worlds) if k % HELD_OUT_EVERY])
+    batches = HeadBatches([seen, *recorded], shares_of(True, len(recorded), options), options)
+    return DepthRun(
+        batches, merged([seen, unseen]), unseen,
+        lambda: recorded_samples(args.measure, options, matcher, crops=0),
+        len(worlds), matcher.card,
+    )  # fmt: skip
+
+
+def anew_run(args: argparse.Namespace, options: HeadOptions) -> DepthRun:
+    """Images lie on the device; each step cuts and colours them anew and looks at them."""
+    from l2m_ros.commands.train_input import say
+    from l2m_ros.matching.catalogue import find_card
+    from l2m_ros.networks.checkpoint import load_files
+    from l2m_ros.networks.registry import build
+    from l2m_ros.workshop.lifting.photographs import find_photographs, read_photograph
+    from l2m_ros.workshop.training.depth_device import AnewBatches, Eyes, Stored, seen_whole
+    from l2m_ros.workshop.training.depth_head import shares_of
+    from l2m_ros.workshop.training.depth_sources import (
+        Split,
+        draft_worlds,
+        recorded,
+        some_seen,
+        stored_size,
+    )
+
+    device, size = options.loop.device, (options.width, options.height)
+    card = find_card("lite")
+    lite = build(card.architecture, **card.config)
+    load_files(lite, [card.file("weights")])
+    card = replace(card, eyes_id=eyes_id_of(lite))
+    eyes = Eyes(lite.eyes).to(device)
+    worlds = draft_worlds(options, say)
+    for at, folder in enumerate(args.pairs):
+        worlds += recorded(recordings_with_depth(folder), options, (at + 2) * 10_000, dealt=True)
+    split = Split.of(worlds)
+    say(f"{len(worlds)} worlds, {len(split.seen)} images to learn from, {len(split.unseen)} not")
+    split = Split(split.seen.to(device), split.unseen.to(device))
+
+    def recordings(folder: Path | None) -> list[Stored]:
+        found = [] if folder is None else recordings_with_depth(folder)
+        return [s.to(device) for s in recorded(found, options, 10_000, dealt=False)]
+
+    real = recordings(args.sequences)
+    photographs = None
+    if args.photographs is not None:
+        read = (read_photograph(path) for path in find_photographs(args.photographs))
+        photographs = Stored.photographs(read, stored_size(options)).to(device)
+    batches = AnewBatches(
+        [split.seen, *real], shares_of(True, len(real), options), eyes, options, photographs
+    )
+    return DepthRun(
+        batches, some_seen(split, eyes, size), seen_whole(split.unseen, eyes, size),
+        lambda: [seen_whole(stored, eyes, size) for stored in recordings(args.measure)],
+        len(worlds), card,
+    )  # fmt: skip
+
+
+def eyes_id_of(network: Any) -> str:
+    from l2m_ros.networks.checkpoint import weights_id
+
+    return weights_id(network.eyes.state_dict())
 
 
 def head_options(args: argparse.Namespace, config: Path | None) -> HeadOptions:
@@ -96,36 +179,37 @@ def rendered_samples(
     from l2m_ros.progress import track
     from l2m_ros.workshop.simulation.draft import kind_of
     from l2m_ros.workshop.training.depth_data import encoded
+    from l2m_ros.workshop.training.depth_sources import family_of, number_of
 
     for world in track(range(options.worlds), "rendering worlds"):
-        family = FAMILIES[kind_of(_number(options, world))]
+        family = family_of(options, world, kind_of(number_of(options, world)))
         yield encoded(kept_pictures(options, world, folder), matcher.backend, family)
 
 
 def simulated(
     folders: Sequence[Path], options: HeadOptions, matcher: NetworkMatcher
 ) -> Iterator[Samples]:
-    """Of worlds that `l2m simulate` wrote; of what family each is nobody says, so it is dealt."""
+    """Of worlds that `l2m simulate` wrote."""
+    from l2m_ros.workshop.training.depth_sources import family_of
+
     for at, folder in enumerate(folders):
         found = recorded_samples(folder, options, matcher, options.crops, first=(at + 2) * 10_000)
         for number, samples in enumerate(found):
-            yield replace(samples, family=np.full(len(samples), number % 3))
-
-
-def _number(options: HeadOptions, world: int) -> int:
-    return 10_000 * options.loop.seed + world
+            dealt = family_of(options, number, None)
+            yield replace(samples, family=np.full(len(samples), dealt))
 
 
 def kept_pictures(options: HeadOptions, world: int, folder: Path) -> Pictures:
     """Of one world, from the run's folder or rendered."""
     from l2m_ros.workshop.simulation.draft import draft_world
     from l2m_ros.workshop.training.depth_data import Pictures, images_of_world, pictures_of
+    from l2m_ros.workshop.training.depth_sources import number_of
 
     size, seed = (options.width, options.height), options.loop.seed
     kind = f"{options.width}x{options.height}-{options.views}x{options.crops}-seed{seed}"
     path = folder / "pictures" / kind / f"world{world}.npz"
     if not path.is_file():
-        number = _number(options, world)
+        number = number_of(options, world)
         drawn = (4 * size[0] // 5, 4 * size[1] // 5)
         views = images_of_world(draft_world(number), number, options.views, drawn)
         pictures_of(views, world, size, options.crops, seed).save(path)
@@ -157,7 +241,11 @@ def recorded_samples(
     return [
         encoded(
             pictures_of(
-                images_of_sequence(path, EVERY), first + number, size, crops, options.loop.seed
+                images_of_sequence(path, options.every),
+                first + number,
+                size,
+                crops,
+                options.loop.seed,
             ),
             matcher.backend,
         )
@@ -174,23 +262,25 @@ def write_head(
 ) -> ModelCard:
     """The mean weights of a run as a head: weights, card and graph.
 
-    measured: all worlds, those that were held out, recordings of other places.
+    measured: images of all worlds, of those that were held out, of recordings of other places.
     """
     from l2m_ros.commands.train_output import fill, write_trained
     from l2m_ros.engines.model_card import InputSpec, ModelCard
     from l2m_ros.networks.registry import build
     from l2m_ros.workshop.training.depth_head import head_errors, left_out_errors, stated
 
-    network = build(NAME)
+    network = build(NAME, **options.network)
     fill(network, run_folder)
     worlds, *others = measured
     left_out = left_out_errors(network, worlds)
     errors = [head_errors(network, part) for part in others]
+    sigmas = stated(left_out, errors)
+    sigmas["place_sigma"] = max(sigmas["place_sigma"], options.place_sigma)
     spec = replace(encoder.input, width=options.width, height=options.height)
     assert isinstance(spec, InputSpec)
     card = ModelCard(
         name=NAME, architecture=NAME, input=spec, folder=run_folder / "model",
-        trained_on=trained_on, depth=stated(left_out, errors),
+        trained_on=trained_on, depth=sigmas, config=options.network,
         encoder={"model": encoder.name, "eyes_id": encoder.eyes_id or ""},
     )  # fmt: skip
     return write_trained(network, card)

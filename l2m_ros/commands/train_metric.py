@@ -19,7 +19,8 @@ from l2m_ros.errors import InvalidInput
 if TYPE_CHECKING:
     from l2m_ros.engines.model_card import ModelCard
     from l2m_ros.workshop.training.metric import MetricOptions
-    from l2m_ros.workshop.training.metric_data import Group, MetricPairs
+    from l2m_ros.workshop.training.metric_data import Group
+    from l2m_ros.workshop.training.metric_pairs import MetricPairs
 
 HELD_OUT_SEED = 900  # of the worlds that are never trained on
 HELD_OUT_WORLDS = 3
@@ -83,22 +84,27 @@ def metric_pairs(options: MetricOptions, sequences: Path | None) -> tuple[Metric
     """Pairs to train on, and pairs of rendered worlds that are never trained on."""
     from l2m_ros.progress import track
     from l2m_ros.workshop.training.metric_data import (
-        MetricPairs,
         WorldOptions,
         frames_of_sequences,
         frames_of_worlds,
     )
+    from l2m_ros.workshop.training.metric_pairs import MetricPairs
 
     def rendered(worlds: WorldOptions, what: str) -> list[Group]:
         return list(track(frames_of_worlds(worlds, options.size), what, total=worlds.worlds))
 
     groups: list[Group] = []
+    held_out: list[Group] = []
     if sequences is not None:
         groups += frames_of_sequences(sequences, options.size, say)
+        every = options.held_out_every
+        held_out = groups[::every] if every else []
+        groups = [group for k, group in enumerate(groups) if not every or k % every]
     groups += rendered(options.worlds, "rendering worlds")
-    count = min(HELD_OUT_WORLDS, max(options.worlds.worlds, 1))
-    unseen = replace(options.worlds, worlds=count, first_seed=HELD_OUT_SEED)
-    held_out = rendered(unseen, "rendering unseen worlds")
+    if not held_out:
+        count = min(HELD_OUT_WORLDS, max(options.worlds.worlds, 1))
+        unseen = replace(options.worlds, worlds=count, first_seed=HELD_OUT_SEED)
+        held_out = rendered(unseen, "rendering unseen worlds")
     seed = options.loop.seed
     return (
         MetricPairs(groups, seed, options.limits),

@@ -8,16 +8,19 @@ states is measured on places that the head was not trained on: `sigmas` takes th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from l2m_ros.errors import InvalidInput
+from l2m_ros.spelling import nearest
 from l2m_ros.workshop.training.data import Schedule, SizeShare
 from l2m_ros.workshop.training.depth_data import Samples
 from l2m_ros.workshop.training.loop import LoopOptions, Run, train
@@ -26,6 +29,8 @@ from l2m_ros.workshop.training.processes import Processes
 LEAST_CELLS = 20  # whose depth is known
 UNKNOWN_CORRELATION = 0.9  # of neighbouring keyframes, where no recording told
 UNKNOWN_SHARE = 0.9  # of an image's variance that the place's other images share
+TWINS_WEIGHT = 0.5
+LEFT_OUT = ("families", "worlds")
 ALONE = 4  # fewer images of a place say little of its own factor
 
 
@@ -33,19 +38,42 @@ ALONE = 4  # fewer images of a place say little of its own factor
 class HeadOptions:
     """A training of the head; a config file gives any of these by name."""
 
+    network: Mapping[str, int] = field(default_factory=dict)  # of DepthHeadConfig
     width: int = 640  # of the encoder's input; multiples of 32
     height: int = 480
     worlds: int = 500  # rendered; every eighth is held out
     views: int = 6  # of each
-    crops: int = 1  # of each view, beside the whole
+    anew: bool | None = None  # each step cuts and colours its images anew; None: on a GPU
+    render_s: float = math.inf  # if so: no more worlds are begun after it
+    renderers: int = 1  # if so: processes that render
+    crops: int = 1  # if not: of each view, beside the whole
+    every: int = 4  # frames of a recording: neighbours show the same
+    left_out: str = "worlds"  # what a member never sees: a family of places, or some worlds
+    place_sigma: float = 0.0  # of the card at least: what a run with `families` measured
     real_share: float = 0.3  # of a batch, where recordings are given
     batch: int = 12
     channel_dropout: float = 0.2  # of the features: with less the worlds are learnt by heart
     loop: LoopOptions = field(default_factory=lambda: LoopOptions(steps=500))
 
     def __post_init__(self) -> None:
-        if not (0 <= self.real_share < 1 and self.worlds >= 8 and self.views > 0):
-            raise InvalidInput("real_share must lie in [0, 1), worlds be 8 or more, views positive")
+        if not (0 <= self.real_share < 1 and self.worlds >= 0 and self.views > 0):
+            raise InvalidInput("real_share must lie in [0, 1), worlds be 0 or more, views positive")
+        if self.left_out not in LEFT_OUT:
+            raise InvalidInput(
+                f"left_out is {self.left_out!r}{nearest(self.left_out, LEFT_OUT)}; "
+                f"there are {', '.join(LEFT_OUT)}"
+            )
+
+
+@dataclass(frozen=True)
+class Twins:
+    """Of a batch's last 2 k images, which are k photographs in two cuts each."""
+
+    grid: Tensor  # (k, h, w, 2) where the second cuts' cells lie in the first, in [-1, 1]
+    shift: Tensor  # (k,) log depth over focal length read in the second, less that in the first
+
+    def to(self, device: str) -> Twins:
+        return Twins(self.grid.to(device), self.shift.to(device))
 
 
 @dataclass(frozen=True)
@@ -54,10 +82,12 @@ class HeadBatch:
     context: Tensor  # (B, C, h / 2, w / 2) at 1/32
     labels: Tensor  # (B, 1, h, w), NaN = unknown
     family: Tensor  # (B,) the member that does not learn from it
+    twins: Twins | None = None
 
     def to(self, device: str) -> HeadBatch:
         parts = (self.cells, self.context, self.labels, self.family)
-        return HeadBatch(*(t.to(device) for t in parts))
+        twins = None if self.twins is None else self.twins.to(device)
+        return HeadBatch(*(t.to(device) for t in parts), twins)
 
 
 class HeadBatches(Schedule):
@@ -86,7 +116,7 @@ class HeadBatches(Schedule):
         return HeadBatch(*(torch.from_numpy(array) for array in arrays))
 
 
-def head_loss(model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, float]]:
+def head_loss(model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Any]]:
     """Of each member over the images that it may see."""
     found = model(batch.cells, batch.context)
     known = torch.isfinite(batch.labels)  # (B, 1, h, w)
@@ -103,7 +133,23 @@ def head_loss(model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, float]]:
     members = torch.arange(factor.shape[1], device=factor.device)
     sees = (taught & (batch.family[:, None] != members)).float()
     loss = ((cells + image) * sees).sum() / sees.sum().clamp_min(1)
-    return loss, {"factor": float((factor.abs() * sees).sum().detach() / sees.sum().clamp_min(1))}
+    terms = {"factor": (factor.abs() * sees).sum().detach() / sees.sum().clamp_min(1)}
+    if batch.twins is not None:
+        apart = disputed(found["member_log_depth"], batch.twins)
+        loss, terms["twins"] = loss + TWINS_WEIGHT * apart, apart.detach()
+    return loss, terms
+
+
+def disputed(log_depth: Tensor, twins: Twins) -> Tensor:
+    """How far two cuts of one photograph are apart about what both show."""
+    count = len(twins.shift)
+    first, second = log_depth[-2 * count : -count], log_depth[-count:]
+    there = F.grid_sample(first, twins.grid, "bilinear", "border", align_corners=False)
+    both = (twins.grid.abs() < 1.0).all(dim=-1)[:, None].float()
+    off = (second - there - twins.shift[:, None, None, None]) * both
+    shown = both.sum(dim=(2, 3)).clamp_min(1)  # (k, 1)
+    whole = off.sum(dim=(2, 3)) / shown  # (k, members)
+    return (whole.abs() + 0.5 * off.abs().sum(dim=(2, 3)) / shown).mean()
 
 
 @torch.no_grad()
@@ -142,7 +188,7 @@ def left_out_errors(model: nn.Module, samples: Samples) -> HeadErrors:
     rows = []
     for at, found in _readings(model, samples):
         member = int(samples.family[at])
-        if member >= 0:
+        if 0 <= member < found["member_log_depth"].shape[1]:
             one = {
                 name: found[f"member_{name}"][:, member : member + 1]
                 for name in ("log_depth", "log_sigma", "image_log_sigma")
@@ -254,19 +300,26 @@ class HeadValidation:
 def train_head(
     options: HeadOptions,
     network: nn.Module,
-    rendered: Samples,
-    recorded: Sequence[Samples],
+    batches: Schedule,
+    some: Samples,
     held_out: Samples,
     folder: Path,
 ) -> bool:
-    """Train, measuring on `held_out`; True in the process that wrote the folder."""
+    """Train, measuring on `held_out`; True in the process that wrote the folder.
+
+    some: of what the batches show, for the features' mean and deviation.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    normalised(network, rendered)
-    real = [options.real_share / len(recorded)] * len(recorded) if recorded else []
-    batches = HeadBatches(
-        [rendered, *recorded], [1.0 - (options.real_share if recorded else 0.0), *real], options
-    )
+    normalised(network, some)
     with Processes.joined(options.loop.device) as processes:
-        run = Run(network, head_loss, batches, options.loop, processes)
+        run = Run(network, head_loss, batches, options.loop, processes)  # type: ignore[arg-type]
         train(run, folder, HeadValidation(held_out))
         return processes.leads
+
+
+def shares_of(rendered: bool, recordings: int, options: HeadOptions) -> list[float]:
+    """Of a batch: the worlds', then each recording's."""
+    if not recordings:
+        return [1.0]
+    real = options.real_share if rendered else 1.0
+    return [1.0 - real] * rendered + [real / recordings] * recordings

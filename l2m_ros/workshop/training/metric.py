@@ -23,17 +23,19 @@ from l2m_ros.networks.mickey.network import COMPACT
 from l2m_ros.networks.mickey.solver import Views
 from l2m_ros.spelling import nearest
 from l2m_ros.types import Correspondences, Frame, MatchDepths, MetricPose
+from l2m_ros.workshop.training.data import Schedule
 from l2m_ros.workshop.training.loop import LoopOptions, Run, train
 from l2m_ros.workshop.training.metric_data import (
     MetricBatch,
     MetricBatches,
     MetricPair,
-    MetricPairs,
-    PairLimits,
+    PairSource,
     WorldOptions,
     collate,
 )
+from l2m_ros.workshop.training.metric_device import DeviceMetricBatches
 from l2m_ros.workshop.training.metric_losses import TALLEST_PX, Truth
+from l2m_ros.workshop.training.metric_pairs import MetricPairs, PairLimits
 from l2m_ros.workshop.training.metric_ransac import (
     LOG_EPS,
     RansacOptions,
@@ -58,6 +60,7 @@ class MetricOptions:
     height: int = 160
     batch: int = 8
     validation_pairs: int = 48
+    held_out_every: int = 0  # of the --sequences, instead of rendered worlds
     ransac: RansacOptions = field(
         default_factory=lambda: RansacOptions(
             rounds=6, pairs=128, hypotheses=12, corners=4, candidates=8192
@@ -115,7 +118,7 @@ class MetricLoss:
     def __init__(self, options: MetricOptions) -> None:
         self.options = options
 
-    def __call__(self, model: nn.Module, batch: MetricBatch) -> tuple[Tensor, dict[str, float]]:
+    def __call__(self, model: nn.Module, batch: MetricBatch) -> tuple[Tensor, dict[str, Any]]:
         network: Any = model
         count = len(batch.first)
         features = network.encode(torch.cat([batch.first, batch.second]))
@@ -130,12 +133,12 @@ class MetricLoss:
                     + depth_likelihood(second, batch.depth_second, batch.K_second)
                 )
                 loss = loss + self.options.depth_weight * known
-                terms["depth"] = float(known.detach())
+                terms["depth"] = known.detach()
         return loss, terms
 
     def _pose(
         self, network: Any, first: dict[str, Tensor], second: dict[str, Tensor], batch: MetricBatch
-    ) -> tuple[Tensor, dict[str, float]]:
+    ) -> tuple[Tensor, dict[str, Any]]:
         options = self.options
         scores = network.final_scores(first, second)
         views = views_of(first, second, batch)
@@ -151,9 +154,9 @@ class MetricLoss:
             chance = (torch.log(scores + LOG_EPS) * step.log_p).sum()
             loss = loss + chance - chance.detach()
         return loss, {
-            "kept": float(kept.sum()),
-            "rotation_deg": float(torch.rad2deg(expected.rotation_rad.nanmean())),
-            "translation_m": float(expected.translation_m.nanmean()),
+            "kept": kept.sum(),
+            "rotation_deg": torch.rad2deg(expected.rotation_rad.nanmean()),
+            "translation_m": expected.translation_m.nanmean(),
         }
 
     def _progress(self, batch: MetricBatch) -> float:
@@ -339,7 +342,7 @@ def summary(errors: Sequence[PairErrors]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class MetricValidation:
-    pairs: MetricPairs
+    pairs: PairSource
     count: int
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
@@ -352,17 +355,24 @@ class MetricValidation:
             model.to(where)
 
 
+def batches_of(options: MetricOptions, pairs: MetricPairs) -> Schedule:
+    loop, drawn = options.loop, (pairs, options.size, options.batch, options.loop.seed)
+    if loop.device.startswith("cuda"):
+        return DeviceMetricBatches(*drawn, loop.device)
+    return MetricBatches(*drawn)
+
+
 def train_metric(
     options: MetricOptions,
     network: nn.Module,
     pairs: MetricPairs,
-    held_out: MetricPairs,
+    held_out: PairSource,
     folder: Path,
 ) -> bool:
     """Train on `pairs`, measure on `held_out`; True in the process that wrote the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     with Processes.joined(options.loop.device) as processes:
-        batches = MetricBatches(pairs, options.size, options.batch, options.loop.seed)
+        batches = batches_of(options, pairs)
         run = Run(network, MetricLoss(options), batches, options.loop, processes)  # type: ignore[arg-type]
         train(run, folder, MetricValidation(held_out, options.validation_pairs))
         return processes.leads

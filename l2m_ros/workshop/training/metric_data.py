@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -30,8 +31,7 @@ from l2m_ros.workshop.simulation.sequence import SimulationOptions, simulate
 from l2m_ros.workshop.training.data import Schedule, SizeShare
 
 Size = tuple[int, int]  # (width, height)
-LEAST_WAY_M = 0.1  # a pair whose cameras are nearer teaches no metres
-TRIES = 40  # of a second image, before another first one is drawn
+READERS = 4  # threads
 SCENES = ("room", "corridor", "yard")
 PATHS = ("handheld", "drive", "loop")
 
@@ -47,12 +47,23 @@ class PosedFrame:
 Group = Sequence[PosedFrame]
 
 
-@dataclass(frozen=True)
-class PairLimits:
-    """How far apart two cameras may be, at difficulty 1; less where it is lower."""
+@dataclass(frozen=True, eq=False)
+class MetricPair:
+    first: PosedFrame
+    second: PosedFrame
 
-    way_m: float = 1.2
-    turn_deg: float = 40.0
+    @property
+    def second_from_first(self) -> FloatArray:
+        return inverse(self.second.world_from_camera) @ self.first.world_from_camera
+
+    @property
+    def way_m(self) -> float:
+        return float(np.linalg.norm(self.second_from_first[:3, 3]))
+
+    @property
+    def turn_deg(self) -> float:
+        trace = float(np.trace(self.second_from_first[:3, :3]))
+        return float(np.degrees(np.arccos(np.clip((trace - 1) / 2, -1, 1))))
 
 
 def resized(frame: PosedFrame, size: Size) -> PosedFrame:
@@ -75,10 +86,11 @@ def frames_of_sequences(folder: Path, size: Size, report: Callable[[str], None])
     if not found:
         raise InvalidInput(f"{folder} holds no meta.json: name a folder of sequences")
     groups: list[Group] = []
-    for sequence in found:
-        named = _sequence(sequence, size)
-        report(f"{sequence.name}: {sum(map(len, named.values()))} posed images")
-        groups += [group for group in named.values() if len(group) > 1]
+    with ThreadPoolExecutor(READERS) as pool:
+        read = pool.map(lambda sequence: _sequence(sequence, size), found)
+        for sequence, named in zip(found, read, strict=True):
+            report(f"{sequence.name}: {sum(map(len, named.values()))} posed images")
+            groups += [group for group in named.values() if len(group) > 1]
     if not groups:
         raise InvalidInput(f"{folder}: no sequence states world_from_camera of two images")
     return groups
@@ -139,59 +151,7 @@ def frames_of_worlds(options: WorldOptions, size: Size) -> Iterator[Group]:
         ]
 
 
-# --- pairs ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class MetricPair:
-    first: PosedFrame
-    second: PosedFrame
-
-    @property
-    def second_from_first(self) -> FloatArray:
-        return inverse(self.second.world_from_camera) @ self.first.world_from_camera
-
-    @property
-    def way_m(self) -> float:
-        return float(np.linalg.norm(self.second_from_first[:3, 3]))
-
-    @property
-    def turn_deg(self) -> float:
-        trace = float(np.trace(self.second_from_first[:3, :3]))
-        return float(np.degrees(np.arccos(np.clip((trace - 1) / 2, -1, 1))))
-
-
-class MetricPairs:
-    """The pair of a number: the same one every time."""
-
-    def __init__(self, groups: Sequence[Group], seed: int, limits: PairLimits = PairLimits()):
-        self.groups, self.seed, self.limits = [g for g in groups if len(g) > 1], seed, limits
-        if not self.groups:
-            raise InvalidInput("no two posed images of one place: nothing to train on")
-
-    def pair(self, index: int, difficulty: float) -> MetricPair:
-        rng = np.random.default_rng((self.seed, 55, index))
-        nearest: MetricPair | None = None
-        for _ in range(TRIES):
-            group = self.groups[int(rng.integers(len(self.groups)))]
-            i, j = rng.choice(len(group), 2, replace=False)
-            pair = MetricPair(group[i], group[j])
-            if nearest is None or self._excess(pair, difficulty) < self._excess(
-                nearest, difficulty
-            ):
-                nearest = pair
-            if self._excess(nearest, difficulty) <= 1.0 and nearest.way_m >= LEAST_WAY_M:
-                break
-        assert nearest is not None
-        return nearest
-
-    def _excess(self, pair: MetricPair, difficulty: float) -> float:
-        """1 at the limits; pairs without a way count as beyond them."""
-        if pair.way_m < LEAST_WAY_M:
-            return np.inf
-        limits = self.limits
-        share = max(pair.way_m / limits.way_m, pair.turn_deg / limits.turn_deg)
-        return share / max(difficulty, 1e-3)
+# --- batches ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -235,10 +195,14 @@ def collate(pairs: Sequence[MetricPair], seed: int, difficulty: float) -> Metric
     )  # fmt: skip
 
 
+class PairSource(Protocol):
+    def pair(self, index: int, difficulty: float) -> MetricPair: ...
+
+
 class MetricBatches(Schedule):
     """Batches of a step, drawn from (seed, step) alone."""
 
-    def __init__(self, pairs: MetricPairs, size: Size, batch: int, seed: int) -> None:
+    def __init__(self, pairs: PairSource, size: Size, batch: int, seed: int) -> None:
         super().__init__((SizeShare(*size, batch, 1.0),), seed)
         self.pairs = pairs
 

@@ -1,0 +1,113 @@
+"""Images cut and coloured anew on the device: labels, twins and what the eyes see stay true."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from l2m_ros.workshop.training.depth_data import DepthImage
+from l2m_ros.workshop.training.depth_device import (
+    Stored,
+    coloured,
+    cut_images,
+    cut_labels,
+    draw_cuts,
+    twins_of,
+    whole_cuts,
+)
+from l2m_ros.workshop.training.depth_head import HeadOptions, Twins, disputed
+
+STORED, SIZE = (256, 192), (320, 256)
+
+
+def slope(focal_px=200.0):
+    """Depth grows to the right and downwards; the image's red is its log."""
+    y, x = np.mgrid[0:192, 0:256].astype(np.float32)
+    depth = np.exp(0.004 * x + 0.002 * y)
+    rgb = np.zeros((192, 256, 3), np.uint8)
+    rgb[..., 0] = np.round(150 * np.log(depth))
+    K = np.array([[focal_px, 0, 128], [0, focal_px, 96], [0, 0, 1.0]])
+    return DepthImage(rgb, K, depth)
+
+
+@pytest.fixture(scope="module")
+def cuts():
+    return draw_cuts(np.random.default_rng(3), 12, STORED, SIZE)
+
+
+def test_a_cuts_label_is_the_depth_of_what_it_shows_over_its_own_focal_length(cuts):
+    stored = Stored.of([slope()] * 12, 0, -1, STORED)
+    labels = cut_labels(stored, cuts, SIZE)
+    assert labels.shape == (12, 1, 16, 20) and torch.isfinite(labels).float().mean() > 0.9
+    red = cut_images(stored, cuts, SIZE)[:, :1] * 255 / 150  # log depth, as the image shows it
+    shown = torch.nn.functional.avg_pool2d(red, 16)
+    off = labels - (shown - (np.log(200.0) + cuts.log_zoom)[:, None, None, None])
+    inner = off[..., 2:-2, 2:-2]
+    assert inner[torch.isfinite(inner)].abs().max() < 0.04
+    assert cuts.log_zoom.exp().max() > 1.7 and cuts.log_zoom.exp().min() > 1.1
+
+
+def test_a_mirrored_cut_shows_the_right_on_the_left(cuts):
+    stored = Stored.of([slope()] * 12, 0, -1, STORED)
+    labels = cut_labels(stored, cuts, SIZE)
+    grows = (labels[..., -3:] - labels[..., :3]).nanmean(dim=(1, 2, 3)) > 0
+    assert torch.equal(grows, cuts.linear[:, 0, 0] > 0) and 2 < grows.sum() < 10
+
+
+def test_unknown_depth_gives_no_label():
+    view = slope()
+    view.depth[:, :128] = np.nan
+    stored = Stored.of([view], 0, -1, STORED)
+    known = torch.isfinite(cut_labels(stored, whole_cuts(1, STORED, SIZE), SIZE))
+    assert known[..., 10:].all() and not known[..., :10].any()
+
+
+def test_twins_agree_where_the_reader_is_right(cuts):
+    """What a perfect head reads in both cuts of a photograph is disputed by nobody."""
+    stored = Stored.of([slope()] * 12, 0, -1, STORED)
+    read = cut_labels(stored, cuts, SIZE)
+    twins = twins_of(cuts, 6, SIZE)
+    at = [k for k in range(6) if torch.isfinite(read[[k, 6 + k]]).all()]
+    assert at
+    both = torch.cat([read[:6][at], read[6:][at]])
+    found = disputed(both, Twins(twins.grid[at], twins.shift[at]))
+    assert found < 0.03
+    assert disputed(torch.zeros_like(both), Twins(twins.grid[at], twins.shift[at])) > 5 * found
+
+
+def test_colours_change_and_repeat():
+    rgb = torch.rand(3, 3, 64, 64)
+    one, same, other = (coloured(rgb, torch.Generator().manual_seed(k)) for k in (1, 1, 2))
+    assert torch.equal(one, same) and (one - other).abs().mean() > 0.02
+    assert one.shape == (3, 1, 64, 64) and one.min() >= 0 and one.max() <= 1
+
+
+@pytest.mark.slow
+def test_everything_a_step_makes_lies_on_the_device(monkeypatch):
+    """By shapes alone: images on "meta" refuse to meet a tensor that was made elsewhere."""
+    from l2m_ros.networks.lite2.backbone import Backbone
+    from l2m_ros.networks.registry import build
+    from l2m_ros.workshop.training.depth_device import AnewBatches, Eyes
+    from l2m_ros.workshop.training.depth_head import head_loss
+
+    class Draws:
+        """A generator that "meta" has not."""
+
+        def __init__(self, device):
+            assert torch.device(device).type == "meta"
+
+        def manual_seed(self, seed):
+            return None
+
+    stored = Stored.of([slope()] * 9, 0, -1, STORED).to("meta")
+    monkeypatch.setattr(torch, "Generator", Draws)
+    options = HeadOptions(width=SIZE[0], height=SIZE[1], batch=8)
+    batches = AnewBatches([stored], [1.0], Eyes(Backbone()).to("meta"), options, stored)
+    batch = batches.batch(0, rank=0, count=1, difficulty=1.0)
+    assert batch.labels.shape == (10, 1, 16, 20)
+    loss, terms = head_loss(build("lite_depth").to("meta"), batch)
+    loss.backward()
+    assert loss.is_meta and terms["twins"].is_meta
+    with pytest.raises(RuntimeError, match="device"):
+        torch.zeros(3) + torch.zeros(3, device="meta")
