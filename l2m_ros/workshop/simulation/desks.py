@@ -89,7 +89,7 @@ def standing_books(
 
 
 def _screens(rng: np.random.Generator, at: FloatArray, depth: float, width: float) -> list[Surface]:
-    count = int(rng.choice([0, 1, 2, 3], p=[0.2, 0.45, 0.28, 0.07]))
+    count = int(rng.choice([0, 1, 2, 3], p=[0.3, 0.37, 0.26, 0.07]))
     parts: list[Surface] = []
     for k in range(count):
         diagonal = rng.uniform(17, 32) * INCH_M
@@ -101,7 +101,7 @@ def _screens(rng: np.random.Generator, at: FloatArray, depth: float, width: floa
         spot, lift = at + (depth / 2 - rng.uniform(0.1, 0.3), y, 0), rng.uniform(0.06, 0.2)
         parts += box(spot, (0.18, 0.24, 0.012), DARK, yaw_rad=turn)
         parts += box(spot + (0.03, 0, 0), (0.03, 0.06, lift + 0.15), DARK, yaw_rad=turn)
-        front = prints.screen() if rng.random() < 0.7 else m.plaster((0.06, 0.06, 0.07))
+        front = _shown(rng)
         case = DARK if rng.random() < 0.7 else m.plaster((0.75, 0.75, 0.74))
         parts += box(spot + (0, 0, lift), (0.04, wide, high), case, yaw_rad=turn, front=front,
                      bottom=True, texels_per_m=500)  # fmt: skip
@@ -110,6 +110,12 @@ def _screens(rng: np.random.Generator, at: FloatArray, depth: float, width: floa
         parts += keyboard(rng, spot, float(rng.normal(0, 0.12)))
         parts += _mouse(rng, spot + (0.0, -0.32, 0), 0.0)
     return parts
+
+
+def _shown(rng: np.random.Generator) -> Material:
+    """On a screen: code, a bright document, a picture, or nothing."""
+    shown = (prints.screen, prints.page, prints.poster, lambda: m.plaster((0.06, 0.06, 0.07)))
+    return shown[rng.choice(4, p=[0.3, 0.35, 0.15, 0.2])]()
 
 
 def keyboard(rng: np.random.Generator, at: FloatArray, yaw: float) -> list[Surface]:

@@ -22,7 +22,7 @@ MOST_TEXELS = 1400  # of a side
 FINENESS_SIGMA = 0.4  # of its log, from surface to surface
 SKIES = 6
 KINDS = {
-    "desk": 0.3, "room": 0.26, "hall": 0.08, "corridor": 0.12, "street": 0.12, "yard": 0.12,
+    "desk": 0.4, "room": 0.26, "hall": 0.06, "corridor": 0.1, "street": 0.09, "yard": 0.09,
 }  # fmt: skip
 
 

@@ -35,7 +35,8 @@ from l2m_ros.workshop.simulation.world import World
 CELL = 16  # px of a side
 LEAST_KNOWN = 0.4  # share of a cell's pixels whose depth must be known
 FOCAL_OF_WIDTH = (0.5, 1.1)
-NEAR_SHARE = {"desk": 0.75, "street": 0.2, "yard": 0.3}  # of the views, held before one thing
+SEATED_SHARE = 0.6  # of a desk's views
+NEAR_SHARE = {"desk": 0.6, "street": 0.2, "yard": 0.3}  # of the views, held before one thing
 NEAR_M = (0.3, 1.8)
 TRIES = 8
 LOWEST_M, HIGHEST_M = 0.1, 2.2  # of such a camera
@@ -60,8 +61,7 @@ def images_of_world(
     made = 0
     for _ in range(4 * count):
         camera = _camera(rng, size)
-        near = rng.random() < NEAR_SHARE.get(world.name, 0.4)
-        pose = _before_a_thing(world, rng) if near else _somewhere(world, rng)
+        pose = _viewpoint(world, rng)
         if pose is None:
             continue
         picture = render(world.view(pose), camera)
@@ -80,6 +80,28 @@ def _camera(rng: np.random.Generator, size: tuple[int, int]) -> Camera:
     return Camera(width, height, K)
 
 
+def _viewpoint(world: World, rng: np.random.Generator) -> FloatArray | None:
+    if world.name == "desk" and rng.random() < SEATED_SHARE:
+        return _at_the_desk(world, rng)
+    if rng.random() < NEAR_SHARE.get(world.name, 0.4):
+        return _before_a_thing(world, rng)
+    return _somewhere(world, rng)
+
+
+def _at_the_desk(world: World, rng: np.random.Generator) -> FloatArray | None:
+    """A camera held where people sit and stand before a desk, at what lies and stands on it."""
+    for _ in range(TRIES):
+        place = rng.uniform((0.0, -0.9, 0.85), (1.0, 0.9, 1.65))
+        place[0] = -0.15 - 1.6 * place[0] ** 1.5  # metres before the desk's middle
+        target = rng.uniform((-0.3, -0.8, 0.6), (0.5, 0.8, 1.25))
+        way = target - place
+        free = world.casters[0].distances(place[None], way[None])
+        if free[0] > 0.6 and np.linalg.norm(way) > 0.3:
+            yaw, pitch = np.arctan2(way[1], way[0]), np.arctan2(way[2], np.hypot(way[0], way[1]))
+            return _looking(place, yaw, pitch + rng.normal(0, 0.05), rng.normal(0, 0.08))
+    return None
+
+
 def _somewhere(world: World, rng: np.random.Generator) -> FloatArray:
     """A camera in the free space, or a step beside it; the higher it is, the more it looks down."""
     low, high = world.free_box_m
@@ -91,10 +113,14 @@ def _somewhere(world: World, rng: np.random.Generator) -> FloatArray:
 
 
 def _before_a_thing(world: World, rng: np.random.Generator) -> FloatArray | None:
-    """A camera held before any one surface, as near as people hold them; None if all are hidden."""
+    """A camera held before any one surface, as near as people hold them; None if all are hidden.
+
+    Each surface counts once, or it would be a plant's leaves most of the time.
+    """
     table = world.triangles
+    surfaces = np.unique(table.patch)
     for _ in range(TRIES):
-        chosen = rng.choice(np.flatnonzero(table.patch == rng.choice(table.patch)))
+        chosen = rng.choice(np.flatnonzero(table.patch == rng.choice(surfaces)))
         normal = table.normal[chosen]
         target = rng.dirichlet(np.ones(3)) @ table.corners[chosen] + 0.003 * normal
         outwards = float(np.arctan2(normal[1], normal[0])) + rng.normal(0, 0.7)
