@@ -112,7 +112,7 @@ class SeenScenes:
         number = torch.bincount(of, minlength=count).clamp(min=1)[:, None]
         middle = (total / number).double().cpu().numpy()
         scale = 1.0 / self.pairs.bank.distance[drawn.a].double().cpu().numpy()
-        turn = Rotation.random(count, random_state=int(rng.integers(2**31))).as_matrix()
+        turn = Rotation.from_quat(rng.normal(size=(count, 4))).as_matrix()
         shift = rng.normal(0.0, 0.2, (count, 3))
         shift -= scale[:, None] * np.einsum("bij,bj->bi", turn, middle)
         return Moves.of(turn, shift, scale, self.table.gaussians.sh_degree).to(means)

@@ -96,7 +96,7 @@ def _pairs_of(bank: ViewBank) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     parts = []
     for scene in torch.unique(bank.scene).tolist():
         views = (bank.scene == scene).nonzero()[:, 0]
-        shared = torch.stack([_shown_in(bank, view, views) for view in views])
+        shared = torch.stack([_shown_in(bank, view, views) for view in views.tolist()])
         overlap = (shared * shared.T).sqrt()
         i, j = torch.triu_indices(len(views), len(views), 1, device=views.device)
         both = torch.minimum(shared, shared.T)[i, j] >= 0.5 * LEAST_OVERLAP
@@ -111,7 +111,7 @@ def _pairs_of(bank: ViewBank) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return a, b, overlap, weight
 
 
-def _shown_in(bank: ViewBank, view: Tensor, others: Tensor) -> Tensor:
+def _shown_in(bank: ViewBank, view: int, others: Tensor) -> Tensor:
     """(V,) share of the view's known pixels that each of the others shows, from a few of them."""
     count = len(others)
     step = PROBE_STEP
@@ -124,7 +124,7 @@ def _shown_in(bank: ViewBank, view: Tensor, others: Tensor) -> Tensor:
     warp, z = moved_pixels(
         torch.where(depth > 0, depth, 1.0).expand(count, -1, -1),
         K.expand(count, -1, -1),
-        _b_from_a(bank, view.expand(count), others),
+        _b_from_a(bank, torch.full_like(others, view), others),
         bank.K[others],
     )
     width, height = bank.size
