@@ -29,15 +29,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from l2m_ros.commands.train_decoder import with_head
-from l2m_ros.engines.model_card import InputSpec, ModelCard
-from l2m_ros.engines.torch import TorchBackend
-from l2m_ros.matching.network_matcher import NetworkMatcher
 from l2m_ros.networks.lite2.aligned import HEAD
 from l2m_ros.networks.lite2.head_file import load_head
 from l2m_ros.networks.registry import build
-from l2m_ros.workshop.evaluation.benchmark import Bench, BenchmarkOptions
-from l2m_ros.workshop.evaluation.metrics import auc_percent
-from l2m_ros.workshop.evaluation.scenes import find_scenes
 from l2m_ros.workshop.gaussians.bank import BankOptions, load_bank, view_bank
 from l2m_ros.workshop.jobs.runners import runner_of
 from l2m_ros.workshop.lifting.photographs import find_photographs
@@ -50,7 +44,7 @@ from l2m_ros.workshop.training.loop import LoopOptions
 
 ARMS = ("photographs", "pairs", "both", "aligned")
 DEGREES = [5.0, 10.0, 20.0]
-INPUT = InputSpec(width=480, height=352, multiple=32, turn=True)  # measured at
+SIZE = (480, 352)  # measured at
 EYES = "encoder.xfeat."
 LITE = Path(__file__).resolve().parents[1] / "models" / "lite.safetensors"
 
@@ -171,7 +165,16 @@ def learnt_network(path: Path, args: argparse.Namespace) -> nn.Module:
 
 def measured(args: argparse.Namespace, network: nn.Module) -> dict[str, list[float]]:
     """AUC of every scene and their mean; pixels of the warp off the truth where that is known."""
-    card = ModelCard(name="trained", architecture="lite2", input=INPUT)
+    # Here: a machine that only trains has no poselib.
+    from l2m_ros.engines.model_card import InputSpec, ModelCard
+    from l2m_ros.engines.torch import TorchBackend
+    from l2m_ros.matching.network_matcher import NetworkMatcher
+    from l2m_ros.workshop.evaluation.benchmark import Bench, BenchmarkOptions
+    from l2m_ros.workshop.evaluation.metrics import auc_percent
+    from l2m_ros.workshop.evaluation.scenes import find_scenes
+
+    size = InputSpec(width=SIZE[0], height=SIZE[1], multiple=32, turn=True)
+    card = ModelCard(name="trained", architecture="lite2", input=size)
     matcher = NetworkMatcher(card, TorchBackend(network, "cpu"))
     figures, off = {}, []
     for scene in find_scenes(args.scenes):
