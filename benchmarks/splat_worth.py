@@ -11,8 +11,8 @@ python benchmarks/splat_worth.py measure RUNS --scenes EVAL [--every 3]
     aligned       half of each, with the frozen head of `l2m train align`
 
 Every run begins with the eyes of `lite` (XFeat's weights; --eyes names others) and the same numbers
-beside them. A run leaves RUNS/ARM-SEED.safetensors: what it learnt, in half precision, without the
-eyes. Leave scenes that were reconstructed out of --scenes.
+beside them. A run leaves RUNS/ARM-SEED.safetensors: what it learnt, in half precision. The head
+that it was given lies beside it. Leave scenes that were reconstructed out of --scenes.
 """
 
 from __future__ import annotations
@@ -129,7 +129,8 @@ def run_train(args: argparse.Namespace) -> None:
     nothing = PhotographPairs([], args.seed)  # held-out pairs: none are measured here
     train_decoder(options, network, schedule, nothing, folder)
     took_s = time.monotonic() - began
-    learnt = {k: v for k, v in mean_weights(folder).items() if not k.startswith(EYES)}
+    came = (EYES, f"{HEAD}.")  # as it came: not stored again
+    learnt = {k: v for k, v in mean_weights(folder).items() if not k.startswith(came)}
     halves = {
         k: (v.half() if v.is_floating_point() else v).cpu().contiguous() for k, v in learnt.items()
     }
@@ -139,6 +140,8 @@ def run_train(args: argparse.Namespace) -> None:
         "steps": str(args.steps), "batch": str(args.batch), "seconds": f"{took_s:.1f}",
     }  # fmt: skip
     save_file(halves, args.out / f"{name}.safetensors", metadata=about)
+    if args.align is not None:
+        (args.out / "head.safetensors").write_bytes(args.align.read_bytes())
     print(f"{name}: {args.steps} steps in {took_s:.1f} s, {args.steps / took_s:.1f} a second")
 
 
@@ -157,7 +160,9 @@ def learnt_network(path: Path, args: argparse.Namespace) -> nn.Module:
     with safe_open(path, "pt") as file:
         config = json.loads(file.metadata()["network"])
     own_eyes = path.with_name(f"{path.stem.rpartition('-')[0]}.eyes.safetensors")
-    network = network_of(config, 0, own_eyes if own_eyes.is_file() else args.eyes, None)
+    eyes = own_eyes if own_eyes.is_file() else args.eyes
+    align = path.with_name("head.safetensors") if config else None
+    network = network_of(config, 0, eyes, align)
     state = {**network.state_dict(), **load_file(path)}
     load_weights(network, state, str(path))
     return network.eval()
