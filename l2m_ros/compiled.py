@@ -64,12 +64,34 @@ def _loaded(module: str) -> ModuleType | None:
     if os.environ.get("L2M_COMPILED", "1") == "0":
         return None
     try:
-        return importlib.import_module(module)
+        kernels = importlib.import_module(module)
+        _forget_damaged(kernels)
+        return kernels
     except ImportError as error:
         log.info("NumPy finds poses; pip install 'l2m_ros[fast]' is faster (%s)", error)
     except RuntimeError as error:  # numba found no folder to keep its cache in
         log.warning("NumPy finds poses; set NUMBA_CACHE_DIR to a folder (%s)", error)
+    except OSError as error:  # a damaged cache that may not be written to
+        log.warning("NumPy finds poses; remove what numba kept (%s)", error)
     return None
+
+
+def _forget_damaged(kernels: ModuleType) -> None:
+    """Compiled anew where what was kept is cut short (a power cut, a full disk).
+
+    Numba would raise at every call of every run from now on.
+    """
+    for function in list(vars(kernels).values()):
+        file = getattr(getattr(function, "_cache", None), "_cache_file", None)
+        if file is None:
+            continue
+        try:
+            for name in file._load_index().values():
+                with contextlib.suppress(FileNotFoundError):  # numba compiles it anew
+                    file._load_data(name)
+        except Exception as error:  # whatever unpickling raises over garbage
+            log.info("compiling %s anew: what numba kept is damaged (%r)", function, error)
+            file.flush()
 
 
 def array(values: Any, dtype: Any = np.float64) -> npt.NDArray[Any]:

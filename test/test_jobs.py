@@ -1,8 +1,10 @@
 """Shards made here, by processes, on Ray: the same bytes; workers that die; addresses."""
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,18 +118,27 @@ def test_ray_that_is_not_installed_is_named(monkeypatch):
         next(RayCluster("auto").run(abs, [1]))
 
 
-def test_ray_that_does_not_come_up_is_named(monkeypatch):
-    """Ray raises what it likes."""
+@pytest.mark.parametrize("failing", [1, runners.STARTS])
+def test_ray_that_does_not_come_up_is_started_again_then_named(failing, monkeypatch):
+    """On a busy machine Ray gives up on its own processes, and raises what it likes."""
+    tried = []
 
-    def init(**options):
-        raise Exception("The current node timed out during startup.")
+    def init(address, **options):
+        tried.append(address)
+        if address == "auto":
+            raise ConnectionError("no cluster")
+        if tried.count("local") <= failing:
+            raise Exception("The current node timed out during startup.")
 
-    shut = []
-    ray = SimpleNamespace(init=init, is_initialized=bool, shutdown=lambda: shut.append(1))
+    ray = SimpleNamespace(init=init, is_initialized=bool, shutdown=lambda: tried.append("ended"))
     monkeypatch.setitem(sys.modules, "ray", ray)
+    if failing == 1:
+        assert RayCluster("auto")._joined() is ray
+        assert tried == ["auto", "local", "ended", "local"]
+        return
     with pytest.raises(BackendUnavailable, match=r"timed out during startup.*--processes N"):
-        next(RayCluster("auto").run(abs, [1]))
-    assert shut == [1]
+        RayCluster("auto")._joined()
+    assert tried == ["auto", *["local", "ended"] * failing]
 
 
 def _without_ray(name, *args, _import=__import__, **kwargs):
@@ -211,26 +222,42 @@ def test_pairs_of_a_scene_go_to_an_object_store(s3, scene, tmp_path):
 # --- a cluster --------------------------------------------------------------------------------
 
 
+PORTS = (
+    "metrics_agent_port",
+    "metrics_export_port",
+    "dashboard_agent_listen_port",
+    "runtime_env_agent_port",
+)
+
+
+def ray_node(cores: int) -> dict:
+    """Options of a node. A node that is told its ports waits for none of its Python processes;
+    else Ray ends it where one takes over 15 s to say which port it took, as on a busy machine."""
+    with contextlib.ExitStack() as stack:
+        taken = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in PORTS]
+        ports = [one.getsockname()[1] for one in taken]
+    return {"num_cpus": cores, "include_dashboard": False} | dict(zip(PORTS, ports, strict=True))
+
+
 @pytest.fixture(scope="module")
-def ray_environment():
-    """What Ray's processes inherit: this package and these tests, and time to start in."""
+def cluster():
+    """Two workers of this machine, joined; they see this package and these tests."""
     pytest.importorskip("ray")
+    import ray
+    from ray.cluster_utils import Cluster
+
     here = Path(__file__).parent
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", f"{here.parent}:{here}")
         for name, value in runners.PATIENCE.items():
             patch.setenv(name, value)
-        yield
-
-
-@pytest.fixture(scope="module")
-def cluster(ray_environment):
-    """Two workers of this machine, for all tests that need no more."""
-    import ray
-
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield ray
-    ray.shutdown()
+        cluster = Cluster(initialize_head=True, head_node_args=ray_node(2))
+        try:
+            ray.init(address=cluster.address, log_to_driver=False)
+            yield cluster
+        finally:
+            ray.shutdown()
+            cluster.shutdown()
 
 
 @pytest.mark.slow
@@ -279,28 +306,14 @@ def test_pairs_and_evaluation_are_the_same_on_ray_and_on_two_processes(
     assert figures["ray"] == figures["processes"] == figures["here"]
 
 
-ONE_CORE = {"num_cpus": 1, "include_dashboard": False}
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_node_that_goes_away_half_way_loses_nothing(photographs, tmp_path, ray_environment):
-    import ray
-    from ray import cluster_utils
-
-    ray.shutdown()  # the two workers' cluster
+def test_a_node_that_goes_away_half_way_loses_nothing(cluster, photographs, tmp_path):
     many = LiftOptions(width=320, height=240, views=4, photographs_per_shard=1, workers=1)
     lift_folder(photographs, tmp_path / "here", many)
-    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args=ONE_CORE)
-    node = cluster.add_node(num_cpus=1)
-    try:
-        ray.init(address=cluster.address, log_to_driver=False)
-        runner = _LosesANode(RayCluster("auto"), cluster, node)
-        lift_folder(photographs, tmp_path / "there", many, runner=runner)
-        assert runner.lost
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
+    runner = _LosesANode(RayCluster("auto"), cluster, cluster.add_node(**ray_node(1)))
+    lift_folder(photographs, tmp_path / "there", many, runner=runner)
+    assert runner.lost
     assert contents(tmp_path / "here") == contents(tmp_path / "there")
 
 

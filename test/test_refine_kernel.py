@@ -1,6 +1,7 @@
 """The compiled kernel against its readable twin in NumPy, and life without numba."""
 
 import importlib
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -218,3 +219,23 @@ def test_a_kernel_that_will_not_compile_is_switched_off(monkeypatch, caplog):
     assert warm_up_pose() < 30.0
     assert compiled.kernel("refine") is compiled.kernel("subpixel") is None
     assert "no compiler for this processor" in caplog.text
+
+
+@pytest.mark.parametrize("damaged", ["*.nbi", "*.nbc"])
+def test_what_was_compiled_and_cut_short_is_compiled_anew(damaged, tmp_path, monkeypatch):
+    """A robot loses power: numba raised from then on, in every run."""
+    pytest.importorskip("numba")
+    name = f"tiny_{damaged[-3:]}"
+    lines = ["import numba", "@numba.njit(cache=True)", "def double(x):", "    return 2 * x"]
+    (tmp_path / f"{name}.py").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(compiled.MODULES, name, name)
+    monkeypatch.setattr(compiled, "_kernels", {})
+    assert importlib.import_module(name).double(3) == 6
+    (kept,) = tmp_path.rglob(damaged)
+    kept.write_bytes(kept.read_bytes()[:20])
+    del sys.modules[name]
+    assert compiled.kernel(name).double(3) == 6
+    del sys.modules[name]
+    again = importlib.import_module(name)
+    assert again.double(3) == 6 and sum(again.double.stats.cache_hits.values()) == 1

@@ -6,6 +6,7 @@ Write-ahead log while it is open; when the last one closes it, one file is left.
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import sqlite3
 import threading
@@ -32,6 +33,7 @@ TYPES = {
 DAMAGE = (sqlite3.Error, UnicodeDecodeError)
 BUSY_S = 5.0  # how long to wait for another writer's transaction
 POLL_S = 0.2
+MADE_IN_S = 60.0  # an empty map's tables, on the slowest disk
 LOGS = ("-wal", "-shm", "-journal")  # what SQLite keeps beside a file, and reads into it
 
 
@@ -56,6 +58,7 @@ def _make(path: Path) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_unfinished(path)
         connection = sqlite3.connect(partial, isolation_level=None)
         try:
             connection.execute("PRAGMA page_size = 8192")
@@ -70,6 +73,13 @@ def _make(path: Path) -> None:
         raise MapError(f"{path}: a map cannot be made here ({error})") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _remove_unfinished(path: Path) -> None:
+    """What a process left that was killed while it made this map's tables."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.new*"):
+        if time.time() - left.stat().st_mtime > MADE_IN_S:
+            left.unlink(missing_ok=True)
 
 
 def _move_new(partial: Path, path: Path) -> None:

@@ -26,7 +26,10 @@ T = TypeVar("T")
 ANSWERS_S = 10.0
 TRIES = 4  # of a piece whose worker dies
 AHEAD = 2  # pieces waiting for each worker
-# Ray gives its own processes 20 to 30 s to start, which a busy machine exceeds.
+# Ray gives its own processes 15 to 30 s to start, which a busy machine exceeds. Not all of it can
+# be told to wait longer.
+STARTS = 3  # of a cluster of this machine
+QUIET = {"log_to_driver": False, "include_dashboard": False, "logging_level": "ERROR"}
 PATIENCE = {
     "RAY_agent_register_timeout_ms": "300000",
     "RAY_raylet_start_wait_time_s": "300",
@@ -158,25 +161,28 @@ class RayCluster:
             raise BackendUnavailable("--ray needs Ray: pip install 'l2m_ros[scale]'") from error
         if ray.is_initialized():
             return ray
-        options = {"log_to_driver": False, "include_dashboard": False, "logging_level": "ERROR"}
         try:
-            try:
-                ray.init(address=self.address, **options)
-            except ConnectionError as error:
-                if self.address != "auto":
-                    words = f"--ray {self.address}: no cluster answers: {error}"
-                    raise InvalidInput(words) from error
-                ray.init(address="local", **options)
+            if self.address == "local" or not self._found(ray):
+                _start(ray)
         except L2MError:
             raise
         # A package that does not fit, a process that does not come up: Ray has no class for either.
         except Exception as error:
-            ray.shutdown()
             raise BackendUnavailable(
                 f"--ray: Ray does not start here ({error}): is there enough memory? "
                 "--processes N does the same work without Ray"
             ) from error
         return ray
+
+    def _found(self, ray: Any) -> bool:
+        """Whether the cluster was there to be joined."""
+        try:
+            ray.init(address=self.address, **QUIET)
+        except ConnectionError as error:
+            if self.address == "auto":
+                return False
+            raise InvalidInput(f"--ray {self.address}: no cluster answers: {error}") from error
+        return True
 
     @staticmethod
     def _result(ray: Any, reference: Any) -> Any:
@@ -191,6 +197,20 @@ class RayCluster:
                 f"a task was lost {TRIES} times on the cluster ({type(error).__name__}): is there "
                 "enough memory, and is l2m_ros installed on every node?"
             ) from error
+
+
+def _start(ray: Any) -> None:
+    """A cluster of this machine; again where Ray gave up on its own processes."""
+    for left in reversed(range(STARTS)):
+        try:
+            ray.init(address="local", **QUIET)
+            return
+        except ImportError:
+            raise
+        except Exception:
+            ray.shutdown()
+            if not left:
+                raise
 
 
 def _call(work: Callable[[int], T], number: int) -> T:
