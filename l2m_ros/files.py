@@ -12,6 +12,7 @@ import fcntl
 import glob
 import json
 import os
+import re
 import shutil
 import signal
 import stat
@@ -21,6 +22,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
 from l2m_ros.errors import InvalidInput, L2MError
 
@@ -255,6 +257,22 @@ def _lock(descriptor: int) -> bool:
 def local(place: Path | str | None) -> Path | None:
     """The path of a place that may be an address: None where it is one."""
     return None if place is None or "://" in str(place) else Path(place).expanduser()
+
+
+def without_password(place: Path | str) -> str:
+    """A path or an address as it may be shown: in a log, in an error, on a screen."""
+    hidden = re.sub(r"(?i)([?&](?:ssl)?password=)[^&]*", r"\1***", str(place))
+    scheme, separator, rest = hidden.partition("://")
+    user, at, host = rest.rpartition("@")
+    return f"{scheme}://{user.partition(':')[0]}{at}{host}" if separator else hidden
+
+
+def passwords(address: str) -> list[str]:
+    """What `without_password` takes out, as it is written and as it is meant; longest first."""
+    found = [*re.findall(r"(?i)[?&](?:ssl)?password=([^&]+)", address)]
+    user, at, _ = address.partition("://")[2].rpartition("@")
+    found += [user.partition(":")[2]] if at else []
+    return sorted({w for one in found for w in (one, unquote(one)) if w}, key=len, reverse=True)
 
 
 def refuse_existing(target: Path, *, force: bool) -> None:

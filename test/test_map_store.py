@@ -16,6 +16,7 @@ from fakes import postgres_server
 from fakes.keyframes import CAMERA, features, map_keyframe
 
 from l2m_ros.errors import InvalidInput, L2MError, MapError
+from l2m_ros.files import without_password
 from l2m_ros.mapping import codec, sql, sqlite
 from l2m_ros.mapping.records import Edge
 from l2m_ros.mapping.store import open_map
@@ -177,6 +178,31 @@ def test_server_that_is_not_there(tmp_path):
     with pytest.raises(MapError, match="server does not answer") as refused:
         open_map(f"postgresql://robot:secret@/x?host={tmp_path}")
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql://robot:s3cr%%t@127.0.0.1:1/maps",  # libpq quotes what it cannot decode
+        "postgresql://robot:a%40s3cr@127.0.0.1:1/maps",
+        "postgresql://robot@127.0.0.1:1/maps?password=s3cr%%t",
+        "postgresql://127.0.0.1:1/maps?sslpassword=s3cr@t",
+        "mysql://robot:s3cr@host/maps",
+    ],
+)
+def test_no_password_is_shown(address):
+    pytest.importorskip("psycopg")
+    with pytest.raises(MapError) as caught:
+        open_map(address)
+    assert "s3cr" not in str(caught.value)
+    assert without_password(address).partition("://")[2].count("s3cr") == 0
+
+
+def test_a_server_out_of_reach_is_noticed(postgres):
+    store = open_map(f"{postgres}&keepalives_idle=7", create=True)
+    used = store._connection.info.get_parameters()
+    assert (used["keepalives_idle"], used["tcp_user_timeout"]) == ("7", "30000")
+    store.close()
 
 
 def test_newer_format_in_postgres(postgres):

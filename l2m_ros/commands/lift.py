@@ -62,7 +62,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from l2m_ros.files import check_input_folder, check_outputs, check_readable, local
+    from l2m_ros.files import (
+        check_input_folder,
+        check_outputs,
+        check_readable,
+        local,
+        without_password,
+    )
     from l2m_ros.images import check_picture
     from l2m_ros.workshop.jobs.runners import runner_of
     from l2m_ros.workshop.lifting.lift import LiftOptions, lift_folder
@@ -95,7 +101,8 @@ def run(args: argparse.Namespace) -> int:
         print(as_json(vars(report), indent=None))
     else:
         print(
-            f"{args.out}: {report.photographs} photographs in {report.shards_written} new shards, "
+            f"{without_password(args.out)}: {report.photographs} photographs in "
+            f"{report.shards_written} new shards, "
             f"{report.shards_kept} shards kept, {len(report.skipped)} photographs skipped"
         )
     return 1 if report.shards_written and not report.photographs else 0

@@ -21,7 +21,7 @@ from typing import Any
 
 from l2m_ros.commands.options import BACKENDS, real, whole
 from l2m_ros.errors import InvalidInput
-from l2m_ros.files import check_outputs, local
+from l2m_ros.files import check_outputs, local, without_password
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -119,8 +119,8 @@ def _build(args: argparse.Namespace) -> int:
         finally:
             store.close()
     print(
-        f"{args.out}: {built.keyframes} keyframes of {built.frames} frames, {built.placed} placed, "
-        f"{built.loops} loops"
+        f"{without_password(args.out)}: {built.keyframes} keyframes of {built.frames} frames, "
+        f"{built.placed} placed, {built.loops} loops"
     )
     return 0 if built.placed else 1
 
@@ -181,7 +181,7 @@ def _check(args: argparse.Namespace) -> int:
         return 0
     problems = repair.problems(args.map)
     for line in problems or ["whole"]:
-        print(f"{args.map}: {line}")
+        print(f"{without_password(args.map)}: {line}")
     return 1 if problems else 0
 
 
@@ -198,8 +198,8 @@ def _merge(args: argparse.Namespace) -> int:
             for store in (a, b, out):
                 store.close()
     print(
-        f"{args.out}: {merged.keyframes} keyframes, {merged.placed} placed, {merged.joins} loops "
-        "between the two"
+        f"{without_password(args.out)}: {merged.keyframes} keyframes, {merged.placed} placed, "
+        f"{merged.joins} loops between the two"
     )
     return 0 if merged.joins else 1
 
@@ -215,7 +215,7 @@ def _thin(args: argparse.Namespace) -> int:
         left = len(store.ids())
     finally:
         store.close()
-    print(f"{args.map}: {len(gone)} keyframes dropped, {left} left")
+    print(f"{without_password(args.map)}: {len(gone)} keyframes dropped, {left} left")
     return 0
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from l2m_ros.files import check_outputs, local, refuse_overwriting
+from l2m_ros.files import check_outputs, local, refuse_overwriting, without_password
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -195,7 +195,8 @@ def _pairs(args: argparse.Namespace) -> int:
         return 0
     why = ", ".join(f"{count} by {reason}" for reason, count in sorted(report.rejected.items()))
     print(
-        f"{args.out}: {report.pairs} pairs in {report.shards_written} new shards, "
+        f"{without_password(args.out)}: {report.pairs} pairs in {report.shards_written} new "
+        "shards, "
         f"{report.shards_kept} shards kept; {report.overlap:.0%} of the pixels labelled; "
         f"cameras rejected: {why or 'none'}"
     )

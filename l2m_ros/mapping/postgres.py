@@ -17,6 +17,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.sql import SQL, Identifier
 
 from l2m_ros.errors import MapError
+from l2m_ros.files import passwords, without_password
 from l2m_ros.mapping import sql
 from l2m_ros.mapping.sql import FORMAT, MIGRATIONS
 
@@ -26,7 +27,15 @@ TYPES = {
     "int": "BIGINT",
     "real": "DOUBLE PRECISION",
 }
-CONNECT_S = 5
+# A server that is out of reach (a robot out of the WLAN) is noticed within half a minute, where the
+# kernel alone would wait for a quarter of an hour; the address may say otherwise.
+WAITS = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 4,
+    "tcp_user_timeout": 30_000,
+}
 LOCK_KEY = 0x4C324D4D  # of the advisory lock under which tables are made
 NAMES = ("keyframe", "descriptor", "feature", "edge", "vocabulary", "meta")
 
@@ -108,14 +117,17 @@ class PostgresStore(sql.SqlStore):
                             "pg_backend_pid()::text)"
                         )
             except psycopg.Error as error:
-                raise MapError(_words(self.address, error)) from error
+                raise MapError(_words(self._address, error)) from error
 
     def _open(self) -> psycopg.Connection[Any]:
         if self._connection is None or self._connection.closed:
-            self._connection = psycopg.connect(
-                self._address, autocommit=True, connect_timeout=CONNECT_S
-            )
+            self._connection = self._connect()
         return self._connection
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        said = conninfo_to_dict(self._address)
+        waits: dict[str, Any] = {name: value for name, value in WAITS.items() if name not in said}
+        return psycopg.connect(self._address, autocommit=True, **waits)
 
     def size_bytes(self) -> int:
         with self.transaction() as cursor:
@@ -133,9 +145,7 @@ class PostgresStore(sql.SqlStore):
         """Whether somebody else's notification came; each is counted once."""
         try:
             if self._listener is None or self._listener.closed:
-                self._listener = psycopg.connect(
-                    self._address, autocommit=True, connect_timeout=CONNECT_S
-                )
+                self._listener = self._connect()
                 row = self._listener.execute("SELECT current_schema()").fetchone()
                 channel = Identifier(f"l2m_map_{row[0] if row else 'public'}")
                 self._listener.execute(SQL("LISTEN {}").format(channel))
@@ -145,7 +155,7 @@ class PostgresStore(sql.SqlStore):
             for notification in self._listener.notifies(timeout=timeout_s, stop_after=stop):
                 self._changes += notification.pid != own
         except psycopg.Error as error:
-            raise MapError(_words(self.address, error)) from error
+            raise MapError(_words(self._address, error)) from error
         return self._changes != before
 
     def problems(self) -> list[str]:
@@ -177,15 +187,11 @@ class _Cursor:
         return self._cursor.fetchall()
 
 
-def without_password(address: str) -> str:
-    """The address as it may be shown."""
-    scheme, _, rest = address.partition("://")
-    user, at, place = rest.rpartition("@")
-    return f"{scheme}://{user.partition(':')[0]}{at}{place}"
-
-
 def _words(address: str, error: psycopg.Error) -> str:
     text = " ".join(str(error).split())
+    for password in passwords(address):
+        text = text.replace(password, "***")  # libpq quotes what it cannot read
+    address = without_password(address)
     if isinstance(error, psycopg.errors.DiskFull):
         return f"{address}: the server's disk is full; free some space (nothing was lost)"
     if isinstance(error, psycopg.errors.InsufficientPrivilege):

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from l2m_ros.errors import MapError
+from l2m_ros.files import without_password
 from l2m_ros.mapping.records import Edge, MapInfo, MapKeyframe, StoredFeatures
 from l2m_ros.types import FloatArray
 
@@ -100,7 +101,8 @@ class MapStore(Protocol):
 def open_map(address: str, *, write: bool = False, create: bool = False) -> MapStore:
     """The store behind an address; `create` makes it where there is none."""
     if "://" in address and not address.startswith(POSTGRES):
-        raise MapError(f"{address}: a map is a file or {POSTGRES[0]}..., nothing else")
+        shown = without_password(address)
+        raise MapError(f"{shown}: a map is a file or {POSTGRES[0]}..., nothing else")
     kind = "postgres" if address.startswith(POSTGRES) else "sqlite"
     module = importlib.import_module(f"l2m_ros.mapping.{kind}")
     store: MapStore = module.open_store(address, write=write or create, create=create)

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from l2m_ros.errors import BackendUnavailable, InvalidInput
+from l2m_ros.files import without_password
 from l2m_ros.workshop.lifting.shards import is_whole, remove_leftovers, write_atomically
 
 
@@ -65,7 +66,7 @@ class Url:
     """A place of fsspec's: s3://bucket/path with s3fs installed, gs:// with gcsfs, ..."""
 
     def __init__(self, url: str) -> None:
-        self.name = url.rstrip("/")
+        self.url, self.name = url.rstrip("/"), without_password(url.rstrip("/"))
 
     def prepare(self) -> None:
         files, root = self._opened()
@@ -108,7 +109,7 @@ class Url:
         try:
             import fsspec
 
-            files, root = fsspec.core.url_to_fs(self.name)
+            files, root = fsspec.core.url_to_fs(self.url)
         except ImportError as error:  # fsspec itself, or the driver that it names
             raise BackendUnavailable(
                 f"{self.name}: {error}; pip install 'l2m_ros[scale]', and s3fs for s3://, gcsfs "
@@ -126,7 +127,9 @@ def store_of(place: Path | str) -> Store:
         return Folder(Path(text))
     parts = urlsplit(text)
     if not parts.scheme:
-        raise InvalidInput(f"{text}: name a folder, or an address such as s3://bucket/path")
+        raise InvalidInput(
+            f"{without_password(text)}: name a folder, or an address such as s3://bucket/path"
+        )
     if parts.scheme == "file":
         return Folder(Path(url2pathname(parts.path)))
     return Url(text)
