@@ -7,12 +7,19 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from l2m_ros.errors import InvalidInput
 from l2m_ros.workshop.lifting.camera_effects import EffectOptions
+from l2m_ros.workshop.lifting.torch_pairs import PairBatch
+from l2m_ros.workshop.lifting.torch_scenes import Draws
 from l2m_ros.workshop.simulation.bare import build
 from l2m_ros.workshop.simulation.folder import write_folder
 from l2m_ros.workshop.simulation.sequence import SimulationOptions, simulate
+from l2m_ros.workshop.training import posed_pairs
+from l2m_ros.workshop.training.data import SizeShare
+from l2m_ros.workshop.training.device_data import DeviceBatches
+from l2m_ros.workshop.training.device_posed import TURNING, PosedViews
 from l2m_ros.workshop.training.posed_pairs import PosedPairs
 
 PLAIN = EffectOptions(
@@ -70,3 +77,81 @@ def test_every_bare_room_is_another_one() -> None:
     for room in rooms:
         low, high = np.asarray(room.free_box_m)
         assert (high - low > 0.5).all()
+
+
+# --- made on the device ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def views(folder: Path) -> PosedViews:
+    return PosedViews.read([folder], "cpu")
+
+
+def test_a_batch_on_the_device_has_the_truth_of_its_twin(views: PosedViews) -> None:
+    draws, hard = Draws(views.device, 3), torch.tensor([0.2, 0.9])
+    chosen = torch.tensor([1, 4])
+    a, b = (
+        views.views.shown(draws, views.pairs[chosen, s], (160, 128), TURNING, hard) for s in (0, 1)
+    )
+    warp, visible, unknown = (
+        part.numpy() for part in views.warp_between(a, b, views.b_from_a[chosen])
+    )
+    for i in range(2):
+        twins = []
+        for one in (a, b):
+            H = np.linalg.inv(one.shown_from_source[i].double().numpy())
+            rgb = views.views.rgb[one.which[i]].permute(1, 2, 0).numpy()
+            seen, places = posed_pairs.shown(rgb, H, (160, 128), 128 / 480)
+            difference = np.abs(one.rgb[i].permute(1, 2, 0).numpy() - seen / 255.0)
+            assert difference.mean() < 0.004
+            inverse = views.inverse_depth[one.which[i]].numpy()
+            K = views.views.K[one.which[i]].double().numpy()
+            edge = posed_pairs.edges_of(inverse)
+            twins.append(posed_pairs._Shown(seen, places, np.linalg.inv(H), inverse, edge, K))
+        T = views.b_from_a[chosen[i]].double().numpy()
+        there, seen, lost = posed_pairs.warp_between(*twins, T)
+        both = seen & visible[i]
+        assert seen.mean() > 0.05
+        assert np.abs(there - warp[i])[both].max() < 0.3  # OpenCV reads at 1/32 px
+        assert (seen != visible[i]).mean() < 0.002 and (lost != unknown[i]).mean() < 0.002
+
+
+class Counting:
+    """A source of empty pairs that counts them."""
+
+    def __init__(self) -> None:
+        self.made = 0
+
+    def sample(
+        self, count: int, size: tuple[int, int], difficulty: float, draws: Draws
+    ) -> PairBatch:
+        self.made += count
+        width, height = size
+        warp, mask = torch.zeros(count, height, width, 2), torch.zeros(count, height, width) > 0
+        rgb, K, T = (torch.zeros(count, *s) for s in ((3, height, width), (3, 3), (4, 4)))
+        return PairBatch(rgb, rgb, warp, mask, mask, warp, mask, mask, K, K, T)
+
+
+def test_sources_on_the_device_are_mixed_by_their_shares() -> None:
+    often, seldom = Counting(), Counting()
+    batches = DeviceBatches(
+        {often: 0.75, seldom: 0.25}, (SizeShare(8, 8, 16, 1.0),), 1, True, "cpu"
+    )
+    for step in range(40):
+        batch = batches.batch(step, rank=0, count=1, difficulty=0.5)
+        assert batch.query.shape == (16, 3, 8, 8) and batch.warp_px.shape == (32, 2, 8, 8)
+    assert often.made + seldom.made == 640 and 440 < often.made < 520
+
+
+def test_a_step_on_the_device_is_the_same_every_time(views: PosedViews) -> None:
+    batches = DeviceBatches({views: 1.0}, (SizeShare(64, 64, 2, 1.0),), 1, True, "cpu")
+    one, same, other = (batches.batch(s, rank=0, count=1, difficulty=0.5) for s in (2, 2, 3))
+    assert torch.equal(one.warp_px, same.warp_px) and torch.equal(one.query, same.query)
+    assert not torch.equal(one.warp_px, other.warp_px)
+
+
+def test_images_without_depth_are_refused_on_the_device(folder: Path, tmp_path: Path) -> None:
+    for name in ("images", "meta.json", "pairs.json"):
+        (tmp_path / name).symlink_to(folder / name)
+    with pytest.raises(InvalidInput, match="no depth"):
+        PosedViews.read([tmp_path], "cpu")

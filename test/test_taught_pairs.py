@@ -12,6 +12,9 @@ import pytest
 from l2m_ros.cli import main
 from l2m_ros.errors import InvalidInput
 from l2m_ros.workshop.lifting.camera_effects import EffectOptions
+from l2m_ros.workshop.lifting.torch_scenes import Draws
+from l2m_ros.workshop.training import device_views
+from l2m_ros.workshop.training.device_taught import TaughtViews
 from l2m_ros.workshop.training.taught_pairs import TaughtPairs, between
 
 SIZE = (320, 256)
@@ -61,6 +64,21 @@ def test_matches_that_are_no_surface_teach_nothing(spoilt: str) -> None:
     else:
         a, b = a[:3], b[:3]
     assert not between(a, b, SIZE)[1].any()
+
+
+def test_a_batch_on_the_device_carries_one_picture_onto_the_other(
+    taught: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_views, "camera_effects", lambda draws, rgb, *rest: rgb)
+    views = TaughtViews([taught], "cpu")
+    pairs = views.sample(2, (160, 128), 0.5, Draws(views.device, 1))
+    for i in range(2):
+        a, b = (rgb[i].permute(1, 2, 0).numpy() for rgb in (pairs.rgb_a, pairs.rgb_b))
+        seen = pairs.visible[i].numpy()
+        assert seen.mean() > 0.1 and not (seen & pairs.unknown[i].numpy()).any()
+        back = cv2.remap(b, pairs.warp[i].numpy(), None, cv2.INTER_LINEAR)
+        off = np.abs(back - a).mean(axis=-1)[seen].mean()
+        assert off < 0.4 * np.abs(np.roll(back, 3, axis=1) - a).mean(axis=-1)[seen].mean()
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -40,7 +42,7 @@ from l2m_ros.workshop.training.decoder import (
     split_photographs,
     train_decoder,
 )
-from l2m_ros.workshop.training.device_data import DeviceBatches
+from l2m_ros.workshop.training.device_data import DeviceBatches, LiftedViews
 from l2m_ros.workshop.training.ema import Ema
 from l2m_ros.workshop.training.loop import LoopOptions, Run, learning
 from l2m_ros.workshop.training.processes import Processes, local_device
@@ -292,7 +294,8 @@ def test_pairs_made_on_the_device_come_in_the_same_form(tmp_path: Path, made: tu
     """On the CPU here: there and back again lies within half a pixel of where it started."""
     paths = sorted(write_photographs(tmp_path / "photographs", 2).iterdir())
     sizes = (SizeShare(96, 64, 2, 1.0, *made),)
-    batches = DeviceBatches(paths, sizes, seed=1, both_ways=True, device="cpu")
+    sources = {LiftedViews(paths, "cpu"): 1.0}
+    batches = DeviceBatches(sources, sizes, seed=1, both_ways=True, device="cpu")
     batch = batches.batch(3, rank=0, count=1, difficulty=0.2)
     assert batch.query.shape == (2, 3, 64, 96) and batch.warp_px.shape == (4, 2, 64, 96)
     again = batches.batch(3, rank=0, count=1, difficulty=0.2)
@@ -422,17 +425,19 @@ def test_a_single_photograph_is_cut_in_two(tmp_path: Path) -> None:
 
 def test_rendered_images_that_are_measured_on_show_other_worlds(monkeypatch) -> None:
     """Before, the held-out frames lay between frames of the same walls."""
-    from l2m_ros.commands import train_decoder as train
+    from l2m_ros.commands.train_pairs import training_pairs
     from l2m_ros.workshop.simulation import sequence
 
     worlds: list[int] = []
 
     def simulated(options):
         worlds.append(options.scene_seed)
-        return []
+        rgb = np.zeros((48, 64, 3), np.uint8)
+        return [SimpleNamespace(frame=SimpleNamespace(rgb=rgb))]
 
     monkeypatch.setattr(sequence, "simulate", simulated)
-    train._pairs(None, options_from(settings(1)))
+    args = argparse.Namespace(pairs=[], pairs_share=0.5, taught_share=0.2)
+    training_pairs(None, args, options_from(settings(1)))
     assert len(worlds) == 6 and not set(worlds[:3]) & set(worlds[3:])
 
 

@@ -8,29 +8,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from l2m_ros.commands.train_input import (
-    HELD_OUT_SEED,
     check_device,
     config_folder,
     loop_settings,
-    rendered_images,
     say,
     settings_of,
-    split,
     unpacked,
 )
+from l2m_ros.commands.train_pairs import training_pairs
 from l2m_ros.errors import InvalidInput
 
 if TYPE_CHECKING:
     from torch import nn
 
     from l2m_ros.engines.model_card import InputSpec, ModelCard
-    from l2m_ros.workshop.training.data import PairMaker, PhotographPairs, Schedule
     from l2m_ros.workshop.training.decoder import DecoderOptions
     from l2m_ros.workshop.training.loop import Validate
 
 COMPACT = ("lite", "lite2")  # networks whose graphs take seconds
 SCENE_PAIRS = 8  # of each real scene, at every validation: half a minute on two cores
-RENDERED_FRAMES = 24  # per world, where no photographs are named
 
 
 def run_decoder(args: argparse.Namespace) -> int:
@@ -49,8 +45,7 @@ def run_decoder(args: argparse.Namespace) -> int:
         load_head(args.align, network.get_submodule(HEAD), network.eyes)
     if args.carry is not None:
         check_carry(args.carry)
-    pairs, held_out = _pairs(unpacked(args.photographs, folder), options)
-    pairs = _with_stored(pairs, args, options)
+    pairs, held_out = training_pairs(unpacked(args.photographs, folder), args, options)
     leads = train_decoder(options, network, pairs, held_out, folder, scenes, args.carry)
     if leads:
         write_carry(folder, folder / NAME)
@@ -78,64 +73,6 @@ def with_head(options: DecoderOptions) -> DecoderOptions:
         raise InvalidInput(f"--align goes with --model lite2, not with {options.model}")
     loop = replace(options.loop, rates={f"{HEAD}.": 0.0, **options.loop.rates})
     return replace(options, network={"aligned": ALIGNED, **options.network}, loop=loop)
-
-
-def _pairs(
-    photographs: Path | None, options: DecoderOptions
-) -> tuple[PhotographPairs | Schedule, PhotographPairs]:
-    """Pairs to train on and pairs of held-out photographs; on a GPU the first are made there."""
-    from l2m_ros.workshop.lifting.photographs import find_photographs
-    from l2m_ros.workshop.training.data import PhotographPairs, usable_photographs
-
-    seed, device = options.loop.seed, options.loop.device
-    if photographs is None:
-        say("no --photographs: images of rendered worlds are used, good for a trial only")
-        images, other_worlds = (
-            rendered_images(RENDERED_FRAMES, 0),
-            rendered_images(3, HELD_OUT_SEED),
-        )
-        return PhotographPairs(images, seed), PhotographPairs(other_worlds, seed + 999)
-    found = usable_photographs(find_photographs(photographs), say)
-    kept, held_out = split(found)
-    measured = PhotographPairs(held_out, seed + 999)
-    if not device.startswith("cuda") and not options.pairs_on_device:
-        return PhotographPairs(kept, seed), measured
-    from l2m_ros.workshop.training.device_data import DeviceBatches
-
-    return DeviceBatches(kept, options.sizes, seed, options.both_ways, device), measured
-
-
-def _with_stored(
-    pairs: PhotographPairs | Schedule, args: argparse.Namespace, options: DecoderOptions
-) -> PairMaker | Schedule:
-    """What --pairs names, alone or mixed with pairs of photographs."""
-    from l2m_ros.workshop.gaussians.pairs import SplatPairs, scene_views
-    from l2m_ros.workshop.training.data import Schedule
-    from l2m_ros.workshop.training.posed_pairs import PosedPairs
-    from l2m_ros.workshop.training.stored_pairs import MixedPairs, StoredPairs
-    from l2m_ros.workshop.training.taught_pairs import LISTING, TaughtPairs
-
-    if not args.pairs:
-        return pairs
-    seed = options.loop.seed
-    scenes = [path for path in args.pairs if path.suffix == ".ply"]
-    posed = [path for path in args.pairs if any(path.glob("**/pairs.json"))]
-    told = [path for path in args.pairs if (path / LISTING).is_file()]
-    named = {*scenes, *posed, *told}
-    folders = [path for path in args.pairs if path not in named]
-    makers: list[PairMaker] = [SplatPairs(scene_views(path), seed) for path in scenes]
-    makers += [StoredPairs(folders, seed)] if folders else []
-    makers += [PosedPairs(posed, seed)] if posed else []
-    weights = [1.0] * len(makers)
-    if told:
-        makers.append(TaughtPairs(told, seed))
-        weights.append(args.taught_share * max(len(weights), 1))
-    if args.photographs is None:
-        return MixedPairs(makers, weights, seed)
-    if isinstance(pairs, Schedule):
-        raise InvalidInput("--pairs beside --photographs is made on the CPU: use --device cpu")
-    shares = [args.pairs_share * weight / sum(weights) for weight in weights]
-    return MixedPairs([pairs, *makers], [1 - args.pairs_share, *shares], seed)
 
 
 def write_model(run_folder: Path, options: DecoderOptions, out: Path) -> ModelCard:

@@ -25,7 +25,7 @@ from l2m_ros.networks.l2m.anchors import Anchors
 from l2m_ros.networks.l2m.gp import MatchEncoder, solve
 from l2m_ros.networks.l2m.refiner import Refiner
 from l2m_ros.networks.l2m.vgg import VGG19
-from l2m_ros.networks.shared.grid import resize
+from l2m_ros.networks.shared.grid import both, resize
 from l2m_ros.networks.shared.transformer import MatchDecoder
 from l2m_ros.networks.shared.vit import ViT
 
@@ -234,8 +234,8 @@ class L2M(nn.Module):
             start, belief = resize(flow.detach(), size), resize(certainty.detach(), size)
             refiner = self.decoder.conv_refiner[str(stride)]
             delta, correction = refiner(query, support, start, scale_factor)
-            unit = torch.tensor([stride / (DELTA_UNIT * width), stride / (DELTA_UNIT * height)])
-            flow = start + unit.to(delta)[None, :, None, None] * delta
+            unit = both(stride / (DELTA_UNIT * width), stride / (DELTA_UNIT * height), delta)
+            flow = start + unit * delta
             certainty = belief + correction
             levels.append(Level(stride, flow, certainty, delta, start))
         return levels

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from l2m_ros.networks.lite.coarse import cell_grid
 from l2m_ros.networks.shared.depthwise import DepthwiseConv
+from l2m_ros.networks.shared.grid import both
 
 EVIDENCE = 1e-3
 BLOCK = 4  # cells a side; the grids of a level are multiples of it
@@ -130,7 +131,7 @@ class Refiner(nn.Module):
         with torch.autocast(query.device.type, enabled=False):
             window = local_correlation(query.float(), sampled, self.radius)
             chosen = self._chosen(window, warp)
-        cell = torch.tensor([width / 2.0, height / 2.0], device=warp.device).view(1, 2, 1, 1)
+        cell = both(width / 2.0, height / 2.0, warp)
         state = torch.cat([window, self.look(query), chosen * cell, above], dim=1)
         state = F.relu(self.enter(state))
         state = self._mixed(state)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from l2m_ros.errors import InvalidInput
-from l2m_ros.networks.shared.grid import sample
+from l2m_ros.networks.shared.grid import both, sample
 
 # Below this many support cells per dot product wanted, all pairs by one matrix product are
 # cheaper than gathering features: a product runs near peak, a gather at memory speed.
@@ -59,7 +59,7 @@ def _window_corner(flow: Tensor, height: int, width: int, radius: int) -> tuple[
     Corners are cut to where the window lies wholly outside anyway, so that they are small
     whole numbers. By `where`: NaN gives a corner too, and stays NaN in the fraction.
     """
-    size = torch.tensor([width, height]).to(flow)[None, :, None, None]
+    size = both(width, height, flow)
     position = ((flow + 1.0) * size - 1.0) * 0.5
     whole = torch.floor(position)
     low = torch.full_like(whole, float(-radius - 2))

@@ -14,10 +14,18 @@ from torch import Tensor
 
 def centre_grid(height: int, width: int, like: Tensor) -> Tensor:
     """(2, height, width): x and y of every cell's centre, of the type and device of `like`."""
-    x = (2.0 * torch.arange(width, dtype=torch.float32) + 1.0) / width - 1.0
-    y = (2.0 * torch.arange(height, dtype=torch.float32) + 1.0) / height - 1.0
+    columns = torch.arange(width, dtype=torch.float32, device=like.device)
+    rows = torch.arange(height, dtype=torch.float32, device=like.device)
+    x, y = (2.0 * columns + 1.0) / width - 1.0, (2.0 * rows + 1.0) / height - 1.0
     grid = torch.stack([x.expand(height, width), y[:, None].expand(height, width)])
-    return grid.to(device=like.device, dtype=like.dtype)
+    return grid.to(like.dtype)
+
+
+def both(x: float, y: float, like: Tensor) -> Tensor:
+    """(1, 2, 1, 1) of two numbers, made where `like` is: no copy from the host, which a training
+    step would wait for and a CUDA graph cannot hold."""
+    shape, where = (1, 1, 1, 1), {"device": like.device, "dtype": like.dtype}
+    return torch.cat([torch.full(shape, x, **where), torch.full(shape, y, **where)], dim=1)
 
 
 def sample(features: Tensor, at: Tensor) -> Tensor:

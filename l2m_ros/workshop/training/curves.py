@@ -5,9 +5,12 @@ from __future__ import annotations
 import csv
 import importlib.util
 from collections import deque
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+
+from torch import Tensor
 
 from l2m_ros.files import whole_file
 from l2m_ros.images import write_figure
@@ -20,29 +23,29 @@ class Log:
 
     def __init__(self, folder: Path, step: int) -> None:
         self.folder = folder
-        self._recent: deque[dict[str, float]] = deque(maxlen=MEAN_OVER)
+        self._recent: deque[Mapping[str, float | Tensor]] = deque(maxlen=MEAN_OVER)
+        self._means: dict[str, float] = {}
         for name in ("log.csv", "validation.csv"):
             _drop_after(folder / name, step)
         self._board = _tensorboard(folder)
 
-    def step(self, step: int, elapsed_s: float, terms: dict[str, float]) -> None:
+    def step(self, step: int, elapsed_s: float, terms: Mapping[str, float | Tensor]) -> None:
+        """Tensors are read when a line is due: reading one waits for the device."""
         self._recent.append(terms)
+        if step % MEAN_OVER == 0 or not self._means:
+            self._means = _means(self._recent)
         if step % MEAN_OVER == 0:
-            self._write("log.csv", step, elapsed_s, self._means())
+            self._write("log.csv", step, elapsed_s, self._means)
 
     def validation(self, step: int, elapsed_s: float, figures: dict[str, float]) -> None:
         self._write("validation.csv", step, elapsed_s, figures)
         draw(self.folder)
 
     def summary(self) -> str:
-        means = self._means()
+        means = self._means
         return (
             f"loss {means['loss']:.3f} rate {means['rate']:.1e} {means['pairs_per_s']:.1f} pairs/s"
         )
-
-    def _means(self) -> dict[str, float]:
-        names = self._recent[-1].keys()
-        return {name: fmean(t[name] for t in self._recent if name in t) for name in names}
 
     def _write(self, name: str, step: int, elapsed_s: float, figures: dict[str, float]) -> None:
         path = self.folder / name
@@ -61,6 +64,12 @@ class Log:
         draw(self.folder)
         if self._board is not None:
             self._board.close()
+
+
+def _means(recent: Iterable[Mapping[str, float | Tensor]]) -> dict[str, float]:
+    """Of what the last step has, over the steps that have it."""
+    rows = list(recent)
+    return {name: fmean(float(t[name]) for t in rows if name in t) for name in rows[-1]}
 
 
 def read(path: Path) -> list[dict[str, float]]:

@@ -79,6 +79,14 @@ class Batch:
         moved = (getattr(self, name).to(device) for name in self.__dataclass_fields__)
         return Batch(*moved)
 
+    def channels_last(self) -> Batch:
+        """The same images, channels side by side in memory."""
+        images = (
+            image.contiguous(memory_format=torch.channels_last)
+            for image in (self.query, self.keyframe)
+        )
+        return Batch(*images, self.warp_px, self.visible, self.ignored)
+
 
 def collate(pairs: Sequence[Pair], both_ways: bool = False) -> Batch:
     """Pairs of one size -> a batch."""

@@ -155,7 +155,7 @@ def train_decoder(
 def _loss_of(options: DecoderOptions) -> LossOf:
     levels_of = LEVELS[options.model]
 
-    def loss_of(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+    def loss_of(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         levels = levels_of(model, batch)
         return matcher_loss(levels, batch.warp_px, batch.visible, batch.ignored, options.loss)
 

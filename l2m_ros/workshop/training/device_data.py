@@ -1,10 +1,12 @@
-"""Batches made on the GPU: the photographs are decoded into its memory once, pairs on the fly."""
+"""Batches made on the GPU: images are decoded into its memory once, pairs are made on the fly."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,41 +22,76 @@ from l2m_ros.workshop.lifting.torch_pairs import (
 from l2m_ros.workshop.lifting.torch_scenes import Draws
 from l2m_ros.workshop.training.data import Batch, Schedule, SizeShare
 
+KEPT = (768, 576)  # of every photograph: width, height
+
+
+class DevicePairs(Protocol):
+    """A source that draws pairs on the device."""
+
+    def sample(
+        self, count: int, size: tuple[int, int], difficulty: float, draws: Draws
+    ) -> PairBatch: ...
+
+
+class LiftedViews:
+    """Photographs in the device's memory, lifted to 3D anew for every pair."""
+
+    def __init__(self, photographs: Sequence[Path] | Sequence[ByteArray], device: str) -> None:
+        images = load_photographs(photographs, *KEPT)
+        self.photographs = images.to(device)  # (N, 3, h, w) uint8
+        self.sky = sky_masks(images).to(device)  # (N, h, w) bool
+
+    def sample(
+        self, count: int, size: tuple[int, int], difficulty: float, draws: Draws
+    ) -> PairBatch:
+        options = PairOptions(width=size[0], height=size[1])
+        source = TorchPairSource(self.photographs, options, sky=self.sky)
+        source.draws = draws
+        return source.sample(count, difficulty)
+
 
 class DeviceBatches(Schedule):
     """The same steps and sizes as `data.Batches`; other pairs, drawn by torch, as repeatable."""
 
     def __init__(
         self,
-        photographs: Sequence[Path] | Sequence[ByteArray],
+        sources: Mapping[DevicePairs, float],
         sizes: tuple[SizeShare, ...],
         seed: int,
         both_ways: bool,
         device: str,
     ) -> None:
+        """`sources` and the share of the pairs that each makes."""
         super().__init__(sizes, seed, both_ways)
-        images = load_photographs(photographs)
-        self.photographs = images.to(device)  # (N, 3, h, w) uint8
-        self.sky = sky_masks(images).to(device)  # (N, h, w) bool
+        self.sources, self.device = dict(sources), torch.device(device)
 
     def batch(self, step: int, *, rank: int, count: int, difficulty: float) -> Batch:
         size = self.size_of(step)
         part = self.part_of(size, count)
-        width, height = size.made_width or size.width, size.made_height or size.height
-        options = PairOptions(width=width, height=height)
-        source = TorchPairSource(self.photographs, options, sky=self.sky)
+        made = size.made_width or size.width, size.made_height or size.height
         # A generator of its own for every step and process: nothing to save or to restore.
-        source.draws = Draws(self.photographs.device, hash((self.seed, step, rank)) & 0x7FFFFFFF)
-        return _batch(source.sample(part, difficulty), size, self.both_ways)
+        draws = Draws(self.device, hash((self.seed, step, rank)) & 0x7FFFFFFF)
+        shares = np.array(list(self.sources.values()))
+        counts = np.random.default_rng((self.seed, 78, step, rank)).multinomial(
+            part, shares / shares.sum()
+        )
+        pairs = [
+            source.sample(int(some), made, difficulty, draws)
+            for source, some in zip(self.sources, counts, strict=True)
+            if some
+        ]
+        return _batch(pairs, size, self.both_ways)
 
 
-def _batch(pairs: PairBatch, size: SizeShare, both_ways: bool) -> Batch:
-    ways = [(pairs.warp, pairs.visible, pairs.unknown)]
-    if both_ways:
-        ways.append((pairs.warp_ba, pairs.visible_b, pairs.unknown_b))
-    warp, visible, unknown = (torch.cat(parts) for parts in zip(*ways, strict=True))
+def _batch(pairs: Sequence[PairBatch], size: SizeShare, both_ways: bool) -> Batch:
+    def joined(*names: str) -> Tensor:
+        return torch.cat([getattr(one, name) for name in names for one in pairs])
+
+    ways = (("warp", "visible", "unknown"), ("warp_ba", "visible_b", "unknown_b"))
+    names = list(zip(*ways, strict=True)) if both_ways else [(name,) for name in ways[0]]
+    warp, visible, unknown = (joined(*name) for name in names)
     batch = Batch(
-        pairs.rgb_a, pairs.rgb_b,
+        joined("rgb_a"), joined("rgb_b"),
         torch.nan_to_num(warp).clamp(-1e4, 1e4).permute(0, 3, 1, 2).contiguous(),
         visible[:, None], unknown[:, None] & ~visible[:, None],
     )  # fmt: skip

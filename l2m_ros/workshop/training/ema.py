@@ -17,8 +17,8 @@ class Ema:
     def update(self, module: nn.Module) -> None:
         self.steps += 1
         decay = min(self.decay, self.steps / (self.steps + 10.0))
-        for name, value in _floats(module):
-            self.weights[name].lerp_(value.detach(), 1.0 - decay)
+        values = [value.detach() for _, value in _floats(module)]
+        torch._foreach_lerp_(list(self.weights.values()), values, 1.0 - decay)
 
     @torch.no_grad()
     def copy_to(self, module: nn.Module) -> None:

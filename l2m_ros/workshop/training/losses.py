@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from l2m_ros.networks.shared.grid import both
+
 
 @dataclass(frozen=True)
 class LossOptions:
@@ -122,8 +124,7 @@ def classification_terms(
 
 def warp_in_px(warp: Tensor, size: tuple[int, int]) -> Tensor:
     """Normalised (B, 2, h, w) -> px of a keyframe of (height, width), centres at integers."""
-    scale = torch.tensor([size[1] / 2.0, size[0] / 2.0], device=warp.device).view(1, 2, 1, 1)
-    return (warp + 1.0) * scale - 0.5
+    return (warp + 1.0) * both(size[1] / 2.0, size[0] / 2.0, warp) - 0.5
 
 
 def robust(error: Tensor, scale: float, power: float) -> Tensor:
@@ -141,7 +142,7 @@ def gaussian_nll(residual: Tensor, factor: Tensor) -> Tensor:
 def anchor_term(logits: Tensor, truth: Truth, size: tuple[int, int]) -> Tensor:
     """Cross-entropy against the anchor cell (r x r over the keyframe) that holds the target."""
     side = round(logits.shape[1] ** 0.5)
-    scale = torch.tensor([side / size[1], side / size[0]], device=logits.device).view(1, 2, 1, 1)
+    scale = both(side / size[1], side / size[0], truth.warp_px)
     cell = ((truth.warp_px + 0.5) * scale).floor().clamp(0, side - 1).long()
     entropy = F.cross_entropy(logits.float(), cell[:, 1] * side + cell[:, 0], reduction="none")
     return _pair_mean(entropy[:, None], truth.visible)
@@ -159,12 +160,12 @@ class _Sum:
 
     def __init__(self, device: torch.device) -> None:
         self.total = torch.zeros((), device=device)
-        self.terms: dict[str, float] = {}
+        self.terms: dict[str, Tensor] = {}
 
     def add(self, name: str, weight: float, value: Tensor) -> None:
         if weight:
             self.total = self.total + weight * value
-            self.terms[name] = float(value.detach())
+            self.terms[name] = value.detach()
 
 
 def matcher_loss(
@@ -173,7 +174,7 @@ def matcher_loss(
     visible: Tensor,
     ignored: Tensor,
     options: LossOptions,
-) -> tuple[Tensor, dict[str, float]]:
+) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of a network's levels (coarse to fine), and its terms for the log.
 
     A level holds `warp` (normalised) and, where it has them, `logits` with `none` (cells of the

@@ -101,7 +101,7 @@ class PosedPairs:
         turn = rng.normal(0.0, 1.0, 3) * np.array([0.06, 0.08, 0.1]) * (0.2 + hard)
         source_from_shown = K @ rotation(turn)[:3, :3] @ np.linalg.inv(centred(focal, *size))
         rgb, source = shown(view.rgb, source_from_shown, size, shrink)
-        return _Shown(rgb, source, np.linalg.inv(source_from_shown), inverse, _edges(inverse), K)
+        return _Shown(rgb, source, np.linalg.inv(source_from_shown), inverse, edges_of(inverse), K)
 
 
 def shown(
@@ -115,7 +115,7 @@ def shown(
     return seen, source
 
 
-def _edges(inverse: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+def edges_of(inverse: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     """255 beside a depth edge and where depth is unknown."""
     square = np.ones((3, 3), np.uint8)
     nearest, farthest = cv2.dilate(inverse, square), cv2.erode(inverse, square)

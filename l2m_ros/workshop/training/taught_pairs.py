@@ -38,7 +38,7 @@ IMAGES_KEPT = 64
 
 
 @dataclass(frozen=True)
-class _Taught:
+class Taught:
     """One pair: two images and the file of their matches, (N, 4) pixels: a's x, y, then b's."""
 
     a: Path
@@ -53,7 +53,7 @@ class TaughtPairs:
         self, folders: Sequence[Path], seed: int = 0, effects: EffectOptions | None = None
     ) -> None:
         self.seed, self.effects = seed, effects or EffectOptions()
-        self._pairs = [pair for folder in folders for pair in _listed(folder)]
+        self._pairs = [pair for folder in folders for pair in listed_pairs(folder)]
         self._images: OrderedDict[Path, ByteArray] = OrderedDict()
 
     def __len__(self) -> int:
@@ -63,7 +63,7 @@ class TaughtPairs:
         rng = np.random.default_rng((self.seed, 9, index))
         hard = difficulty * rng.random() ** 0.5
         taught = self._pairs[int(rng.integers(len(self._pairs)))]
-        matches = _matches(taught.matches)
+        matches = read_matches(taught.matches)
         seen, points = [], []
         for path, pixels in ((taught.a, matches[:, :2]), (taught.b, matches[:, 2:])):
             rgb, shown_from_source = _turned(rng, self._image(path), (width, height), hard)
@@ -84,12 +84,12 @@ class TaughtPairs:
         return self._images[path]
 
 
-def _listed(folder: Path) -> list[_Taught]:
+def listed_pairs(folder: Path) -> list[Taught]:
     path = folder / LISTING
     try:
         entries = read_json(path)["pairs"]
         found = [
-            _Taught(
+            Taught(
                 inside(folder / "images", entry["a"]),
                 inside(folder / "images", entry["b"]),
                 inside(folder / "matches", entry["matches"]),
@@ -103,7 +103,7 @@ def _listed(folder: Path) -> list[_Taught]:
     return found
 
 
-def _matches(path: Path) -> npt.NDArray[np.float32]:
+def read_matches(path: Path) -> npt.NDArray[np.float32]:
     matches = read_array(path)
     if matches.ndim != 2 or matches.shape[1] != 4 or not np.isfinite(matches).all():
         raise InvalidInput(f"{path}: expected finite matches (N, 4), got {matches.shape}")
