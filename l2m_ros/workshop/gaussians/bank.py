@@ -139,13 +139,12 @@ class BankJob:
         piece, which = divmod(number, len(self.scenes))
         file = self.scenes[which]
         scene = opened(file) if isinstance(file, SceneFile) else file
-        options, rows = self.options, []
-        for index in range(piece * PER_JOB, min((piece + 1) * PER_JOB, options.views), 2):
-            rng = np.random.default_rng((options.seed, 13, which, index))
-            hard = options.difficulty * rng.random() ** 0.5
-            pair = scene.pair(rng, options.width, options.height, hard)
-            rows += [self._row(rng, view, which, pair.distance) for view in pair.views]
-        return rows[: options.views - piece * PER_JOB]
+        options = self.options
+        rng = np.random.default_rng((options.seed, 13, which, piece))
+        count = min(PER_JOB, options.views - piece * PER_JOB)
+        size = options.width, options.height
+        views = scene.views(rng, *size, options.difficulty, count)
+        return [self._row(rng, view, which, distance) for view, distance in views]
 
     def _row(
         self, rng: np.random.Generator, view: NewView, which: int, distance: float

@@ -7,6 +7,7 @@ turns, roll and zoom). Both are rendered, screened, and labelled by plane depth 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,17 +83,46 @@ class SceneViews:
             if isinstance(made, ViewPair):
                 return made
             rejected.append(made)
+        raise self._too_poor(rejected)
+
+    def views(
+        self, rng: np.random.Generator, width: int, height: int, difficulty: float, count: int
+    ) -> list[tuple[NewView, float]]:
+        """`count` views as those of pairs, each beside the median depth of its anchor.
+
+        A view that passes is kept whether its partner passes or not.
+        """
+        found: list[tuple[NewView, float]] = []
+        rejected: list[str] = []
+        while len(found) < count:
+            hard = difficulty * rng.random() ** 0.5
+            anchor = self._anchor(rng, hard)
+            if isinstance(anchor, str):
+                rejected.append(anchor)
+            else:
+                _, view, distance = anchor
+                cameras = self._cameras(rng, view, distance, width, height, hard)
+                for posed in self._posed(view, cameras, distance, (width, height)):
+                    looked, why = self._looked(posed)
+                    if why:
+                        rejected.append(why)
+                    else:
+                        found.append((looked, distance))
+            if len(rejected) > TRIES * (1 + len(found)):
+                raise self._too_poor(rejected)
+        return found[:count]
+
+    def _too_poor(self, rejected: list[str]) -> InvalidInput:
         counts = {reason.partition(":")[0]: 0 for reason in rejected}
         for reason in rejected:
             counts[reason.partition(":")[0]] += 1
-        raise InvalidInput(
-            f"{TRIES} pairs of cameras in a row were rejected ({counts}): the scene is too poor "
-            "away from its input views; lower --difficulty or build it from more of them"
+        return InvalidInput(
+            f"{len(rejected)} pairs of cameras in a row were rejected ({counts}): the scene is too "
+            "poor away from its input views; lower --difficulty or build it from more of them"
         )
 
-    def _drawn(
-        self, rng: np.random.Generator, width: int, height: int, hard: float, rejected: list[str]
-    ) -> ViewPair | str:
+    def _anchor(self, rng: np.random.Generator, hard: float) -> tuple[str, NewView, float] | str:
+        """An input view, what is seen beside it, its median depth; or why it will not do."""
         index = int(rng.integers(len(self.inputs)))
         anchor, why = self._looked(self._moved_aside(rng, self.inputs[index], hard))
         if why:
@@ -100,17 +130,38 @@ class SceneViews:
         known = anchor.depth > 0
         if known.mean() < 0.3:
             return "valid share: too little of the anchor has depth"
-        distance = float(np.median(anchor.depth[known]))
+        return self.names[index], anchor, float(np.median(anchor.depth[known]))
+
+    def _cameras(
+        self, rng: np.random.Generator, anchor: NewView, distance: float, width: int, height: int,
+        hard: float,
+    ) -> Cameras:  # fmt: skip
+        known = anchor.depth > 0
         inverse = np.where(known, distance / np.where(known, anchor.depth, 1.0), 1.0)
         relief = Relief.from_inverse_depth(np.clip(inverse, 0.02, 50.0), anchor.view.camera.K)
-        cameras = sample_cameras(rng, relief, width, height, self.motion.at(hard))
-        views = []
+        return sample_cameras(rng, relief, width, height, self.motion.at(hard))
+
+    @staticmethod
+    def _posed(
+        anchor: NewView, cameras: Cameras, distance: float, size: tuple[int, int]
+    ) -> Iterator[PosedCamera]:
         for K, from_anchor in (
             (cameras.K_a, cameras.a_from_grid), (cameras.K_b, cameras.b_from_grid),
         ):  # fmt: skip
             pose = from_anchor.copy()
             pose[:3, 3] *= distance
-            posed = PosedCamera(Camera(width, height, K), pose @ anchor.view.camera_from_world)
+            yield PosedCamera(Camera(*size, K), pose @ anchor.view.camera_from_world)
+
+    def _drawn(
+        self, rng: np.random.Generator, width: int, height: int, hard: float, rejected: list[str]
+    ) -> ViewPair | str:
+        found = self._anchor(rng, hard)
+        if isinstance(found, str):
+            return found
+        name, anchor, distance = found
+        cameras = self._cameras(rng, anchor, distance, width, height, hard)
+        views = []
+        for posed in self._posed(anchor, cameras, distance, (width, height)):
             view, why = self._looked(posed)
             if why:
                 return why
@@ -122,9 +173,7 @@ class SceneViews:
         )
         if min(label.visible.mean() for label in labels) < LEAST_LABELLED:
             return "overlap: too little is seen by both"
-        return ViewPair(
-            self.names[index], anchor, (a, b), labels, cameras, distance, list(rejected)
-        )
+        return ViewPair(name, anchor, (a, b), labels, cameras, distance, list(rejected))
 
     @torch.no_grad()
     def _looked(self, view: PosedCamera) -> tuple[NewView, str | None]:
