@@ -111,3 +111,52 @@ def test_everything_a_step_makes_lies_on_the_device(monkeypatch):
     assert loss.is_meta and terms["twins"].is_meta
     with pytest.raises(RuntimeError, match="device"):
         torch.zeros(3) + torch.zeros(3, device="meta")
+
+
+def simulated_room(folder, far_m):
+    """A made-up recording: a textured wall, farther in each image."""
+    import json
+
+    import cv2
+
+    rng = np.random.default_rng(int(far_m * 10))
+    (folder / "images").mkdir(parents=True)
+    (folder / "depth").mkdir()
+    cameras = {}
+    for k in range(6):
+        rgb = cv2.resize(rng.integers(0, 256, (20, 30, 3), np.uint8), (160, 120))
+        depth = np.full((120, 160), 1000 * (far_m + 0.1 * k), np.uint16)
+        cv2.imwrite(str(folder / f"images/{k}.png"), rgb)
+        cv2.imwrite(str(folder / f"depth/{k}.png"), depth)
+        cameras[f"{k}.png"] = {}
+    K = [[150.0, 0, 80], [0, 150.0, 60], [0, 0, 1]]
+    meta = {"K": K, "cameras": cameras, "depth_scale": 0.001}
+    (folder / "meta.json").write_text(json.dumps(meta))
+
+
+@pytest.mark.slow
+def test_the_command_trains_anew_from_folders_recordings_and_photographs(tmp_path, capsys):
+    import json
+
+    from l2m_ros.cli import main
+    from l2m_ros.matching.catalogue import find_card
+
+    for k in range(8):
+        simulated_room(tmp_path / f"worlds/{k}", 1.0 + 0.3 * k)
+    simulated_room(tmp_path / "mine", 1.5)
+    config = {
+        "network": {"width": 8, "deep": 16, "blocks": 1}, "anew": True, "worlds": 0, "every": 1,
+        "width": 160, "height": 128, "batch": 8, "place_sigma": 0.44, "loop": {"bf16": False},
+    }  # fmt: skip
+    (tmp_path / "tiny.yaml").write_text(json.dumps(config))
+    command = ["train", "depth", "--config", str(tmp_path / "tiny.yaml"), "--steps", "2"]
+    out = tmp_path / "run"
+    command += ["--pairs", str(tmp_path / "worlds"), "--sequences", str(tmp_path / "mine")]
+    command += ["--measure", str(tmp_path / "mine"), "--out", str(out)]
+    images = str(tmp_path / "mine/images")
+    assert main([*command, "--photographs", images]) == 0
+    said = capsys.readouterr().err
+    assert "8 worlds, 42 images to learn from, 6 not" in said
+    card = find_card(str(out / "model"))
+    assert card.depth["place_sigma"] >= 0.44 and card.encoder["model"] == "lite"
+    assert card.config["deep"] == 16 and 0 < card.depth["common_share"] < 1
