@@ -231,8 +231,10 @@ PORTS = (
 
 
 def ray_node(cores: int) -> dict:
-    """Options of a node. A node that is told its ports waits for none of its Python processes;
-    else Ray ends it where one takes over 15 s to say which port it took, as on a busy machine."""
+    """Options of a node that waits for few of its Python processes: it is told their ports.
+
+    Ray ends a node where one takes over 15 s to say which port it took, as on a busy machine.
+    """
     with contextlib.ExitStack() as stack:
         taken = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in PORTS]
         ports = [one.getsockname()[1] for one in taken]
@@ -244,6 +246,7 @@ def cluster():
     """Two workers of this machine, joined; they see this package and these tests."""
     pytest.importorskip("ray")
     import ray
+    from ray._private import utils
     from ray.cluster_utils import Cluster
 
     here = Path(__file__).parent
@@ -251,6 +254,8 @@ def cluster():
         patch.setenv("PYTHONPATH", f"{here.parent}:{here}")
         for name, value in runners.PATIENCE.items():
             patch.setenv(name, value)
+        # The agent that serves the dashboard starts for long where aiohttp is installed.
+        patch.setattr(utils, "get_dashboard_dependency_error", lambda: ImportError("not needed"))
         cluster = Cluster(initialize_head=True, head_node_args=ray_node(2))
         try:
             ray.init(address=cluster.address, log_to_driver=False)
