@@ -50,8 +50,8 @@ class RelocalizerOptions:
     # Share of the picture's detail that must be the map's too (see `appearance`); less is another
     # place that looks alike, or too much has changed. So many times as much may differ as does
     # between the map's own views (a room changes until the next day), and the margin; but never
-    # more than leaves `min_detail`. Chosen on twins of a corridor by seeds 1 to 6 (own views 0.99 and
-    # more, twins 0.91 at most), and on a kitchen and an office (0.87 and 0.39; images 0.86, 0.46).
+    # more than leaves `min_detail`. Chosen on twins of a corridor by seeds 1 to 6 (own views 0.99
+    # and more, twins 0.91 at most), on a kitchen and an office (0.87, 0.39; images 0.86, 0.46).
     min_detail: float = 0.4
     changes: float = 2.0
     own_detail_margin: float = 0.06
