@@ -222,12 +222,7 @@ def test_pairs_of_a_scene_go_to_an_object_store(s3, scene, tmp_path):
 # --- a cluster --------------------------------------------------------------------------------
 
 
-PORTS = (
-    "metrics_agent_port",
-    "metrics_export_port",
-    "dashboard_agent_listen_port",
-    "runtime_env_agent_port",
-)
+PORTS = "metrics_agent_port", "metrics_export_port", "runtime_env_agent_port"
 
 
 def ray_node(cores: int) -> dict:
@@ -241,12 +236,23 @@ def ray_node(cores: int) -> dict:
     return {"num_cpus": cores, "include_dashboard": False} | dict(zip(PORTS, ports, strict=True))
 
 
+def _without_dashboard(start):
+    """Ray does not tell its node the port of the dashboard's agent, though the node has an option
+    for it; that agent takes longest to start where aiohttp is installed."""
+
+    def told(command, process_type, **how):
+        port = ["--dashboard_agent_listen_port=1"] if process_type == "raylet" else []
+        return start([*command, *port], process_type, **how)
+
+    return told
+
+
 @pytest.fixture(scope="module")
 def cluster():
     """Two workers of this machine, joined; they see this package and these tests."""
     pytest.importorskip("ray")
     import ray
-    from ray._private import utils
+    from ray._private import services
     from ray.cluster_utils import Cluster
 
     here = Path(__file__).parent
@@ -254,8 +260,7 @@ def cluster():
         patch.setenv("PYTHONPATH", f"{here.parent}:{here}")
         for name, value in runners.PATIENCE.items():
             patch.setenv(name, value)
-        # The agent that serves the dashboard starts for long where aiohttp is installed.
-        patch.setattr(utils, "get_dashboard_dependency_error", lambda: ImportError("not needed"))
+        patch.setattr(services, "start_ray_process", _without_dashboard(services.start_ray_process))
         cluster = Cluster(initialize_head=True, head_node_args=ray_node(2))
         try:
             ray.init(address=cluster.address, log_to_driver=False)

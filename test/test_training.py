@@ -57,8 +57,8 @@ TINY |= {"descriptor_middle": 8, "descriptor_fine": 8, "self_blocks": 1, "cross_
 def settings(steps: int, **loop: object) -> dict[str, object]:
     return {
         "network": TINY,
-        "sizes": [{"width": 96, "height": 64, "batch": 4, "share": 1.0}],
-        "validation": [[96, 64, 2]],
+        "sizes": [{"width": 64, "height": 64, "batch": 2, "share": 1.0}],
+        "validation": [[64, 64, 1]],
         "loop": {"steps": steps, "bf16": False, "checkpoint_s": 0.0, **loop},
     }
 
@@ -88,13 +88,13 @@ def test_a_run_resumed_from_its_checkpoint_is_the_run_that_was_not_interrupted(
     tmp_path: Path,
 ) -> None:
     """Steps, pairs, rates, optimiser and mean weights: everything continues."""
-    whole = train_tiny(tmp_path / "whole", options_from(settings(6)))
-    halfway = options_from(settings(6))
+    whole = train_tiny(tmp_path / "whole", options_from(settings(4)))
+    halfway = options_from(settings(4))
     torch.manual_seed(halfway.loop.seed)
-    stopping = _StopAfter(pairs(), first_pairs=3 * 4)
+    stopping = _StopAfter(pairs(), first_pairs=2 * 2)
     with pytest.raises(KeyboardInterrupt):
         train_decoder(halfway, build("lite", **TINY), stopping, pairs(50), tmp_path / "cut")
-    assert checkpoint.load(tmp_path / "cut")["step"] == 3
+    assert checkpoint.load(tmp_path / "cut")["step"] == 2
     torch.manual_seed(99)  # whatever the second process draws, the checkpoint decides
     train_decoder(halfway, build("lite", **TINY), pairs(), pairs(50), tmp_path / "cut")
     resumed = mean_weights(tmp_path / "cut")
@@ -160,13 +160,16 @@ def test_an_archive_of_photographs_is_unpacked_once(tmp_path: Path) -> None:
     assert unpacked(tmp_path / "photographs", tmp_path) == tmp_path / "photographs"
 
 
-def test_log_and_curves_hold_what_was_measured(tmp_path: Path) -> None:
-    train_tiny(tmp_path, options_from(settings(40)))
+def test_log_and_curves_hold_what_was_measured(
+    tmp_path: Path, monkeypatch, drawn_curves: None
+) -> None:
+    monkeypatch.setattr(curves, "MEAN_OVER", 2)
+    train_tiny(tmp_path, options_from(settings(4)))
     rows = curves.read(tmp_path / "log.csv")
-    assert [row["step"] for row in rows] == [20, 40]
+    assert [row["step"] for row in rows] == [2, 4]
     assert np.isfinite(rows[1]["loss"]) and rows[0]["pairs_per_s"] > 0
     (checked,) = curves.read(tmp_path / "validation.csv")
-    assert 0 < checked["epe_96x64"] < 100 and 0 <= checked["within5_96x64"] <= 100
+    assert 0 < checked["epe_64x64"] < 100 and 0 <= checked["within5_64x64"] <= 100
     assert cv2.imread(str(tmp_path / "curves.png")) is not None
     assert list((tmp_path / "tensorboard").iterdir())
 
@@ -208,7 +211,7 @@ def _one_thread() -> dict[str, str]:
 
 @pytest.mark.slow
 def test_two_processes_are_one_with_the_whole_batch(tmp_path: Path) -> None:
-    """gloo, two processes of two pairs each against one process of four; running statistics of
+    """gloo, two processes of one pair each against one process of two; running statistics of
     normalisations are the mean over both."""
     options = options_from(settings(3))
     alone = train_tiny(tmp_path / "alone", options)

@@ -108,7 +108,7 @@ def test_a_signal_saves_the_step_at_hand(number, tmp_path):
 
     class Signalling:
         def __init__(self) -> None:
-            self.source, self.left = pairs(), 3 * 4
+            self.source, self.left = pairs(), 3 * 2
 
         def pair(self, *args, **kwargs):
             self.left -= 1
