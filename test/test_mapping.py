@@ -154,7 +154,7 @@ def test_the_end_of_another_drive_is_no_witness(matcher, tmp_path, monkeypatch):
     for drive in range(2):
         mapper = Mapper(store, matcher)
         for number in range(2):
-            mapper.add(replace(elsewhere(drive), stamp_ns=10 * drive + number))
+            mapper.drive.add(replace(elsewhere(drive), stamp_ns=10 * drive + number))
     asked = {}
     monkeypatch.setattr(mapper.loops, "close", lambda id, before: asked.update({id: before}))
     mapper.finish()
@@ -473,7 +473,7 @@ def test_parts_are_joined_by_loops_that_agree_and_by_no_others():
         ([(2, 13, wrong), *right, (4, 15, other)], right),
     ):
         ids, edges = two_parts(loops)
-        used = joining.believed(ids, edges, 2, RelocalizerOptions().gates)
+        used = joining.believed(dict.fromkeys(ids, 0), edges, 2, RelocalizerOptions().gates)
         assert {(e.a, e.b) for e in used if e.kind == "loop"} == {(a, b) for a, b, _ in believed}
         assert len(chaining.components(ids, used)) == (1 if believed else 2)
 
@@ -481,7 +481,17 @@ def test_parts_are_joined_by_loops_that_agree_and_by_no_others():
 def test_loops_within_a_part_are_left_to_the_graph():
     ids, edges = two_parts([])
     across = Edge(1, 6, pose(x=4.0), edges[0].covariance, "loop")
-    assert across in joining.believed(ids, [*edges, across], 2, RelocalizerOptions().gates)
+    one = dict.fromkeys(ids, 0)
+    assert across in joining.believed(one, [*edges, across], 2, RelocalizerOptions().gates)
+
+
+def test_neighbours_by_number_are_near_only_on_one_drive():
+    """The last keyframe of a drive and the first of the next one are joined by loops that agree."""
+    ids, edges = two_parts([(6, 11, np.eye(4))])
+    for runs, joined in (([0] * 6 + [1] * 6, False), ([0] * 12, True)):
+        run_of = dict(zip(ids, runs, strict=True))
+        used = joining.believed(run_of, edges, 2, RelocalizerOptions().gates)
+        assert any(e.kind == "loop" for e in used) == joined
 
 
 def test_picture_confirms_its_place_and_no_look_alike():

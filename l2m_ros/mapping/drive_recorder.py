@@ -60,7 +60,7 @@ class DriveRecorder:
             {MODEL: matcher.name, CHECKSUM: self.places.checksum, RUNS: str(self.run + 1)}
         )
         self.edges = store.edges()
-        self.ids = store.ids()
+        self.run_of = store.runs()  # by keyframe, in the order of their ids
         self._features_bytes = store.features_bytes()
         self.arrays = KeyframeArrays(store, matcher, self.places.checksum)
         self._learnt_at = len(self.places.index) if self.places.fits else 0
@@ -71,6 +71,17 @@ class DriveRecorder:
                 f"{self.store.address} was made with {known.get(MODEL)} or other weights of it; "
                 f"`l2m map check --repair --model {self.matcher.name}` describes it anew"
             )
+
+    @property
+    def ids(self) -> list[int]:
+        return list(self.run_of)
+
+    def just_before(self, id: int) -> list[int]:
+        """The keyframes of the same drive that were added last: the end of another one may be
+        anywhere."""
+        run = self.run_of[id]
+        before = [other for other, number in self.run_of.items() if number == run and other < id]
+        return before[-self.options.recent :] if self.options.recent else []
 
     # --- one keyframe ---------------------------------------------------------------------------
 
@@ -97,7 +108,7 @@ class DriveRecorder:
         words = self.places.vocabulary if self.places.fits else None
         vector = None if words is None else words.describe(portable.local_descriptors(arrays))
         id = self.store.add(keyframe, known, self._kept(frame.camera.size, arrays), vector)
-        self.ids.append(id)
+        self.run_of[id] = self.run
         self.arrays.put(id, arrays)
         self.edges += [Edge(e.a, id, e.a_from_b, e.covariance, e.kind) for e in known]
         if pose is not None and covariance is not None:
@@ -176,7 +187,7 @@ class DriveRecorder:
         """Takes away keyframes; `bridges` are the edges that keep their neighbours connected."""
         self.store.remove(gone, bridges)
         self.edges = self.store.edges()
-        self.ids = self.store.ids()
+        self.run_of = self.store.runs()
         for id in gone:
             self.places.poses.pop(id, None)
         self.places.forget(gone)

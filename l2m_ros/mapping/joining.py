@@ -9,7 +9,7 @@ not.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -26,10 +26,12 @@ WAY_PER_M = 0.03  # that a part may be bent
 
 
 def believed(
-    ids: Sequence[int], edges: Sequence[Edge], recent: int, gates: ViewGates
+    run_of: Mapping[int, int], edges: Sequence[Edge], recent: int, gates: ViewGates
 ) -> list[Edge]:
-    """The edges that may have a say."""
-    near = [edge for edge in edges if _is_near(edge, ids, recent)]
+    """The edges that may have a say. `run_of`: the drive that each keyframe is of."""
+    ids = sorted(run_of)
+    number = _numbers(run_of)
+    near = [edge for edge in edges if _is_near(edge, number, recent)]
     seen = [edge for edge in edges if edge.kind != "motion"]
     groups = chaining.components(ids, near)
     if len(groups) > 1:
@@ -37,11 +39,23 @@ def believed(
     return chaining.without_idle_motion(ids, [*seen, *(e for e in edges if e.kind == "motion")])
 
 
-def _is_near(edge: Edge, ids: Sequence[int], recent: int) -> bool:
+def _numbers(run_of: Mapping[int, int]) -> dict[int, tuple[int, int]]:
+    """By keyframe: its drive, and the how manieth of that drive it is."""
+    counts: Counter[int] = Counter()
+    numbers = {}
+    for id in sorted(run_of):
+        run = run_of[id]
+        numbers[id] = run, counts[run]
+        counts[run] += 1
+    return numbers
+
+
+def _is_near(edge: Edge, number: Mapping[int, tuple[int, int]], recent: int) -> bool:
+    """Whether tracking saw it, or it leads to a keyframe just before, of the same drive."""
     if edge.kind != "loop":
         return edge.kind != "motion"
-    a, b = np.searchsorted(ids, (edge.a, edge.b))
-    return bool(abs(int(a) - int(b)) <= recent)
+    (run_a, a), (run_b, b) = number[edge.a], number[edge.b]
+    return run_a == run_b and abs(a - b) <= recent
 
 
 def _joined(

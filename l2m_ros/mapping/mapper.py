@@ -1,6 +1,6 @@
 """Builds a map: keyframes from tracking, loops found and verified twice, the graph optimised.
 
-    add(frame, edge from tracking) -> stored at once -> loops to what looks alike -> optimise
+    drive.add(frame, edge from tracking) -> close_loops -> optimise -> settle, once in a while
 
 No threads here: `node/` gives it a process of its own.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 
 from l2m_ros.mapping import chaining, graph, joining, thinning, triangulation
-from l2m_ros.mapping.drive_recorder import DriveRecorder, TrackedEdge
+from l2m_ros.mapping.drive_recorder import DriveRecorder
 from l2m_ros.mapping.loop_closer import LoopCloser
 from l2m_ros.mapping.meta import LOOK_ALIKES, OWN_DETAIL
 from l2m_ros.mapping.options import MAPPER, MapperOptions
@@ -18,7 +18,6 @@ from l2m_ros.mapping.places import Places
 from l2m_ros.mapping.records import Edge
 from l2m_ros.mapping.store import MapStore
 from l2m_ros.matching.matcher import Matcher
-from l2m_ros.types import FloatArray, Frame
 
 
 class Mapper:
@@ -28,7 +27,6 @@ class Mapper:
         self.store, self.options = store, options
         self.drive = DriveRecorder(store, matcher, options)
         self.loops = LoopCloser(self.drive)
-        self._recent: list[int] = []  # keyframes just added
 
     @property
     def places(self) -> Places:
@@ -36,39 +34,21 @@ class Mapper:
 
     @property
     def ids(self) -> list[int]:
-        return list(self.drive.ids)
+        return self.drive.ids
 
     @property
     def run(self) -> int:
         """Number of this drive among those of the map."""
         return self.drive.run
 
-    def add(
-        self,
-        frame: Frame,
-        edge: TrackedEdge | None = None,
-        *,
-        motion: TrackedEdge | None = None,
-        scale_source: str = "none",
-        name: str = "",
-        truth: FloatArray | None = None,
-    ) -> int:
-        """Stores a keyframe with the edge by which tracking knows it, and that of wheels or an IMU
-        to the keyframe before; returns its id."""
-        id = self.drive.add(
-            frame, edge, motion=motion, scale_source=scale_source, name=name, truth=truth
-        )
-        self._recent = [*self._recent, id][-max(self.options.recent, 1) - 1 :]
-        return id
-
     def close_loops(self, id: int) -> list[Edge]:
         """Edges to keyframes that look alike and to those just before; stored at once."""
-        return self.loops.close(id, [i for i in self._recent if i < id])
+        return self.loops.close(id, self.drive.just_before(id))
 
     def optimise(self, keep: Collection[int] = ()) -> None:
         """New places for the largest connected group, or that of `keep`; the rest has none."""
         o, drive = self.options, self.drive
-        usable = joining.believed(drive.ids, drive.edges, o.recent, o.gates)
+        usable = joining.believed(drive.run_of, drive.edges, o.recent, o.gates)
         groups = chaining.components(drive.ids, usable)
         if not groups:
             return
@@ -89,14 +69,8 @@ class Mapper:
         """What a map gets once when it is complete: words, loops, places, depth."""
         self.drive.learn_vocabulary()
         for id in progress(self.ids):
-            self.loops.close(id, self._just_before(id))
+            self.close_loops(id)
         self.settle()
-
-    def _just_before(self, id: int) -> list[int]:
-        """Of the same drive: the end of an earlier one may be anywhere."""
-        before = [i for i in self.drive.ids if i < id][-self.options.recent :]
-        run = self.store.keyframe(id).run
-        return [i for i in before if self.store.keyframe(i).run == run]
 
     def settle(self) -> None:
         """Places and depth as they are best known now, before the map is closed."""
@@ -105,11 +79,11 @@ class Mapper:
         self.loops.drop_unproven()
         self.optimise()
         triangulation.triangulate(self.drive)
-        self._describe_detail()
+        self.describe_detail()
         if self.options.max_keyframes:
             self.thin(self.options.max_keyframes)
 
-    def _describe_detail(self) -> None:
+    def describe_detail(self) -> None:
         """What a picture must show to be found here: see `loop_witness`."""
         own = self.loops.witness.own_detail(self.drive.edges)
         alike = int(self.store.meta().get(LOOK_ALIKES, "0"))

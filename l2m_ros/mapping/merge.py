@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from l2m_ros.mapping.mapper import Mapper
-from l2m_ros.mapping.meta import WORLD
+from l2m_ros.mapping.meta import LOOK_ALIKES, WORLD
 from l2m_ros.mapping.options import MAPPER, MapperOptions
 from l2m_ros.mapping.records import Edge
 from l2m_ros.mapping.store import MapStore
@@ -39,6 +39,8 @@ def merge(
     for id in of_b.values():
         joins += sum(edge.a in inside or edge.b in inside for edge in mapper.close_loops(id))
     mapper.optimise(keep=inside)
+    out.set_meta({LOOK_ALIKES: str(sum(int(m.meta().get(LOOK_ALIKES, "0")) for m in (a, b)))})
+    mapper.describe_detail()
     info = out.info()
     return Merged(info.keyframes, info.placed, joins)
 
@@ -46,7 +48,7 @@ def merge(
 def copy(source: MapStore, out: MapStore, *, placed: bool = True) -> dict[int, int]:
     """All keyframes and edges; new ids by old ones."""
     new_id = {}
-    first_run = 1 + max((out.keyframe(id).run for id in out.ids()), default=-1)
+    first_run = 1 + max(out.runs().values(), default=-1)
     for id in source.ids():
         keyframe = source.keyframe(id)
         values = {**keyframe.__dict__, "id": 0, "run": first_run + keyframe.run}

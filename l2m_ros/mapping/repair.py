@@ -15,6 +15,8 @@ import numpy as np
 from l2m_ros.errors import InvalidInput, L2MError, MapError
 from l2m_ros.mapping import graph, sql, sqlite
 from l2m_ros.mapping.drive_recorder import DriveRecorder
+from l2m_ros.mapping.loop_witness import LoopWitness
+from l2m_ros.mapping.meta import OWN_DETAIL
 from l2m_ros.mapping.records import Edge, MapKeyframe
 from l2m_ros.mapping.store import POSTGRES, MapStore, open_map
 from l2m_ros.matching.matcher import Matcher
@@ -204,11 +206,13 @@ def _dropped(address: str) -> Saved:
 
 
 def describe_anew(address: str, matcher_of: Callable[[dict[str, str]], Matcher]) -> None:
-    """Descriptors and features by this matcher; places stay as they are."""
+    """Descriptors and features by this matcher, how well views agree; places stay as they are."""
     store = open_map(address, write=True)
     try:
         drive = DriveRecorder(store, matcher_of(store.meta()), describe_anew=True)
         drive.keep_features()
         drive.learn_vocabulary()
+        own = LoopWitness(drive.places, drive.options).own_detail(drive.edges)
+        store.set_meta({OWN_DETAIL: f"{own:.3f}"})
     finally:
         store.close()

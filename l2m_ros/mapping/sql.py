@@ -190,6 +190,11 @@ class SqlStore:
     def ids(self) -> list[int]:
         return [int(row[0]) for row in self._all("SELECT id FROM keyframe ORDER BY id")]
 
+    def runs(self) -> dict[int, int]:
+        rows = self._all("SELECT id, run FROM keyframe ORDER BY id")
+        with self._readable("the number of a drive"):
+            return {int(id): int(run) for id, run in rows}
+
     def keyframe(self, id: int) -> MapKeyframe:
         rows = self._all(f"SELECT {KEYFRAME} FROM keyframe WHERE id = ?", (id,))
         if not rows:

@@ -42,7 +42,7 @@ class TrackedMapper:
             edge = TrackedEdge(parent, T, P)
         motion = self._motion(picked)
         source, frame = picked.scale_source, picked.frame
-        id = self.mapper.add(
+        id = self.mapper.drive.add(
             frame, edge, motion=motion, scale_source=source, name=name, truth=truth
         )
         if picked.odometry is not None:

@@ -72,7 +72,7 @@ class Peer:
 
     def from_arrays(self, arrays: Arrays, image_size: tuple[int, int]) -> Features:
         named = {"keypoints" if name == POINTS else name: a for name, a in arrays.items()}
-        points = {name: torch.from_numpy(np.asarray(a, np.float32)) for name, a in named.items()}
+        points = {name: torch.from_numpy(np.array(a, np.float32)) for name, a in named.items()}
         if self._batched:
             points = {name: tensor[None] for name, tensor in points.items()}
             points["image_size"] = torch.tensor([image_size], dtype=torch.float32)
