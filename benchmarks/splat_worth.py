@@ -39,7 +39,7 @@ from l2m_ros.workshop.training.bank_data import BankBatches, InBlocks, MixedBatc
 from l2m_ros.workshop.training.checkpoint import load_weights
 from l2m_ros.workshop.training.data import PhotographPairs, Schedule, SizeShare
 from l2m_ros.workshop.training.decoder import DecoderOptions, mean_weights, train_decoder
-from l2m_ros.workshop.training.device_data import DeviceBatches
+from l2m_ros.workshop.training.device_data import DeviceBatches, LiftedViews
 from l2m_ros.workshop.training.loop import LoopOptions
 
 ARMS = ("photographs", "pairs", "both", "aligned")
@@ -81,7 +81,8 @@ def schedule_of(args: argparse.Namespace, options: DecoderOptions) -> Schedule:
     half = (replace(whole[0], batch=whole[0].batch // 2),)
 
     def photographs(sizes: tuple[SizeShare, ...]) -> Schedule:
-        return DeviceBatches(find_photographs(args.photographs), sizes, seed, True, device)
+        lifted = LiftedViews(find_photographs(args.photographs), device)
+        return DeviceBatches({lifted: 1.0}, sizes, seed, True, device)
 
     def pairs(sizes: tuple[SizeShare, ...]) -> Schedule:
         return BankBatches(load_bank(args.bank).to(device), sizes, seed)

@@ -23,7 +23,7 @@ from l2m_ros.workshop.training.bank_data import (
     part_of_batch,
 )
 from l2m_ros.workshop.training.data import SizeShare
-from l2m_ros.workshop.training.device_data import DeviceBatches
+from l2m_ros.workshop.training.device_data import DeviceBatches, LiftedViews
 
 SIZE = SizeShare(96, 64, 4, 1.0)
 CPU = torch.device("cpu")
@@ -84,7 +84,7 @@ def test_two_scenes_are_equally_likely_and_never_make_a_pair(bank):
 def test_mixed_batches_hold_the_parts_both_ways(bank):
     half = replace(SIZE, batch=2)
     photographs = [texture(96, 64, seed) for seed in range(3)]
-    one = DeviceBatches(photographs, (half,), 7, True, "cpu")
+    one = DeviceBatches({LiftedViews(photographs, "cpu"): 1.0}, (half,), 7, True, "cpu")
     other = BankBatches(bank, (half,), 7)
     mixed = MixedBatches([one, other])
     assert mixed.sizes == (SIZE,)
