@@ -35,11 +35,16 @@ from l2m_ros.networks.registry import build
 from l2m_ros.workshop.gaussians.bank import BankOptions, load_bank, view_bank
 from l2m_ros.workshop.jobs.runners import runner_of
 from l2m_ros.workshop.lifting.photographs import find_photographs
-from l2m_ros.workshop.training.bank_data import BankBatches, InBlocks, MixedBatches
 from l2m_ros.workshop.training.checkpoint import load_weights
 from l2m_ros.workshop.training.data import PhotographPairs, Schedule, SizeShare
 from l2m_ros.workshop.training.decoder import DecoderOptions, mean_weights, train_decoder
-from l2m_ros.workshop.training.device_data import DeviceBatches, LiftedViews
+from l2m_ros.workshop.training.device_bank import BankViews
+from l2m_ros.workshop.training.device_data import (
+    DeviceBatches,
+    DevicePairs,
+    InBlocks,
+    LiftedViews,
+)
 from l2m_ros.workshop.training.loop import LoopOptions
 
 ARMS = ("photographs", "pairs", "both", "aligned")
@@ -76,40 +81,15 @@ def network_of(config: dict[str, int], seed: int, eyes: Path, align: Path | None
 def schedule_of(args: argparse.Namespace, options: DecoderOptions) -> Schedule:
     """Pairs of the arm, made on the device; several steps share a draw."""
     (size,) = options.sizes
-    seed, device = options.loop.seed, options.loop.device
+    device = options.loop.device
+    sources: dict[DevicePairs, float] = {}
+    if args.arm != "pairs":
+        sources[LiftedViews(find_photographs(args.photographs), device)] = 1.0
+    if args.arm != "photographs":
+        sources[BankViews(load_bank(args.bank).to(device))] = 1.0
     whole = (replace(size, batch=size.batch * args.block),)
-    half = (replace(whole[0], batch=whole[0].batch // 2),)
-
-    def photographs(sizes: tuple[SizeShare, ...]) -> Schedule:
-        lifted = LiftedViews(find_photographs(args.photographs), device)
-        return DeviceBatches({lifted: 1.0}, sizes, seed, True, device)
-
-    def pairs(sizes: tuple[SizeShare, ...]) -> Schedule:
-        return BankBatches(load_bank(args.bank).to(device), sizes, seed)
-
-    if args.arm == "photographs":
-        made: Schedule = photographs(whole)
-    elif args.arm == "pairs":
-        made = pairs(whole)
-    else:
-        made = MixedBatches([photographs(half), pairs(half)])
-    return InBlocks(Shuffled(made) if args.arm in ("both", "aligned") else made, args.block)
-
-
-class Shuffled(Schedule):
-    """A schedule's pairs in an order of their own: its parts are spread over the steps."""
-
-    def __init__(self, schedule: Schedule) -> None:
-        super().__init__(schedule.sizes, schedule.seed, schedule.both_ways)
-        self.schedule = schedule
-
-    def batch(self, step: int, *, rank: int, count: int, difficulty: float):  # type: ignore[no-untyped-def]
-        made = self.schedule.batch(step, rank=rank, count=count, difficulty=difficulty)
-        pairs = len(made.query)
-        order = torch.arange(pairs).view(2, -1).T.flatten().to(made.query.device)
-        both = torch.cat([order, order + pairs])
-        truth = (value[both] for value in (made.warp_px, made.visible, made.ignored))
-        return type(made)(made.query[order], made.keyframe[order], *truth)
+    made = DeviceBatches(sources, whole, options.loop.seed, True, device)
+    return InBlocks(made, args.block)
 
 
 def run_bank(args: argparse.Namespace) -> None:

@@ -241,22 +241,19 @@ def test_pairs_joined_into_a_batch_are_those_pairs(bank, scene):
     table = SceneTable.of([scene.gaussians.select(torch.arange(100)), scene.gaussians])
     apart = replace(bank, scene=torch.ones_like(bank.scene))  # its scene is the table's second
     scenes = SeenScenes(apart, table, eyes)
-    drawn = scenes.pairs.draw(Draws(torch.device("cpu"), 3), 2, 0.9, both_ways=False)
-    both = scenes.sample(drawn, np.random.default_rng(5))
+    a, b, images = scenes.drawn(Draws(torch.device("cpu"), 3), 2, 0.9)
+    both = scenes.sample(a, b, images, np.random.default_rng(5))
     torch.manual_seed(0)
     model = shaken(Alignment(12, THIN)).eval()
     rotation = Rotation.random
     turns = rotation(2, random_state=0)
     for k in range(2):
-        part = replace(
-            drawn, a=drawn.a[k : k + 1], b=drawn.b[k : k + 1],
-            images_a=drawn.images_a[k : k + 1], images_b=drawn.images_b[k : k + 1],
-        )  # fmt: skip
+        part = a[k : k + 1], b[k : k + 1], images[k::2]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(SeenScenes, "_moves", moves_of(turns[[k]]))
-            one = scenes.sample(part, np.random.default_rng(0))
+            one = scenes.sample(*part, np.random.default_rng(0))
             patch.setattr(SeenScenes, "_moves", moves_of(turns))
-            two = scenes.sample(drawn, np.random.default_rng(0))
+            two = scenes.sample(a, b, images, np.random.default_rng(0))
         seen = two.seen.view(2, 2, -1)[:, k].flatten()
         with torch.no_grad():
             (patches, voxels), (all_patches, all_voxels) = model(one), model(two)
@@ -270,8 +267,8 @@ def test_pairs_joined_into_a_batch_are_those_pairs(bank, scene):
 
 
 def moves_of(turns):
-    def moves(self, rng, drawn, means, of):
-        count = len(drawn.a)
+    def moves(self, rng, a, means, of):
+        count = len(a)
         return Moves.of(turns.as_matrix(), np.zeros((count, 3)), np.full(count, 0.3), 0).to(means)
 
     return moves

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from l2m_ros.types import ByteArray
     from l2m_ros.workshop.training.data import PairMaker, PhotographPairs, Schedule
     from l2m_ros.workshop.training.decoder import DecoderOptions
+    from l2m_ros.workshop.training.device_data import DevicePairs
 
+BANKED_VIEWS = 200  # of every scene of Gaussians, on a GPU
 RENDERED_FRAMES = 24  # per world, where no photographs are named
 Source = TypeVar("Source")
 
@@ -32,7 +34,7 @@ def training_pairs(
     measured = PhotographPairs(held_out, seed + 999)
     shares = named.shares(args.pairs_share if lifted else 1.0, args.taught_share)
     on_device = device.startswith("cuda") or options.pairs_on_device
-    if on_device and not named.scenes and not named.shards:
+    if on_device and not named.shards:
         return _device_pairs(lifted, named, shares, options), measured
     return _makers(lifted, named, shares, seed), measured
 
@@ -129,12 +131,14 @@ def _device_pairs(
     options: DecoderOptions,
 ) -> Schedule:
     """Made by torch in batches, where the network is."""
-    from l2m_ros.workshop.training.device_data import DeviceBatches, DevicePairs, LiftedViews
+    from l2m_ros.workshop.training.device_data import DeviceBatches, LiftedViews
     from l2m_ros.workshop.training.device_posed import PosedViews
     from l2m_ros.workshop.training.device_taught import TaughtViews
 
     device = options.loop.device
     sources: dict[DevicePairs, float] = {}
+    if named.scenes:
+        sources[_banked(named.scenes, options)] = shares["scenes"]
     if len(images):
         sources[LiftedViews(images, device)] = 1.0 - sum(shares.values())
     if named.posed:
@@ -142,3 +146,16 @@ def _device_pairs(
     if named.taught:
         sources[TaughtViews(named.taught, device)] = shares["taught"]
     return DeviceBatches(sources, options.sizes, options.loop.seed, options.both_ways, device)
+
+
+def _banked(scenes: Sequence[Path], options: DecoderOptions) -> DevicePairs:
+    """Views of scenes of Gaussians, rendered now, as large as the largest pairs."""
+    from l2m_ros.workshop.gaussians.bank import BankOptions, view_bank
+    from l2m_ros.workshop.training.device_bank import BankViews
+
+    made = [(s.made_width or s.width, s.made_height or s.height) for s in options.sizes]
+    width, height = max(made, key=lambda size: size[0] * size[1])
+    how = BankOptions(
+        BANKED_VIEWS, width, height, options.loop.difficulty[1], seed=options.loop.seed
+    )
+    return BankViews(view_bank(scenes, how).to(options.loop.device))

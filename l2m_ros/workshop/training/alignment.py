@@ -92,12 +92,11 @@ class AlignValidation:
         self.samples: list[Aligned] = []
         self.changes: list[ViewChange] = []
         for i in range(pairs):
-            draws = Draws(scenes.pairs.device, hash((seed, 16, i)) & 0x7FFFFFFF)
-            drawn = scenes.pairs.draw(draws, 1, difficulty)
-            self.samples.append(scenes.sample(drawn, np.random.default_rng((seed, 17, i))))
-            a, b = (_bytes_of(image) for image in (drawn.images_a[0], drawn.images_b[0]))
-            warp, visible, _ = (part[0].cpu().numpy() for part in drawn.ways[0])
-            self.changes.append(ViewChange(a, b, warp, visible))
+            draws = Draws(scenes.views.device, hash((seed, 16, i)) & 0x7FFFFFFF)
+            a, b, images = scenes.drawn(draws, 1, difficulty)
+            self.samples.append(scenes.sample(a, b, images, np.random.default_rng((seed, 17, i))))
+            warp, visible, _ = (part[0].cpu().numpy() for part in scenes.views.labels(a, b))
+            self.changes.append(ViewChange(*map(_bytes_of, images), warp, visible))
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
         terms = [align_loss(model, sample)[1] for sample in self.samples]

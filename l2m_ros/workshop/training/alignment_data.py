@@ -21,8 +21,8 @@ from l2m_ros.workshop.gaussians.moving import Moves, moved_each
 from l2m_ros.workshop.gaussians.point_encoder import PointConfig, Voxels, attributes, voxels_of
 from l2m_ros.workshop.gaussians.seen import voxels_seen
 from l2m_ros.workshop.lifting.torch_scenes import Draws
-from l2m_ros.workshop.training.bank_data import BankPairs, Drawn
 from l2m_ros.workshop.training.data import Schedule, SizeShare
+from l2m_ros.workshop.training.device_bank import BankViews
 from l2m_ros.workshop.training.loop import LoopOptions
 
 PATCH_PX = 16  # a coarse cell of `lite2`
@@ -79,39 +79,44 @@ class SeenScenes:
         self, bank: ViewBank, table: SceneTable, eyes: Eyes, voxel_patches: float = 1.0
     ) -> None:
         """Bank and table lie on the device of the eyes; the table holds the bank's scenes."""
-        self.pairs, self.table, self.eyes = BankPairs(bank), table, eyes
+        self.views, self.table, self.eyes = BankViews(bank), table, eyes
         self.voxel_patches = voxel_patches
 
     @torch.no_grad()
-    def sample(self, drawn: Drawn, rng: np.random.Generator) -> Aligned:
-        """Of pairs of views; their scenes are turned anew."""
-        bank, views = self.pairs.bank, torch.stack([drawn.a, drawn.b])  # (2, B)
-        index, of = self._touched(drawn)
+    def sample(self, a: Tensor, b: Tensor, images: Tensor, rng: np.random.Generator) -> Aligned:
+        """Of pairs of views (B,) whose images (2 B, 3, H, W), first all of `a`, a camera took;
+        their scenes are turned anew."""
+        bank, views = self.views.bank, torch.stack([a, b])  # (2, B)
+        index, of = self._touched(a, b)
         gaussians = self.table.gaussians.select(index)
-        there = moved_each(gaussians, self._moves(rng, drawn, gaussians.means, of), of)
+        there = moved_each(gaussians, self._moves(rng, a, gaussians.means, of), of)
         size = self.voxel_patches * PATCH_PX / bank.K[views, 0, 0].mean(dim=0)
         voxels = voxels_of(there.means, size, of, MOST_VOXELS)
         # Where the Gaussian of a number in its scene lies, for each pair.
-        first = self.table.first[bank.scene[drawn.a]]
-        places = torch.full((len(drawn.a), bank.drawn.shape[1]), -1, device=index.device)
+        first = self.table.first[bank.scene[a]]
+        places = torch.full((len(a), bank.drawn.shape[1]), -1, device=index.device)
         places[of, index - first[of]] = voxels.index
         seen = voxels_seen(bank.dominant[views.flatten()], places.repeat(2, 1), PATCH_PX)
-        eyes = self.eyes(torch.cat([drawn.images_a, drawn.images_b]))
-        return Aligned(eyes, attributes(there), voxels, seen.flatten())
+        return Aligned(self.eyes(images), attributes(there), voxels, seen.flatten())
 
-    def _touched(self, drawn: Drawn) -> tuple[Tensor, Tensor]:
+    def drawn(self, draws: Draws, count: int, difficulty: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Pairs of views and their images, as `sample` takes them."""
+        a, b = self.views.draw(draws, count, difficulty)
+        return a, b, self.views.images(draws, torch.cat([a, b]), difficulty)
+
+    def _touched(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         """Rows of the table that touch a view of each pair, and which pair that is."""
-        bank = self.pairs.bank
-        of, within = (bank.drawn[drawn.a] | bank.drawn[drawn.b]).nonzero().unbind(1)
-        return self.table.first[bank.scene[drawn.a]][of] + within, of
+        bank = self.views.bank
+        of, within = (bank.drawn[a] | bank.drawn[b]).nonzero().unbind(1)
+        return self.table.first[bank.scene[a]][of] + within, of
 
-    def _moves(self, rng: np.random.Generator, drawn: Drawn, means: Tensor, of: Tensor) -> Moves:
+    def _moves(self, rng: np.random.Generator, a: Tensor, means: Tensor, of: Tensor) -> Moves:
         """Random turns and shifts; lengths become depths of the first view's anchor."""
-        count = len(drawn.a)
+        count = len(a)
         total = torch.zeros(count, 3, device=means.device).index_add(0, of, means)
         number = torch.bincount(of, minlength=count).clamp(min=1)[:, None]
         middle = (total / number).double().cpu().numpy()
-        scale = 1.0 / self.pairs.bank.distance[drawn.a].double().cpu().numpy()
+        scale = 1.0 / self.views.bank.distance[a].double().cpu().numpy()
         turn = Rotation.from_quat(rng.normal(size=(count, 4))).as_matrix()
         shift = rng.normal(0.0, 0.2, (count, 3))
         shift -= scale[:, None] * np.einsum("bij,bj->bi", turn, middle)
@@ -129,6 +134,5 @@ class AlignBatches(Schedule):
     def batch(self, step: int, *, rank: int, count: int, difficulty: float) -> Any:
         part = self.part_of(self.sizes[0], count)
         seed = hash((self.seed, 15, step, rank)) & 0x7FFFFFFF
-        draws = Draws(self.scenes.pairs.device, seed)
-        drawn = self.scenes.pairs.draw(draws, part, difficulty, both_ways=False)
-        return self.scenes.sample(drawn, np.random.default_rng(seed))
+        drawn = self.scenes.drawn(Draws(self.scenes.views.device, seed), part, difficulty)
+        return self.scenes.sample(*drawn, np.random.default_rng(seed))

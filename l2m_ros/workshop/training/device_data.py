@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from l2m_ros.errors import InvalidInput
 from l2m_ros.types import ByteArray
 from l2m_ros.workshop.lifting.pairs import PairOptions
 from l2m_ros.workshop.lifting.torch_pairs import (
@@ -115,3 +117,39 @@ def stretched_batch(batch: Batch, size: SizeShare) -> Batch:
     visible, unseen = (inner & (linear(m.float()) > 0.999) for m in (batch.visible, hidden))
     images = (F.interpolate(i, shape, mode="area") for i in (batch.query, batch.keyframe))
     return Batch(*images, warp, visible, ~visible & ~unseen)
+
+
+class InBlocks(Schedule):
+    """The steps of a block share one draw of `schedule`, whose batches are `block` times as large.
+
+    On a GPU a large draw costs about as much as a small one. Steps of one size only.
+    """
+
+    def __init__(self, schedule: Schedule, block: int) -> None:
+        (size,) = schedule.sizes
+        if size.batch % block:
+            raise InvalidInput(f"a batch of {size.batch} pairs is not {block} equal steps")
+        self.schedule, self.block = schedule, block
+        sizes = (replace(size, batch=size.batch // block),)
+        super().__init__(sizes, schedule.seed, schedule.both_ways)
+        self._kept: tuple[object, Batch] | None = None
+
+    def batch(self, step: int, *, rank: int, count: int, difficulty: float) -> Batch:
+        number, within = divmod(step, self.block)
+        key = (number, rank, count)
+        if self._kept is None or self._kept[0] != key:
+            whole = self.schedule.batch(number, rank=rank, count=count, difficulty=difficulty)
+            self._kept = key, whole
+        return every_nth(self._kept[1], within, self.block)
+
+
+def every_nth(batch: Batch, first: int, step: int) -> Batch:
+    """Pairs first, first + step, ...: of every source its share, as sources lie one by one."""
+    pairs = len(batch.query)
+    ways = len(batch.warp_px) // pairs
+
+    def rows(value: Tensor) -> Tensor:
+        return value.unflatten(0, (ways, pairs))[:, first::step].flatten(0, 1)
+
+    truth = (rows(value) for value in (batch.warp_px, batch.visible, batch.ignored))
+    return Batch(batch.query[first::step], batch.keyframe[first::step], *truth)
