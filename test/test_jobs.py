@@ -2,16 +2,14 @@
 
 import contextlib
 import json
-import os
-import signal
 import socket
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
 import pytest
+from fakes.dying import Dying
 from fakes.s3_server import s3_server
 from fakes.scenes import PATH, write_relief
 from fakes.texture import texture
@@ -42,22 +40,6 @@ def photographs(tmp_path):
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-@dataclass(frozen=True)
-class Dying:
-    """Squares; the process of number 2 is killed the first `times` times."""
-
-    folder: Path
-    times: int
-
-    def __call__(self, number: int) -> int:
-        if number == 2:
-            deaths = len(list(self.folder.glob("death*")))
-            if deaths < self.times:
-                (self.folder / f"death{deaths}").touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-        return number * number
 
 
 def test_a_killed_process_costs_its_piece_only(tmp_path):

@@ -140,7 +140,7 @@ def recording(tmp_path_factory):
     return path
 
 
-SIMULATE = ["simulate", "--frames", "60", "--size", "160x120", "--out"]
+SIMULATE = ["simulate", "--scene", "bare", "--frames", "60", "--size", "160x120", "--out"]
 VERBS = {  # what is written to, and how
     "run.mcap": SIMULATE,
     "run.db3": SIMULATE,

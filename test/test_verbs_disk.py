@@ -93,6 +93,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(kind, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_allowed, bytes_allowed))
 
     argv = ["simulate", "--out", str(tmp_path / kind), "--frames", "4", "--size", "160x120"]
+    argv += ["--scene", "bare"]
     done = subprocess.run(
         [sys.executable, "-m", "l2m_ros.cli", *argv], preexec_fn=small, capture_output=True,
         text=True, timeout=120, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False,
