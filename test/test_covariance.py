@@ -45,10 +45,10 @@ def nees(world, options=None, trials=TRIALS):
 @pytest.mark.parametrize(
     "world",
     [
-        World("outliers", matches=500, outliers=0.6),
-        World("depth noise", matches=500, depth_noise=SENSOR),
+        World("outliers", matches=250, outliers=0.6),
+        World("depth noise", matches=250, depth_noise=SENSOR),
         World("few", matches=20),
-        World("no depth", matches=500, outliers=0.3, keyframe_depth=False),
+        World("no depth", matches=250, outliers=0.3, keyframe_depth=False),
     ],
     ids=lambda world: world.name,
 )
@@ -135,7 +135,7 @@ def test_calibration_of_the_weights_by_sampling():
 
 def test_covariance_is_about_the_keyframes_axes():
     """Moving the keyframe frame moves the covariance as se3.transport_covariance says."""
-    world = World("axes", depth_noise=SENSOR)
+    world = World("axes", matches=250, depth_noise=SENSOR)
     errors, claimed = [], []
     for seed in range(60):
         t = trial(world, seed)
