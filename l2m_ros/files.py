@@ -13,6 +13,7 @@ import glob
 import json
 import os
 import re
+import secrets
 import shutil
 import signal
 import stat
@@ -184,7 +185,9 @@ def whole_file(path: Path, if_full: str = NOTHING_KEPT) -> Iterator[Path]:
     """
     check_file(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+    # Nobody can guess the name: in /tmp, a link that somebody laid there would be written through.
+    guess = secrets.token_hex(4)
+    partial = path.with_name(f".{path.name}.{guess}.{os.getpid()}{PARTIAL}")
     try:
         with full_disk_in_words(path, if_full):
             yield partial

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from l2m_ros.errors import InvalidInput
-from l2m_ros.files import inside, read_file, read_text, refuse_overwriting, write_whole
+from l2m_ros.files import inside, read_file, read_text, refuse_overwriting, whole_file, write_whole
 from l2m_ros.frames.compressed_depth import decode_rvl, decompress_depth
 from l2m_ros.frames.encodings import decompress
 from l2m_ros.image_header import SizeLimits, header_size
@@ -227,6 +227,16 @@ def test_outputs_never_destroy_inputs(tmp_path):
         with pytest.raises(InvalidInput, match="overwrite the input"):
             refuse_overwriting([None, output], [bag])
     refuse_overwriting([tmp_path / "other", None], [bag, None])
+
+
+def test_no_link_is_written_through(tmp_path):
+    """In /tmp somebody else lays links of names that can be guessed."""
+    names = set()
+    for _ in range(3):
+        with whole_file(tmp_path / "out.json") as partial:
+            partial.write_text("new")
+            names.add(partial.name)
+    assert len(names) == 3
 
 
 def test_written_files_have_the_usual_rights(tmp_path):

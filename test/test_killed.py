@@ -100,6 +100,13 @@ def test_the_log_of_a_killed_writer_is_not_read_into_the_map_that_replaces_its(l
     assert list(left_open.parent.iterdir()) == [left_open]
 
 
+def test_a_log_that_cannot_be_read_is_not_passed_over(left_open, monkeypatch):
+    """In a folder that may not be written, the map was read as it was before its log."""
+    monkeypatch.setattr(os, "access", lambda path, how: how != os.W_OK)
+    with pytest.raises(MapError, match=r"office.l2m-wal.*copy both files"):
+        open_map(str(left_open))
+
+
 def test_a_killed_repair_leaves_nothing_to_the_next_nor_a_map_that_is_gone(left_open):
     for left in (".office.l2m.copy", ".office.l2m.repaired"):
         for end in ("", "-wal"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
+import secrets
 import sqlite3
 import threading
 import time
@@ -55,7 +56,7 @@ def open_store(address: str, *, write: bool, create: bool) -> SqliteStore:
 
 def _make(path: Path) -> None:
     """Tables first in a file beside it: a map is there whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.new")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_unfinished(path)
@@ -180,6 +181,12 @@ def _connect(path: Path, *, write: bool) -> sqlite3.Connection:
     else:
         # Readers share memory through a file beside the map; where that cannot be, nobody writes.
         alone = not os.access(path.parent, os.W_OK)
+        log = path.with_name(path.name + "-wal")
+        if alone and log.exists() and log.stat().st_size:
+            raise MapError(
+                f"{path}: its newest keyframes lie in {log.name}, which cannot be read in a folder "
+                "that may not be written: copy both files to another one"
+            )
         options = "mode=ro&immutable=1" if alone else "mode=ro"
     if write and not os.access(path, os.W_OK):
         raise MapError(f"{path} is read-only: open it with map.mode localize, or chmod u+w it")
