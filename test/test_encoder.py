@@ -19,6 +19,7 @@ from l2m_ros.networks.shared.vit import ViT
 from l2m_ros.workshop.encoder.feature_field import Decoder, fit_field
 from l2m_ros.workshop.encoder.lifted_views import ViewOptions, lifted, orbit, view_of
 from l2m_ros.workshop.encoder.nearest import ViewChange, nearest_errors, nearest_shares
+from l2m_ros.workshop.encoder.pair_contrast import contrast_pairs, pair_contrast_loss
 from l2m_ros.workshop.encoder.patch_encoders import FeatureMap, features_of, load_encoder
 from l2m_ros.workshop.encoder.photographs import KnownDepth, Photograph
 from l2m_ros.workshop.encoder.stage import (
@@ -36,6 +37,8 @@ from l2m_ros.workshop.lifting.motion import centred
 from l2m_ros.workshop.lifting.views import Relief
 from l2m_ros.workshop.lifting.views import render as render_mesh
 from l2m_ros.workshop.training import curves
+from l2m_ros.workshop.training.loop import LoopOptions
+from l2m_ros.workshop.training.losses import truth_at
 
 SIZE = (96, 64)
 SMALL = ViewOptions(width=96, height=64)
@@ -340,3 +343,36 @@ def test_contrast_tells_a_point_from_the_others_as_its_slow_twin_does():
     torch.testing.assert_close(contrast_loss(features, batch), want, atol=1e-4, rtol=1e-4)
     blind = replace(batch, weights=torch.zeros_like(weights))
     assert contrast_loss(features, blind) == 0.0
+
+
+def test_pairs_alone_teach_features_to_find_their_points(tmp_path, monkeypatch):
+    """The loss is that of its slow twin, and a few steps lower it on a pair that they never saw."""
+    monkeypatch.setattr(curves, "draw", lambda folder: None)
+    loop = LoopOptions(
+        steps=8, learning_rate=1e-3, warmup_steps=1, bf16=False, ema=0.5, validate_s=1e9,
+        difficulty=(0.6, 0.6),
+    )  # fmt: skip
+    options = EncoderOptions(method="contrast", photographs_per_step=1, views=SMALL, loop=loop)
+    batches = contrast_pairs([texture(112, 84, seed) for seed in range(3)], options)
+    encoder = load_encoder("lite")
+    batch = batches.batch(100, rank=0, count=1, difficulty=0.6)
+    with torch.no_grad():
+        before = float(pair_contrast_loss(encoder, batch)[0])
+        ends = [F.normalize(encoder(i), dim=1)[0] for i in (batch.query, batch.keyframe)]
+    truth, want = truth_at(8, batch.warp_px, batch.visible, batch.ignored), []
+    for way, (one, other) in enumerate((ends, ends[::-1])):
+        terms = []
+        for r, c in truth.visible[way, 0].nonzero().tolist():
+            likely = (20 * torch.einsum("c,chw->hw", one[:, r, c], other)).flatten()
+            likely = likely.log_softmax(0).view(1, 1, 8, 12)
+            at = 2 * (truth.warp_px[way, :, r, c] + 0.5) / torch.tensor([96.0, 64.0]) - 1
+            terms.append(
+                -F.grid_sample(
+                    likely, at.view(1, 1, 1, 2), padding_mode="border", align_corners=False
+                )
+            )
+        want.append(torch.stack(terms).mean() if terms else torch.zeros(()))
+    assert before == pytest.approx(float(torch.stack(want).mean()), rel=1e-3)
+    train_encoder(options, encoder, batches, tmp_path, loss_of=pair_contrast_loss)
+    with torch.no_grad():
+        assert float(pair_contrast_loss(encoder, batch)[0]) < before - 0.02

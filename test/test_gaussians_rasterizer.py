@@ -8,6 +8,7 @@ import torch
 
 from l2m_ros.errors import InvalidInput
 from l2m_ros.types import Camera
+from l2m_ros.workshop.gaussians import choice
 from l2m_ros.workshop.gaussians.choice import load_rasterizer
 from l2m_ros.workshop.gaussians.cpu import CpuRasterizer
 from l2m_ros.workshop.gaussians.gsplat import disc_axes_first
@@ -197,6 +198,13 @@ def test_other_ply_files_are_refused_in_words(tmp_path, content, words):
     path.write_bytes(content)
     with pytest.raises(InvalidInput, match=words):
         read_ply(path)
+
+
+def test_a_gpu_without_gsplat_leaves_the_drawing_to_the_cpu_and_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(choice.importlib.util, "find_spec", lambda name: None)
+    assert load_rasterizer("auto").name == "cpu"
+    assert "pip install gsplat" in capsys.readouterr().err
 
 
 def test_unknown_rasterizer_is_named():

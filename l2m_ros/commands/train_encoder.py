@@ -81,13 +81,21 @@ def run_encoder(args: argparse.Namespace) -> int:
 
     encoder.to(options.loop.device)
     before = validate(encoder)
-    sky = no_sky if material.indoors else sky_by_rule
-    batches = FeatureLifting(
-        material.photographs, encoder, load_rasterizer("cpu"), options, material.depth, sky
-    )
-    run = train_encoder(options, encoder, batches, folder, validate)  # the last thing it does
-    for name, reason in batches.skipped.items():
-        say(f"left out: {name}: {reason}")
+    if options.method == "contrast":
+        from l2m_ros.workshop.encoder.pair_contrast import contrast_pairs, pair_contrast_loss
+
+        if args.depth or args.depth_model:
+            raise InvalidInput("method contrast makes up its depth: leave --depth away")
+        pairs = contrast_pairs([p.image for p in material.photographs], options)
+        run = train_encoder(options, encoder, pairs, folder, validate, pair_contrast_loss)
+    else:
+        sky = no_sky if material.indoors else sky_by_rule
+        batches = FeatureLifting(
+            material.photographs, encoder, load_rasterizer("cpu"), options, material.depth, sky
+        )
+        run = train_encoder(options, encoder, batches, folder, validate)  # the last thing it does
+        for name, reason in batches.skipped.items():
+            say(f"left out: {name}: {reason}")
     if run.processes.leads:
         path = _write(folder, args.model, encoder, options, before, measured[-1])
         print(path)

@@ -33,9 +33,10 @@ from l2m_ros.workshop.lifting.depth import DepthSource
 from l2m_ros.workshop.lifting.sky import SkyMask, sky_by_rule
 from l2m_ros.workshop.training.data import Schedule, SizeShare
 from l2m_ros.workshop.training.decoder import filled
-from l2m_ros.workshop.training.loop import LoopOptions, Run, Validate, train
+from l2m_ros.workshop.training.loop import LoopOptions, LossOf, Run, Validate, train
 from l2m_ros.workshop.training.processes import Processes
 
+METHODS = ("field", "contrast")
 SAME_POINT = 0.75  # of a cell's extent: points of two cells that are nearer are one
 CONTRAST_SCALE = 20.0
 TRIES = 8  # photographs that may fail in a row
@@ -49,6 +50,7 @@ class EncoderOptions:
     dimensions: int = 64
     fit_steps: int = 4
     block_px: int = 4  # pixels of the photograph that one Gaussian stands for
+    method: str = "field"  # or "contrast": lifted pairs alone, see `pair_contrast`
     loss: str = "cosine"  # or "l1"
     contrast: float = 0.0  # weight of telling a point from all others of another view
     views: ViewOptions = field(default_factory=ViewOptions)
@@ -239,9 +241,22 @@ def train_encoder(
     batches: Schedule,
     folder: Path,
     validate: Validate | None = None,
+    loss_of: LossOf | None = None,
 ) -> Run:
-    """Fine-tune `encoder` in place; the run (its mean weights are what ships)."""
+    """Fine-tune `encoder` in place; the run (its mean weights are what ships).
+
+    `loss_of` belongs to the batches; by default they are those of `FeatureLifting`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    with Processes.joined(options.loop.device) as processes:
+        loss_of = loss_of or _field_loss(options)
+        run = Run(encoder, loss_of, batches, options.loop, processes)
+        train(run, folder, validate)
+        run.ema.copy_to(encoder)
+        return run
+
+
+def _field_loss(options: EncoderOptions) -> LossOf:
     loss = LOSSES[options.loss]
 
     def loss_of(model: nn.Module, batch: EncoderBatch) -> tuple[Tensor, dict[str, float]]:
@@ -255,8 +270,4 @@ def train_encoder(
             terms["contrast"] = float(contrast.detach())
         return total, terms
 
-    with Processes.joined(options.loop.device) as processes:
-        run = Run(encoder, loss_of, batches, options.loop, processes)  # type: ignore[arg-type]
-        train(run, folder, validate)
-        run.ema.copy_to(encoder)
-        return run
+    return loss_of  # type: ignore[return-value]

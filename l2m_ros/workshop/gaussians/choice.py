@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Callable
 
 import torch
@@ -11,12 +13,25 @@ from l2m_ros.workshop.gaussians.rasterizer import Rasterizer
 
 
 def load_rasterizer(name: str = "auto") -> Rasterizer:
-    """auto: gsplat where there is CUDA, else cpu. twin is the slow readable one."""
+    """auto: gsplat where it is installed and there is CUDA, else cpu. twin is the slow readable
+    one."""
     if name == "auto":
-        name = "gsplat" if torch.cuda.is_available() else "cpu"
+        name = _best()
     if name not in RASTERIZERS:
         raise InvalidInput(f"unknown rasterizer {name!r}: use auto, {', '.join(RASTERIZERS)}")
     return RASTERIZERS[name]()
+
+
+def _best() -> str:
+    if not torch.cuda.is_available():
+        return "cpu"
+    if importlib.util.find_spec("gsplat") is not None:
+        return "gsplat"
+    print(
+        "l2m: there is a GPU, but gsplat is not installed (pip install gsplat): the CPU renders",
+        file=sys.stderr,
+    )
+    return "cpu"
 
 
 def _cpu() -> Rasterizer:

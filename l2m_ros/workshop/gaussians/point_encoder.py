@@ -81,10 +81,9 @@ def voxels_of(
     )
     sizes = torch.as_tensor(size, dtype=means.dtype, device=means.device).reshape(-1)
     while True:
-        cells = torch.floor(means / sizes[sample][:, None]).long()
-        keys = torch.cat([sample[:, None], cells], dim=1)
-        found, index = torch.unique(keys, dim=0, return_inverse=True)
-        of = found[:, 0]
+        keys = _keys(torch.floor(means / sizes[sample][:, None]).long(), sample)
+        found, index = torch.unique(keys, return_inverse=True)
+        of = torch.empty_like(found).scatter_(0, index, sample)
         crowded = torch.bincount(of, minlength=len(sizes)) > most
         if not crowded.any():
             break
@@ -93,6 +92,18 @@ def voxels_of(
     places = torch.zeros(len(found), 3, dtype=means.dtype, device=means.device)
     places = places.index_add(0, index, means) / count[:, None]
     return Voxels(index, places, sizes[of][:, None], of)
+
+
+def _keys(cells: Tensor, sample: Tensor) -> Tensor:
+    """(N,) one number for each sample and cell (N, 3), in their order.
+
+    (Numbers are sorted faster than the rows of a matrix.)
+    """
+    low = cells.amin(dim=0)
+    x, y, z = (cells - low).unbind(1)
+    _, rows, columns = (cells.amax(dim=0) - low + 1).unbind()
+    across = (cells[:, 0].amax() - low[0] + 1) * sample + x
+    return (across * rows + y) * columns + z
 
 
 class PointEncoder(nn.Module):

@@ -70,14 +70,14 @@ def truth_at(stride: int, warp_px: Tensor, visible: Tensor, ignored: Tensor) -> 
     return Truth(torch.where(shown, mean, 0.0), shown, ~seen.any(dim=0) & ~dropped)
 
 
-def _pair_mean(values: Tensor, mask: Tensor) -> Tensor:
+def pair_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean over the masked cells of each pair, then over pairs; pairs without cells give 0."""
     count = mask.flatten(1).sum(dim=1)
     total = torch.where(mask, values, 0.0).flatten(1).sum(dim=1)
     return (total / count.clamp(min=1)).mean()
 
 
-def _corner_terms(log_probability: Tensor, target: Tensor, rows: int, columns: int) -> Tensor:
+def corner_terms(log_probability: Tensor, target: Tensor, rows: int, columns: int) -> Tensor:
     """(B, N): bilinear mean of log-probabilities of the four cells about a target.
 
     log_probability (B, N, rows * columns), target (B, N, 2) in cells, centres at integers.
@@ -113,13 +113,13 @@ def classification_terms(
     target = (truth.warp_px.flatten(2).transpose(1, 2) + 0.5) / stride - 0.5
     visible, hidden = truth.visible.flatten(1), truth.hidden.flatten(1)
     joint = torch.cat([logits, none], dim=2).log_softmax(dim=2)
-    by_row = -_corner_terms(joint, target, rows, columns)
+    by_row = -corner_terms(joint, target, rows, columns)
     absent = -joint[..., -1]
-    row_term, none_term = _pair_mean(by_row, visible), _pair_mean(absent, hidden)
+    row_term, none_term = pair_mean(by_row, visible), pair_mean(absent, hidden)
     if not columns_too:
         return row_term, torch.zeros_like(row_term), none_term
-    by_column = -_corner_terms(logits.log_softmax(dim=1), target, rows, columns)
-    return row_term, _pair_mean(by_column, visible), none_term
+    by_column = -corner_terms(logits.log_softmax(dim=1), target, rows, columns)
+    return row_term, pair_mean(by_column, visible), none_term
 
 
 def warp_in_px(warp: Tensor, size: tuple[int, int]) -> Tensor:
@@ -145,14 +145,14 @@ def anchor_term(logits: Tensor, truth: Truth, size: tuple[int, int]) -> Tensor:
     scale = both(side / size[1], side / size[0], truth.warp_px)
     cell = ((truth.warp_px + 0.5) * scale).floor().clamp(0, side - 1).long()
     entropy = F.cross_entropy(logits.float(), cell[:, 1] * side + cell[:, 0], reduction="none")
-    return _pair_mean(entropy[:, None], truth.visible)
+    return pair_mean(entropy[:, None], truth.visible)
 
 
 def certainty_term(certainty: Tensor, error: Tensor, truth: Truth, limit_px: float) -> Tensor:
     """Binary cross-entropy: certain is right where the cell is seen and the warp within limit."""
     right = (truth.visible & (error < limit_px)).float()
     entropy = F.binary_cross_entropy_with_logits(certainty.float(), right, reduction="none")
-    return _pair_mean(entropy, truth.visible | truth.hidden)
+    return pair_mean(entropy, truth.visible | truth.hidden)
 
 
 class _Sum:
@@ -222,7 +222,7 @@ def _add_level(
     if warp.requires_grad:
         near = truth.visible & _reached(coarser_error, stride, warp, options.gate)
         bend = robust(error, _of_stride(ROBUST_PX, stride), options.robust_power)
-        total.add(f"warp{name}", options.regression, _pair_mean(bend, near))
+        total.add(f"warp{name}", options.regression, pair_mean(bend, near))
     right_px = _of_stride(RIGHT_PX, stride)
     if "certainty" in level:
         term = certainty_term(level["certainty"], error.detach(), truth, right_px)
@@ -230,7 +230,7 @@ def _add_level(
     if "precision" in level:
         nll = gaussian_nll(residual.detach(), level["precision"].float())
         inlying = truth.visible & (error.detach() < 2 * right_px)
-        total.add(f"precision{name}", options.precision, _pair_mean(nll, inlying))
+        total.add(f"precision{name}", options.precision, pair_mean(nll, inlying))
     return error.detach()
 
 
