@@ -272,7 +272,8 @@ def write_head(
     network = build(NAME, **options.network)
     fill(network, run_folder)
     worlds, *others = measured
-    left_out = left_out_errors(network, worlds)
+    # Worlds that a single member left out say less than those that none saw.
+    left_out = left_out_errors(network, worlds) if options.left_out == "families" else None
     errors = [head_errors(network, part) for part in others]
     sigmas = stated(left_out, errors)
     sigmas["place_sigma"] = max(sigmas["place_sigma"], options.place_sigma)

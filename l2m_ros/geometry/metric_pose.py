@@ -17,6 +17,7 @@ from l2m_ros.geometry.agreement import CHI2_999_5, disagreement
 from l2m_ros.geometry.covariance import admit, direction_covariance
 from l2m_ros.geometry.depth_check import depth_check
 from l2m_ros.geometry.fusion import fused
+from l2m_ros.geometry.halves import BLOCKS, poses_of_halves, widened_by_halves
 from l2m_ros.geometry.length import Length, length_from_depths
 from l2m_ros.geometry.pose_problem import MIN_MATCHES, PoseProblem
 from l2m_ros.geometry.rays import RayPairs, focal_px
@@ -133,7 +134,14 @@ def _from_coarse_depths(
     everything = np.ones(len(problem.pairs), dtype=np.bool_)
     whole = fit.over(chosen, len(problem.pairs))
     depth_m = triangulated_depth(problem.pairs, fit.pose)
-    return problem.metric(whole, source, scale_sigma, depth_m, everything)
+    pose = problem.metric(whole, source, scale_sigma, depth_m, everything)
+    if isinstance(pose, Lost):
+        return pose
+    halves = poses_of_halves(
+        problem.pairs, problem.blocks(BLOCKS), length.length_m, problem.search(problem.keyframe)
+    )
+    P = widened_by_halves(pose.covariance, pose.keyframe_from_camera, halves)
+    return replace(pose, covariance=P)
 
 
 def _too_unsure(problem: PoseProblem, source: str, scale_sigma: float) -> Lost:

@@ -175,6 +175,10 @@ class PoseProblem:
         common = self.common(view.general.pose).select(self.compared)
         return view, direction_covariance(view.general, some.query, None, common)
 
+    def blocks(self, grid: tuple[int, int]) -> Index:
+        """(N,) which of the query's blocks holds each match."""
+        return regions(self.request.matches.query_px, self.query.size, grid)
+
     def common(
         self, T: FloatArray, depth_m: FloatArray | None = None, scale_sigma: float = 0.0
     ) -> Common:

@@ -229,14 +229,15 @@ def _errors(rows: Sequence[tuple[float, ...]]) -> HeadErrors:
 # --- what the card states ---------------------------------------------------------------------
 
 
-def stated(left_out: HeadErrors, seen_never: Sequence[HeadErrors]) -> dict[str, float]:
+def stated(left_out: HeadErrors | None, seen_never: Sequence[HeadErrors]) -> dict[str, float]:
     """The card's sigmas: the largest of what each kind of unseen place shows.
 
     left_out: families of worlds, as members read them that never saw one. seen_never: held-out
     worlds first, then recordings, which alone tell what neighbours have in common.
     """
     worlds, recordings = seen_never[0], seen_never[1:]
-    kinds = [sigmas(worlds), sigmas(left_out), *(sigmas(e) for e in recordings)]
+    families = [] if left_out is None else [left_out]
+    kinds = [sigmas(errors) for errors in (worlds, *families, *recordings)]
     card = {name: max(kind[name] for kind in kinds) for name in kinds[0]}
     if not recordings:
         return {**card, "image_correlation": UNKNOWN_CORRELATION, "common_share": UNKNOWN_SHARE}
