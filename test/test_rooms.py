@@ -1,6 +1,7 @@
 """Import arrows run downward only: each room imports what its row allows, and no more."""
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -64,9 +65,15 @@ SOLE_IMPORTERS = {
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@functools.cache
 def imports_of(path: Path) -> list[str]:
     names = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -138,6 +145,6 @@ def test_engines_have_one_importer(engine):
 def test_importing_only_defines():
     """No module prints, opens or computes at import: top-level statements are definitions."""
     for path in FILES:
-        for node in ast.parse(path.read_text()).body:
+        for node in parsed(path).body:
             call = isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
             assert not call, f"{path}:{node.lineno} calls something at import"
