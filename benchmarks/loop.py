@@ -81,7 +81,7 @@ def report(store: MapStore) -> None:
     far = [e for e in loops if abs(e.a - e.b) > 10]
     wrong = [e for e in loops if _is_wrong(e, truth)]
     used = [e for e in wrong if e.a in placed and e.b in placed]
-    believed = set(joining.believed(store.ids(), edges, MAPPER.recent, MAPPER.gates))
+    believed = set(joining.believed(store.runs(), edges, MAPPER.recent, MAPPER.gates))
     bad = sum(e in believed and graph.misfit(e, placed) < graph.WRONG_CHI2 for e in used)
     print(
         f"  {len(loops)} loops, {len(far)} of them over more than 10 keyframes; wrong: "

@@ -155,8 +155,9 @@ def drawn(
     px = _pixels(query, keyframe, keyframe_from_camera, max(width // 2, 1))
     px = (px + 0.5) * (width / query.camera.width) - 0.5
     where = cv2.resize(px.astype(np.float32), there.size, interpolation=cv2.INTER_LINEAR)
-    known = np.isfinite(where).all(axis=-1)
-    known &= ((where >= 0) & (where <= np.array(here.size) - 1)).all(axis=-1)
+    x, y = where[..., 0], where[..., 1]
+    with np.errstate(invalid="ignore"):  # NaN is nowhere
+        known = (x >= 0) & (y >= 0) & (x <= here.width - 1) & (y <= here.height - 1)
     where[~known] = NOWHERE
     kept = _grey(keyframe.rgb, there)
     moved = cv2.remap(_grey(query.rgb, here), where, None, cv2.INTER_LINEAR)

@@ -56,6 +56,7 @@ class RelocalizerOptions:
     changes: float = 2.0
     own_detail_margin: float = 0.06
     detail_area: float = 0.005  # of the picture, with detail: on less of it nothing is said
+    plain_detail: float = 0.95  # in one keyframe: no other one need be compared
     # Where places in the map were mistaken for each other so often, by keyframe, the margin is
     # smaller, and a picture with less detail than this is no answer: any such place has as much.
     repetitive: float = 0.05

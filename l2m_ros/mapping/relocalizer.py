@@ -132,7 +132,14 @@ class Relocalizer:
             keyframe = self.places.place(s.view.keyframe).frame
             pose = s.view.keyframe_from_camera @ frame_from_camera
             parts.append(confirmation(query.original, keyframe, pose))
+            if not self._is_repetitive() and self._is_plain(parts[-1]):
+                break  # 20 ms for each keyframe
         return together(parts)
+
+    def _is_plain(self, detail: Confirmation) -> bool:
+        """Whether one keyframe says all: nothing to speak of differs, on enough of the picture."""
+        o = self.options
+        return detail.area >= 2 * o.detail_area and detail.share >= o.plain_detail
 
     def _is_repetitive(self) -> bool:
         """Whether places of this map look alike."""
