@@ -14,9 +14,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
-from l2m_ros.tracking.attempt import EncodedFrame
+from l2m_ros.tracking.attempt import Attempt, EncodedFrame
 from l2m_ros.tracking.keyframes import Keyframe
+from l2m_ros.tracking.motion import UNCHECKED_M
+from l2m_ros.types import Lost, LostReason, MetricPose
 
 
 class Recovery:
@@ -57,3 +60,20 @@ class Recovery:
         if any(kept is self.claim for kept in others):
             return self.claim
         return others[self.lost % len(others)] if others else None
+
+    def witnessed(self, found: Attempt, open_m: float) -> Attempt:
+        """The kept keyframe that a frame found, or that a second frame must find it too.
+
+        open_m: how far from where it was the camera may be by now.
+        """
+        keyframe = found.keyframe
+        checked = open_m <= UNCHECKED_M or keyframe is self.claim
+        if checked or not isinstance(found.outcome, MetricPose):
+            return found
+        self.claim = keyframe
+        doubt = Lost(
+            LostReason.UNCERTAIN,
+            f"found again at keyframe {keyframe.id} by one frame, and motion leaves "
+            f"{open_m:.1f} m open: a second frame must find it too",
+        )
+        return replace(found, outcome=doubt)

@@ -18,19 +18,18 @@ from l2m_ros.matching.mono_depth import DepthReader
 from l2m_ros.matching.sampling import correspondences
 from l2m_ros.matching.subpixel import refined_pairs
 from l2m_ros.timing import StageTimes
-from l2m_ros.tracking import chain_scale
 from l2m_ros.tracking.attempt import Attempt, EncodedFrame, gains_depth, words
 from l2m_ros.tracking.chain import Located, UnseenMotion, locate
 from l2m_ros.tracking.doubts import repeated_image
+from l2m_ros.tracking.keyframe_maker import Joins, KeyframeMaker
 from l2m_ros.tracking.keyframes import Keyframe, KeyframePolicy
-from l2m_ros.tracking.motion import UNCHECKED_M, open_radius_m
+from l2m_ros.tracking.motion import open_radius_m
 from l2m_ros.tracking.odom_frame import BESIDE, OdomFrame, Sighting, moved_chain
 from l2m_ros.tracking.odometry import OdometrySample
 from l2m_ros.tracking.options import TrackerOptions
 from l2m_ros.tracking.pose_checks import Before, MatchedFrame, PoseChecks
 from l2m_ros.tracking.recovery import Recovery
 from l2m_ros.tracking.result import TrackResult, TrackState
-from l2m_ros.tracking.stereo_watch import StereoWatch
 from l2m_ros.tracking.torn import Rows, repeated_rows
 from l2m_ros.types import (
     Features,
@@ -58,12 +57,10 @@ class Tracker:
         depth_reader: DepthReader | None = None,
     ) -> None:
         """depth_reader: reads metres from keyframes that have no depth of their own."""
-        self._matcher, self._depth_reader = matcher, depth_reader
+        self._matcher, self._maker = matcher, KeyframeMaker(matcher, depth_reader)
         self.options = options
         self._policy = KeyframePolicy(options.keyframes)
-        self._next_id = 0
         self._odom, self._checks = OdomFrame(), PoseChecks(options)
-        self._stereo = StereoWatch()
         self.reset()
 
     def reset(self) -> None:
@@ -168,7 +165,7 @@ class Tracker:
                 self._odom.newest(keyframe.chain), self._odom.newest_beside(keyframe.chain)
             )
             outcome, remarks = self._checks.pose(seen, before)
-        return Attempt(match, seen, outcome, {**remarks, "stereo": self._stereo.problem})
+        return Attempt(match, seen, outcome, {**remarks, "stereo": self._maker.stereo_problem})
 
     def _recover(self, now: EncodedFrame, failed: Attempt) -> Attempt:
         """Try one of the earlier keyframes."""
@@ -176,29 +173,12 @@ class Tracker:
         if keyframe is not None:
             attempt = self._attempt(now, keyframe)
             if not attempt.failed:
-                return self._witnessed(now, attempt)
+                newest = self._odom.newest_beside(keyframe.chain)
+                open_m = open_radius_m(newest, now.frame.stamp_ns, self.options.gates)
+                return self._recovery.witnessed(attempt, open_m)
         self._recovery.claim = None
         self._recovery.nothing_matched(now)
         return failed
-
-    def _witnessed(self, now: EncodedFrame, found: Attempt) -> Attempt:
-        """The keyframe that was found again, or that a second frame must find it too."""
-        keyframe = found.keyframe
-        newest = self._odom.newest_beside(keyframe.chain)
-        radius_m = open_radius_m(newest, now.frame.stamp_ns, self.options.gates)
-        if (
-            radius_m <= UNCHECKED_M
-            or keyframe is self._recovery.claim
-            or not isinstance(found.outcome, MetricPose)
-        ):
-            return found
-        self._recovery.claim = keyframe
-        doubt = Lost(
-            LostReason.UNCERTAIN,
-            f"found again at keyframe {keyframe.id} by one frame, and motion leaves "
-            f"{radius_m:.1f} m open: a second frame must find it too",
-        )
-        return replace(found, outcome=doubt)
 
     def _attempt_beside(self, now: EncodedFrame) -> Attempt | None:
         """The frame against the keyframe beside the chain, if there is one and it serves.
@@ -338,7 +318,7 @@ class Tracker:
         assert self._keyframe is not None
         then = self._sighting_at(before.frame.stamp_ns, before.odometry)
         place = self._odom.begin_beside(then, self._keyframe.chain, self.options.gates)
-        taken = self._build_keyframe(before, BESIDE, Located(place, np.zeros((6, 6))))
+        taken = self._maker.make(before, BESIDE, Located(place, np.zeros((6, 6))))
         self._policy.restart()
         return taken
 
@@ -355,49 +335,9 @@ class Tracker:
         return self._adopt(placed)
 
     def _make_keyframe(
-        self,
-        now: EncodedFrame,
-        chain: int,
-        place: Located,
-        joins: tuple[MatchedFrame, MetricPose] | None = None,
+        self, now: EncodedFrame, chain: int, place: Located, joins: Joins | None = None
     ) -> Keyframe:
-        """joins: how the frame was posed against the keyframe before it in the chain."""
-        return self._adopt(self._build_keyframe(now, chain, place, joins))
-
-    def _build_keyframe(
-        self,
-        now: EncodedFrame,
-        chain: int,
-        place: Located,
-        joins: tuple[MatchedFrame, MetricPose] | None = None,
-    ) -> Keyframe:
-        with now.times.stage("reference"):
-            reference = self._matcher.reference(now.features)
-        stereo = None
-        if now.frame.right_rgb is not None and now.frame.depth is None:
-            with now.times.stage("stereo"):
-                stereo = self._stereo.depth(now.frame)
-        mono = None
-        if self._depth_reader is not None and stereo is None and now.frame.depth is None:
-            with now.times.stage("mono_depth"):
-                mono = self._depth_reader.read(now.frame.rgb, now.frame.camera, now.features)
-                if joins is not None:
-                    seen, pose = joins
-                    carried = chain_scale.carried_scale(seen.keyframe, mono, seen.pairs, pose)
-                    mono = chain_scale.joined(mono, carried)
-        self._next_id += 1
-        return Keyframe(
-            id=self._next_id - 1,
-            chain=chain,
-            frame=now.frame,
-            reference=reference,
-            odom_from_keyframe=place.odom_from_camera,
-            odom_covariance=place.covariance,
-            odom_common_m=place.common_m,
-            stereo=stereo,
-            mono_depth=mono,
-            odometry=now.odometry,
-        )
+        return self._adopt(self._maker.make(now, chain, place, joins))
 
     def _adopt(self, taken: Keyframe) -> Keyframe:
         """The keyframe that the next frame is matched against."""
