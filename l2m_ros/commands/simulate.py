@@ -89,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
             seed=options.seed,
             force=args.force,
             source=f"l2m simulate: {said}",
+            scene=f"simulated {args.scene}, seed {args.scene_seed}",
         )
     _report(args, options, shots.count, stereo)
     return 0

@@ -54,7 +54,7 @@ class RelocalizerOptions:
     # and more, twins 0.91 at most), on a kitchen and an office (0.87, 0.39; images 0.86, 0.46).
     min_detail: float = 0.4
     changes: float = 2.0
-    own_detail_margin: float = 0.06
+    own_detail_margin: float = 0.1
     detail_area: float = 0.005  # of the picture, with detail: on less of it nothing is said
     plain_detail: float = 0.95  # in one keyframe: no other one need be compared
     # Where places in the map were mistaken for each other so often, by keyframe, the margin is

@@ -37,8 +37,10 @@ def write_folder(
     seed: int = 0,
     force: bool = False,
     source: str = "l2m simulate",
+    scene: str = "",
 ) -> None:
-    """Writes the folder whole or not at all; `pairs` are chosen by their true overlap."""
+    """Writes the folder whole or not at all; `pairs` are chosen by their true overlap. `scene`
+    names the world that the truth is given in, for `l2m localize` in a map of another run."""
     kept: dict[str, Viewpoint] = {}
     with whole_folder(Path(path), force=force) as made:
         (made / "images").mkdir(parents=True)
@@ -47,7 +49,7 @@ def write_folder(
             name = f"{shot.index:06d}.png"
             _write_images(made, name, shot)
             kept[name] = shot.viewpoint
-        _write_json(made / "meta.json", _meta(kept, source))
+        _write_json(made / "meta.json", _meta(kept, source, scene))
         _write_json(
             made / "pairs.json",
             _pairs(kept, pairs, least_overlap, np.random.default_rng([seed, 40])),
@@ -67,7 +69,7 @@ def _write_images(made: Path, name: str, shot: SimulatedFrame) -> None:
         write_pixels(made / "depth" / name, value)
 
 
-def _meta(kept: dict[str, Viewpoint], source: str) -> dict[str, Any]:
+def _meta(kept: dict[str, Viewpoint], source: str, scene: str) -> dict[str, Any]:
     first = next(iter(kept.values()))
     cameras = {
         name: {
@@ -80,6 +82,7 @@ def _meta(kept: dict[str, Viewpoint], source: str) -> dict[str, Any]:
     }
     return {
         "source": source,
+        **({"scene": scene} if scene else {}),
         "licence": "Apache-2.0 (made by l2m simulate)",
         "synthetic": True,
         "metric": True,
