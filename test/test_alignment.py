@@ -418,9 +418,9 @@ def test_the_command_refuses_what_it_cannot_learn_from(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_the_command_leaves_a_head_and_a_matcher_that_has_it(tmp_path, scene):
+def test_the_command_leaves_a_head_and_a_matcher_that_has_it(tmp_path, scene, capsys):
     """From a scene to a model that every command takes by its folder, and to a training."""
-    from l2m_ros.matching.catalogue import load_matcher
+    from l2m_ros.matching.catalogue import find_card, load_matcher
 
     path = write_scene(tmp_path / "scene.ply", scene)
     config = tmp_path / "align.yaml"
@@ -446,7 +446,10 @@ def test_the_command_leaves_a_head_and_a_matcher_that_has_it(tmp_path, scene):
     )
     command = ["train", "decoder", "--model", "lite2", "--photographs", str(photographs)]
     command += ["--config", str(small), "--align", str(out / "head.safetensors")]
-    assert cli.main([*command, "--out", str(tmp_path / "more")]) == 0
+    command += ["--out", str(tmp_path / "more")]
+    assert cli.main(command) == 2  # it would begin with XFeat's eyes, the head reads those of lite
+    assert "reads eyes" in capsys.readouterr().err
+    assert cli.main([*command, "--start", str(find_card("lite").file("weights"))]) == 0
     head, more = (
         load_file(file)
         for file in (out / "head.safetensors", tmp_path / "more/model/lite2.safetensors")

@@ -143,7 +143,7 @@ def test_a_map_that_is_being_written_is_not_replaced(change, tmp_path):
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory):
     path = tmp_path_factory.mktemp("recordings") / "room.mcap"
-    write_bag(path, simulate(SimulationOptions(frames=40, width=160, height=120, stereo=False)))
+    write_bag(path, simulate(SimulationOptions(frames=150, width=160, height=120, stereo=False)))
     return path
 
 

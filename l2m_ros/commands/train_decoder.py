@@ -30,8 +30,6 @@ SCENE_PAIRS = 8  # of each real scene, at every validation: half a minute on two
 
 
 def run_decoder(args: argparse.Namespace) -> int:
-    from l2m_ros.networks.lite2.aligned import HEAD
-    from l2m_ros.networks.lite2.head_file import load_head
     from l2m_ros.workshop.training.carry import NAME, check_carry, write_carry
     from l2m_ros.workshop.training.decoder import train_decoder
 
@@ -40,9 +38,7 @@ def run_decoder(args: argparse.Namespace) -> int:
     folder = args.out or Path("runs") / options.model
     # What can be refused at once, before photographs are checked and worlds rendered.
     scenes = _scenes(args.scenes, options.model)
-    network = _network(options, args.xfeat, begins=args.carry is None)
-    if args.align is not None and args.carry is None and options.start is None:
-        load_head(args.align, network.get_submodule(HEAD), network.eyes)
+    network = _network(options, args.xfeat, args.align, begins=args.carry is None)
     if args.carry is not None:
         check_carry(args.carry)
     pairs, held_out = training_pairs(unpacked(args.photographs, folder), args, options)
@@ -100,10 +96,17 @@ def _input_of(model: str) -> InputSpec:
     return InputSpec(width=560, height=560, multiple=14)
 
 
-def _network(options: DecoderOptions, xfeat: Path | None, begins: bool) -> nn.Module:
-    """The network to train; `lite2` sees by XFeat's backbone, whose weights it begins with."""
+def _network(
+    options: DecoderOptions, xfeat: Path | None, align: Path | None, begins: bool
+) -> nn.Module:
+    """The network to train; `lite2` sees by XFeat's backbone, whose weights it begins with.
+
+    align: the head to join, unless what it starts from has one.
+    """
     import torch
 
+    from l2m_ros.networks.lite2.aligned import HEAD, head_names
+    from l2m_ros.networks.lite2.head_file import load_head
     from l2m_ros.networks.registry import build
     from l2m_ros.workshop.training.decoder import begin_with
 
@@ -113,8 +116,12 @@ def _network(options: DecoderOptions, xfeat: Path | None, begins: bool) -> nn.Mo
         from l2m_ros.networks.lite2.backbone import load_xfeat
 
         say(f"XFeat's weights: {load_xfeat(network.encoder.xfeat, xfeat)}")
+    lacks_head = True
     if options.start is not None:
-        begin_with(network, options.start)
+        names = head_names(network) if align is not None else ()
+        lacks_head = begin_with(network, options.start, names)
+    if align is not None and begins and lacks_head:
+        load_head(align, network.get_submodule(HEAD), network.eyes)
     return network
 
 

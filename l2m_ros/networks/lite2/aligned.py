@@ -13,6 +13,12 @@ from torch import Tensor, nn
 EYES = 128  # channels of what the eyes see at 1/16
 ALIGNED = 128  # numbers of a patch and of a voxel of Gaussians
 HEAD = "describe.align"  # where the head lies in a `lite2`
+SHARE = "describe.share"  # and how much of the coarse correlation it has
+
+
+def head_names(network: nn.Module) -> list[str]:
+    """The names of what a matcher without the head lacks."""
+    return [n for n in network.state_dict() if n == SHARE or n.startswith(f"{HEAD}.")]
 
 
 class PatchHead(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -162,18 +162,23 @@ def _loss_of(options: DecoderOptions) -> LossOf:
     return loss_of
 
 
-def begin_with(network: nn.Module, path: Path) -> None:
+def begin_with(network: nn.Module, path: Path, may_lack: Iterable[str] = ()) -> bool:
     """The mean weights of another run's checkpoint, or any file of weights: .safetensors, a bare
-    state_dict."""
+    state_dict. It may lack all of `may_lack`, which keep the network's values; whether it does."""
     if not path.is_file():
         raise InvalidInput(f"{path}: no such checkpoint to start from")
     state = None if path.suffix == ".safetensors" else torch_tensors(path)
     if isinstance(state, dict) and {*checkpoint.PARTS} <= set(state):
         weights = {**state["model"], **state["ema"]}
         weights.pop("steps", None)
-        checkpoint.load_weights(network, weights, str(path))
+        load = checkpoint.load_weights
     else:
-        load_state(network, read_state(path), str(path))
+        weights, load = dict(read_state(path)), load_state
+    names = set(may_lack)
+    lacks = not names & set(weights)
+    own = {n: value for n, value in network.state_dict().items() if n in names} if lacks else {}
+    load(network, own | weights, str(path))
+    return lacks
 
 
 def mean_weights(folder: Path) -> dict[str, Tensor]:
