@@ -83,8 +83,9 @@ def test_the_commands_of_a_page_run(page, tmp_path):
         assert done.returncode == 0, (line, done.stderr[-2000:])
 
 
+@pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path):
-    """`make docs`: warnings (a broken link, a name that is not there) are errors."""
+    """What `make docs` does: warnings (a broken link, a name that is not there) are errors."""
     pytest.importorskip("mkdocstrings")
     mkdocs = shutil.which("mkdocs", path=str(Path(sys.executable).parent))
     done = subprocess.run(

@@ -37,23 +37,23 @@ ROOMY = SimpleNamespace(
 )
 
 
-def test_no_path_comes_near_furniture_or_through_it(scenery):
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_no_path_comes_near_furniture_or_through_it(scenery, seed):
     static = Raycaster(np.concatenate([s.triangles()[0] for s in scenery.surfaces]))
     rng = np.random.default_rng(5)
     sphere = rng.normal(size=(120, 3))
     sphere /= np.linalg.norm(sphere, axis=1, keepdims=True)
     for kind in PATHS:
-        for seed in range(2):
-            path = make_path(kind, world=ground_of(scenery), frames=200, seed=seed)
-            centres = path.world_from_camera[::8, :3, 3]
-            starts = np.repeat(centres, len(sphere), axis=0)
-            free = static.distances(starts, np.tile(sphere, (len(centres), 1)))
-            assert free.min() > CLEARANCE_M, (kind, seed)
-            if kind == "stations":
-                continue  # nobody walks from one to the next
-            steps = np.diff(path.world_from_camera[:, :3, 3], axis=0)
-            ahead = static.distances(path.world_from_camera[:-1, :3, 3], steps + 1e-9)
-            assert ahead.min() > 1.0, (kind, seed)
+        path = make_path(kind, world=ground_of(scenery), frames=200, seed=seed)
+        centres = path.world_from_camera[::8, :3, 3]
+        starts = np.repeat(centres, len(sphere), axis=0)
+        free = static.distances(starts, np.tile(sphere, (len(centres), 1)))
+        assert free.min() > CLEARANCE_M, (kind, seed)
+        if kind == "stations":
+            continue  # nobody walks from one to the next
+        steps = np.diff(path.world_from_camera[:, :3, 3], axis=0)
+        ahead = static.distances(path.world_from_camera[:-1, :3, 3], steps + 1e-9)
+        assert ahead.min() > 1.0, (kind, seed)
 
 
 def test_moving_objects_keep_out_of_the_cameras_space(scenery):
