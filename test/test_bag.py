@@ -274,6 +274,7 @@ def test_an_evaluation_scene_holds_the_truth(shots, tmp_path):
     meta, pairs = (json.loads((scene / f"{n}.json").read_text()) for n in ("meta", "pairs"))
     run = list(simulate(SimulationOptions(width=160, height=120, frames=8, rate_hz=2, seed=4,
                                           stereo=False)))  # fmt: skip
+    assert meta["scene"] == "simulated room, seed 0"
     assert meta["metric"] is True and len(meta["cameras"]) == 8
     for shot in run:
         name = f"{shot.index:06d}.png"
