@@ -29,6 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from l2m_ros.commands.train_decoder import with_head
+from l2m_ros.networks.checkpoint import weights_id
 from l2m_ros.networks.lite2.aligned import HEAD
 from l2m_ros.networks.lite2.head_file import load_head
 from l2m_ros.networks.registry import build
@@ -118,7 +119,8 @@ def run_train(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     about = {
         "network": json.dumps(dict(options.network)), "seed": str(args.seed),
-        "steps": str(args.steps), "batch": str(args.batch), "seconds": f"{took_s:.1f}",
+        "eyes": weights_id(network.eyes.state_dict()), "steps": str(args.steps),
+        "batch": str(args.batch), "seconds": f"{took_s:.1f}",
     }  # fmt: skip
     save_file(halves, args.out / f"{name}.safetensors", metadata=about)
     if args.align is not None:
@@ -139,11 +141,14 @@ def learnt_network(path: Path, args: argparse.Namespace) -> nn.Module:
     from safetensors import safe_open
 
     with safe_open(path, "pt") as file:
-        config = json.loads(file.metadata()["network"])
+        about = file.metadata()
+    config = json.loads(about["network"])
     own_eyes = path.with_name(f"{path.stem.rpartition('-')[0]}.eyes.safetensors")
     eyes = own_eyes if own_eyes.is_file() else args.eyes
     align = path.with_name("head.safetensors") if config else None
     network = network_of(config, 0, eyes, align)
+    if about.get("eyes", found := weights_id(network.eyes.state_dict())) != found:
+        raise SystemExit(f"{path}: was trained with other eyes than {eyes}: name them by --eyes")
     state = {**network.state_dict(), **load_file(path)}
     load_weights(network, state, str(path))
     return network.eval()

@@ -35,8 +35,8 @@ def load_head(path: Path, head: nn.Module, eyes: nn.Module) -> None:
     own = weights_id(eyes.state_dict())
     if stated != own:
         raise ModelError(
-            f"{path}: reads eyes {stated or 'unknown'}, this network has {own}: train one for it "
-            "with `l2m train align`"
+            f"{path}: reads eyes {stated or 'unknown'}, this network has {own}: begin with "
+            "the matcher that it was trained for (--start), or train one by `l2m train align`"
         )
 
 
