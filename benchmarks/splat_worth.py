@@ -10,8 +10,8 @@ python benchmarks/splat_worth.py measure RUNS --scenes EVAL [--every 3]
     both          half of each
     aligned       half of each, with the frozen head of `l2m train align`
 
-Every run begins with the eyes of `lite` (XFeat's weights; --eyes names others) and the same numbers
-beside them. A run leaves RUNS/ARM-SEED.safetensors: what it learnt, in half precision. The head
+Every run begins with the eyes of `lite` (--eyes names others), which stay frozen, and the same
+numbers beside them. A run leaves RUNS/ARM-SEED.safetensors: what it learnt, in half precision. The head
 that it was given lies beside it. Leave scenes that were reconstructed out of --scenes.
 """
 
