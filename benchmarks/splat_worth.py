@@ -11,8 +11,8 @@ python benchmarks/splat_worth.py measure RUNS --scenes EVAL [--every 3]
     aligned       half of each, with the frozen head of `l2m train align`
 
 Every run begins with the eyes of `lite` (--eyes names others), which stay frozen, and the same
-numbers beside them. A run leaves RUNS/ARM-SEED.safetensors: what it learnt, in half precision. The head
-that it was given lies beside it. Leave scenes that were reconstructed out of --scenes.
+numbers beside them. A run leaves RUNS/ARM-SEED.safetensors: what it learnt, in half precision.
+The head that it was given lies beside it. Leave scenes that were reconstructed out of --scenes.
 """
 
 from __future__ import annotations
