@@ -204,6 +204,33 @@ def test_poses_go_on_by_the_scene_while_wheels_slip(shots):
     assert result.keyframe.id > 1
 
 
+def test_a_slip_over_many_keyframes_is_seen_to_its_end(shots):
+    """The known scene thinned out from one to the next, and what could not be checked passed."""
+    options = TrackerOptions(base_from_camera=shots[0].base_from_camera)
+    tracker = Tracker(oracle(shots), options)
+    for shot in shots[:13]:
+        tracker.process(without_depth(shot.frame), sample(shot))
+    truth, kept = {shot.frame.stamp_ns: shot.world_from_camera for shot in shots}, shots[13]
+    tracker.set_keyframe()
+    tracker.process(without_depth(kept.frame), sample(kept))
+    ratios = []
+    for number, shot in enumerate(shots[14:28]):
+        if number % 2 == 1:
+            tracker.set_keyframe()
+        result = tracker.process(without_depth(shot.frame), slipping(kept, shot, 4.0))
+        if result.pose is None:
+            continue
+        stamp_ns = result.keyframe.frame.stamp_ns
+        way = np.linalg.norm((np.linalg.inv(truth[stamp_ns]) @ shot.world_from_camera)[:3, 3])
+        length = np.linalg.norm(result.pose.keyframe_from_camera[:3, 3])
+        stands = length == 0  # too little parallax for a length
+        assert stands or result.pose.scale_source == "scene"
+        if not stands:
+            ratios.append(length / way)
+    assert len(ratios) >= 8
+    assert min(ratios) > 0.9 and max(ratios) < 1.1
+
+
 @pytest.mark.slow
 def test_metres_that_slipped_from_the_start_are_not_carried_on(shots):
     """The scene was seen for a moment only: what contradicts it may be right."""

@@ -79,6 +79,7 @@ class Verdict:
     outcome: MetricPose | RelativePose | None  # None: ask the matches without odometry
     contradiction: str | None = None
     agreed: bool = False  # the length that odometry gives suits the scene
+    unchecked: bool = False  # too little of the known scene is seen, or too little parallax
 
 
 def seen_depth(
@@ -133,11 +134,9 @@ def check(
     if outcome.scale_source != SOURCE:
         return Verdict(outcome)
     now = seen_depth(keyframe, query, pairs, outcome, CHECKED_RAD)
-    if now is None:
-        return Verdict(outcome)
-    off = scene.log_ratio(now)
-    if off is None:
-        return Verdict(outcome)
+    off = None if now is None else scene.log_ratio(now)
+    if now is None or off is None:
+        return Verdict(outcome, unchecked=True)
     if abs(off) <= SIGMAS * float(np.sqrt(now.sigma**2 + scene.sigma**2 + NEIGHBOUR**2)):
         return Verdict(_between(outcome, off, now.sigma**2, scene), agreed=True)
     return Verdict(

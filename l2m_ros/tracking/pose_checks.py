@@ -202,6 +202,8 @@ class PoseChecks:
         scene, views = None, (seen.keyframe, seen.frame, seen.pairs, pose)
         if pose.scale_source == parallax.SOURCE:
             scene = parallax.depth_in_query(*views, known)
+        elif pose.scale_source == scene_scale.SOURCE:
+            scene = parallax.depth_in_query(*views, None)  # its metres are the known scene's own
         if scene is None and known is not None:
             scene = scene_scale.carried_scene(*views, known)
         if scene is None:
@@ -226,9 +228,10 @@ class PoseChecks:
 
     def _slips(self, seen: MatchedFrame) -> bool:
         """Odometry was wrong a moment ago, and no scene of known depth can check it here."""
-        if self._slipped_ns is None or seen.keyframe.id in self._scenes:
-            return False
-        return seen.frame.stamp_ns - self._slipped_ns < WARY_NS
+        return seen.keyframe.id not in self._scenes and self._slipped_lately(seen)
+
+    def _slipped_lately(self, seen: MatchedFrame) -> bool:
+        return self._slipped_ns is not None and seen.frame.stamp_ns - self._slipped_ns < WARY_NS
 
     def _estimated(
         self, seen: MatchedFrame, step: OdometryStep | None, options: PoseOptions
@@ -252,8 +255,9 @@ class PoseChecks:
         judged = parallax.check(seen.keyframe, seen.frame, seen.pairs, outcome, scene, moved_m)
         if judged.outcome is None:
             self._slipped_ns = seen.frame.stamp_ns
+        if judged.outcome is None or (judged.unchecked and self._slipped_lately(seen)):
             alone = self._estimated(seen, None, options)
-            return self._by_scene(seen, alone, step), judged.contradiction
+            return self._by_scene(seen, alone, step), judged.contradiction or WARY
         if judged.agreed:
             self._agreed_ns = seen.frame.stamp_ns
         return judged.outcome, judged.contradiction
