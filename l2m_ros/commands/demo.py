@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 RATE_HZ = 6.0  # what `lite` keeps up with beside the player on two cores
 MAP_EVERY_M = 0.4  # between keyframes: a room needs few
-LATER_FRAMES, LATER_RATE = 24, 0.5  # the second drive; slow: a busy machine finds itself in time
+LATER_FRAMES, LATER_RATE = 40, 0.5  # the second drive; slow: a busy machine finds itself in time
 REMAPPED = {
     "image": "/camera/image_raw",
     "camera_info": "/camera/camera_info",
