@@ -93,10 +93,7 @@ class PosedViews:
     def sample(self, count: int, size: Size, difficulty: float, draws: Draws) -> PairBatch:
         hard = difficulty * draws.uniform(count).sqrt()
         chosen = self._chosen(draws, hard)
-        a, b = (
-            self.views.shown(draws, self.pairs[chosen, side], size, TURNING, hard)
-            for side in (0, 1)
-        )
+        a, b = self.views.pair(draws, self.pairs[chosen], size, TURNING, hard)
         b_from_a = self.b_from_a[chosen]
         there = self.warp_between(a, b, b_from_a)
         back = self.warp_between(b, a, torch.linalg.inv(b_from_a))

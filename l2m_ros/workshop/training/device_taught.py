@@ -64,10 +64,7 @@ class TaughtViews:
     def sample(self, count: int, size: Size, difficulty: float, draws: Draws) -> PairBatch:
         hard = difficulty * draws.uniform(count).sqrt()
         chosen = draws.integers(len(self.pairs), count)
-        a, b = (
-            self.views.shown(draws, self.pairs[chosen, side], size, TURNING, hard)
-            for side in (0, 1)
-        )
+        a, b = self.views.pair(draws, self.pairs[chosen], size, TURNING, hard)
         there = _carried(self.warps[0][chosen], a, b)
         back = _carried(self.warps[1][chosen], b, a)
         unknown = torch.full_like(a.source_from_shown, torch.nan)

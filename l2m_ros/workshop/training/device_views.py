@@ -1,7 +1,7 @@
 """Stored views on the device, and the cameras that a batch of pairs sees them through.
 
     views = Views(images, cameras, "cuda")                        # all in its memory
-    shown = views.shown(draws, which, (320, 256), POSED, hard)
+    a, b = views.pair(draws, ends, (320, 256), TURNING, hard)
 
 Every view is turned and zoomed a little by a homography of its own, as `posed_pairs.shown` does
 it for one. `device_posed` and `device_taught` say where the pixels of one lie in another.
@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from l2m_ros.types import ByteArray, FloatArray
+from l2m_ros.types import ByteArray, FloatArray, resized_K
 from l2m_ros.workshop.lifting.camera_effects import EffectOptions
 from l2m_ros.workshop.lifting.torch_effects import camera_effects
 from l2m_ros.workshop.lifting.torch_pairs import PairBatch
@@ -89,6 +89,14 @@ class Views:
         rgb = seen_through(self.rgb[which].float() / 255, x, y, shrink)
         return Shown(which, rgb, x, y, torch.linalg.inv(source_from_shown), own, turned)
 
+    def pair(
+        self, draws: Draws, ends: Tensor, size: Size, turning: Turning, hard: Tensor
+    ) -> tuple[Shown, Shown]:
+        """Both ends (B, 2) of a batch of pairs, each through a camera of its own."""
+        first, second = ends.unbind(1)
+        a = self.shown(draws, first, size, turning, hard)
+        return a, self.shown(draws, second, size, turning, hard)
+
 
 def seen_through(rgb: Tensor, x: Tensor, y: Tensor, shrink: float) -> Tensor:
     """Images at pixels x, y, blurred first where they get smaller; mirrored beyond the border."""
@@ -127,13 +135,9 @@ def times(H: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def resized(rgb: ByteArray, K: FloatArray) -> tuple[ByteArray, FloatArray]:
     """The image at the stored size, and its camera there."""
     height, width = rgb.shape[:2]
-    factor = np.array([STORED[0] / width, STORED[1] / height])
-    K = np.array(K, dtype=float)
-    K[:2, 2] += 0.5
-    K[:2] *= factor[:, None]
-    K[:2, 2] -= 0.5
-    mode = cv2.INTER_AREA if factor.max() < 1 else cv2.INTER_LINEAR
-    return cv2.resize(rgb, STORED, interpolation=mode), K
+    smaller = STORED[0] < width and STORED[1] < height
+    mode = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+    return cv2.resize(rgb, STORED, interpolation=mode), resized_K(K, (width, height), STORED)
 
 
 def in_threads(function: Callable[[One], Made], items: Sequence[One]) -> list[Made]:
