@@ -32,7 +32,8 @@ STORED = (640, 480)  # every view is kept at this size, with the K that this giv
 FAR_PX = 1e4
 Warps = tuple[Tensor, Tensor, Tensor]  # (B, H, W, 2) px, visible, unknown
 Size = tuple[int, int]  # (width, height)
-One, Made = TypeVar("One"), TypeVar("Made")
+One = TypeVar("One")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
