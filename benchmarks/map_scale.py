@@ -1,10 +1,12 @@
 """What a large map costs: size, opening, a first pose, a query anywhere and around a hint.
 
-python benchmarks/map_scale.py office.l2m RECORDING [--keyframes 1000 --keyframes 10000]
+python benchmarks/map_scale.py office.l2m RECORDING --others PHOTOGRAPHS... [--keyframes 10000]
 
-The map is made large by copies of its own keyframes: moved away, with random descriptors, so that
-the originals are still what a query should find. Those come last and their features are not stored,
-as those of most keyframes of a large map are not.
+The map is made large by other places: parts of photographs, no two the same, some mirrored, each
+under the depth of one of the map's keyframes and 50 m from the next. They are encoded and described
+by the matcher as keyframes are, with words learnt from all of the large map, so retrieval has real
+rivals. The originals come last and their features are not stored, as those of most keyframes of a
+large map are not. `--kept FOLDER` keeps the large maps (10,000 keyframes take six minutes to make).
 Processor time beside wall time: on a busy machine only the first says something.
 """
 
@@ -13,55 +15,79 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from l2m_ros.bags.recording import Shot, open_recording
+from l2m_ros.geometry import se3
+from l2m_ros.images import read_rgb
 from l2m_ros.mapping import codec
-from l2m_ros.mapping.meta import CHECKSUM, MODEL
-from l2m_ros.mapping.options import MAPPER, Hint
+from l2m_ros.mapping.drive_recorder import DriveRecorder
+from l2m_ros.mapping.meta import LOOK_ALIKES, OWN_DETAIL
+from l2m_ros.mapping.options import Hint
 from l2m_ros.mapping.places import Places
 from l2m_ros.mapping.relocalizer import Localized, Relocalizer
 from l2m_ros.mapping.store import open_map
 from l2m_ros.matching.catalogue import load_matcher
+from l2m_ros.matching.matcher import Matcher
+from l2m_ros.types import ByteArray, Lost
 
-APART_M = 50.0  # between copies of the place
-QUERIES = 8
+APART_M = 50.0  # between the other places
+LEAST_PART = 0.55  # of the side of a photograph
+QUERIES = 16
+PICTURES = (".jpg", ".jpeg", ".png", ".ppm")
 
 
-def grown(source_path: str, path: str, count: int) -> None:
-    """A map of `count` keyframes: changed copies, then the originals."""
-    source, store = open_map(source_path, write=False), open_map(path, create=True)
-    store._connection.execute("PRAGMA synchronous = OFF")  # nobody drives while it is copied
-    meta = source.meta()
-    store.set_meta({name: meta[name] for name in (MODEL, CHECKSUM)})
-    ids, vectors = source.descriptors()
-    placed = source.poses()
-    originals = [(source.keyframe(i), v) for i, v in zip(ids, vectors, strict=True) if i in placed]
-    depths = [_packed(keyframe) for keyframe, _ in originals]
-    first = source.features(ids[0], meta[MODEL], meta[CHECKSUM])
-    stored = round(MAPPER.features_mb * 1e6 / max(store_bytes(first), 1))
+def parts(folders: list[Path], size: tuple[int, int], count: int) -> Iterator[ByteArray]:
+    """`count` parts of photographs; those of one photograph follow each other."""
+    files = sorted(p for f in folders for p in f.rglob("*") if p.suffix.lower() in PICTURES)
+    files = [p for p in files if "depth" not in p.parts]
+    if not files:
+        raise SystemExit(f"no pictures in {', '.join(map(str, folders))}")
     rng = np.random.default_rng(0)
-    by_id = {}
-    for number in range(count):
-        last = number >= count - len(originals)
-        which = number % len(originals) if not last else number - count + len(originals)
-        keyframe, vector = originals[which]
-        if not last:
-            vector = rng.normal(size=vector.shape).astype(np.float32)
-            vector /= np.linalg.norm(vector)
-        pose = keyframe.map_from_camera.copy()
-        pose[0, 3] += 0.0 if last else APART_M * (1 + number // len(originals))
-        moved = replace(keyframe, map_from_camera=pose, depth=depths[which])
-        by_id[store.add(moved, features=first if number < stored and not last else None)] = vector
-    store.put_descriptors(source.vocabulary(), by_id)
-    store.close()
+    for number, path in enumerate(files):
+        each = count // len(files) + (number < count % len(files))
+        picture = read_rgb(path) if each else None
+        for part in range(each):
+            yield _part(picture, size, rng, mirrored=part % 2 == 1)
+
+
+def _part(
+    picture: ByteArray, size: tuple[int, int], rng: np.random.Generator, *, mirrored: bool
+) -> ByteArray:
+    height, width = picture.shape[:2]
+    scale = rng.uniform(LEAST_PART, 1.0) * min(width / size[0], height / size[1])
+    w, h = max(int(size[0] * scale), 1), max(int(size[1] * scale), 1)
+    x, y = rng.integers(width - w + 1), rng.integers(height - h + 1)
+    part = picture[y : y + h, x : x + w, :: -1 if mirrored else 1]
+    return np.asarray(cv2.resize(part, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def grown(source_path: str, path: str, count: int, others: list[Path], matcher: Matcher) -> None:
+    """A map of `count` keyframes: other places, then the originals."""
+    source, store = open_map(source_path, write=False), open_map(path, create=True)
+    store._connection.execute("PRAGMA synchronous = OFF")  # nobody drives while it is made
+    meta = source.meta()
+    placed = [source.keyframe(id) for id in source.poses()]
+    originals = [replace(keyframe, depth=_packed(keyframe)) for keyframe in placed]
+    number = count - len(originals)
+    for n, rgb in enumerate(parts(others, originals[0].camera.size, number)):
+        pose = se3.transform(np.eye(3), np.array([APART_M * (n + 1), 0.0, 0.0]))
+        under = originals[n % len(originals)]
+        store.add(replace(under, image=codec.encode_image(rgb), map_from_camera=pose))
+    for keyframe in originals:
+        store.add(keyframe)
     source.close()
+    drive = DriveRecorder(store, matcher, describe_anew=True)
+    drive.keep_features()
+    drive.learn_vocabulary()
+    store.set_meta({name: meta[name] for name in (OWN_DETAIL, LOOK_ALIKES) if name in meta})
+    store.close()
 
 
 def _packed(keyframe: Any) -> bytes | None:
@@ -72,10 +98,6 @@ def _packed(keyframe: Any) -> bytes | None:
     return codec.encode_depth(depth_m, keyframe.depth_scale_m)
 
 
-def store_bytes(features: Any) -> int:
-    return 0 if features is None else sum(a.size * 2 for a in features.arrays.values())
-
-
 def timed(what: str, action: Callable[[], Any]) -> Any:
     wall, cpu = time.perf_counter(), time.process_time()
     result = action()
@@ -84,46 +106,63 @@ def timed(what: str, action: Callable[[], Any]) -> Any:
     return result
 
 
-def median_ms(shots: list[Shot], localize: Callable[[Shot], Any]) -> str:
-    wall, cpu, stages, found = [], [], [], 0
+def asked(shots: list[Shot], localize: Callable[[Shot], Localized | Lost]) -> str:
+    """Times of a query: half take no longer than the median, none longer than the most."""
+    wall, cpu, stages, lost = [], [], [], []
     for shot in shots:
         started = time.perf_counter(), time.process_time()
         outcome = localize(shot)
         wall.append((time.perf_counter() - started[0]) * 1e3)
         cpu.append((time.process_time() - started[1]) * 1e3)
         if isinstance(outcome, Localized):
-            found += 1
             stages.append(outcome.stages_ms)
+        else:
+            lost.append(f"\n    {shot.name}: {outcome.reason.value}, {outcome.detail}")
     by_stage = {
         name: round(float(np.median([s.get(name, 0.0) for s in stages])))
         for name in (stages[0] if stages else ())
     }
     return (
-        f"{np.median(wall):.0f} ms, {np.median(cpu):.0f} ms of processor; {found} of {len(shots)} "
-        f"localized; wall by stage {by_stage}"
+        f"{np.median(wall):.0f} ms, {np.median(cpu):.0f} ms of processor, at most "
+        f"{max(wall):.0f} and {max(cpu):.0f}; {len(stages)} of {len(shots)} localized; "
+        f"wall by stage {by_stage}{''.join(lost)}"
     )
 
 
-def measure(path: str, model: str, recording: Path) -> None:
-    size_mb = Path(path).stat().st_size / 1e6
+def queries(recording: Path, map_path: str) -> list[Shot]:
+    """Images spread over the recording, none of which is a keyframe of the map."""
+    source = open_map(map_path, write=False)
+    taken = {source.keyframe(id).stamp_ns for id in source.ids()}
+    source.close()
     with open_recording(recording) as opened:
-        step = max(opened.count // QUERIES, 1)
-        shots = list(islice(opened.shots(), step // 2, None, step))
-    matcher = timed("load the model", lambda: load_matcher(model))
+        others = [shot for shot in opened.shots() if shot.frame.stamp_ns not in taken]
+    step = max(len(others) // (QUERIES + 1), 1)
+    return others[step // 2 :: step]
+
+
+def measure(path: str, model: str, shots: list[Shot], options: dict[str, int]) -> None:
+    size_mb = Path(path).stat().st_size / 1e6
+    matcher = timed("load the model", lambda: load_matcher(model, **options))
     store = timed("open the file", lambda: open_map(path, write=False))
     places = timed("read places and descriptors", lambda: Places(store, matcher))
     relocalizer = Relocalizer(places)
     timed("first pose", lambda: relocalizer.localize(shots[0].frame))
-    anywhere = median_ms(shots[1:], lambda shot: relocalizer.localize(shot.frame))
-    print(f"  {size_mb:.0f} MB; query anywhere {anywhere}", flush=True)
-    hints = {}
-    for shot in shots[1:]:
-        found = relocalizer.localize(shot.frame)
-        if isinstance(found, Localized):
-            wide = np.diag([0.3**2] * 3 + [0.1**2] * 3)
-            hints[shot.name] = Hint(found.map_from_camera, wide)
+    answers = {}
+
+    def anywhere(shot: Shot) -> Localized | Lost:
+        places.forget(list(places.poses))  # each query pays for its keyframes
+        answers[shot.name] = relocalizer.localize(shot.frame)
+        return answers[shot.name]
+
+    print(f"  {size_mb:.0f} MB; query anywhere {asked(shots[1:], anywhere)}", flush=True)
+    wide = np.diag([0.3**2] * 3 + [0.1**2] * 3)
+    hints = {
+        name: Hint(found.map_from_camera, wide)
+        for name, found in answers.items()
+        if isinstance(found, Localized)
+    }
     known = [shot for shot in shots if shot.name in hints]
-    around = median_ms(known, lambda shot: relocalizer.localize(shot.frame, hints[shot.name]))
+    around = asked(known, lambda shot: relocalizer.localize(shot.frame, hints[shot.name]))
     print(f"  with a hint {around}", flush=True)
     store.close()
 
@@ -134,15 +173,28 @@ def main() -> None:
     )
     parser.add_argument("map")
     parser.add_argument("recording", type=Path)
+    parser.add_argument("--others", type=Path, nargs="+", required=True, help="photographs")
     parser.add_argument("--model", default="lite")
+    parser.add_argument("--threads", type=int, help="of a network")
     parser.add_argument("--keyframes", type=int, action="append")
+    parser.add_argument("--kept", type=Path, help="folder for the large maps")
     args = parser.parse_args()
     for count in args.keyframes or [1000, 10_000]:
         print(f"{count} keyframes", flush=True)
         with tempfile.TemporaryDirectory() as folder:
-            path = f"{folder}/large.l2m"
-            timed("copy keyframes", lambda path=path, n=count: grown(args.map, path, n))
-            measure(path, args.model, args.recording)
+            path = (args.kept or Path(folder)) / f"large{count}.l2m"
+            if not path.exists():
+                make(args, count, path)
+            options = {} if args.threads is None else {"threads": args.threads}
+            measure(str(path), args.model, queries(args.recording, args.map), options)
+
+
+def make(args: argparse.Namespace, count: int, path: Path) -> None:
+    part = path.with_suffix(".part")
+    part.unlink(missing_ok=True)
+    matcher = load_matcher(args.model)
+    timed("make the map", lambda: grown(args.map, str(part), count, args.others, matcher))
+    part.rename(path)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ pytest.importorskip("faiss")
 pytest.importorskip("gtsam")
 
 from l2m_ros.errors import InvalidInput
-from l2m_ros.mapping import map_process, wire
+from l2m_ros.mapping import map_process, wire, worker
 from l2m_ros.mapping.chaining import components
 from l2m_ros.mapping.keyframe_picker import Picked
 from l2m_ros.mapping.map_process import DIED, MapProcess, Spec
@@ -264,3 +264,30 @@ def test_full_queue_drops_the_oldest_that_no_other_was_posed_in(bound, most, mon
     waiting = [entry.frame.stamp_ns for entry in process._waiting]
     assert waiting == [1, 4, 5] and process.dropped == 2
     process.stop(1.0)
+
+
+def answered(what, **values):
+    return wire.Message("answer", {"asked": what, "epoch": 0, **values})
+
+
+def test_map_gives_way_once_the_robot_is_found(monkeypatch):
+    given = []
+    monkeypatch.setattr(worker, "_be_nice", given.append)
+    begin = {"nice": 15, "nice_at_once": False}
+    searching = worker.Priority.of(begin | {"options": {"mode": "localize"}})
+    for answer in ("open", "localize", "localize"):
+        searching.after(answered(answer, found=False))
+    assert given == [0]
+    searching.after(answered("localize", found=True))
+    searching.after(answered("localize", found=True))
+    assert given == [0, 15]
+    elsewhere = worker.Priority.of(begin | {"options": {"mode": "localize"}})
+    for _ in range(worker.URGENT):
+        elsewhere.after(answered("localize", found=False))
+    assert given == [0, 15, 0, 15]  # a robot in another house does not search for ever
+    building = worker.Priority.of(begin | {"options": {"mode": "build"}})
+    building.after(answered("open"))
+    building.after(answered("add"))
+    assert given[4:] == [0, 15]
+    worker.Priority.of({"nice": 15, "nice_at_once": True, "options": {"mode": "build"}})
+    assert given[6:] == [15]

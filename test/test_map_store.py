@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 from fakes import postgres_server
-from fakes.keyframes import CAMERA, features, map_keyframe
+from fakes.keyframes import CAMERA, features, map_keyframe, stored_cells
 
 from l2m_ros.errors import InvalidInput, L2MError, MapError
 from l2m_ros.files import without_password
@@ -93,6 +93,27 @@ def test_features_of_another_model_or_other_weights_are_not_given(store):
     store.put_features(a, features(1, checksum="new"))  # replaces the old model's
     assert store.features(a, "toy", "abc") is None
     assert store.features(a, "toy", "new") is not None
+
+
+def test_cells_come_back_to_a_byte_and_go_with_their_keyframe(store):
+    given = stored_cells()
+    a, b = store.add(map_keyframe(1), cells=given), store.add(map_keyframe(2))
+    kept = store.cells(a, "toy", "abc").grid
+    step = np.ptp(given.grid, axis=(0, 1)) / 255
+    assert kept.shape == given.grid.shape and (np.abs(kept - given.grid) <= 0.51 * step).all()
+    assert store.cells(a, "toy", "other weights") is store.cells(b, "toy", "abc") is None
+    store.put_cells(a, stored_cells(1, checksum="new"))
+    assert store.cells(a, "toy", "abc") is None and store.cells(a, "toy", "new") is not None
+    store.remove([a])
+    assert store.cells(a, "toy", "new") is None
+    with store.transaction(write=True) as cursor:
+        cursor.execute(sql.ADD_CELLS, (b, "toy", "abc", features_as_bytes()))
+    with pytest.raises(MapError, match="repair"):
+        store.cells(b, "toy", "abc")
+
+
+def features_as_bytes():
+    return codec.encode_arrays({"codes": np.zeros((3, 4)), "least": np.zeros(4)})
 
 
 def test_failed_keyframe_leaves_nothing(store):
@@ -228,6 +249,8 @@ def test_map_of_the_first_format_is_brought_up_to_date(address, monkeypatch):
         open_map(address)
     store = open_map(address, write=True)
     store.add_edges([Edge(a, b, T, P, "motion")])
+    store.put_cells(a, stored_cells())
+    assert store.cells(b, "toy", "abc") is None
     assert sorted(edge.kind for edge in store.edges()) == ["motion", "odometry"]
     store.remove([a])
     assert not store.edges()

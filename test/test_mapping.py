@@ -6,7 +6,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-from fakes.keyframes import map_keyframe
+from fakes.keyframes import map_keyframe, stored_cells
 from fakes.scenes import HEIGHT, WIDTH, K, pose, render, write_relief
 from fakes.texture import texture
 
@@ -24,12 +24,12 @@ from l2m_ros.mapping.appearance import Confirmation, confirmation
 from l2m_ros.mapping.descriptor import Vocabulary, learn
 from l2m_ros.mapping.drive_recorder import DriveRecorder
 from l2m_ros.mapping.keyframe_picker import Picked
-from l2m_ros.mapping.likeness import cells, likeness
+from l2m_ros.mapping.likeness import STORED_ERROR, cells, from_grid, likeness
 from l2m_ros.mapping.mapper import Mapper
 from l2m_ros.mapping.options import Hint, PickerOptions, RelocalizerOptions
 from l2m_ros.mapping.places import Places
 from l2m_ros.mapping.records import Edge
-from l2m_ros.mapping.relocalizer import Localized, Relocalizer
+from l2m_ros.mapping.relocalizer import Localized, Query, Relocalizer
 from l2m_ros.mapping.repair import describe_anew
 from l2m_ros.mapping.retrieval import PlaceIndex
 from l2m_ros.mapping.roll import rolled
@@ -37,6 +37,7 @@ from l2m_ros.mapping.store import open_map
 from l2m_ros.mapping.surfaces import smoothed_inverse
 from l2m_ros.mapping.tracked_mapper import TrackedMapper
 from l2m_ros.matching.catalogue import load_matcher
+from l2m_ros.timing import StageTimes
 from l2m_ros.tracking.odometry import OdometrySample
 from l2m_ros.types import Camera, Frame, Lost, LostReason
 
@@ -619,6 +620,25 @@ def test_vocabulary_tells_images_apart_and_survives_storing():
     assert [index.nearest(words.describe(see(i)), 1)[0][0] for i in range(6)] == list(range(6))
     index.add(9, words.describe(see(2)))
     assert {id for id, _ in index.nearest(words.describe(see(2)), 2)} == {2, 9}
+
+
+def test_a_keyframe_that_looks_otherwise_is_not_even_loaded(tmp_path, matcher):
+    same, other = (stored_cells(i, "sift", "classical") for i in (0, 1))
+    store = open_map(str(tmp_path / "map.l2m"), create=True)
+    a, b, c = (store.add(map_keyframe(i), cells=kept) for i, kept in enumerate((same, other, None)))
+    seen = from_grid(same.grid)
+    places = Places(store, matcher)
+    for id, kept in ((a, same), (b, other)):
+        exact = likeness(seen, from_grid(kept.grid))
+        assert exact <= places.most_alike(seen, id) <= exact + 2 * STORED_ERROR
+    assert places.most_alike(seen, c) == places.most_alike(None, a) == np.inf
+    assert places.most_alike(seen, b) < 0.09 < places.most_alike(seen, a)
+    loaded = []
+    places.place = loaded.append
+    query = Query(map_keyframe(0).frame(), None, np.eye(4), None, seen)
+    lost = Relocalizer(places)._sighting(query, b, StageTimes())
+    assert lost.reason is LostReason.NOT_CONFIDENT and not loaded
+    store.close()
 
 
 def test_likeness_knows_the_same_view_shifted_and_no_other():

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 RATE_HZ = 6.0  # what `lite` keeps up with beside the player on two cores
 MAP_EVERY_M = 0.4  # between keyframes: a room needs few
-LATER_FRAMES, LATER_RATE = 40, 0.5  # the second drive; slow: a busy machine finds itself in time
+LATER_FRAMES, LATER_RATE = 40, 0.5  # the second drive
 REMAPPED = {
     "image": "/camera/image_raw",
     "camera_info": "/camera/camera_info",
@@ -140,7 +140,7 @@ def _maps_work() -> bool:
 
 def _found_again(options: DemoOptions, mapped: Path) -> FoundAgain:
     """The node started anew at another place of the room, with nothing but the map."""
-    from l2m_ros.node.session import Session, play_at_node
+    from l2m_ros.node.session import Pause, Session, play_at_node
     from l2m_ros.workshop.evaluation.map_report import found_again
 
     later = replace(options, frames=LATER_FRAMES, seed=options.seed + 1)
@@ -152,8 +152,12 @@ def _found_again(options: DemoOptions, mapped: Path) -> FoundAgain:
         "map.period_s": "0.5",
     }
     log = options.out / "node_again.log"
-    recorded = play_at_node(Session(bag, REMAPPED, parameters, log, LATER_RATE))
-    return found_again(options.map_path, recorded.map_poses, mapped, bag, _base_from_camera())
+    pause = Pause(lambda recorded: int(recorded.diagnostics.get("map_localized", "0")) > 0)
+    recorded = play_at_node(Session(bag, REMAPPED, parameters, log, LATER_RATE, pause=pause))
+    base = _base_from_camera()
+    return found_again(
+        options.map_path, recorded.map_poses, mapped, bag, base, recorded.first_in_map_s
+    )
 
 
 def _base_from_camera() -> FloatArray:

@@ -19,6 +19,7 @@ JPEG_QUALITY = 90  # matches of a keyframe at 90 and at 100 differ by less than 
 LARGEST = 65535  # of 16 bit
 PNG_LEVEL = 6  # depth of a real sensor takes 0.8 of what OpenCV's default level makes of it
 MATRIX = "<f8"
+LEVELS = 255  # of a number in a cell
 
 
 def encode_image(rgb: ByteArray, quality: int = JPEG_QUALITY) -> bytes:
@@ -99,6 +100,30 @@ def encode_arrays(arrays: dict[str, FloatArray]) -> bytes:
 def decode_arrays(content: bytes) -> dict[str, FloatArray]:
     """fp16 becomes float32 again."""
     return {name: _single(array) for name, array in read_arrays(content).items()}
+
+
+def encode_cells(grid: FloatArray) -> bytes:
+    """(H, W, D) descriptors as one byte a number, between the least and most of each channel."""
+    least, most = grid.min(axis=(0, 1)), grid.max(axis=(0, 1))
+    step = np.maximum((most - least) / LEVELS, 1e-6).astype(np.float32)
+    codes = np.clip(np.rint((grid - least) / step), 0, LEVELS).astype(np.uint8)
+    out = io.BytesIO()
+    np.savez(out, codes=codes, least=least.astype(np.float32), step=step)
+    return out.getvalue()
+
+
+def decode_cells(content: bytes) -> FloatArray:
+    """(H, W, D) float32, each within half a step of what it was."""
+    arrays = read_arrays(content)
+    codes, least, step = (arrays.get(name) for name in ("codes", "least", "step"))
+    if codes is None or least is None or step is None:
+        raise InvalidInput(f"a keyframe's cells are {sorted(arrays)}")
+    of_channel = codes.shape[-1:]
+    if codes.dtype != np.uint8 or codes.ndim != 3 or not codes.size:
+        raise InvalidInput(f"a keyframe's cells are {codes.dtype} of shape {codes.shape}")
+    if least.shape != of_channel or step.shape != of_channel:
+        raise InvalidInput(f"a keyframe's cells have {codes.shape[-1]} channels, not {step.shape}")
+    return codes.astype(np.float32) * step + least
 
 
 def _half(array: FloatArray) -> FloatArray:

@@ -19,10 +19,17 @@ from l2m_ros.geometry import se3
 from l2m_ros.geometry.stereo import stereo_depth
 from l2m_ros.mapping import codec, descriptor
 from l2m_ros.mapping.keyframe_arrays import KEPT, KeyframeArrays
+from l2m_ros.mapping.likeness import cells, to_grid
 from l2m_ros.mapping.meta import CHECKSUM, MODEL, RUNS
 from l2m_ros.mapping.options import MAPPER, MapperOptions
 from l2m_ros.mapping.places import Places
-from l2m_ros.mapping.records import GIVEN_DEPTH, Edge, MapKeyframe, StoredFeatures
+from l2m_ros.mapping.records import (
+    GIVEN_DEPTH,
+    Edge,
+    MapKeyframe,
+    StoredCells,
+    StoredFeatures,
+)
 from l2m_ros.mapping.store import MapStore
 from l2m_ros.matching import portable
 from l2m_ros.matching.matcher import Matcher
@@ -107,7 +114,8 @@ class DriveRecorder:
         ]
         words = self.places.vocabulary if self.places.fits else None
         vector = None if words is None else words.describe(portable.local_descriptors(arrays))
-        id = self.store.add(keyframe, known, self._kept(frame.camera.size, arrays), vector)
+        kept = self._kept(frame.camera.size, arrays)
+        id = self.store.add(keyframe, known, kept, vector, self._cells(arrays))
         self.run_of[id] = self.run
         self.arrays.put(id, arrays)
         self.edges += [Edge(e.a, id, e.a_from_b, e.covariance, e.kind) for e in known]
@@ -163,6 +171,12 @@ class DriveRecorder:
         self._features_bytes += size
         return StoredFeatures(self.matcher.name, self.places.checksum, image_size, arrays)
 
+    def _cells(self, arrays: portable.Arrays) -> StoredCells | None:
+        seen = cells(arrays)
+        if seen is None:
+            return None
+        return StoredCells(self.matcher.name, self.places.checksum, to_grid(seen))
+
     def keep_features(self) -> None:
         """This matcher's, in place of another's, of as many keyframes as `features_mb` holds."""
         self._features_bytes = 0
@@ -208,12 +222,19 @@ class DriveRecorder:
             return
         rng = np.random.default_rng(0)
         drawn = rng.permutation(len(ids))[: self.options.last_vocabulary]
-        local = {ids[i]: self.arrays.local(ids[i]) for i in sorted(drawn)}
+        local = {ids[i]: self._local(ids[i]) for i in sorted(drawn)}
         words = descriptor.learn(list(local.values()), self.matcher.name, self.places.checksum)
-        vectors = {
-            id: words.describe(local[id] if id in local else self.arrays.local(id)) for id in ids
-        }
+        vectors = {id: words.describe(local[id] if id in local else self._local(id)) for id in ids}
         self.store.put_descriptors(words.to_bytes(), vectors)
         self.places.vocabulary = words
         self.places.index = type(self.places.index)(ids, np.stack(list(vectors.values())))
         self._learnt_at = len(ids)
+
+    def _local(self, id: int) -> np.ndarray:
+        """Of a keyframe; its cells are stored, too, where another matcher's were."""
+        arrays = self.arrays.get(id)
+        if self.store.cells(id, self.matcher.name, self.places.checksum) is None:
+            seen = self._cells(arrays)
+            if seen is not None:
+                self.store.put_cells(id, seen)
+        return portable.local_descriptors(arrays)

@@ -12,7 +12,7 @@ import numpy as np
 from l2m_ros.geometry import se3
 from l2m_ros.mapping import chaining
 from l2m_ros.mapping.drive_recorder import DriveRecorder
-from l2m_ros.mapping.likeness import cells, likeness
+from l2m_ros.mapping.likeness import Cells, cells, likeness
 from l2m_ros.mapping.loop_witness import LoopWitness
 from l2m_ros.mapping.places import Place
 from l2m_ros.mapping.records import Edge
@@ -57,8 +57,11 @@ class LoopCloser:
 
     def _edge(self, a: int, b: int, frame: Frame, features: Features) -> Edge | None:
         """b as seen from a, if the view from either side passes and both agree."""
+        seen = cells(self._drive.arrays.get(b))
+        if self._places.most_alike(seen, a) < self._options.gates.min_likeness:
+            return None
         place = self._places.place(a)
-        if not self._alike(place, b):
+        if not self._alike(place, seen):
             return None
         there = self._look(frame, features, place.id)
         if isinstance(there, Lost):
@@ -69,9 +72,8 @@ class LoopCloser:
             return None
         return Edge(a, b, there.keyframe_from_camera, there.covariance, "loop")
 
-    def _alike(self, place: Place, id: int) -> bool:
+    def _alike(self, place: Place, seen: Cells | None) -> bool:
         """Whether a match of the two is worth its time."""
-        seen = cells(self._drive.arrays.get(id))
         if seen is None or place.cells is None:
             return True
         return likeness(seen, place.cells) >= self._options.gates.min_likeness

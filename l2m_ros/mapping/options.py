@@ -73,7 +73,7 @@ class MapperOptions:
     """Defaults live here; the node's parameters and the command line refer to them."""
 
     max_keyframes: int = 0  # 0 = as many as there are; else the most redundant ones are dropped
-    features_mb: float = 90.0  # of stored features; later keyframes are encoded when needed
+    features_mb: float = 60.0  # of stored features; later keyframes are encoded when needed
     depth_scale_m: float = 0.001  # of stored depth
     first_vocabulary: int = 12  # keyframes, before places can be recognised while driving
     last_vocabulary: int = 512  # at each doubling until here a new one is learnt

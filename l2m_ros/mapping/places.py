@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from l2m_ros.mapping.descriptor import Vocabulary
-from l2m_ros.mapping.likeness import Cells, cells
+from l2m_ros.mapping.likeness import STORED_ERROR, Cells, cells, from_grid, likeness
 from l2m_ros.mapping.meta import LOOK_ALIKES, OWN_DETAIL
 from l2m_ros.mapping.retrieval import PlaceIndex
 from l2m_ros.mapping.store import MapStore
@@ -77,6 +77,16 @@ class Places:
                     self._places.popitem(last=False)
             self._places.move_to_end(id)
             return place
+
+    def most_alike(self, seen: Cells | None, id: int) -> float:
+        """How alike a keyframe is at most, by what the store keeps of it: 1 ms, loading takes 40.
+
+        Infinite where nothing is kept, or where it is loaded already.
+        """
+        if seen is None or id in self._places:
+            return np.inf
+        kept = self.store.cells(id, self.matcher.name, self.checksum)
+        return np.inf if kept is None else likeness(seen, from_grid(kept.grid)) + STORED_ERROR
 
     def _read(self, id: int) -> Place:
         frame = self.store.keyframe(id).frame()

@@ -37,7 +37,7 @@ WAITS = {
     "tcp_user_timeout": 30_000,
 }
 LOCK_KEY = 0x4C324D4D  # of the advisory lock under which tables are made
-NAMES = ("keyframe", "descriptor", "feature", "edge", "vocabulary", "meta")
+NAMES = ("keyframe", "descriptor", "feature", "cells", "edge", "vocabulary", "meta")
 
 
 def open_store(address: str, *, write: bool, create: bool) -> PostgresStore:

@@ -92,6 +92,16 @@ class StoredFeatures:
     arrays: dict[str, FloatArray]
 
 
+@dataclass(frozen=True, eq=False)
+class StoredCells:
+    """How a keyframe looks, in coarse cells: what tells without its features that a match with it
+    would be in vain."""
+
+    model: str
+    checksum: str
+    grid: FloatArray  # (H, W, D), a descriptor a cell
+
+
 @dataclass(frozen=True)
 class MapInfo:
     """A map in a few numbers."""

@@ -201,15 +201,18 @@ class Relocalizer:
             yield id
 
     def _sighting(self, query: Query, id: int, times: StageTimes) -> Sighting | Lost:
+        o = self.options
+        with times.stage("compare"):
+            alike = self.places.most_alike(query.cells, id)
+        if alike < o.gates.min_likeness:
+            return _unlike(id, alike, o.gates)
         with times.stage("load"):
             place = self.places.place(id)
-        o = self.options
         if query.cells is not None and place.cells is not None:
             with times.stage("compare"):
                 alike = likeness(query.cells, place.cells)
             if alike < o.gates.min_likeness:
-                words = f"likeness {alike:.2f} to keyframe {id}, {o.gates.min_likeness:g}"
-                return Lost(LostReason.NOT_CONFIDENT, f"{words} is the least")
+                return _unlike(id, alike, o.gates)
         matcher = self.places.matcher
         view = look(matcher, query.frame, query.features, place, o.gates, o.pose, times)
         return view if isinstance(view, Lost) else sighted(view, *self.places.poses[id])
@@ -261,6 +264,11 @@ class Relocalizer:
             if self._contradicted(self._detail(query, [sighting]), hinted=True) is None:
                 return _answer([sighting], query, times, hinted=True)
         return None
+
+
+def _unlike(id: int, alike: float, gates: ViewGates) -> Lost:
+    words = f"likeness {alike:.2f} to keyframe {id}, {gates.min_likeness:g} is the least"
+    return Lost(LostReason.NOT_CONFIDENT, words)
 
 
 def _similarity(query: Query) -> float:

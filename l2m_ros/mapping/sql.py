@@ -15,7 +15,7 @@ import numpy as np
 from l2m_ros.errors import InvalidInput, MapError
 from l2m_ros.files import foreign_values
 from l2m_ros.mapping import codec
-from l2m_ros.mapping.records import Edge, MapInfo, MapKeyframe, StoredFeatures
+from l2m_ros.mapping.records import Edge, MapInfo, MapKeyframe, StoredCells, StoredFeatures
 from l2m_ros.mapping.store import Poses
 from l2m_ros.types import FloatArray
 
@@ -50,6 +50,10 @@ WITH_MOTION = (  # neither database can change a check that a column has
     "DROP TABLE edge_before",
     "CREATE INDEX edge_b ON edge (b)",
 )
+WITH_CELLS = (
+    "CREATE TABLE cells (keyframe {int} PRIMARY KEY REFERENCES keyframe(id) ON DELETE CASCADE, "
+    "model TEXT NOT NULL, checksum TEXT NOT NULL, data {bytes} NOT NULL)",
+)
 KEYFRAME = (
     "id, stamp_ns, camera, image, depth, depth_scale_m, scale_source, depth_source, run, name, "
     "pose, covariance, truth"
@@ -69,12 +73,17 @@ ADD_FEATURES = (
     "checksum = excluded.checksum, width = excluded.width, height = excluded.height, "
     "data = excluded.data"
 )
+ADD_CELLS = (
+    "INSERT INTO cells (keyframe, model, checksum, data) VALUES (?, ?, ?, ?) "
+    "ON CONFLICT (keyframe) DO UPDATE SET model = excluded.model, checksum = excluded.checksum, "
+    "data = excluded.data"
+)
 ADD_DESCRIPTOR = (
     "INSERT INTO descriptor (keyframe, data) VALUES (?, ?) "
     "ON CONFLICT (keyframe) DO UPDATE SET data = excluded.data"
 )
 # One tuple of statements a format: a map of format n lacks those from n on.
-MIGRATIONS: tuple[tuple[str, ...], ...] = (TABLES, WITH_MOTION)
+MIGRATIONS: tuple[tuple[str, ...], ...] = (TABLES, WITH_MOTION, WITH_CELLS)
 FORMAT = len(MIGRATIONS)  # a map of a higher number is refused
 
 SET_META = (
@@ -108,6 +117,7 @@ class SqlStore:
         edges: Iterable[Edge] = (),
         features: StoredFeatures | None = None,
         descriptor: FloatArray | None = None,
+        cells: StoredCells | None = None,
     ) -> int:
         with self.transaction(write=True) as cursor:
             id = int(cursor.execute(ADD_KEYFRAME, _row(keyframe)).fetchone()[0])
@@ -117,6 +127,8 @@ class SqlStore:
                 cursor.execute(ADD_FEATURES, _features_row(id, features))
             if descriptor is not None:
                 cursor.execute(ADD_DESCRIPTOR, (id, _half(descriptor)))
+            if cells is not None:
+                cursor.execute(ADD_CELLS, _cells_row(id, cells))
         return id
 
     def add_edges(self, edges: Iterable[Edge]) -> None:
@@ -158,6 +170,10 @@ class SqlStore:
     def put_features(self, id: int, features: StoredFeatures) -> None:
         with self.transaction(write=True) as cursor:
             cursor.execute(ADD_FEATURES, _features_row(id, features))
+
+    def put_cells(self, id: int, cells: StoredCells) -> None:
+        with self.transaction(write=True) as cursor:
+            cursor.execute(ADD_CELLS, _cells_row(id, cells))
 
     def put_descriptors(self, vocabulary: bytes, by_id: Mapping[int, FloatArray]) -> None:
         with self.transaction(write=True) as cursor:
@@ -227,6 +243,16 @@ class SqlStore:
         with self._readable(f"features of keyframe {id}"):
             arrays = codec.decode_arrays(_bytes(data) or b"")
             return StoredFeatures(model, checksum, (int(width), int(height)), arrays)
+
+    def cells(self, id: int, model: str, checksum: str) -> StoredCells | None:
+        rows = self._all(
+            "SELECT data FROM cells WHERE keyframe = ? AND model = ? AND checksum = ?",
+            (id, model, checksum),
+        )
+        if not rows:
+            return None
+        with self._readable(f"cells of keyframe {id}"):
+            return StoredCells(model, checksum, codec.decode_cells(_bytes(rows[0][0]) or b""))
 
     def features_bytes(self) -> int:
         return int(self._all("SELECT COALESCE(SUM(LENGTH(data)), 0) FROM feature")[0][0])
@@ -303,6 +329,10 @@ def _edge_row(edge: Edge, new: int = 0) -> tuple[Any, ...]:
 
 def _features_row(id: int, f: StoredFeatures) -> tuple[Any, ...]:
     return id, f.model, f.checksum, *f.image_size, codec.encode_arrays(f.arrays)
+
+
+def _cells_row(id: int, cells: StoredCells) -> tuple[Any, ...]:
+    return id, cells.model, cells.checksum, codec.encode_cells(cells.grid)
 
 
 def _half(descriptor: FloatArray) -> bytes:

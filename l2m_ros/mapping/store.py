@@ -14,7 +14,7 @@ from typing import Protocol
 
 from l2m_ros.errors import MapError
 from l2m_ros.files import without_password
-from l2m_ros.mapping.records import Edge, MapInfo, MapKeyframe, StoredFeatures
+from l2m_ros.mapping.records import Edge, MapInfo, MapKeyframe, StoredCells, StoredFeatures
 from l2m_ros.types import FloatArray
 
 POSTGRES = ("postgresql://", "postgres://")
@@ -33,6 +33,7 @@ class MapStore(Protocol):
         edges: Iterable[Edge] = (),
         features: StoredFeatures | None = None,
         descriptor: FloatArray | None = None,
+        cells: StoredCells | None = None,
     ) -> int:
         """Stores all of one keyframe and returns its id; 0 in an edge means this keyframe."""
         ...
@@ -68,6 +69,10 @@ class MapStore(Protocol):
     def features(self, id: int, model: str, checksum: str) -> StoredFeatures | None: ...
 
     def put_features(self, id: int, features: StoredFeatures) -> None: ...
+
+    def cells(self, id: int, model: str, checksum: str) -> StoredCells | None: ...
+
+    def put_cells(self, id: int, cells: StoredCells) -> None: ...
 
     def features_bytes(self) -> int: ...
 

@@ -16,15 +16,17 @@ import signal
 import threading
 import time
 import traceback
+from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from l2m_ros.errors import L2MError
 from l2m_ros.mapping import wire
-from l2m_ros.mapping.options import Hint, OnlineOptions
+from l2m_ros.mapping.options import LOCALIZE, Hint, OnlineOptions
 from l2m_ros.types import Lost
 
+URGENT = 10  # images: some may be blurred, or show a wall
 IDLE_FROM = 15  # of `map.nice`: only processor time that nobody else asks for
 GRACE_S = 10.0  # for the step at hand, once the node has gone
 WATCH_MS = 500
@@ -110,21 +112,46 @@ class Worker:
             self._online.close()
 
 
+class Priority:
+    """Of this process: as the node's until model and map are loaded and the robot is found in it,
+    for at most `urgent` images; from then on it gives way.
+
+    A robot that does not know where it is waits for that. Where others fill all cores, an image
+    that is searched for with what nobody else asks for takes minutes.
+    """
+
+    def __init__(self, nice: int = 0, *, urgent: int = 0, at_once: bool = False) -> None:
+        self._nice, self._urgent, self._given = nice, urgent, at_once
+        _be_nice(nice if at_once else 0)
+
+    @classmethod
+    def of(cls, begin: Mapping[str, Any]) -> Priority:
+        urgent = URGENT if begin["options"]["mode"] == LOCALIZE else 0
+        return cls(int(begin["nice"]), urgent=urgent, at_once=bool(begin["nice_at_once"]))
+
+    def after(self, answer: wire.Message) -> None:
+        """Gives way, once, where this answer says that it is time."""
+        asked, found = answer.values["asked"], bool(answer.values.get("found"))
+        self._urgent -= asked == "localize"
+        loaded = asked == "open" and self._urgent == 0
+        searched = asked == "localize" and (found or self._urgent <= 0)
+        if not self._given and (loaded or searched):
+            self._given = True
+            _be_nice(self._nice)
+
+
 def main() -> None:
     """Runs until stdin ends. What libraries print goes to stderr: stdout carries answers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the node, which then closes stdin
     asked, answers = _pipes()
     threading.Thread(target=_end_with_the_node, args=(asked.fileno(),), daemon=True).start()
-    worker, nice, later = Worker(), 0, False
+    worker, priority = Worker(), Priority()
     with contextlib.suppress(BrokenPipeError):
         while (message := wire.read(asked)) is not None:
             if message.what == "begin":
-                nice, later = int(message.values["nice"]), not message.values["nice_at_once"]
-                _be_nice(0 if later else nice)
+                priority = Priority.of(message.values)
             answer = worker.answer(message)
-            if message.what == "open" and later:  # until then tracking waits
-                _be_nice(nice)
-                later = False
+            priority.after(answer)
             wire.write(answers, answer)
     worker.close()
     os._exit(0)  # the watching thread and engines' own threads are not waited for

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -27,6 +28,15 @@ class RecordedOutputs:
     keyframes: dict[str, int] = field(default_factory=dict)  # stamp by the keyframe's name
     pictures: list[ByteArray] = field(default_factory=list)
     diagnostics: dict[str, str] = field(default_factory=dict)  # newest value by name
+    began_s: float | None = None  # monotonic clock: when the first message was sent ...
+    in_map_s: float | None = None  # ... and when the first pose in the map came
+
+    @property
+    def first_in_map_s(self) -> float | None:
+        """From the first message to the first pose in the map; None where there was none."""
+        if self.began_s is None or self.in_map_s is None:
+            return None
+        return self.in_map_s - self.began_s
 
 
 class OutputRecorder:
@@ -66,6 +76,8 @@ class OutputRecorder:
         self.recorded.odometry[stamp_ns(message)] = read_pose(message.pose)[0]
 
     def _on_map_pose(self, message: PoseWithCovarianceStamped) -> None:
+        if self.recorded.in_map_s is None:
+            self.recorded.in_map_s = time.monotonic()
         self.recorded.map_poses[stamp_ns(message)] = read_pose(message.pose)
 
     def _on_keyframe(self, message: Image) -> None:

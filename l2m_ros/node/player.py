@@ -33,7 +33,10 @@ class Player:
         return [topic for topic, out in publishers if not out.get_subscription_count()]
 
     def play(self, rate: float = 1.0, after_each: Callable[[int], None] | None = None) -> None:
-        """Blocks until the last message is sent; calls after_each(stamp_ns) after each message."""
+        """Blocks until the last message is sent; calls after_each(stamp_ns) after each message.
+
+        While after_each waits the recording stands still: what follows is as much later.
+        """
         with open_bag(self._path) as bag:
             first_ns, started_s = None, time.monotonic()
             for topic, stamp_ns, raw in bag.raw_messages(list(self._publishers)):
@@ -42,4 +45,6 @@ class Player:
                 time.sleep(max(0.0, due_s - time.monotonic()))
                 self._publishers[topic].publish(bytes(raw))
                 if after_each is not None:
+                    sent_s = time.monotonic()
                     after_each(stamp_ns)
+                    started_s += time.monotonic() - sent_s

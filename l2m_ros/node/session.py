@@ -26,10 +26,19 @@ from l2m_ros.node.output_recorder import OutputRecorder, RecordedOutputs
 from l2m_ros.node.player import Player
 from l2m_ros.progress import progress
 
-READY_S = 60.0  # loading and warming up a model on a busy machine
+READY_S = 180.0  # loading and warming up a model on a busy machine
 DISCOVERY_S = 10.0  # for the node to find the player's topics
 STOP_S = 5.0
 LAST_WORDS_S = 1.5  # for the last frame, and diagnostics once more
+
+
+@dataclass(frozen=True)
+class Pause:
+    """The robot stops halfway until something has happened: on a busy machine a drive of seconds is
+    over before the node has looked."""
+
+    until: Callable[[RecordedOutputs], bool]
+    patience_s: float = 60.0
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,7 @@ class Session:
     log: Path  # what the node prints
     rate: float = 1.0  # of playing
     pictures: int = 0  # of ~/matches, spread over the bag
+    pause: Pause | None = None
 
 
 def play_at_node(session: Session) -> RecordedOutputs:
@@ -126,16 +136,27 @@ def _play(player: Player, recorder: OutputRecorder, session: Session) -> None:
         first_ns, last_ns = opened.span_ns()
     parts = session.pictures + 1
     due = [first_ns + (last_ns - first_ns) * k // parts for k in range(1, parts)]
-    done_s = 0.0
+    done_s, halfway_ns = 0.0, (first_ns + last_ns) // 2
+    waiting = session.pause
     with progress((last_ns - first_ns) * 1e-9, "playing, seconds") as bar:
 
         def after_each(stamp_ns: int) -> None:
-            nonlocal done_s
+            nonlocal done_s, waiting
             now_s = (stamp_ns - first_ns) * 1e-9
             bar.update(now_s - done_s)
             done_s = now_s
             if due and stamp_ns >= due[0]:
                 due.pop(0)
                 recorder.request_picture()
+            if waiting is not None and stamp_ns >= halfway_ns:
+                _stand(waiting, recorder.recorded)
+                waiting = None
 
+        recorder.recorded.began_s = time.monotonic()
         player.play(session.rate, after_each)
+
+
+def _stand(pause: Pause, recorded: RecordedOutputs) -> None:
+    deadline = time.monotonic() + pause.patience_s
+    while not pause.until(recorded) and time.monotonic() < deadline:
+        time.sleep(0.1)

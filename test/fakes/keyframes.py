@@ -3,7 +3,7 @@
 import numpy as np
 
 from l2m_ros.mapping import codec
-from l2m_ros.mapping.records import MapKeyframe, StoredFeatures
+from l2m_ros.mapping.records import MapKeyframe, StoredCells, StoredFeatures
 from l2m_ros.types import Camera
 
 WIDTH, HEIGHT = 64, 48
@@ -23,3 +23,8 @@ def features(seed=0, model="toy", checksum="abc"):
     rng = np.random.default_rng(seed)
     arrays = {"coarse": rng.normal(size=(1, 8, 6, 8)).astype(np.float32)}
     return StoredFeatures(model, checksum, (WIDTH, HEIGHT), arrays)
+
+
+def stored_cells(seed=0, model="toy", checksum="abc"):
+    grid = np.random.default_rng(seed).normal(size=(6, 8, 16)).astype(np.float32)
+    return StoredCells(model, checksum, grid / np.linalg.norm(grid, axis=2, keepdims=True))

@@ -32,7 +32,7 @@ class FoundAgain:
     said: FloatArray  # (M, 4, 4) from the first fix on
     truth: FloatArray  # (T, 4, 4) of the whole second drive
     errors: list[PoseError]  # of `said`
-    first_s: float | None  # from the first image to the first answer
+    first_s: float | None  # from the first image to the first answer, by the clock on the wall
 
     def figures(self) -> dict[str, Any]:
         return {
@@ -82,9 +82,12 @@ def found_again(
     mapped_bag: Path,
     bag: Path,
     base_from_camera: FloatArray,
+    first_s: float | None,
 ) -> FoundAgain:
-    """`said`: ~/map_pose by stamp, the base in the map. The map is laid over the truth's world by
-    its own keyframes, rotation and translation."""
+    """`said`: ~/map_pose by stamp, the base in the map; `first_s`: when the first of them came.
+
+    The map is laid over the truth's world by its own keyframes, rotation and translation.
+    """
     first_truth, truth = _truth_of(mapped_bag), _truth_of(bag)
     store = open_map(str(map_path), write=False)
     try:
@@ -97,7 +100,6 @@ def found_again(
     world_from_map = aligned(np.stack([first_truth[stamps[i]] for i in places]), poses)
     answers = {ns: _of_camera(*pose, base_from_camera) for ns, pose in sorted(said.items())}
     errors = [pose_error(T, P, truth[ns], world_from_map) for ns, (T, P) in answers.items()]
-    first_s = (min(answers) - min(truth)) * 1e-9 if answers else None
     return FoundAgain(
         world_from_map @ poses,
         xyz @ world_from_map[:3, :3].T + world_from_map[:3, 3],
