@@ -1,7 +1,8 @@
-"""`l2m train metric`: keypoints with metres, learnt from pairs of images and relative poses.
+"""`l2m train metric`: metres, learnt from pairs of images and relative poses.
 
-    l2m train metric --minutes 2                     rendered worlds
+    l2m train metric --minutes 2                     a head on `lite`, on rendered worlds
     l2m train metric --sequences DIR --minutes 60    posed recordings, rendered worlds beside them
+    l2m train metric --config config/train/metric_compact.yaml    a network of its own
 
 DIR holds folders with images/ and meta.json (world_from_camera in metres, K).
 """
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from l2m_ros.commands.train_input import say
+from l2m_ros.commands.train_metric_head import run_metric_head
 from l2m_ros.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ def run_metric(args: argparse.Namespace, config: Path | None) -> int:
 
     options = _options(args, config)
     folder = args.out or Path("runs/metric")
+    if options.on_lite:
+        return run_metric_head(args, options, folder)
     pairs, held_out = metric_pairs(options, args.sequences)
     torch.manual_seed(options.loop.seed)
     network = build("mickey", **options.network)

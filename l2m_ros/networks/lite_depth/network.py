@@ -83,9 +83,14 @@ class Attention(nn.Module):
         batch, channels, rows, columns = x.shape
         shape = (batch, HEADS, channels // HEADS, rows * columns)
         query, key, value = (part.reshape(shape) for part in self.ask(x).split(channels, dim=1))
+        if self.training:  # the same, without keeping all shares for the gradient
+            parts = (part.transpose(2, 3).contiguous() for part in (query, key, value))
+            answers = F.scaled_dot_product_attention(*parts).transpose(2, 3)
+            asked: Tensor = self.answer(answers.reshape(batch, channels, rows, columns))
+            return x + asked
         share = ((query * shape[2] ** -0.5).transpose(2, 3) @ key).softmax(dim=3)
         answers = value @ share.transpose(2, 3)  # (B, heads, C / heads, cells)
-        asked: Tensor = self.answer(answers.reshape(batch, channels, rows, columns))
+        asked = self.answer(answers.reshape(batch, channels, rows, columns))
         return x + asked
 
 

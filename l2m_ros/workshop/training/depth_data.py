@@ -60,19 +60,19 @@ def images_of_world(
     rng = np.random.default_rng([seed, 77])
     made = 0
     for _ in range(4 * count):
-        camera = _camera(rng, size)
-        pose = _viewpoint(world, rng)
+        camera = camera_of(rng, size)
+        pose = viewpoint(world, rng)
         if pose is None:
             continue
         picture = render(world.view(pose), camera)
-        if _worth(picture, world):
+        if worth(picture, world):
             made += 1
             yield DepthImage(picture.rgb, camera.K, picture.depth_m)
         if made == count:
             return
 
 
-def _camera(rng: np.random.Generator, size: tuple[int, int]) -> Camera:
+def camera_of(rng: np.random.Generator, size: tuple[int, int]) -> Camera:
     """A focal length of half to all of the width; crops make it longer."""
     width, height = size
     focal_px = width * np.exp(rng.uniform(*np.log(FOCAL_OF_WIDTH)))
@@ -80,7 +80,7 @@ def _camera(rng: np.random.Generator, size: tuple[int, int]) -> Camera:
     return Camera(width, height, K)
 
 
-def _viewpoint(world: World, rng: np.random.Generator) -> FloatArray | None:
+def viewpoint(world: World, rng: np.random.Generator) -> FloatArray | None:
     if world.name == "desk" and rng.random() < SEATED_SHARE:
         return _at_the_desk(world, rng)
     if rng.random() < NEAR_SHARE.get(world.name, 0.4):
@@ -98,7 +98,7 @@ def _at_the_desk(world: World, rng: np.random.Generator) -> FloatArray | None:
         free = world.casters[0].distances(place[None], way[None])
         if free[0] > 0.6 and np.linalg.norm(way) > 0.3:
             yaw, pitch = np.arctan2(way[1], way[0]), np.arctan2(way[2], np.hypot(way[0], way[1]))
-            return _looking(place, yaw, pitch + rng.normal(0, 0.05), rng.normal(0, 0.08))
+            return looking(place, yaw, pitch + rng.normal(0, 0.05), rng.normal(0, 0.08))
     return None
 
 
@@ -109,7 +109,7 @@ def _somewhere(world: World, rng: np.random.Generator) -> FloatArray:
     place = rng.uniform(low - step, high + step)
     around = min(1.4 * world.look_span_rad, np.pi)
     yaw, pitch = rng.uniform(-around, around), rng.normal(-0.1 - 0.2 * (place[2] - 0.7), 0.25)
-    return _looking(place, yaw, pitch, rng.normal(0, 0.08))
+    return looking(place, yaw, pitch, rng.normal(0, 0.08))
 
 
 def _before_a_thing(world: World, rng: np.random.Generator) -> FloatArray | None:
@@ -131,11 +131,11 @@ def _before_a_thing(world: World, rng: np.random.Generator) -> FloatArray | None
         place = target + away * back
         if free[0] >= 1.0 and LOWEST_M < place[2] < HIGHEST_M:
             yaw, pitch = outwards + np.pi + rng.normal(0, 0.15), -above + rng.normal(0, 0.15)
-            return _looking(place, yaw, pitch, rng.normal(0, 0.1))
+            return looking(place, yaw, pitch, rng.normal(0, 0.1))
     return None
 
 
-def _looking(place: FloatArray, yaw: float, pitch: float, roll: float) -> FloatArray:
+def looking(place: FloatArray, yaw: float, pitch: float, roll: float) -> FloatArray:
     forward = np.array([np.cos(yaw) * np.cos(pitch), np.sin(yaw) * np.cos(pitch), np.sin(pitch)])
     right = np.array([np.sin(yaw), -np.cos(yaw), 0.0])
     down = np.cross(forward, right)
@@ -146,7 +146,7 @@ def _looking(place: FloatArray, yaw: float, pitch: float, roll: float) -> FloatA
     return pose
 
 
-def _worth(picture: Rendering, world: World) -> bool:
+def worth(picture: Rendering, world: World) -> bool:
     """Neither inside of something nor all sky nor of a single wall."""
     known = picture.depth_m[np.isfinite(picture.depth_m)]
     if known.size < 0.4 * picture.depth_m.size:

@@ -71,17 +71,26 @@ class MetricOptions:
     reinforce: bool = True
     direct: bool = True
     depth_weight: float = 0.0  # of the likelihood of known depths
+    seen_weight: float = 1.0  # of the likelihood of what parallax shows; the head on `lite` alone
+    pairs_of_world: int = 60  # at most; of a recording too. For the head on `lite` alone
+    channel_dropout: float = 0.2  # of the features: the same
     worlds: WorldOptions = field(default_factory=WorldOptions)
     limits: PairLimits = field(default_factory=PairLimits)
     loop: LoopOptions = field(default_factory=lambda: LoopOptions(steps=1))
 
     def __post_init__(self) -> None:
-        if not (self.reinforce or self.direct or self.depth_weight > 0):
-            raise InvalidInput("nothing would be learnt: reinforce, direct or depth_weight")
+        weights = self.depth_weight + (self.seen_weight if self.on_lite else 0.0)
+        if not (self.reinforce or self.direct or weights > 0):
+            raise InvalidInput("nothing would be learnt: reinforce, direct or a weight of depths")
 
     @property
     def size(self) -> tuple[int, int]:
         return self.width, self.height
+
+    @property
+    def on_lite(self) -> bool:
+        """A head on the frozen `lite` instead of a network of its own."""
+        return self.network.get("backbone") == "lite"
 
 
 PARTS = {"loop": LoopOptions, "ransac": RansacOptions, "worlds": WorldOptions, "limits": PairLimits}
@@ -116,7 +125,7 @@ class MetricLoss:
     """What the loop calls: (model, batch) -> loss, terms."""
 
     def __init__(self, options: MetricOptions) -> None:
-        self.options = options
+        self.options, self._ramp = options, Ramp(options)
 
     def __call__(self, model: nn.Module, batch: MetricBatch) -> tuple[Tensor, dict[str, Any]]:
         network: Any = model
@@ -142,11 +151,11 @@ class MetricLoss:
         options = self.options
         scores = network.final_scores(first, second)
         views = views_of(first, second, batch)
-        ransac = self._ransac(batch)
+        ransac = self._ramp.ransac(batch.difficulty)
         generator = torch.Generator(scores.device).manual_seed(batch.seed)
         draws = draw_hypotheses(scores, ransac, generator)
         expected = expected_loss(views, truth_of(batch), draws, ransac)
-        kept = curriculum(expected.loss, self._easiest(batch))
+        kept = curriculum(expected.loss, self._ramp.easiest(batch.difficulty))
         step = learnt(expected, kept, scores.shape)
         loss = step.loss if options.direct else step.loss.detach()
         if options.reinforce:
@@ -159,22 +168,30 @@ class MetricLoss:
             "translation_m": expected.translation_m.nanmean(),
         }
 
-    def _progress(self, batch: MetricBatch) -> float:
+
+class Ramp:
+    """What of the loss changes while the pairs grow harder."""
+
+    def __init__(self, options: MetricOptions) -> None:
+        self.options = options
+
+    def progress(self, difficulty: float) -> float:
         """0 to 1 along the ramp of difficulty."""
         start, full = self.options.loop.difficulty
-        return min(max((batch.difficulty - start) / max(full - start, 1e-6), 0.0), 1.0)
+        return min(max((difficulty - start) / max(full - start, 1e-6), 0.0), 1.0)
 
-    def _ransac(self, batch: MetricBatch) -> RansacOptions:
+    def ransac(self, difficulty: float) -> RansacOptions:
         options = self.options
-        if self._progress(batch) < options.warm_up:
+        if self.progress(difficulty) < options.warm_up:
             return warmed_up(options.ransac, min(64, options.ransac.pairs))
         return options.ransac
 
-    def _easiest(self, batch: MetricBatch) -> float | None:
+    def easiest(self, difficulty: float) -> float | None:
+        """Percent of a batch's pairs that count."""
         if self.options.easiest is None:
             return None
         low, high = self.options.easiest
-        return low + (high - low) * self._progress(batch)
+        return low + (high - low) * self.progress(difficulty)
 
 
 def views_of(first: dict[str, Tensor], second: dict[str, Tensor], batch: MetricBatch) -> Views:

@@ -88,7 +88,13 @@ def expected_loss(
     views: Views, truth: Truth, draws: Draws, options: RansacOptions = RansacOptions()
 ) -> Expected:
     """Loss of each pair over the softmax of its hypotheses' inliers; NaN where a pair has NaN."""
-    x, y = drawn_points(views, draws.pairs)  # (B, rounds, m, 3)
+    return expected_loss_of(*drawn_points(views, draws.pairs), truth, draws, options)
+
+
+def expected_loss_of(
+    x: Tensor, y: Tensor, truth: Truth, draws: Draws, options: RansacOptions
+) -> Expected:
+    """The same of the drawn points (B, rounds, m, 3) in both cameras."""
     x, y = x[:, :, None], y[:, :, None]  # beside each hypothesis
     with torch.no_grad():
         fitted = refined_set(x, y, corner_set(draws, x), options)

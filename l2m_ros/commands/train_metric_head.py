@@ -1,0 +1,178 @@
+"""`l2m train metric` with its default network: a head on the frozen `lite`.
+
+Worlds are drafted, or --sequences and --pairs name folders of posed images. What `lite` sees in
+them and how it matches them is kept in the run's folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from l2m_ros.commands.train_input import say
+from l2m_ros.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from l2m_ros.matching.network_matcher import NetworkMatcher
+    from l2m_ros.workshop.training.metric import MetricOptions
+    from l2m_ros.workshop.training.metric_data import Group
+    from l2m_ros.workshop.training.seen_pairs import SeenPairs
+
+HELD_OUT_EVERY = 8  # worlds
+TRIAL_WORLDS = 8
+TRIAL_MINUTES = 5.0
+BEFORE_PAIRS = 8  # that the untrained head is measured on
+
+
+def run_metric_head(args: argparse.Namespace, options: MetricOptions, folder: Path) -> int:
+    import torch
+
+    from l2m_ros.commands.train_metric import learnt_words
+    from l2m_ros.matching.catalogue import load_matcher
+    from l2m_ros.matching.network_matcher import NetworkMatcher
+    from l2m_ros.networks.checkpoint import load_files
+    from l2m_ros.networks.registry import build
+    from l2m_ros.workshop.training.curves import read
+    from l2m_ros.workshop.training.metric_head import HeadPairValidation, samples_of, train_on_bank
+    from l2m_ros.workshop.training.pair_bank import TRAINED_MATCHES, PairBank
+
+    matcher = load_matcher("lite", size=options.size)
+    assert isinstance(matcher, NetworkMatcher)
+    seen, unseen = seen_and_unseen(args, options, matcher, folder)
+    bank = PairBank.of(seen, options.limits, TRAINED_MATCHES)
+    held_out = PairBank.of(unseen, options.limits)
+    say(f"{len(bank)} pairs of {len(bank.K)} images to learn from, {len(held_out)} pairs not")
+    torch.manual_seed(options.loop.seed)
+    network = build("lite_depth", **head_network(options))
+    if args.start is not None:
+        load_files(network, [args.start])
+    before = HeadPairValidation(held_out, BEFORE_PAIRS, options.size)(network)
+    if train_on_bank(options, network, bank, held_out, folder, fresh=args.start is None):
+        write_metric_head(args, options, matcher, samples_of(held_out), folder, len(seen))
+        after = read(folder / "validation.csv")[-1]
+        say(learnt_words(after, before["depth_error_percent"]))
+        print(folder / "model")
+    return 0
+
+
+def head_network(options: MetricOptions) -> dict[str, int]:
+    return {name: value for name, value in options.network.items() if name != "backbone"}
+
+
+def seen_and_unseen(
+    args: argparse.Namespace, options: MetricOptions, matcher: NetworkMatcher, folder: Path
+) -> tuple[list[SeenPairs], list[SeenPairs]]:
+    """Every eighth rendered world is never trained on, nor every held_out_every-th recording."""
+    recorded = list(recorded_pairs(args, options, matcher))
+    every = options.held_out_every
+    seen = [part for k, part in enumerate(recorded) if not every or k % every]
+    unseen = recorded[::every] if every else []
+    count = options.worlds.worlds
+    if options.loop.minutes is not None and options.loop.minutes <= TRIAL_MINUTES:
+        count = min(count, TRIAL_WORLDS)
+    if not unseen and count < 2:
+        raise InvalidInput("nothing is held out: worlds of 2 and more, or held_out_every")
+    for number, part in rendered_pairs(replace(options.worlds, worlds=count), matcher, folder):
+        (seen if number % HELD_OUT_EVERY else unseen).append(part)
+    return seen, unseen
+
+
+def recorded_pairs(
+    args: argparse.Namespace, options: MetricOptions, matcher: NetworkMatcher
+) -> Iterator[SeenPairs]:
+    """Of --sequences, and of what `l2m simulate` wrote (--pairs)."""
+    from l2m_ros.progress import track
+    from l2m_ros.workshop.training.metric_data import frames_of_sequences
+    from l2m_ros.workshop.training.seen_pairs import seen_pairs
+
+    for folder in [*([args.sequences] if args.sequences else []), *args.pairs]:
+        groups = frames_of_sequences(folder, options.size, say)
+        for number, group in enumerate(track(groups, "matching pairs")):
+            ends = _some_ends(group, number, options)
+            if len(ends) and len(part := seen_pairs(group, ends, matcher)):
+                yield part
+
+
+def _some_ends(group: Group, number: int, options: MetricOptions) -> np.ndarray:
+    """Pairs within the limits, at most `pairs_of_world`."""
+    from l2m_ros.workshop.training.metric_pairs import pair_list
+
+    ends = pair_list(group, options.limits)
+    allowed = ends.ends[: ends.allowed(1.0)]
+    allowed = allowed[allowed[:, 0] < allowed[:, 1]]
+    rng = np.random.default_rng((options.loop.seed, 57, number))
+    some = rng.permutation(len(allowed))[: options.pairs_of_world]
+    return np.asarray(allowed[np.sort(some)])
+
+
+def rendered_pairs(
+    worlds: object, matcher: NetworkMatcher, folder: Path
+) -> Iterator[tuple[int, SeenPairs]]:
+    """(number, pairs) of each drafted world; kept, so that the same command need not draw again."""
+    from l2m_ros.progress import track
+    from l2m_ros.workshop.training.metric_data import WorldOptions
+    from l2m_ros.workshop.training.seen_pairs import SeenPairs, seen_pairs
+
+    assert isinstance(worlds, WorldOptions)
+    size, eyes = matcher.card.input.size, matcher.card.weights_id or ""
+    kept = folder / "seen" / f"{size[0]}x{size[1]}-{eyes}-seed{worlds.first_seed}"
+    for number in track(range(worlds.worlds), "rendering worlds"):
+        path = kept / f"world{number}.npz"
+        if not path.is_file():
+            frames, ends = _drafted(worlds.first_seed + number, size)
+            seen_pairs(frames, ends, matcher).save(path)
+        part = SeenPairs.load(path)
+        if len(part):
+            yield number, part
+
+
+def _drafted(seed: int, size: tuple[int, int]) -> tuple[Group, np.ndarray]:
+    """Images of a drafted world, and the pairs of those that show the same place."""
+    from l2m_ros.types import Camera
+    from l2m_ros.workshop.simulation.draft import draft_world
+    from l2m_ros.workshop.training.depth_data import recoloured
+    from l2m_ros.workshop.training.metric_data import PosedFrame, resized
+    from l2m_ros.workshop.training.posed_views import PlaceOptions, places_of_world
+
+    drawn = (4 * size[0] // 5, 4 * size[1] // 5)
+    rng = np.random.default_rng([seed, 79])
+    frames, places = [], []
+    for view in places_of_world(draft_world(seed), seed, PlaceOptions(), drawn):
+        rgb = recoloured(view.image.rgb, rng) if rng.random() < 0.6 else view.image.rgb
+        camera = Camera(*drawn, view.image.K)
+        frame = PosedFrame(rgb, camera, view.world_from_camera, view.image.depth)
+        frames.append(resized(frame, size))
+        places.append(view.place)
+    ends = [(a, b) for a, b in combinations(range(len(frames)), 2) if places[a] == places[b]]
+    return frames, np.array(ends, int).reshape(-1, 2)
+
+
+def write_metric_head(
+    args: argparse.Namespace,
+    options: MetricOptions,
+    matcher: NetworkMatcher,
+    unseen: object,
+    folder: Path,
+    worlds: int,
+) -> None:
+    """A model that `mono_depth` takes, as `l2m train depth` writes it."""
+    from l2m_ros.commands.train_depth import recorded_samples, write_head
+    from l2m_ros.workshop.training.depth_data import Samples
+    from l2m_ros.workshop.training.depth_head import HeadOptions
+
+    assert isinstance(unseen, Samples)
+    head = HeadOptions(
+        network=head_network(options), width=options.width, height=options.height,
+        loop=options.loop,
+    )  # fmt: skip
+    measured = recorded_samples(args.measure, head, matcher, crops=0)
+    source = f"relative poses of pairs of images in {worlds} worlds and recordings"
+    if args.sequences is not None:
+        source += f", {args.sequences} among them, whose licence holds for the weights too"
+    write_head(folder, head, matcher.card, (unseen, unseen, *measured), source)

@@ -1,0 +1,192 @@
+"""Metres for `lite` from relative poses: labels from parallax, the loss, a run from poses alone."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from l2m_ros.errors import InvalidInput
+from l2m_ros.geometry import se3
+from l2m_ros.networks.lite_depth.network import Attention
+from l2m_ros.networks.registry import build
+from l2m_ros.workshop.training import metric_head, pair_bank
+from l2m_ros.workshop.training.loop import LoopOptions
+from l2m_ros.workshop.training.metric import MetricOptions
+from l2m_ros.workshop.training.metric_pairs import PairLimits
+from l2m_ros.workshop.training.metric_ransac import RansacOptions
+from l2m_ros.workshop.training.seen_pairs import SeenPairs
+
+SIZE, ROWS, COLUMNS, MATCHES = (96, 64), 4, 6, 80
+K = np.array([[70.0, 0, 47.5], [0, 70.0, 31.5], [0, 0, 1]])
+NETWORK = {"eyes": 4, "wide": 4, "width": 8, "deep": 8, "blocks": 1, "attention": 0, "members": 1}
+LIMITS = PairLimits(way_m=3.0, turn_deg=45.0)
+
+
+def wall(seed, known=True):
+    """A slanted wall, some metres away, from two places; what is seen of it tells how far it is."""
+    rng = np.random.default_rng(seed)
+    away, slope = rng.uniform(1.5, 5.0), rng.uniform(-0.4, 0.4)
+    motion = se3.exp(np.array([0.25 * away, 0.03, 0.05, 0.02, 0.12, 0.01]))  # world_from_camera
+    poses = [np.eye(4), motion]
+    px = rng.uniform((4, 4), (92, 60), (MATCHES, 2))
+    rays = np.c_[px, np.ones(MATCHES)] @ np.linalg.inv(K).T
+    z = away / (1.0 - slope * rays[:, 0])
+    there = se3.inverse(motion)
+    seen = (rays * z[:, None]) @ there[:3, :3].T + there[:3, 3]
+    other = (seen / seen[:, 2:]) @ K.T
+    level = np.log(away / 70.0)
+    cells = rng.normal(0, 0.05, (2, 4, ROWS, COLUMNS))
+    cells[:, 0] += level
+    labels = np.full((2, ROWS, COLUMNS), level if known else np.nan, np.float32)
+    return SeenPairs(
+        cells.astype(np.float16), rng.normal(0, 0.05, (2, 4, 2, 3)).astype(np.float16), labels,
+        np.stack([K, K]).astype(np.float32), np.stack(poses), np.array([[0, 1]]),
+        np.c_[px, other[:, :2]][None].astype(np.float32), np.full((1, MATCHES), 0.9, np.float32),
+    ), z, seen[:, 2]  # fmt: skip
+
+
+def bank_of(seeds, **options):
+    return pair_bank.PairBank.of([wall(seed, **options)[0] for seed in seeds], LIMITS)
+
+
+def options(**others):
+    return MetricOptions(
+        network={"backbone": "lite", **NETWORK}, width=96, height=64, batch=4, validation_pairs=2,
+        channel_dropout=0.0, easiest=None,
+        ransac=RansacOptions(rounds=3, pairs=40, hypotheses=4, corners=5, refinements=1),
+        loop=LoopOptions(steps=6, bf16=False, warmup_steps=1),
+        **others,
+    )  # fmt: skip
+
+
+def test_parallax_shows_depth_at_both_ends_of_a_match():
+    part, z, other = wall(3)
+    seen = pair_bank.PairBank.of([part], LIMITS).seen[0].numpy()
+    assert np.allclose(seen[:, 0], np.log(z / 70.0), atol=1e-3)
+    assert np.allclose(seen[:, 1], np.log(other / 70.0), atol=1e-3)
+
+
+def test_a_match_beside_the_true_pose_or_without_parallax_shows_none():
+    part, *_ = wall(3)
+    px = part.px.copy()
+    px[0, :40, 3] += 9.0  # across the way of the camera
+    px[0, 40:50, 2:] = np.nan
+    found = pair_bank.PairBank.of([replace(part, px=px)], LIMITS).seen[0].numpy()
+    assert np.isnan(found[:50]).all() and np.isfinite(found[50:]).all()
+    pose = part.pose.copy()
+    pose[1, :3, 3] *= 0.105 / np.linalg.norm(pose[1, :3, 3])
+    far = pair_bank.triangulated(
+        part.px + 40.0, part.confidence, part.K[:1], part.K[1:], np.eye(4)[None]
+    )
+    assert np.isnan(far).all()
+
+
+def test_pairs_beyond_the_limits_or_on_one_spot_are_left_out():
+    part, *_ = wall(3)
+    assert len(pair_bank.PairBank.of([part], LIMITS)) == 1
+    still = replace(part, pose=np.stack([np.eye(4)] * 2))
+    few = part.confidence.copy()
+    few[:, 20:] = 0.0
+    for bad, limits, least in (
+        (still, LIMITS, 0), (part, PairLimits(0.2, 45), 0), (replace(part, confidence=few), LIMITS, 64),
+    ):  # fmt: skip
+        with pytest.raises(InvalidInput, match="nothing to train on"):
+            pair_bank.PairBank.of([bad], limits, least)
+
+
+def test_what_was_seen_is_kept(tmp_path):
+    part, *_ = wall(1)
+    part.save(tmp_path / "seen" / "world.npz")
+    again = SeenPairs.load(tmp_path / "seen" / "world.npz")
+    assert all(
+        np.array_equal(getattr(part, name), getattr(again, name), equal_nan=True)
+        for name in SeenPairs.__dataclass_fields__
+    )
+    (tmp_path / "bad.npz").write_bytes(b"no such thing")
+    with pytest.raises(InvalidInput, match="delete it"):
+        SeenPairs.load(tmp_path / "bad.npz")
+
+
+def test_the_pose_pulls_depths_to_the_truth_and_sureness_to_the_better_matches():
+    bank = bank_of(range(4))
+    batch = pair_bank.bank_batch(bank, np.arange(4), 5, 1.0)
+    loss = metric_head.HeadMetricLoss(options(seen_weight=0.0))
+    truth = torch.nan_to_num(batch.seen)
+    off = torch.tensor(0.3, requires_grad=True)  # all a third too far
+    loss._pose(truth + off, torch.zeros_like(truth), batch)[0].backward()
+    assert off.grad > 0.02
+    wrong = truth.clone()
+    wrong[:, ::2] += 0.8 * torch.randn(wrong[:, ::2].shape, generator=torch.manual_seed(0))
+    log_sigma = torch.zeros_like(truth, requires_grad=True)
+    for seed in range(12):
+        loss._pose(wrong, log_sigma, replace(batch, seed=seed))[0].backward()
+    assert log_sigma.grad[:, ::2].mean() < log_sigma.grad[:, 1::2].mean() - 1e-6
+
+
+def test_metres_are_learnt_from_poses_alone(tmp_path):
+    """No sensor knows a depth; of walls that it never saw the head then reads the distance."""
+    made = options()
+    made = replace(made, loop=replace(made.loop, steps=150, learning_rate=1e-2, ema=0.9))
+    torch.manual_seed(0)
+    network = build("lite_depth", **NETWORK)
+    bank, unseen = bank_of(range(40), known=False), bank_of(range(100, 106))
+    metric_head.train_on_bank(made, network, bank, unseen, tmp_path, fresh=True)
+    header, *rows = (tmp_path / "validation.csv").read_text().splitlines()
+    after = dict(zip(header.split(","), map(float, rows[-1].split(",")), strict=True))
+    assert after["depth_error_percent"] < 12  # one depth for all errs by 30
+    assert after["scale_error_percent"] < 15
+    assert after["rotation_error_deg"] < 0.5
+
+
+def test_an_interrupted_run_is_the_run_that_was_never_interrupted(tmp_path, monkeypatch):
+    bank, unseen = bank_of(range(4)), bank_of(range(10, 12))
+    made = options()
+
+    def run(folder, made):
+        torch.manual_seed(0)
+        network = build("lite_depth", **NETWORK)
+        metric_head.train_on_bank(made, network, bank, unseen, folder, fresh=True)
+        return torch.load(folder / "checkpoint.pt", weights_only=True)
+
+    class Stops(pair_bank.BankBatches):
+        def batch(self, step, **others):
+            if step >= 3:
+                raise KeyboardInterrupt
+            return super().batch(step, **others)
+
+    whole = run(tmp_path / "whole", made)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(metric_head, "BankBatches", Stops)
+        run(tmp_path / "cut", replace(made, loop=replace(made.loop, checkpoint_s=0.0)))
+    assert torch.load(tmp_path / "cut" / "checkpoint.pt", weights_only=True)["step"] == 3
+    again = run(tmp_path / "cut", made)
+    assert again["step"] == whole["step"] == 6
+    assert all(torch.equal(v, again["model"][name]) for name, v in whole["model"].items())
+
+
+def test_labels_of_a_card_come_from_parallax_where_no_sensor_knows_any():
+    bank = bank_of(range(2), known=False)
+    labels = metric_head.samples_of(bank).labels
+    assert np.isfinite(labels).sum() > 30
+    part, z, _ = wall(0, known=False)
+    at = (part.px[0, 0, :2] / 16).astype(int)
+    inside = (part.px[0, :, :2] / 16).astype(int) == at
+    values = np.log(z / 70.0)[inside.all(axis=1)]
+    place = [
+        k for k in range(2) if np.isclose(values, labels[2 * k, at[1], at[0]], atol=1e-3).any()
+    ]
+    assert place
+
+
+def test_attention_is_the_same_while_it_learns():
+    torch.manual_seed(0)
+    layer = Attention(8)
+    torch.nn.init.normal_(layer.answer.weight)
+    x = torch.randn(2, 8, 3, 5)
+    assert torch.allclose(layer.train()(x), layer.eval()(x), atol=1e-5)
+
+
+def test_nothing_to_learn_is_said():
+    with pytest.raises(InvalidInput, match="nothing would be learnt"):
+        options(reinforce=False, direct=False, seen_weight=0.0)
