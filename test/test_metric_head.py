@@ -89,7 +89,9 @@ def test_pairs_beyond_the_limits_or_on_one_spot_are_left_out():
     few = part.confidence.copy()
     few[:, 20:] = 0.0
     for bad, limits, least in (
-        (still, LIMITS, 0), (part, PairLimits(0.2, 45), 0), (replace(part, confidence=few), LIMITS, 64),
+        (still, LIMITS, 0),
+        (part, PairLimits(0.2, 45), 0),
+        (replace(part, confidence=few), LIMITS, 64),
     ):  # fmt: skip
         with pytest.raises(InvalidInput, match="nothing to train on"):
             pair_bank.PairBank.of([bad], limits, least)

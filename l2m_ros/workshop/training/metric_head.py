@@ -264,9 +264,9 @@ def _pose_of(found: dict[str, Tensor], batch: BankBatch, size: tuple[int, int]) 
     if not poses:
         return None
     lengths = [np.linalg.norm(pose[:3, 3]) for pose in poses]
-    pose = poses[0].copy()
-    pose[:3, 3] *= np.exp(np.mean(np.log(lengths))) / lengths[0]
-    return pose
+    whole = poses[0].copy()
+    whole[:3, 3] *= np.exp(np.mean(np.log(lengths))) / lengths[0]
+    return whole
 
 
 def _whole(cells: Tensor, size: tuple[int, int]) -> Any:
