@@ -333,7 +333,7 @@ def test_the_command_trains_and_writes_a_model_that_matches(tmp_path, capsys):
 
 
 def test_a_run_says_what_it_learnt_and_when_that_is_nothing_yet():
-    from l2m_ros.commands.train_metric import learnt_words
+    from l2m_ros.commands.train_output import learnt_words
 
     after = {"depth_error_percent": 21.0, "lost_percent": 5.0, "turn_deg": 14.0,
              "scale_error_percent": 17.0, "rotation_error_deg": 3.2,

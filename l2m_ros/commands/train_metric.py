@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from l2m_ros.commands.train_input import say
 from l2m_ros.commands.train_metric_head import run_metric_head
+from l2m_ros.commands.train_output import learnt_words
 from l2m_ros.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ HELD_OUT_WORLDS = 3
 TRIAL_WORLDS = 3  # where a run is too short to be worth more
 TRIAL_MINUTES = 5.0
 BEFORE_PAIRS = 8  # that the untrained network is measured on
-MOSTLY_LOST = 49.0  # percent: medians say nothing then
 
 
 def run_metric(args: argparse.Namespace, config: Path | None) -> int:
@@ -52,22 +52,6 @@ def run_metric(args: argparse.Namespace, config: Path | None) -> int:
         say(learnt_words(read(folder / "validation.csv")[-1], before))
         print(folder / "model")
     return 0
-
-
-def learnt_words(after: dict[str, float], depth_error_before: float) -> str:
-    """What a run taught, on pairs of worlds that were never trained on."""
-    words = (
-        f"on unseen worlds depth now errs by {after['depth_error_percent']:.0f} % "
-        f"({depth_error_before:.0f} % untrained: one depth for all)"
-    )
-    if after["lost_percent"] > MOSTLY_LOST:
-        return f"{words}; {after['lost_percent']:.0f} % of the pairs have no metric pose: go on"
-    return (
-        f"{words}; poses of pairs {after['turn_deg']:.0f} degrees apart: "
-        f"scale {after['scale_error_percent']:.0f} %, "
-        f"rotation {after['rotation_error_deg']:.1f} degrees, "
-        f"{after['within10_percent_of_way']:.0f} % within a tenth of the way"
-    )
 
 
 def _options(args: argparse.Namespace, config: Path | None) -> MetricOptions:

@@ -33,7 +33,7 @@ BEFORE_PAIRS = 8  # that the untrained head is measured on
 def run_metric_head(args: argparse.Namespace, options: MetricOptions, folder: Path) -> int:
     import torch
 
-    from l2m_ros.commands.train_metric import learnt_words
+    from l2m_ros.commands.train_output import learnt_words
     from l2m_ros.matching.catalogue import load_matcher
     from l2m_ros.matching.network_matcher import NetworkMatcher
     from l2m_ros.networks.checkpoint import load_files

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
     from l2m_ros.engines.model_card import ModelCard
 
+MOSTLY_LOST = 49.0  # percent: medians say nothing then
+
 
 def fill(network: nn.Module, run_folder: Path) -> None:
     """With the run's mean weights."""
@@ -36,3 +38,19 @@ def write_trained(network: nn.Module, card: ModelCard, graphs: bool = True) -> M
     card = replace(card, files={**card.files, "weights": ModelFile(path.name, sha256_of(path))})
     write_card(card, out / CARD)
     return card
+
+
+def learnt_words(after: dict[str, float], depth_error_before: float) -> str:
+    """What a run taught, on pairs of worlds that were never trained on."""
+    words = (
+        f"on unseen worlds depth now errs by {after['depth_error_percent']:.0f} % "
+        f"({depth_error_before:.0f} % untrained: one depth for all)"
+    )
+    if after["lost_percent"] > MOSTLY_LOST:
+        return f"{words}; {after['lost_percent']:.0f} % of the pairs have no metric pose: go on"
+    return (
+        f"{words}; poses of pairs {after['turn_deg']:.0f} degrees apart: "
+        f"scale {after['scale_error_percent']:.0f} %, "
+        f"rotation {after['rotation_error_deg']:.1f} degrees, "
+        f"{after['within10_percent_of_way']:.0f} % within a tenth of the way"
+    )
