@@ -35,7 +35,7 @@ from l2m_ros.mapping.relocalizer import Localized, Relocalizer
 from l2m_ros.mapping.store import open_map
 from l2m_ros.matching.catalogue import load_matcher
 from l2m_ros.matching.matcher import Matcher
-from l2m_ros.types import ByteArray, Lost
+from l2m_ros.types import ByteArray, Camera, Frame, Lost
 
 APART_M = 50.0  # between the other places
 LEAST_PART = 0.55  # of the side of a photograph
@@ -43,12 +43,17 @@ QUERIES = 16
 PICTURES = (".jpg", ".jpeg", ".png", ".ppm")
 
 
-def parts(folders: list[Path], size: tuple[int, int], count: int) -> Iterator[ByteArray]:
-    """`count` parts of photographs; those of one photograph follow each other."""
+def pictures(folders: list[Path]) -> list[Path]:
     files = sorted(p for f in folders for p in f.rglob("*") if p.suffix.lower() in PICTURES)
     files = [p for p in files if "depth" not in p.parts]
     if not files:
         raise SystemExit(f"no pictures in {', '.join(map(str, folders))}")
+    return files
+
+
+def parts(folders: list[Path], size: tuple[int, int], count: int) -> Iterator[ByteArray]:
+    """`count` parts of photographs; those of one photograph follow each other."""
+    files = pictures(folders)
     rng = np.random.default_rng(0)
     for number, path in enumerate(files):
         each = count // len(files) + (number < count % len(files))
@@ -140,7 +145,19 @@ def queries(recording: Path, map_path: str) -> list[Shot]:
     return others[step // 2 :: step]
 
 
-def measure(path: str, model: str, shots: list[Shot], options: dict[str, int]) -> None:
+def elsewhere(folders: list[Path], camera: Camera) -> list[Shot]:
+    """Pictures of no place in the map, under its camera."""
+    if not folders:
+        return []
+    files = pictures(folders)
+    chosen = files[:: max(len(files) // QUERIES, 1)][:QUERIES]
+    rgb = (cv2.resize(read_rgb(p), camera.size, interpolation=cv2.INTER_AREA) for p in chosen)
+    return [Shot(Frame(image, camera), p.name) for image, p in zip(rgb, chosen, strict=True)]
+
+
+def measure(
+    path: str, model: str, shots: list[Shot], foreign: list[Shot], options: dict[str, int]
+) -> None:
     size_mb = Path(path).stat().st_size / 1e6
     matcher = timed("load the model", lambda: load_matcher(model, **options))
     store = timed("open the file", lambda: open_map(path, write=False))
@@ -155,6 +172,8 @@ def measure(path: str, model: str, shots: list[Shot], options: dict[str, int]) -
         return answers[shot.name]
 
     print(f"  {size_mb:.0f} MB; query anywhere {asked(shots[1:], anywhere)}", flush=True)
+    if foreign:
+        print(f"  pictures of elsewhere {asked(foreign, anywhere)}", flush=True)
     wide = np.diag([0.3**2] * 3 + [0.1**2] * 3)
     hints = {
         name: Hint(found.map_from_camera, wide)
@@ -174,6 +193,7 @@ def main() -> None:
     parser.add_argument("map")
     parser.add_argument("recording", type=Path)
     parser.add_argument("--others", type=Path, nargs="+", required=True, help="photographs")
+    parser.add_argument("--elsewhere", type=Path, nargs="*", default=[], help="asked as well")
     parser.add_argument("--model", default="lite")
     parser.add_argument("--threads", type=int, help="of a network")
     parser.add_argument("--keyframes", type=int, action="append")
@@ -186,7 +206,9 @@ def main() -> None:
             if not path.exists():
                 make(args, count, path)
             options = {} if args.threads is None else {"threads": args.threads}
-            measure(str(path), args.model, queries(args.recording, args.map), options)
+            shots = queries(args.recording, args.map)
+            foreign = elsewhere(args.elsewhere, shots[0].frame.camera)
+            measure(str(path), args.model, shots, foreign, options)
 
 
 def make(args: argparse.Namespace, count: int, path: Path) -> None:
