@@ -32,7 +32,7 @@ from l2m_ros.mapping.meta import LOOK_ALIKES, OWN_DETAIL
 from l2m_ros.mapping.options import Hint
 from l2m_ros.mapping.places import Places
 from l2m_ros.mapping.relocalizer import Localized, Relocalizer
-from l2m_ros.mapping.store import open_map
+from l2m_ros.mapping.store import MapStore, open_map
 from l2m_ros.matching.catalogue import load_matcher
 from l2m_ros.matching.matcher import Matcher
 from l2m_ros.types import ByteArray, Camera, Frame, Lost
@@ -74,10 +74,22 @@ def _part(
 
 
 def grown(source_path: str, path: str, count: int, others: list[Path], matcher: Matcher) -> None:
-    """A map of `count` keyframes: other places, then the originals."""
+    """A map of `count` keyframes: other places, then the originals. One that was begun goes on."""
     source, store = open_map(source_path, write=False), open_map(path, create=True)
     store._connection.execute("PRAGMA synchronous = OFF")  # nobody drives while it is made
     meta = source.meta()
+    if len(store.ids()) < count:
+        add_places(source, store, count, others)
+    source.close()
+    drive = DriveRecorder(store, matcher, describe_anew=True)
+    drive.keep_features()
+    drive.learn_vocabulary()
+    store.set_meta({name: meta[name] for name in (OWN_DETAIL, LOOK_ALIKES) if name in meta})
+    store.close()
+
+
+def add_places(source: MapStore, store: MapStore, count: int, others: list[Path]) -> None:
+    store.remove(store.ids())
     placed = [source.keyframe(id) for id in source.poses()]
     originals = [replace(keyframe, depth=_packed(keyframe)) for keyframe in placed]
     number = count - len(originals)
@@ -87,12 +99,6 @@ def grown(source_path: str, path: str, count: int, others: list[Path], matcher: 
         store.add(replace(under, image=codec.encode_image(rgb), map_from_camera=pose))
     for keyframe in originals:
         store.add(keyframe)
-    source.close()
-    drive = DriveRecorder(store, matcher, describe_anew=True)
-    drive.keep_features()
-    drive.learn_vocabulary()
-    store.set_meta({name: meta[name] for name in (OWN_DETAIL, LOOK_ALIKES) if name in meta})
-    store.close()
 
 
 def _packed(keyframe: Any) -> bytes | None:
@@ -213,7 +219,6 @@ def main() -> None:
 
 def make(args: argparse.Namespace, count: int, path: Path) -> None:
     part = path.with_suffix(".part")
-    part.unlink(missing_ok=True)
     matcher = load_matcher(args.model)
     timed("make the map", lambda: grown(args.map, str(part), count, args.others, matcher))
     part.rename(path)

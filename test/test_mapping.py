@@ -641,6 +641,19 @@ def test_a_keyframe_that_looks_otherwise_is_not_even_loaded(tmp_path, matcher):
     store.close()
 
 
+def test_words_are_learnt_from_stored_cells(tmp_path, matcher):
+    store = open_map(str(tmp_path / "map.l2m"), create=True)
+    kept = [stored_cells(i, "sift", "classical") for i in range(12)]
+    ids = [store.add(map_keyframe(i), cells=cells) for i, cells in enumerate(kept)]
+    drive = DriveRecorder(store, matcher)
+    drive.arrays.get = None  # no image is encoded again
+    drive.learn_vocabulary()
+    exact = drive.places.vocabulary.describe(from_grid(kept[3].grid).descriptors)
+    (found, cosine), *_ = drive.places.index.nearest(exact, 3)
+    assert found == ids[3] and cosine > 0.99
+    store.close()
+
+
 def test_likeness_knows_the_same_view_shifted_and_no_other():
     rng = np.random.default_rng(0)
     grid = rng.normal(size=(1, 16, 12, 16)).astype(np.float32)

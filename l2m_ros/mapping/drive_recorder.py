@@ -19,7 +19,7 @@ from l2m_ros.geometry import se3
 from l2m_ros.geometry.stereo import stereo_depth
 from l2m_ros.mapping import codec, descriptor
 from l2m_ros.mapping.keyframe_arrays import KEPT, KeyframeArrays
-from l2m_ros.mapping.likeness import cells, to_grid
+from l2m_ros.mapping.likeness import cells, from_grid, to_grid
 from l2m_ros.mapping.meta import CHECKSUM, MODEL, RUNS
 from l2m_ros.mapping.options import MAPPER, MapperOptions
 from l2m_ros.mapping.places import Places
@@ -231,10 +231,13 @@ class DriveRecorder:
         self._learnt_at = len(ids)
 
     def _local(self, id: int) -> np.ndarray:
-        """Of a keyframe; its cells are stored, too, where another matcher's were."""
+        """Of a keyframe: from its stored cells; where those are another matcher's, by encoding its
+        image, and then its cells are stored."""
+        kept = self.store.cells(id, self.matcher.name, self.places.checksum)
+        if kept is not None:
+            return from_grid(kept.grid).descriptors
         arrays = self.arrays.get(id)
-        if self.store.cells(id, self.matcher.name, self.places.checksum) is None:
-            seen = self._cells(arrays)
-            if seen is not None:
-                self.store.put_cells(id, seen)
+        seen = self._cells(arrays)
+        if seen is not None:
+            self.store.put_cells(id, seen)
         return portable.local_descriptors(arrays)
