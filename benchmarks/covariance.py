@@ -18,6 +18,7 @@ import json
 import sys
 from dataclasses import dataclass
 
+import blas  # noqa: F401
 import numpy as np
 from scipy import stats
 

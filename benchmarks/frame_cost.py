@@ -18,6 +18,7 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass
 
+import blas  # noqa: F401
 import cv2
 import numpy as np
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import blas  # noqa: F401
 import numpy as np
 
 from l2m_ros.bags.mapping import BuildOptions, build_map

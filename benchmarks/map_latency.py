@@ -22,8 +22,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the node has it
-
+import blas  # noqa: F401
 import numpy as np
 
 from l2m_ros.bags.recording import Shot, open_recording

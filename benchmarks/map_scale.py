@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import blas  # noqa: F401
 import cv2
 import numpy as np
 

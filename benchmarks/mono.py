@@ -15,6 +15,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import blas  # noqa: F401
 import cv2
 import numpy as np
 from sequences import View, views

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 
+import blas  # noqa: F401
 import cv2
 import numpy as np
 import poselib

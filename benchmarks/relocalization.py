@@ -26,6 +26,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import blas  # noqa: F401
 import cv2
 import numpy as np
 

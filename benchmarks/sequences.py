@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import blas  # noqa: F401
 import cv2
 import numpy as np
 

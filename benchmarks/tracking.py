@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 
+import blas  # noqa: F401
 import numpy as np
 
 from l2m_ros.matching.catalogue import load_matcher

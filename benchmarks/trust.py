@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import blas  # noqa: F401
 import numpy as np
 
 from l2m_ros.bags import replay as bags

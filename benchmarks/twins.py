@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import blas  # noqa: F401
 import numpy as np
 
 from l2m_ros.geometry import se3

@@ -222,6 +222,7 @@ def _normalised_from_px(
     J = camera.K[:2, :2]
     if camera.distortion != "none":
         J = J @ jacobian(camera, xy)  # (N, 2, 2)
-    inverse = np.linalg.inv(np.where(np.isfinite(J), J, np.eye(2)))
-    inverse = np.broadcast_to(inverse, (len(xy), 2, 2))
-    return inverse[:, 0, 0], inverse[:, 0, 1], inverse[:, 1, 0], inverse[:, 1, 1]
+    J = np.where(np.isfinite(J), J, np.eye(2))
+    a, b, c, d = np.broadcast_to(J.reshape(-1, 4), (len(xy), 4)).T
+    determinant = a * d - b * c
+    return d / determinant, -b / determinant, -c / determinant, a / determinant

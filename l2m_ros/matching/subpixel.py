@@ -171,8 +171,7 @@ def _align(patches: _Patches, options: SubpixelOptions) -> _Aligned:
     covariance = _covariance(xx, xy, yy, determinant, variance, patches.jacobian)
     covariance += np.eye(2) * options.floor_px**2
     covariance[~good] = np.eye(2)  # without texture there is nothing to invert
-    precision = np.linalg.inv(covariance).astype(np.float32)
-    return _Aligned(patches.keyframe_px + way, precision, good)
+    return _Aligned(patches.keyframe_px + way, _inverses(covariance), good)
 
 
 # way (N, 2) px of the keyframe; slopes xx, xy, yy, gain, squares left over, squares seen: (N,) each
@@ -280,3 +279,12 @@ def _covariance(
     inverse = np.stack([yy, -xy, -xy, xx], axis=1).astype(np.float64) / determinant[:, None]
     local = (inverse * variance[:, None]).reshape(-1, 2, 2)
     return np.asarray(jacobian @ local @ jacobian.transpose(0, 2, 1))
+
+
+def _inverses(covariance: FloatArray) -> F32:
+    """(N, 2, 2). numpy.linalg.inv wakes OpenBLAS's second thread, which then spins for 26 ms."""
+    adjugate = np.empty(covariance.shape, np.float32)
+    a, b, d = covariance[:, 0, 0], covariance[:, 0, 1], covariance[:, 1, 1]
+    adjugate[:, 0, 0], adjugate[:, 1, 1] = d, a
+    adjugate[:, 0, 1] = adjugate[:, 1, 0] = -b
+    return np.asarray(adjugate / (a * d - b * b)[:, None, None], np.float32)

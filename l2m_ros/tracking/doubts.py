@@ -26,7 +26,7 @@ def repeated_image(
     A sensor's noise differs in each image. A rendered camera that stands has none: odometry that
     stands too clears it.
     """
-    if before is None or rgb.shape != before.shape or not np.array_equal(rgb, before):
+    if before is None or not _equal(rgb, before):
         return None
     if odometry is not None and odometry_before is not None:
         way = se3.inverse(odometry_before.odom_from_base) @ odometry.odom_from_base
@@ -38,6 +38,11 @@ def repeated_image(
         "the image is the one before, bit for bit, under a new stamp: is the driver frozen? (a "
         "simulated camera that stands does that too: tracking.accept_repeated)",
     )
+
+
+def _equal(rgb: ByteArray, before: ByteArray) -> bool:
+    some = slice(None, None, 32)  # rows that nearly always differ, before all of them are read
+    return np.array_equal(rgb[some], before[some]) and np.array_equal(rgb, before)
 
 
 def looks_alike(pose: MetricPose, step: OdometryStep | None, unseen_s: float) -> Lost | None:
