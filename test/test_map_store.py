@@ -19,6 +19,7 @@ from l2m_ros.errors import InvalidInput, L2MError, MapError
 from l2m_ros.files import without_password
 from l2m_ros.mapping import codec, sql, sqlite
 from l2m_ros.mapping.records import Edge
+from l2m_ros.mapping.repair import problems
 from l2m_ros.mapping.store import open_map
 
 try:
@@ -110,6 +111,8 @@ def test_cells_come_back_to_a_byte_and_go_with_their_keyframe(store):
         cursor.execute(sql.ADD_CELLS, (b, "toy", "abc", features_as_bytes()))
     with pytest.raises(MapError, match="repair"):
         store.cells(b, "toy", "abc")
+    store.set_meta({"model": "toy", "checksum": "abc"})
+    assert any("cells of keyframe" in line for line in problems(store.address))
 
 
 def features_as_bytes():

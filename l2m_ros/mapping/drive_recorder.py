@@ -9,6 +9,7 @@ way.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
@@ -233,7 +234,9 @@ class DriveRecorder:
     def _local(self, id: int) -> np.ndarray:
         """Of a keyframe: from its stored cells; where those are another matcher's, by encoding its
         image, and then its cells are stored."""
-        kept = self.store.cells(id, self.matcher.name, self.places.checksum)
+        kept = None
+        with contextlib.suppress(MapError):  # damaged: written anew
+            kept = self.store.cells(id, self.matcher.name, self.places.checksum)
         if kept is not None:
             return from_grid(kept.grid).descriptors
         arrays = self.arrays.get(id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from l2m_ros.errors import InvalidInput, L2MError, MapError
 from l2m_ros.mapping import graph, sql, sqlite
 from l2m_ros.mapping.drive_recorder import DriveRecorder
 from l2m_ros.mapping.loop_witness import LoopWitness
-from l2m_ros.mapping.meta import OWN_DETAIL
+from l2m_ros.mapping.meta import CHECKSUM, MODEL, OWN_DETAIL
 from l2m_ros.mapping.records import Edge, MapKeyframe
 from l2m_ros.mapping.store import POSTGRES, MapStore, open_map
 from l2m_ros.matching.matcher import Matcher
@@ -35,16 +35,21 @@ def problems(address: str) -> list[str]:
     """Everything that a reader of this map could stumble over; empty = whole."""
     store = open_map(address)
     try:
-        lines = store.problems()
-        return lines + [line for id in store.ids() for line in _keyframe(store, id)] + _edges(store)
+        lines, meta = store.problems(), store.meta()
+        for id in store.ids():
+            lines += _keyframe(store, id, meta)
+        return lines + _edges(store)
     except MapError as error:
         return [str(error)]
     finally:
         store.close()
 
 
-def _keyframe(store: MapStore, id: int) -> list[str]:
+def _keyframe(store: MapStore, id: int, meta: Mapping[str, str]) -> list[str]:
     try:
+        if MODEL in meta and CHECKSUM in meta:
+            store.features(id, meta[MODEL], meta[CHECKSUM])
+            store.cells(id, meta[MODEL], meta[CHECKSUM])
         return [] if unsound(store.keyframe(id)) is None else [f"keyframe {id}: not usable"]
     except (L2MError, ValueError, KeyError) as error:
         return [f"keyframe {id}: {error}"]
@@ -197,7 +202,7 @@ def _salvaged_edges(connection: sqlite3.Connection, new_id: dict[int, int]) -> I
 def _dropped(address: str) -> Saved:
     store = open_map(address, write=True)
     try:
-        bad = [id for id in store.ids() if _keyframe(store, id)]
+        bad = [id for id in store.ids() if _keyframe(store, id, {})]
         store.remove(bad, graph.bridges(set(bad), store.edges()))
         count = len(store.ids())
     finally:
