@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 HELD_OUT_EVERY = 8  # worlds
 TRIAL_WORLDS = 8
 TRIAL_MINUTES = 5.0
+RECOLOURED = 0.6  # of the rendered images: another exposure, white balance, blur, noise
 BEFORE_PAIRS = 8  # that the untrained head is measured on
 
 
@@ -78,7 +78,8 @@ def seen_and_unseen(
         count = min(count, TRIAL_WORLDS)
     if not unseen and count < 2:
         raise InvalidInput("nothing is held out: worlds of 2 and more, or held_out_every")
-    for number, part in rendered_pairs(replace(options.worlds, worlds=count), matcher, folder):
+    wanted = replace(options, worlds=replace(options.worlds, worlds=count))
+    for number, part in rendered_pairs(wanted, matcher, folder):
         (seen if number % HELD_OUT_EVERY else unseen).append(part)
     return seen, unseen
 
@@ -112,45 +113,50 @@ def _some_ends(group: Group, number: int, options: MetricOptions) -> np.ndarray:
 
 
 def rendered_pairs(
-    worlds: object, matcher: NetworkMatcher, folder: Path
+    options: MetricOptions, matcher: NetworkMatcher, folder: Path
 ) -> Iterator[tuple[int, SeenPairs]]:
     """(number, pairs) of each drafted world; kept, so that the same command need not draw again."""
     from l2m_ros.progress import track
-    from l2m_ros.workshop.training.metric_data import WorldOptions
     from l2m_ros.workshop.training.seen_pairs import SeenPairs, seen_pairs
 
-    assert isinstance(worlds, WorldOptions)
+    worlds = options.worlds
     size, eyes = matcher.card.input.size, matcher.card.weights_id or ""
     kept = folder / "seen" / f"{size[0]}x{size[1]}-{eyes}-seed{worlds.first_seed}"
     for number in track(range(worlds.worlds), "rendering worlds"):
         path = kept / f"world{number}.npz"
         if not path.is_file():
-            frames, ends = _drafted(worlds.first_seed + number, size)
+            frames, ends = _drafted(worlds.first_seed + number, options)
             seen_pairs(frames, ends, matcher).save(path)
         part = SeenPairs.load(path)
         if len(part):
             yield number, part
 
 
-def _drafted(seed: int, size: tuple[int, int]) -> tuple[Group, np.ndarray]:
-    """Images of a drafted world, and the pairs of those that show the same place."""
+def _drafted(seed: int, options: MetricOptions) -> tuple[Group, np.ndarray]:
+    """Images of a drafted world, and pairs of those that show the same place."""
     from l2m_ros.types import Camera
     from l2m_ros.workshop.simulation.draft import draft_world
     from l2m_ros.workshop.training.depth_data import recoloured
     from l2m_ros.workshop.training.metric_data import PosedFrame, resized
+    from l2m_ros.workshop.training.metric_pairs import pair_list
     from l2m_ros.workshop.training.posed_views import PlaceOptions, places_of_world
 
-    drawn = (4 * size[0] // 5, 4 * size[1] // 5)
+    drawn = (4 * options.width // 5, 4 * options.height // 5)
     rng = np.random.default_rng([seed, 79])
-    frames, places = [], []
+    frames: list[PosedFrame] = []
+    places: list[int] = []
     for view in places_of_world(draft_world(seed), seed, PlaceOptions(), drawn):
-        rgb = recoloured(view.image.rgb, rng) if rng.random() < 0.6 else view.image.rgb
+        rgb = recoloured(view.image.rgb, rng) if rng.random() < RECOLOURED else view.image.rgb
         camera = Camera(*drawn, view.image.K)
         frame = PosedFrame(rgb, camera, view.world_from_camera, view.image.depth)
-        frames.append(resized(frame, size))
+        frames.append(resized(frame, options.size))
         places.append(view.place)
-    ends = [(a, b) for a, b in combinations(range(len(frames)), 2) if places[a] == places[b]]
-    return frames, np.array(ends, int).reshape(-1, 2)
+    ends = []
+    for place in sorted(set(places)):
+        own = np.flatnonzero(np.array(places) == place)
+        found = pair_list([frames[k] for k in own], options.limits).ends
+        ends.append(own[found[found[:, 0] < found[:, 1]]])
+    return frames, np.concatenate(ends) if ends else np.zeros((0, 2), int)
 
 
 def write_metric_head(

@@ -65,6 +65,7 @@ def seen_pairs(frames: Sequence[PosedFrame], ends: Array, matcher: NetworkMatche
     size = matcher.card.input.size
     if any(frame.camera.size != size for frame in frames):
         raise InvalidInput(f"images must have the matcher's size {size}")
+    ends = np.asarray(ends, int).reshape(-1, 2)
     features = {int(k): matcher.encode_upright(frames[k].rgb) for k in np.unique(ends)}
     kept, px, confidence = [], [], []
     for first, second in ends:
