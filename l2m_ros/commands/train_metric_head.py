@@ -121,7 +121,8 @@ def rendered_pairs(
 
     worlds = options.worlds
     size, eyes = matcher.card.input.size, matcher.card.weights_id or ""
-    kept = folder / "seen" / f"{size[0]}x{size[1]}-{eyes}-seed{worlds.first_seed}"
+    mount = "" if worlds.height_m is None else f"-{worlds.height_m:g}m{worlds.pitch_deg:+g}deg"
+    kept = folder / "seen" / f"{size[0]}x{size[1]}-{eyes}-seed{worlds.first_seed}{mount}"
     for number in track(range(worlds.worlds), "rendering worlds"):
         path = kept / f"world{number}.npz"
         if not path.is_file():
@@ -145,7 +146,8 @@ def _drafted(seed: int, options: MetricOptions) -> tuple[Group, np.ndarray]:
     rng = np.random.default_rng([seed, 79])
     frames: list[PosedFrame] = []
     places: list[int] = []
-    for view in places_of_world(draft_world(seed), seed, PlaceOptions(), drawn):
+    mounted = PlaceOptions(height_m=options.worlds.height_m, pitch_deg=options.worlds.pitch_deg)
+    for view in places_of_world(draft_world(seed), seed, mounted, drawn):
         rgb = recoloured(view.image.rgb, rng) if rng.random() < RECOLOURED else view.image.rgb
         camera = Camera(*drawn, view.image.K)
         frame = PosedFrame(rgb, camera, view.world_from_camera, view.image.depth)

@@ -47,10 +47,18 @@ class Standardised(nn.Module):
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("scale", torch.ones(channels))
 
-    def forward(self, x: Tensor) -> Tensor:
-        mean, scale = self.mean[:, None, None], self.scale[:, None, None]  # type: ignore[index]
-        standardised: Tensor = (x - mean) * scale
-        return standardised
+    def into(self, layer: nn.Conv2d, x: Tensor) -> Tensor:
+        """A 1x1 convolution of x so standardised, and of what else it takes: of where a cell is.
+
+        The numbers go into its weights: x is read once.
+        """
+        own = len(self.mean)  # type: ignore[arg-type]
+        weight = layer.weight[:, :own] * self.scale[:, None, None]  # type: ignore[index]
+        shift = (weight * self.mean[:, None, None]).sum(dim=(1, 2, 3))  # type: ignore[index]
+        entered = F.conv2d(x, weight, layer.bias - shift)
+        if layer.in_channels > own:
+            entered = entered + F.conv2d(places(x), layer.weight[:, own:])
+        return entered
 
 
 class Mixer(nn.Module):
@@ -95,7 +103,7 @@ class Attention(nn.Module):
 
 
 class Member(nn.Module):
-    """Standardised features -> log depth and log sigma of the cells, log sigma of the image."""
+    """Features -> log depth and log sigma of the cells, log sigma of the image."""
 
     def __init__(self, config: DepthHeadConfig) -> None:
         super().__init__()
@@ -116,10 +124,12 @@ class Member(nn.Module):
             nn.init.zeros_(layer.bias)
         nn.init.constant_(self.out.bias[:1], FIRST_LOG_DEPTH)
 
-    def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, context: Tensor, cells: Standardised, around: Standardised
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """(B, 1, h, w) twice, (B, 1)."""
-        x = F.relu(self.enter(x))
-        deep = F.relu(self.down(x) + self.around(context))
+        x = F.relu(cells.into(self.enter, x))
+        deep = F.relu(self.down(x) + around.into(self.around, context))
         for number, block in enumerate(self.deep):
             if number < len(self.asking):
                 deep = self.asking[number](deep)
@@ -155,9 +165,7 @@ class DepthHead(nn.Module):
 
     def forward(self, cells: Tensor, context: Tensor) -> dict[str, Tensor]:
         """cells (B, eyes, h, w) at 1/16, context (B, wide, h / 2, w / 2)."""
-        x, context = self.cells(cells), self.context(context)
-        x = torch.cat([x, places(x)], dim=1)
-        found = [member(x, context) for member in self.members]
+        found = [member(cells, context, self.cells, self.context) for member in self.members]
         log_depth, log_sigma, image = (
             torch.cat(parts, dim=1) for parts in zip(*found, strict=True)
         )
@@ -180,11 +188,11 @@ def disagreement(log_depth: Tensor) -> Tensor:
 
 
 def places(x: Tensor) -> Tensor:
-    """(B, 2, h, w): x and y in [-1, 1]; floors lie below."""
+    """(1, 2, h, w): x and y in [-1, 1]; floors lie below."""
     height, width = x.shape[-2:]
     down = torch.linspace(-1, 1, height, device=x.device)[:, None].expand(height, width)
     right = torch.linspace(-1, 1, width, device=x.device).expand(height, width)
-    return torch.stack([right, down]).expand(x.shape[0], 2, height, width)
+    return torch.stack([right, down])[None]
 
 
 def build_lite_depth(**config: int) -> DepthHead:

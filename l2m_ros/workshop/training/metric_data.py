@@ -125,13 +125,19 @@ def _depth(folder: Path, name: str, meta: dict[str, Any]) -> FloatArray | None:
 
 @dataclass(frozen=True)
 class WorldOptions:
-    """Rendered worlds; a world takes 4 to 12 s to build, each of its frames 20 ms."""
+    """Rendered worlds; a world takes 4 to 12 s to build, each of its frames 20 ms.
+
+    A head on `lite` learns from drafts (`posed_views`) instead, a second each: of those, the last
+    two alone count.
+    """
 
     worlds: int = 9
     frames: int = 32  # of each world
     first_seed: int = 100  # of the worlds, whose look and furniture follow from it
     hfov_deg: tuple[float, float] = (55.0, 85.0)
     rate_hz: float = 2.0
+    height_m: float | None = None  # of a robot's camera above the floor; None: carried anyhow
+    pitch_deg: float = 0.0  # of that camera, up
 
 
 def frames_of_worlds(options: WorldOptions, size: Size) -> Iterator[Group]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from l2m_ros.errors import InvalidInput
 from l2m_ros.types import Camera, FloatArray
 from l2m_ros.workshop.simulation.render import Rendering, render
 from l2m_ros.workshop.simulation.world import World
@@ -31,6 +32,7 @@ AROUND_THE_MIDDLE = 0.15  # of each side: where the thing looked at lies in the 
 FARTHEST_M = 4.0  # neighbours move as if what is farther were there
 TRIES = 6
 OUTDOORS_HIGHEST_M = 2.6
+HEIGHT_SIGMA, TILT_RAD = 0.01, 0.015  # of a camera that is mounted on a robot
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,12 @@ class PlaceOptions:
     views: int = 3  # of each place
     aside: tuple[float, float] = (0.12, 0.65)  # of the distance that a neighbour moves
     aim_rad: float = 0.06  # how far its middle is from where it aims
+    height_m: float | None = None  # of the camera above the floor: one robot's; None: any
+    pitch_deg: float = 0.0  # of that robot's camera, up
+
+    def __post_init__(self) -> None:
+        if self.height_m is not None and not 0.05 <= self.height_m <= 3.0:
+            raise InvalidInput(f"height_m lies from 0.05 to 3, got {self.height_m:g}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +75,8 @@ def places_of_world(
 def _place(
     world: World, rng: np.random.Generator, options: PlaceOptions, size: tuple[int, int]
 ) -> list[tuple[DepthImage, FloatArray]]:
-    camera, pose = camera_of(rng, size), viewpoint(world, rng)
+    camera = camera_of(rng, size)
+    pose = viewpoint(world, rng) if options.height_m is None else _mounted(world, rng, options)
     if pose is None:
         return []
     picture = render(world.view(pose), camera)
@@ -82,6 +91,23 @@ def _place(
             if worth(picture, world):
                 views.append((_image(picture, camera), other))
     return views
+
+
+def _mounted(world: World, rng: np.random.Generator, options: PlaceOptions) -> FloatArray:
+    """A robot's camera somewhere on the free floor."""
+    assert options.height_m is not None
+    low, high = world.free_box_m
+    place = rng.uniform(low, high)
+    place[2] = options.height_m * (1.0 + rng.normal(0, HEIGHT_SIGMA))
+    around = min(1.4 * world.look_span_rad, np.pi)
+    return _level(place, rng.uniform(-around, around), rng, options)
+
+
+def _level(
+    place: FloatArray, yaw: float, rng: np.random.Generator, options: PlaceOptions
+) -> FloatArray:
+    pitch = np.radians(options.pitch_deg) + rng.normal(0, TILT_RAD)
+    return looking(place, yaw, pitch, rng.normal(0, TILT_RAD))
 
 
 def _image(picture: Rendering, camera: Camera) -> DepthImage:
@@ -108,8 +134,10 @@ def _neighbour(
     start, target = pose[:3, 3], pose[:3, 3] + distance_m * pose[:3, 2]
     highest = max(HIGHEST_M, OUTDOORS_HIGHEST_M if world.name in ("street", "yard") else 0.0)
     for _ in range(TRIES):
-        towards = rng.standard_normal(3) * (1.0, 1.0, 0.5)
+        level = options.height_m is not None
+        towards = rng.standard_normal(3) * (1.0, 1.0, 0.0 if level else 0.5)
         towards -= 0.7 * (towards @ pose[:3, 2]) * pose[:3, 2]  # rather aside than ahead
+        towards[2] *= not level
         towards /= np.linalg.norm(towards) + 1e-9
         step = min(distance_m, FARTHEST_M) * rng.uniform(*options.aside) * towards
         place = start + step
@@ -122,5 +150,7 @@ def _neighbour(
         if (free >= 1.0).all():
             yaw, pitch = np.arctan2(way[1], way[0]), np.arctan2(way[2], np.hypot(way[0], way[1]))
             aim = rng.normal(0, options.aim_rad, 2)
+            if level:
+                return _level(place, yaw + aim[0], rng, options)
             return looking(place, yaw + aim[0], pitch + aim[1], rng.normal(0, 0.08))
     return None
