@@ -27,7 +27,7 @@ from l2m_ros.node.player import Player
 from l2m_ros.progress import progress
 
 READY_S = 180.0  # loading and warming up a model on a busy machine
-DISCOVERY_S = 10.0  # for the node to find the player's topics
+DISCOVERY_S = 30.0  # for the node to find the player's topics
 STOP_S = 5.0
 LAST_WORDS_S = 1.5  # for the last frame, and diagnostics once more
 
