@@ -6,7 +6,9 @@ The map is made large by other places: parts of photographs, no two the same, so
 under the depth of one of the map's keyframes and 50 m from the next. They are encoded and described
 by the matcher as keyframes are, with words learnt from all of the large map, so retrieval has real
 rivals. The originals come last and their features are not stored, as those of most keyframes of a
-large map are not. `--kept FOLDER` keeps the large maps (10,000 keyframes take six minutes to make).
+large map are not. `--kept FOLDER` keeps the large maps (10,000 keyframes take ten minutes to make).
+`--encoded N` encodes N of the other places only; the rest is described by the left cells of one of
+these and the right cells of another one, which is quicker.
 Processor time beside wall time: on a busy machine only the first says something.
 """
 
@@ -32,11 +34,12 @@ from l2m_ros.mapping.drive_recorder import DriveRecorder
 from l2m_ros.mapping.meta import LOOK_ALIKES, OWN_DETAIL
 from l2m_ros.mapping.options import Hint
 from l2m_ros.mapping.places import Places
+from l2m_ros.mapping.records import StoredCells
 from l2m_ros.mapping.relocalizer import Localized, Relocalizer
 from l2m_ros.mapping.store import MapStore, open_map
 from l2m_ros.matching.catalogue import load_matcher
 from l2m_ros.matching.matcher import Matcher
-from l2m_ros.types import ByteArray, Camera, Frame, Lost
+from l2m_ros.types import ByteArray, Camera, FloatArray, Frame, Lost
 
 APART_M = 50.0  # between the other places
 LEAST_PART = 0.55  # of the side of a photograph
@@ -74,19 +77,47 @@ def _part(
     return np.asarray(cv2.resize(part, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def grown(source_path: str, path: str, count: int, others: list[Path], matcher: Matcher) -> None:
+def grown(
+    source_path: str,
+    path: str,
+    count: int,
+    others: list[Path],
+    matcher: Matcher,
+    encoded: int | None,
+) -> None:
     """A map of `count` keyframes: other places, then the originals. One that was begun goes on."""
     source, store = open_map(source_path, write=False), open_map(path, create=True)
     store._connection.execute("PRAGMA synchronous = OFF")  # nobody drives while it is made
-    meta = source.meta()
+    meta, source_ids = source.meta(), source.poses()
     if len(store.ids()) < count:
         add_places(source, store, count, others)
     source.close()
     drive = DriveRecorder(store, matcher, describe_anew=True)
     drive.keep_features()
+    if encoded is not None:
+        compose_cells(store, drive, encoded, len(source_ids))
     drive.learn_vocabulary()
     store.set_meta({name: meta[name] for name in (OWN_DETAIL, LOOK_ALIKES) if name in meta})
     store.close()
+
+
+def compose_cells(store: MapStore, drive: DriveRecorder, encoded: int, originals: int) -> None:
+    """All places but the first `encoded` and the originals look as halves of two of those."""
+    ids = store.ids()
+    rng = np.random.default_rng(1)
+    grids = [cells_of(store, drive, id) for id in ids[:encoded]]
+    for id in ids[encoded : len(ids) - originals]:
+        left, right = (grids[i] for i in rng.choice(encoded, 2, replace=False))
+        grid = left.copy()
+        grid[:, grid.shape[1] // 2 :] = right[:, grid.shape[1] // 2 :]
+        store.put_cells(id, StoredCells(drive.matcher.name, drive.places.checksum, grid))
+
+
+def cells_of(store: MapStore, drive: DriveRecorder, id: int) -> FloatArray:
+    drive._local(id)  # encoded and stored, unless it is
+    kept = store.cells(id, drive.matcher.name, drive.places.checksum)
+    assert kept is not None, "this matcher has no cells"
+    return kept.grid
 
 
 def add_places(source: MapStore, store: MapStore, count: int, others: list[Path]) -> None:
@@ -203,6 +234,7 @@ def main() -> None:
     parser.add_argument("--elsewhere", type=Path, nargs="*", default=[], help="asked as well")
     parser.add_argument("--model", default="lite")
     parser.add_argument("--threads", type=int, help="of a network")
+    parser.add_argument("--encoded", type=int, help="other places that are encoded (default: all)")
     parser.add_argument("--keyframes", type=int, action="append")
     parser.add_argument("--kept", type=Path, help="folder for the large maps")
     args = parser.parse_args()
@@ -221,7 +253,10 @@ def main() -> None:
 def make(args: argparse.Namespace, count: int, path: Path) -> None:
     part = path.with_suffix(".part")
     matcher = load_matcher(args.model)
-    timed("make the map", lambda: grown(args.map, str(part), count, args.others, matcher))
+    timed(
+        "make the map",
+        lambda: grown(args.map, str(part), count, args.others, matcher, args.encoded),
+    )
     part.rename(path)
 
 
