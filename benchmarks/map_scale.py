@@ -102,15 +102,19 @@ def grown(
 
 
 def compose_cells(store: MapStore, drive: DriveRecorder, encoded: int, originals: int) -> None:
-    """All places but the first `encoded` and the originals look as halves of two of those."""
-    ids = store.ids()
+    """`encoded` of the other places are encoded, the rest look as halves of two of those."""
+    ids = store.ids()[:-originals]
+    model, checksum = drive.matcher.name, drive.places.checksum
+    known = [id for id in ids if store.cells(id, model, checksum) is not None]  # of a run before
+    spread = ids[:: max(len(ids) // encoded, 1)]
+    chosen = list(dict.fromkeys([*known, *spread]))[:encoded]
+    grids = [cells_of(store, drive, id) for id in chosen]
     rng = np.random.default_rng(1)
-    grids = [cells_of(store, drive, id) for id in ids[:encoded]]
-    for id in ids[encoded : len(ids) - originals]:
-        left, right = (grids[i] for i in rng.choice(encoded, 2, replace=False))
+    for id in sorted(set(ids) - set(chosen)):
+        left, right = (grids[i] for i in rng.choice(len(grids), 2, replace=False))
         grid = left.copy()
         grid[:, grid.shape[1] // 2 :] = right[:, grid.shape[1] // 2 :]
-        store.put_cells(id, StoredCells(drive.matcher.name, drive.places.checksum, grid))
+        store.put_cells(id, StoredCells(model, checksum, grid))
 
 
 def cells_of(store: MapStore, drive: DriveRecorder, id: int) -> FloatArray:
