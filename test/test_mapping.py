@@ -654,6 +654,28 @@ def test_words_are_learnt_from_stored_cells(tmp_path, matcher):
     store.close()
 
 
+def test_what_the_descriptors_rank_badly_is_found_by_its_cells(tmp_path, matcher):
+    kept = [stored_cells(i, "sift", "classical") for i in range(4)]
+    store = open_map(str(tmp_path / "map.l2m"), create=True)
+    eye = {"map_from_camera": np.eye(4), "covariance": np.eye(6)}
+    ids = [store.add(map_keyframe(i, **eye), cells=cells) for i, cells in enumerate(kept)]
+    bare = store.add(map_keyframe(5, **eye))
+    vectors = np.eye(5, 8)[[0, 1, 2, 3, 4]] + 0.1
+    store.put_descriptors(b"", dict(zip([*ids, bare], vectors, strict=True)))
+    store.vocabulary = lambda: None
+    relocalizer = Relocalizer(Places(store, matcher))
+    lost = {ids[0]: Lost(LostReason.NOT_CONFIDENT, "tried before")}
+    seen = 2 * kept[2].grid + kept[0].grid  # most like the third, which the descriptor ranks last
+    query = Query(map_keyframe(0).frame(), None, np.eye(4), None, from_grid(seen))
+    query = replace(query, tried=lost, descriptor=np.array([5.0, 4, 1, 3, 2, 0, 0, 0]))
+    wider = relocalizer._wider(query, StageTimes())
+    assert wider.nearest[0][0] == ids[2] and wider.nearest[0][1] > 0.5
+    assert not {ids[0], bare} & {id for id, _ in wider.nearest}
+    blind = replace(query, cells=None)
+    assert relocalizer._wider(blind, StageTimes()).nearest == ()
+    store.close()
+
+
 def test_likeness_knows_the_same_view_shifted_and_no_other():
     rng = np.random.default_rng(0)
     grid = rng.normal(size=(1, 16, 12, 16)).astype(np.float32)

@@ -85,8 +85,18 @@ class Places:
         """
         if seen is None or id in self._places:
             return np.inf
+        kept = self._stored_cells(id)
+        return np.inf if kept is None else likeness(seen, kept) + STORED_ERROR
+
+    def alike(self, seen: Cells, id: int) -> float | None:
+        """How alike a keyframe is, without loading it; None where nothing is kept of it."""
+        place = self._places.get(id)
+        kept = self._stored_cells(id) if place is None else place.cells
+        return None if kept is None else likeness(seen, kept)
+
+    def _stored_cells(self, id: int) -> Cells | None:
         kept = self.store.cells(id, self.matcher.name, self.checksum)
-        return np.inf if kept is None else likeness(seen, from_grid(kept.grid)) + STORED_ERROR
+        return None if kept is None else from_grid(kept.grid)
 
     def _read(self, id: int) -> Place:
         frame = self.store.keyframe(id).frame()

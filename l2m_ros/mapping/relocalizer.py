@@ -3,13 +3,14 @@
 image -> encode -> nearest descriptors -> match -> pose by the keyframe's depth -> gates
       -> keyframes around the first answer -> agreement -> no second place -> pose in `map`
 
-An image that is found nowhere is turned about the optical axis and searched for once more.
+An image that is found nowhere is searched for once more among more keyframes, by how alike their
+cells are (descriptors rank views from another side badly), and turned about the optical axis.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -56,6 +57,8 @@ class Query:
     original: Frame  # as it came
     cells: Cells | None = None
     nearest: tuple[tuple[int, float], ...] = ()  # keyframes and their similarity, best first
+    descriptor: FloatArray | None = None
+    tried: dict[int, Sighting | Lost] = field(default_factory=dict)  # by keyframe
 
 
 class Relocalizer:
@@ -76,11 +79,30 @@ class Relocalizer:
         outcome = self._anywhere(query, times)
         if isinstance(outcome, Localized) or outcome.reason is LostReason.AMBIGUOUS:
             return outcome
-        for turned in self._turned(query, times):
-            again = self._anywhere(turned, times)
+        wider = self._wider(query, times)
+        promising = _similarity(wider) >= self.options.promising
+        for other in self._others(query, wider if promising else None, times):
+            again = self._anywhere(other, times)
             if isinstance(again, Localized):
                 return again
-        return outcome
+        return outcome if promising or not wider.nearest else self._anywhere(wider, times)
+
+    def _others(self, upright: Query, wider: Query | None, times: StageTimes) -> Iterator[Query]:
+        if wider is not None:
+            yield wider
+        yield from self._turned(upright, times)
+
+    def _wider(self, query: Query, times: StageTimes) -> Query:
+        """The same image, with those keyframes that look most alike of many, if not tried yet."""
+        seen, found = query.cells, []
+        if seen is not None and query.descriptor is not None:
+            with times.stage("compare"):
+                for id, _ in self._placed(query.descriptor, self.options.compared):
+                    alike = self.places.alike(seen, id)
+                    if alike is not None and not isinstance(query.tried.get(id), Lost):
+                        found.append((id, alike))
+        alike_enough = [pair for pair in found if pair[1] >= self.options.gates.min_likeness]
+        return replace(query, nearest=tuple(sorted(alike_enough, key=lambda pair: -pair[1])))
 
     def _turned(self, upright: Query, times: StageTimes) -> list[Query]:
         """The image turned to either side, the one that looks more like a keyframe first."""
@@ -97,8 +119,9 @@ class Relocalizer:
     def _retrieved(self, query: Query, times: StageTimes) -> Query:
         with times.stage("retrieve"):
             arrays = portable.to_arrays(self.places.matcher, query.features)
-            nearest = self._nearest(portable.local_descriptors(arrays))
-            return replace(query, cells=cells(arrays), nearest=tuple(nearest))
+            descriptor = self._described(portable.local_descriptors(arrays))
+            nearest = tuple(self._placed(descriptor, self.options.candidates))
+            return replace(query, cells=cells(arrays), nearest=nearest, descriptor=descriptor)
 
     def _anywhere(self, query: Query, times: StageTimes) -> Localized | Lost:
         if not query.nearest:
@@ -169,16 +192,19 @@ class Relocalizer:
             return o.min_detail
         return max(o.min_detail, 1.0 - o.changes * (1.0 - own) - o.own_detail_margin)
 
-    def _nearest(self, local: np.ndarray) -> list[tuple[int, float]]:
+    def _described(self, local: np.ndarray) -> FloatArray:
         places = self.places
         if not places.fits or places.vocabulary is None:
             raise MapError(
                 f"{places.store.address} was made with another matcher or other weights: "
                 f"`l2m map check --repair --model {places.matcher.name}` describes it anew"
             )
-        descriptor = places.vocabulary.describe(local)
-        found = places.index.nearest(descriptor, 2 * self.options.candidates)
-        return [pair for pair in found if pair[0] in places.poses][: self.options.candidates]
+        return places.vocabulary.describe(local)
+
+    def _placed(self, descriptor: FloatArray, count: int) -> list[tuple[int, float]]:
+        """The most similar keyframes that have a place."""
+        found = self.places.index.nearest(descriptor, 2 * count)
+        return [pair for pair in found if pair[0] in self.places.poses][:count]
 
     def _suffice(self, best: list[Sighting]) -> bool:
         strong = [s for s in best if s.view.strength >= self.options.strong]
@@ -201,6 +227,11 @@ class Relocalizer:
             yield id
 
     def _sighting(self, query: Query, id: int, times: StageTimes) -> Sighting | Lost:
+        if id not in query.tried:
+            query.tried[id] = self._looked(query, id, times)
+        return query.tried[id]
+
+    def _looked(self, query: Query, id: int, times: StageTimes) -> Sighting | Lost:
         o = self.options
         with times.stage("compare"):
             alike = self.places.most_alike(query.cells, id)
