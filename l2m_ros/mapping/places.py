@@ -89,9 +89,8 @@ class Places:
         return np.inf if kept is None else likeness(seen, kept) + STORED_ERROR
 
     def alike(self, seen: Cells, id: int) -> float | None:
-        """How alike a keyframe is, without loading it; None where nothing is kept of it."""
-        place = self._places.get(id)
-        kept = self._stored_cells(id) if place is None else place.cells
+        """How alike a keyframe is by its stored cells, loaded or not; None where there are none."""
+        kept = self._stored_cells(id)
         return None if kept is None else likeness(seen, kept)
 
     def _stored_cells(self, id: int) -> Cells | None:

@@ -59,6 +59,7 @@ class Query:
     nearest: tuple[tuple[int, float], ...] = ()  # keyframes and their similarity, best first
     descriptor: FloatArray | None = None
     tried: dict[int, Sighting | Lost] = field(default_factory=dict)  # by keyframe
+    unlike: set[int] = field(default_factory=set)  # of these, those that were not even matched
 
 
 class Relocalizer:
@@ -129,8 +130,8 @@ class Relocalizer:
         found: list[Sighting] = []
         best: list[Sighting] = []
         lost: list[Lost] = []
-        for id in self._candidates(query, best, lost):
-            sighting = self._sighting(query, id, times)
+        for id, around in self._candidates(query, best, lost):
+            sighting = self._sighting(query, id, times, around=around)
             if isinstance(sighting, Lost):
                 lost.append(sighting)
                 continue
@@ -210,40 +211,54 @@ class Relocalizer:
         strong = [s for s in best if s.view.strength >= self.options.strong]
         return len(best) >= self.options.agreeing or len(strong) >= 2
 
-    def _candidates(self, query: Query, best: list[Sighting], lost: list[Lost]) -> Iterator[int]:
-        """By similarity; once something was seen, what lies around it comes first."""
+    def _candidates(
+        self, query: Query, best: list[Sighting], lost: list[Lost]
+    ) -> Iterator[tuple[int, bool]]:
+        """By similarity; once something was seen, what lies around it (True) comes first, also
+        what was not matched before because it looks otherwise."""
         tried: set[int] = set()
-        queue = [id for id, _ in query.nearest]
-        while len(tried) < self.options.tries:
+        again: set[int] = set()
+        for _ in range(self.options.tries):
             if len(lost) >= self.options.blind_tries and not best:
                 return
-            around = []
-            if best:
-                around = self.places.near(best[0].map_from_camera, self.options.tries)
-            id = next((id for id in [*around, *queue] if id not in tried), None)
+            near = self.places.near(best[0].map_from_camera, self.options.tries) if best else []
+            untried = (i for i in near if i not in tried or i in query.unlike - again)
+            id, around = next(untried, None), True
+            if id is None:
+                id = next((i for i, _ in query.nearest if i not in tried), None)
+                around = False
             if id is None:
                 return
             tried.add(id)
-            yield id
+            if around:
+                again.add(id)
+            yield id, around
 
-    def _sighting(self, query: Query, id: int, times: StageTimes) -> Sighting | Lost:
-        if id not in query.tried:
-            query.tried[id] = self._looked(query, id, times)
+    def _sighting(
+        self, query: Query, id: int, times: StageTimes, *, around: bool = False
+    ) -> Sighting | Lost:
+        """`around`: another keyframe there has seen this image, so this one may look otherwise, as
+        from much nearer."""
+        gates = self.options.gates
+        least = gates.min_likeness * (self.options.around_likeness if around else 1.0)
+        if id not in query.tried or (around and id in query.unlike):
+            query.unlike.discard(id)
+            query.tried[id] = self._looked(query, id, least, times)
         return query.tried[id]
 
-    def _looked(self, query: Query, id: int, times: StageTimes) -> Sighting | Lost:
+    def _looked(self, query: Query, id: int, least: float, times: StageTimes) -> Sighting | Lost:
         o = self.options
         with times.stage("compare"):
             alike = self.places.most_alike(query.cells, id)
-        if alike < o.gates.min_likeness:
-            return _unlike(id, alike, o.gates)
+        if alike < least:
+            return _unlike(query, id, alike, least)
         with times.stage("load"):
             place = self.places.place(id)
         if query.cells is not None and place.cells is not None:
             with times.stage("compare"):
                 alike = likeness(query.cells, place.cells)
-            if alike < o.gates.min_likeness:
-                return _unlike(id, alike, o.gates)
+            if alike < least:
+                return _unlike(query, id, alike, least)
         matcher = self.places.matcher
         view = look(matcher, query.frame, query.features, place, o.gates, o.pose, times)
         return view if isinstance(view, Lost) else sighted(view, *self.places.poses[id])
@@ -297,8 +312,9 @@ class Relocalizer:
         return None
 
 
-def _unlike(id: int, alike: float, gates: ViewGates) -> Lost:
-    words = f"likeness {alike:.2f} to keyframe {id}, {gates.min_likeness:g} is the least"
+def _unlike(query: Query, id: int, alike: float, least: float) -> Lost:
+    query.unlike.add(id)
+    words = f"likeness {alike:.2f} to keyframe {id}, {least:g} is the least"
     return Lost(LostReason.NOT_CONFIDENT, words)
 
 
