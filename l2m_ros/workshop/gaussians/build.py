@@ -33,7 +33,6 @@ from l2m_ros.workshop.gaussians.initial import (
     joined,
     points_from_depth,
     points_from_matches,
-    thinned,
 )
 from l2m_ros.workshop.gaussians.model import Gaussians
 from l2m_ros.workshop.gaussians.ply import write_ply
@@ -268,10 +267,10 @@ def first_points(
     wanted, seed = max(10, int(FIRST_SHARE * options.fit.max_gaussians)), options.fit.seed
     with_depth = [c for c in captures if c.depth is not None]
     if len(with_depth) >= LEAST_DEPTH_SHARE * len(captures):
-        return captures, thinned(points_from_depth(with_depth, wanted, seed), wanted), "depth"
+        return captures, points_from_depth(with_depth, wanted, seed), "depth"
     matcher = load_matcher(options.matcher, backend="auto")
     captures = depth_from_matches(captures, matcher, _sharp(captures, source, options))
-    return captures, thinned(points_from_matches(captures, wanted, seed), wanted, seed), "matches"
+    return captures, points_from_matches(captures, wanted, seed), "matches"
 
 
 def _sharp(captures: list[Capture], source: Path, options: BuildOptions) -> list[Capture]:

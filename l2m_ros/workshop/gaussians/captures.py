@@ -25,6 +25,7 @@ from l2m_ros.geometry.camera import undistort_maps
 from l2m_ros.progress import track
 from l2m_ros.types import ByteArray, Camera, FloatArray
 from l2m_ros.workshop.evaluation.scenes import Scene, View, read_rgb
+from l2m_ros.workshop.gaussians.labels import at_jump, depth_at
 from l2m_ros.workshop.gaussians.model import PosedCamera
 
 LEAST_IMAGES = 3
@@ -44,8 +45,22 @@ class Capture:
     def shrunk(self, longest_px: int) -> Capture:
         small = View(self.rgb, self.view.camera, self.depth).shrunk(longest_px)
         assert small.camera is not None
-        view = replace(self.view, camera=small.camera)
-        return Capture(self.name, small.rgb, view, small.depth)
+        view, depth = replace(self.view, camera=small.camera), small.depth
+        if depth is not None and self.depth is not None:
+            depth = _between_pixels(self.depth, depth)
+        return Capture(self.name, small.rgb, view, depth)
+
+
+def _between_pixels(full: FloatArray, nearest: FloatArray) -> FloatArray:
+    """`nearest`, interpolated away from depth edges: on a floor the nearest pixel is 0.5 % off."""
+    height, width = nearest.shape
+    v, u = np.mgrid[:height, :width]
+    size = np.array(full.shape[::-1]) / (width, height)
+    at = (np.stack([u, v], axis=-1) + 0.5) * size - 0.5
+    column, row = at.round().astype(int).clip(0, np.array(full.shape[::-1]) - 1).transpose(2, 0, 1)
+    between = depth_at(full, at)
+    smooth = (between > 0) & ~at_jump(full)[row, column]
+    return np.where(smooth, between, nearest).astype(nearest.dtype)
 
 
 @dataclass(frozen=True, eq=False)

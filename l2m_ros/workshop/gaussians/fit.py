@@ -121,7 +121,7 @@ class Fit:
         self.adam.step()
         self.step += 1
         if share < o.grow_until and self.step % o.grow_every == 0:
-            self._revise()
+            self._revise(share)
         return float(loss.detach())
 
     def _view_of(self, step: int) -> int:
@@ -146,12 +146,13 @@ class Fit:
             )
         return loss
 
-    def _revise(self) -> None:
-        """Prune, and grow by at most a tenth up to the limit."""
+    def _revise(self, share: float) -> None:
+        """Prune, and grow so that the limit is reached when growth ends."""
         random = torch.Generator().manual_seed(self.options.seed * 1_000_003 + self.step)
         keep = pruned(self.gaussians, self.extent)
         room = self.options.max_gaussians - int(keep.sum())
-        count = max(0, min(room, len(keep) // 10))
+        left = (self.options.grow_until - share) * self.step / share / self.options.grow_every
+        count = max(0, math.ceil(room / (1 + left)))
         need = torch.where(keep.cpu(), self.tally.mean(), torch.zeros(len(keep)))
         stays, new = grown(self.gaussians, need, count, random)
         stays = stays.to(keep.device) & keep

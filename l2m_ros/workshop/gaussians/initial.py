@@ -9,9 +9,10 @@ noisy.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
@@ -30,6 +31,8 @@ from l2m_ros.workshop.lifting.sky import sky_by_rule
 OPACITY = 0.7  # of a first Gaussian: it lies on the surface already
 THICKNESS = 0.1  # of its extent
 EDGE_SHARE = 0.04  # neighbours in depth farther apart lie on two surfaces
+EDGE_POINTS = 0.5  # of the first points: at depth edges
+EDGE_BEND, EDGE_PX = 0.01, 1  # change of slope of inverse depth at an edge; so far is beside it
 GRAZING = 0.1  # cosine below which a surface is seen too flat to be lifted
 MATCH_PX = 640  # longest side of the images that are matched
 REFINED_FROM_PX = 320  # in smaller images the patch of 9 px that is aligned holds two surfaces
@@ -60,16 +63,32 @@ def joined(parts: list[Points]) -> Points:
 
 
 def points_from_depth(captures: list[Capture], wanted: int, seed: int = 0) -> Points:
-    """About 4 x `wanted` points, as many from each view; sky as a far dome."""
-    rng = np.random.default_rng(seed)
-    each = max(64, 4 * wanted // len(captures))
-    parts = [_lifted(capture, each, rng) for capture in captures if capture.depth is not None]
-    if not parts or not sum(map(len, parts)):
+    """About `wanted` points spread evenly, a share of them at depth edges; sky as a far dome."""
+    kinds = _of_both_kinds(captures, wanted, seed, _lifted)
+    if not sum(len(points) for points, _ in kinds):
         raise InvalidInput("no view has known depth")
-    return joined(parts)
+    return joined([thinned(points, count, seed) for points, count in kinds])
 
 
-def _lifted(capture: Capture, count: int, rng: np.random.Generator) -> Points:
+def _of_both_kinds(
+    captures: list[Capture], wanted: int, seed: int, lifted: Callable[..., Points]
+) -> list[tuple[Points, int]]:
+    """Points from everywhere and how many are wanted, then the same at depth edges.
+
+    Outlines need small Gaussians of their own. As many points come from each view.
+    """
+    at_edges = int(EDGE_POINTS * wanted)
+    kinds = []
+    for number, (count, edges) in enumerate(((wanted - at_edges, False), (at_edges, True))):
+        rng = np.random.default_rng((seed, number))
+        each = max(64, 4 * count // len(captures))
+        found = [lifted(c, each, rng, edges) for c in captures if c.depth is not None]
+        kinds.append((joined(found), count))
+    return kinds
+
+
+def _lifted(capture: Capture, count: int, rng: np.random.Generator, edges: bool) -> Points:
+    """`count` points of a view's depth; of pixels near depth edges alone where asked."""
     assert capture.depth is not None
     depth, directions = capture.depth.astype(np.float64), rays(capture.view.camera)
     normal, sound = normals_of_depth(depth, directions)
@@ -78,6 +97,8 @@ def _lifted(capture: Capture, count: int, rng: np.random.Generator) -> Points:
         depth = np.where(sky, SKY_DISTANCE * np.nanmedian(depth), depth)
         normal = np.where(sky[..., None], -directions, normal)
         sound = sound | sky
+    if edges:
+        sound = sound & near_edge(capture.depth)
     rows, columns = np.nonzero(sound)
     chosen = rng.permutation(len(rows))[:count]
     at = rows[chosen], columns[chosen]
@@ -87,22 +108,49 @@ def _lifted(capture: Capture, count: int, rng: np.random.Generator) -> Points:
     return Points(xyz, capture.rgb[at] / 255.0, oriented @ pose[:3, :3].T)
 
 
-def normals_of_depth(depth: FloatArray, directions: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Unit normals (H, W, 3) towards the camera, and where they can be trusted (H, W)."""
-    points = directions * depth[..., None]
-    normal, sound = np.zeros_like(points), np.zeros(depth.shape, bool)
-    across = points[1:-1, 2:] - points[1:-1, :-2]
-    down = points[2:, 1:-1] - points[:-2, 1:-1]
-    raw = np.cross(down, across)
+def near_edge(depth: FloatArray) -> FloatArray:
+    """(H, W): known depth within EDGE_PX of a bend of inverse depth."""
+    known = np.nan_to_num(depth) > 0
+    inverse = np.where(known, 1.0 / np.where(known, depth, 1.0), np.nan)
+    bend = np.zeros(depth.shape, bool)
     with np.errstate(invalid="ignore"):
+        across = np.abs(inverse[:, 2:] + inverse[:, :-2] - 2 * inverse[:, 1:-1])
+        down = np.abs(inverse[2:] + inverse[:-2] - 2 * inverse[1:-1])
+        bend[:, 1:-1] = across > EDGE_BEND * inverse[:, 1:-1]
+        bend[1:-1] |= down > EDGE_BEND * inverse[1:-1]
+    window = np.ones((2 * EDGE_PX + 1, 2 * EDGE_PX + 1), np.uint8)
+    return np.asarray(known & (cv2.dilate(bend.view(np.uint8), window) > 0))
+
+
+def normals_of_depth(depth: FloatArray, directions: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Unit normals (H, W, 3) towards the camera, and where they can be trusted (H, W).
+
+    Beside a depth edge the differences are taken on the pixel's own side, so surfaces have
+    normals right up to their outline.
+    """
+    points = directions * depth[..., None]
+    across, down = _own_slope(points, 1), _own_slope(points, 0)
+    with np.errstate(invalid="ignore"):
+        raw = np.cross(down, across)
         raw /= np.maximum(np.linalg.norm(raw, axis=-1, keepdims=True), 1e-12)
-        middle = depth[1:-1, 1:-1]
         jump = np.maximum(np.abs(across[..., 2]), np.abs(down[..., 2]))
-        ray = directions[1:-1, 1:-1]
-        facing = -(raw * ray).sum(-1) / np.linalg.norm(ray, axis=-1)
-        sound[1:-1, 1:-1] = (jump < EDGE_SHARE * middle) & (np.abs(facing) > GRAZING)
-    normal[1:-1, 1:-1] = raw * np.sign(facing)[..., None]
-    return np.nan_to_num(normal), sound
+        facing = -(raw * directions).sum(-1) / np.linalg.norm(directions, axis=-1)
+        sound = (jump < 0.5 * EDGE_SHARE * depth) & (np.abs(facing) > GRAZING)
+    return np.nan_to_num(raw * np.sign(facing)[..., None]), sound
+
+
+def _own_slope(points: FloatArray, axis: int) -> FloatArray:
+    """(H, W, 3) change from pixel to pixel along an axis: the mean of both sides, but of the side
+    where depth changes less if the other changes by more than three times as much."""
+    step = np.diff(points, axis=axis)
+    edge = np.full_like(np.take(points, [0], axis=axis), np.nan)
+    ahead = np.concatenate([step, edge], axis=axis)
+    back = np.concatenate([edge, step], axis=axis)
+    with np.errstate(invalid="ignore"):
+        a, b = (np.nan_to_num(np.abs(x[..., 2:]), nan=np.inf) for x in (ahead, back))
+        floor = 1e-3 * np.abs(points[..., 2:])
+        both = np.maximum(a, b) <= 3 * np.minimum(a, b) + floor
+        return np.where(both, 0.5 * (ahead + back), np.where(a < b, ahead, back))
 
 
 def depth_from_matches(
@@ -189,17 +237,23 @@ def _agreed(found: list[tuple[FloatArray, FloatArray]], shape: tuple[int, ...]) 
 
 
 def points_from_matches(captures: list[Capture], wanted: int, seed: int = 0) -> Points:
-    """Points at the depth that matches agreed on, with normals fitted to their neighbours."""
-    rng = np.random.default_rng(seed)
-    each = max(64, 4 * wanted // len(captures))
-    return _oriented(joined([_at_depth(capture, each, rng) for capture in captures]))
+    """The same at the depth that matches agreed on, with normals fitted to the neighbours."""
+    kinds = _of_both_kinds(captures, wanted, seed, _at_depth)
+    cloud, kept = _oriented(joined([points for points, _ in kinds]))
+    parts, first = [], 0
+    for points, count in kinds:
+        own = slice(first, first + len(points))
+        parts.append(thinned(cloud.select(np.flatnonzero(kept[own]) + first), count, seed))
+        first += len(points)
+    return joined(parts)
 
 
-def _at_depth(capture: Capture, count: int, rng: np.random.Generator) -> Points:
+def _at_depth(capture: Capture, count: int, rng: np.random.Generator, edges: bool) -> Points:
     assert capture.depth is not None
-    rows, columns = np.nonzero(np.isfinite(capture.depth))
-    chosen = rng.permutation(len(rows))[:count]
-    at = rows[chosen], columns[chosen]
+    chosen = near_edge(capture.depth) if edges else np.isfinite(capture.depth)
+    rows, columns = np.nonzero(chosen)
+    order = rng.permutation(len(rows))[:count]
+    at = rows[order], columns[order]
     ray, pose = rays(capture.view.camera)[at], capture.view.world_from_camera
     xyz = ray * capture.depth[at][:, None] @ pose[:3, :3].T + pose[:3, 3]
     back = -ray / np.linalg.norm(ray, axis=1, keepdims=True)
@@ -246,19 +300,18 @@ def triangulate(
     return xyz, good
 
 
-def _oriented(points: Points, neighbours: int = 12) -> Points:
-    """Lonely points left out, normals fitted to the neighbours, on the side of the camera."""
+def _oriented(points: Points, neighbours: int = 12) -> tuple[Points, FloatArray]:
+    """With normals fitted to the neighbours, towards the camera; (N,) which are not lonely."""
     tree = cKDTree(points.xyz)
     distance, index = tree.query(points.xyz, min(neighbours, len(points)))
     spread = distance[:, 1:].mean(axis=1)
     kept = spread < 4 * np.median(spread)
-    local = points.xyz[index[kept]]
+    local = points.xyz[index]
     local = local - local.mean(axis=1, keepdims=True)
     _, vectors = np.linalg.eigh(np.einsum("nki,nkj->nij", local, local))
     normal = vectors[:, :, 0]
-    towards = points.normal[kept]
-    normal *= np.where((normal * towards).sum(1) < 0, -1.0, 1.0)[:, None]
-    return Points(points.xyz[kept], points.rgb[kept], normal)
+    normal *= np.where((normal * points.normal).sum(1) < 0, -1.0, 1.0)[:, None]
+    return replace(points, normal=normal), kept
 
 
 def thinned(points: Points, wanted: int, seed: int = 0) -> Points:

@@ -19,8 +19,8 @@ from l2m_ros.types import FloatArray
 from l2m_ros.workshop.gaussians.model import PosedCamera
 
 BoolArray = npt.NDArray[np.bool_]
-SAME_SURFACE, HIDDEN = 0.02, 0.1  # of the depth
-JUMP = 0.03  # second difference of inverse depth over inverse depth: 0 on planes
+SAME_SURFACE, HIDDEN = 0.01, 0.1  # of the depth
+JUMP = 0.015  # second difference of inverse depth over inverse depth: 0 on planes
 OUTSIDE_PX = 1e6  # stands for "behind b": beyond any image
 
 
