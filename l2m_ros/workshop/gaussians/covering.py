@@ -9,7 +9,7 @@ import torch
 from l2m_ros.geometry.camera import rays
 from l2m_ros.types import FloatArray
 from l2m_ros.workshop.gaussians.captures import Capture
-from l2m_ros.workshop.gaussians.initial import SKY_DISTANCE, Points
+from l2m_ros.workshop.gaussians.initial import SKY_DISTANCE, Points, joined
 from l2m_ros.workshop.gaussians.model import Gaussians
 from l2m_ros.workshop.gaussians.rasterizer import Rasterizer
 from l2m_ros.workshop.gaussians.rendering import render
@@ -39,15 +39,12 @@ def points_in_holes(
         if hole.all() or not hole.any():
             continue
         parts.append(_filled(capture, depth, hole, wanted // len(chosen), rng))
-    if not parts:
-        return None
-    xyz, rgb, normal = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Points(xyz, rgb, normal)
+    return joined(parts) if parts else None
 
 
 def _filled(
     capture: Capture, depth: FloatArray, hole: FloatArray, count: int, rng: np.random.Generator
-) -> tuple[FloatArray, FloatArray, FloatArray]:
+) -> Points:
     _, label = cv2.distanceTransformWithLabels(
         hole.astype(np.uint8), cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL
     )
@@ -59,6 +56,7 @@ def _filled(
     at = rng.permutation(len(rows))[:count]
     rows, columns = rows[at], columns[at]
     pose, ray = capture.view.world_from_camera, rays(capture.view.camera)[rows, columns]
-    xyz = ray * near[rows, columns][:, None] @ pose[:3, :3].T + pose[:3, 3]
+    distance = near[rows, columns]
+    xyz = ray * distance[:, None] @ pose[:3, :3].T + pose[:3, 3]
     back = -ray / np.linalg.norm(ray, axis=1, keepdims=True)
-    return xyz, capture.rgb[rows, columns] / 255.0, back @ pose[:3, :3].T
+    return Points(xyz, capture.rgb[rows, columns] / 255.0, back @ pose[:3, :3].T, distance)

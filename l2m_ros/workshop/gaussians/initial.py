@@ -10,7 +10,7 @@ noisy.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import cv2
 import numpy as np
@@ -30,10 +30,10 @@ from l2m_ros.workshop.lifting.sky import sky_by_rule
 
 OPACITY = 0.7  # of a first Gaussian: it lies on the surface already
 THICKNESS = 0.1  # of its extent
-EDGE_SHARE = 0.04  # neighbours in depth farther apart lie on two surfaces
+EDGE_SHARE = 0.1  # neighbours in depth farther apart lie on two surfaces
 EDGE_POINTS = 0.5  # of the first points: at depth edges
 EDGE_BEND, EDGE_PX = 0.01, 1  # change of slope of inverse depth at an edge; so far is beside it
-GRAZING = 0.1  # cosine below which a surface is seen too flat to be lifted
+GRAZING = 0.05  # cosine below which a surface is seen too flat to be lifted
 MATCH_PX = 640  # longest side of the images that are matched
 REFINED_FROM_PX = 320  # in smaller images the patch of 9 px that is aligned holds two surfaces
 PARTNERS = 4  # views that each view is matched with
@@ -49,16 +49,17 @@ class Points:
     xyz: FloatArray  # (N, 3)
     rgb: FloatArray  # (N, 3) in [0, 1]
     normal: FloatArray  # (N, 3) unit, towards a camera that saw the point
+    distance: FloatArray  # (N,) depth in the view that it was lifted from
 
     def __len__(self) -> int:
         return len(self.xyz)
 
     def select(self, chosen: FloatArray) -> Points:
-        return Points(self.xyz[chosen], self.rgb[chosen], self.normal[chosen])
+        return Points(*(getattr(self, column.name)[chosen] for column in fields(self)))
 
 
 def joined(parts: list[Points]) -> Points:
-    columns = [[getattr(p, name) for p in parts] for name in ("xyz", "rgb", "normal")]
+    columns = [[getattr(p, column.name) for p in parts] for column in fields(Points)]
     return Points(*(np.concatenate(column) for column in columns))
 
 
@@ -105,7 +106,7 @@ def _lifted(capture: Capture, count: int, rng: np.random.Generator, edges: bool)
     pose = capture.view.world_from_camera
     xyz = directions[at] * depth[at][:, None] @ pose[:3, :3].T + pose[:3, 3]
     oriented = normal[at] / np.linalg.norm(normal[at], axis=1, keepdims=True)
-    return Points(xyz, capture.rgb[at] / 255.0, oriented @ pose[:3, :3].T)
+    return Points(xyz, capture.rgb[at] / 255.0, oriented @ pose[:3, :3].T, depth[at])
 
 
 def near_edge(depth: FloatArray) -> FloatArray:
@@ -135,7 +136,7 @@ def normals_of_depth(depth: FloatArray, directions: FloatArray) -> tuple[FloatAr
         raw /= np.maximum(np.linalg.norm(raw, axis=-1, keepdims=True), 1e-12)
         jump = np.maximum(np.abs(across[..., 2]), np.abs(down[..., 2]))
         facing = -(raw * directions).sum(-1) / np.linalg.norm(directions, axis=-1)
-        sound = (jump < 0.5 * EDGE_SHARE * depth) & (np.abs(facing) > GRAZING)
+        sound = (jump < EDGE_SHARE * depth) & (np.abs(facing) > GRAZING)
     return np.nan_to_num(raw * np.sign(facing)[..., None]), sound
 
 
@@ -257,7 +258,7 @@ def _at_depth(capture: Capture, count: int, rng: np.random.Generator, edges: boo
     ray, pose = rays(capture.view.camera)[at], capture.view.world_from_camera
     xyz = ray * capture.depth[at][:, None] @ pose[:3, :3].T + pose[:3, 3]
     back = -ray / np.linalg.norm(ray, axis=1, keepdims=True)
-    return Points(xyz, capture.rgb[at] / 255.0, back @ pose[:3, :3].T)
+    return Points(xyz, capture.rgb[at] / 255.0, back @ pose[:3, :3].T, capture.depth[at])
 
 
 def partners(captures: list[Capture]) -> Iterator[tuple[int, int]]:
@@ -304,7 +305,7 @@ def _oriented(points: Points, neighbours: int = 12) -> tuple[Points, FloatArray]
     """With normals fitted to the neighbours, towards the camera; (N,) which are not lonely."""
     tree = cKDTree(points.xyz)
     distance, index = tree.query(points.xyz, min(neighbours, len(points)))
-    spread = distance[:, 1:].mean(axis=1)
+    spread = distance[:, 1:].mean(axis=1) / points.distance
     kept = spread < 4 * np.median(spread)
     local = points.xyz[index]
     local = local - local.mean(axis=1, keepdims=True)
@@ -315,33 +316,47 @@ def _oriented(points: Points, neighbours: int = 12) -> tuple[Points, FloatArray]
 
 
 def thinned(points: Points, wanted: int, seed: int = 0) -> Points:
-    """At most `wanted`, spread evenly as seen: one point a voxel, the voxel found by bisection."""
+    """At most `wanted`, spread evenly as seen: one point a voxel, voxels as large as far away.
+
+    The size, in units of the distance, is found by bisection.
+    """
     if len(points) <= wanted:
         return points
-    order = np.random.default_rng(seed).permutation(len(points))
-    points = points.select(order)
-    low, high = 1e-6, float(np.ptp(np.quantile(points.xyz, [0.02, 0.98], axis=0), axis=0).max())
-    for _ in range(18):
+    points = points.select(np.random.default_rng(seed).permutation(len(points)))
+    low, high = 1e-6, 4.0
+    for _ in range(16):
         size = np.sqrt(low * high)
-        if len(_one_a_voxel(points.xyz, size)) > wanted:
+        if len(_one_a_voxel(points, size)) > wanted:
             low = size
         else:
             high = size
-    return points.select(_one_a_voxel(points.xyz, high)[:wanted])
+    return points.select(_one_a_voxel(points, high)[:wanted])
 
 
-def _one_a_voxel(xyz: FloatArray, size: float) -> FloatArray:
-    cells = np.floor((xyz - xyz.min(axis=0)) / size).astype(np.int64)
-    _, first = np.unique(cells @ np.array([1, 2_097_143, 4_398_046_511_087]), return_index=True)
-    return np.sort(first)
+def _one_a_voxel(points: Points, size: float) -> FloatArray:
+    """Indices of one point a voxel; a voxel is left out where points seen from nearer lie in it."""
+    level = np.floor(np.log2(np.maximum(points.distance, 1e-9))).astype(int)
+    chosen = np.zeros(len(points), bool)
+    origin = points.xyz.min(axis=0)
+    for own in np.unique(level):
+        reaching = np.flatnonzero(level <= own)
+        cells = np.floor((points.xyz[reaching] - origin) / (size * 2.0**own)).astype(np.int64)
+        keys = cells @ np.array([1, 2_097_143, 4_398_046_511_087])
+        # Nearer points first: unique returns the first of each voxel.
+        order = np.argsort(level[reaching] == own, kind="stable")
+        _, first = np.unique(keys[order], return_index=True)
+        winners = reaching[order[first]]
+        chosen[winners[level[winners] == own]] = True
+    return np.flatnonzero(chosen)
 
 
 def gaussians_on(points: Points, sh_degree: int) -> Gaussians:
-    """Flat Gaussians at the points, as wide as the points' spacing."""
+    """Flat Gaussians at the points, as wide as the points' spacing; lonely ones stay small."""
     n = len(points)
     tree = cKDTree(points.xyz)
     spacing = tree.query(points.xyz, min(5, n))[0][:, 1:].mean(axis=1)
-    spacing = np.clip(spacing, 1e-9, 4 * np.median(spacing) + 0.02 * spacing)
+    relative = spacing / points.distance
+    spacing = np.clip(relative, 1e-9, 4 * np.median(relative)) * points.distance
     scales = np.log(np.stack([0.7 * spacing, 0.7 * spacing, THICKNESS * 0.7 * spacing], axis=1))
     sh = np.zeros((n, (sh_degree + 1) ** 2, 3))
     sh[:, 0] = (points.rgb - 0.5) / SH_0
