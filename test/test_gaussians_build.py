@@ -226,7 +226,7 @@ def test_epipolar_error_is_that_of_the_closed_form():
 
 
 def test_cameras_on_a_line_hide_wrong_depth_from_the_epipolar_error_not_from_the_cycle_error():
-    """A wall at 3; the middle one of three cameras beside one another takes it for 0.5 % farther."""
+    """A wall at 3; the middle one of three cameras in a row takes it for 0.5 % farther."""
     poses = [np.eye(4) for _ in range(3)]
     for i, pose in enumerate(poses):
         pose[0, 3] = 0.3 * i
@@ -281,7 +281,7 @@ def test_growing_and_pruning_keep_what_they_should():
 
 def test_points_lie_as_dense_as_they_are_seen_and_denser_at_outlines():
     """A floor from 1 to 7 m: in space denser in front; the box: half along its outline."""
-    v, u = np.mgrid[:HEIGHT, :WIDTH]
+    v = np.mgrid[:HEIGHT, :WIDTH][0]
     floor = np.where(v > 26, 25.0 / np.maximum(v - 23.5, 1), np.nan)
     flat = Capture("x", np.zeros((HEIGHT, WIDTH, 3), np.uint8), view(np.eye(4)), floor)
     depth = points_from_depth([flat], 200).xyz[:, 2]

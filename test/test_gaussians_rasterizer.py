@@ -12,6 +12,7 @@ from l2m_ros.workshop.gaussians import choice
 from l2m_ros.workshop.gaussians.choice import load_rasterizer
 from l2m_ros.workshop.gaussians.cpu import CpuRasterizer
 from l2m_ros.workshop.gaussians.gsplat import disc_axes_first
+from l2m_ros.workshop.gaussians.losses import normal_consistency
 from l2m_ros.workshop.gaussians.model import Gaussians, PosedCamera
 from l2m_ros.workshop.gaussians.ply import read_ply, write_ply
 from l2m_ros.workshop.gaussians.projection import planes
@@ -210,3 +211,24 @@ def test_a_gpu_without_gsplat_leaves_the_drawing_to_the_cpu_and_says_so(monkeypa
 def test_unknown_rasterizer_is_named():
     with pytest.raises(InvalidInput, match="auto, cpu"):
         load_rasterizer("cup")
+
+
+def test_normals_that_disagree_cost_even_where_their_mean_is_right():
+    """A wall of discs, every other one tilted to one side and to the other."""
+    v, u = np.mgrid[-12:13, -12:13] * 0.1
+    means = np.stack([u.ravel(), v.ravel(), np.full(u.size, 3.0)], axis=1)
+
+    def wall(tilt):
+        angle = np.where(np.add.outer(np.arange(25), np.arange(25)).ravel() % 2, tilt, -tilt) / 2
+        turn = np.stack([np.cos(angle), 0 * angle, np.sin(angle), 0 * angle], axis=1)
+        scales = np.log(np.tile([0.1, 0.1, 0.01], (len(means), 1)))
+        parts = means, scales, turn, np.zeros(len(means)), np.zeros((len(means), 1, 3))
+        return Gaussians(*(torch.tensor(part, dtype=torch.float32) for part in parts))
+
+    K = np.array([[24.0, 0, 11.5], [0, 24.0, 8.5], [0, 0, 1]])
+    view, plain = PosedCamera(Camera(24, 18, K), np.eye(4)), torch.zeros(18, 24, 3)
+    flat, ragged = (
+        float(normal_consistency(render(TwinRasterizer(), wall(tilt), view), view, plain))
+        for tilt in (0.0, 0.5)
+    )
+    assert abs(flat) < 1e-3 and ragged > 0.08  # 1 - cos 0.5 = 0.12 of what is opaque

@@ -53,7 +53,7 @@ def _build_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-depth", action="store_true", help="leave known depth aside")
     parser.add_argument(
         "--no-plain", action="store_true",
-        help="skip the scene without regularisers, which check compares with: 40 %% faster",
+        help="skip the scene without regularisers, which check compares with: 47 %% faster",
     )  # fmt: skip
     parser.add_argument("--seed", type=whole(0), default=0)
     parser.add_argument(

@@ -1,6 +1,6 @@
 """`l2m splat build`: posed images become a scene of Gaussians.
 
-    load images -> first Gaussians -> a quarter of the fit, photometric
+    load images -> first Gaussians -> a tenth of the fit, photometric
                 -> the rest without regularisers (NAME.plain.ply, to compare with)
                 -> the rest with regularisers    (NAME.ply)
 

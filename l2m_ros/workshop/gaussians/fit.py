@@ -1,6 +1,6 @@
 """Fitting Gaussians to posed images by gradient descent.
 
-The first quarter is photometric. Then the regularisers join (flat Gaussians, normals that agree
+The first tenth is photometric. Then the regularisers join (flat Gaussians, normals that agree
 with the depth, depth that agrees between views and with given depth). `Fit` holds all that
 changes, so that a run is stored and resumed exactly; what is random is drawn from (seed, step).
 """
@@ -38,7 +38,7 @@ class FitOptions:
 
     steps: int = 2000
     max_gaussians: int = 30_000
-    regularise_from: float = 0.25  # share of the run; 1 = never
+    regularise_from: float = 0.1  # share of the run; 1 = never
     grow_until: float = 0.5
     grow_every: int = 50
     rate_means: float = 1.6e-4

@@ -56,11 +56,15 @@ def flatness(gaussians: Gaussians) -> Tensor:
 
 
 def normal_consistency(rendering: Rendering, view: PosedCamera, target: Tensor) -> Tensor:
-    """1 - cosine of the blended normal and the normal of the plane depth, away from edges."""
+    """sum w (1 - n . N) over a pixel's Gaussians, N = the plane depth's normal, away from edges.
+
+    Not only their mean but each of them is turned: where Gaussians of many directions are blended
+    the plane depth means little.
+    """
     points = pixel_rays(view, rendering.alpha) * rendering.plane_depth[..., None]
     across, down = points[1:-1, 2:] - points[1:-1, :-2], points[2:, 1:-1] - points[:-2, 1:-1]
     surface = functional.normalize(torch.linalg.cross(across, down), dim=-1)
-    blended = functional.normalize(rendering.normal[1:-1, 1:-1], dim=-1)
+    blended = rendering.normal[1:-1, 1:-1]  # sum w n
     depth = rendering.plane_depth.detach()
     known = (rendering.alpha.detach() > LEAST_ALPHA) & (depth > 0)
     jump = torch.maximum(across[..., 2].abs(), down[..., 2].abs()).detach()
@@ -70,7 +74,7 @@ def normal_consistency(rendering: Rendering, view: PosedCamera, target: Tensor) 
     ).abs()
     weight = (1 - edge.mean(-1)).clamp_min(0) ** 2 * sound
     # Cross(across, down) points away from the camera, the blended normal towards it.
-    return (weight * (1 + (surface * blended).sum(-1))).mean()
+    return (weight * (rendering.alpha[1:-1, 1:-1] + (surface * blended).sum(-1))).mean()
 
 
 def depth_error(rendering: Rendering, depth: Tensor) -> Tensor:
