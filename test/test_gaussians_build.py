@@ -136,7 +136,7 @@ def test_check_has_its_keys_and_exact_depth_wins(folder, built, capsys):
 
 
 def test_worse_gaussians_are_called_worse(folder, built):
-    """Means moved by 2 % of their distance: both errors must rise."""
+    """Means moved by 2 % of their distance: errors rise, and fewer depths agree well enough."""
     out, _ = built
     good, captures = read_ply(out), load_captures(folder)
     noise = torch.randn(good.means.shape, generator=torch.Generator().manual_seed(0))
@@ -144,7 +144,8 @@ def test_worse_gaussians_are_called_worse(folder, built):
     bad.means += 0.06 * noise
     report = check_scene(good, bad, captures, CpuRasterizer(1))
     assert report.depth["plane"] > 2 * report.depth["plane_regularised"]
-    assert report.epipolar["plane"] > 1.3 * report.epipolar["plane_regularised"]
+    assert report.epipolar["plane"] > 1.15 * report.epipolar["plane_regularised"]
+    assert report.labelled["plane"] < 0.95 * report.labelled["plane_regularised"]
 
 
 def test_a_killed_build_goes_on_to_the_same_scene(folder, tmp_path, monkeypatch):
