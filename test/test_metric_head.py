@@ -192,3 +192,18 @@ def test_attention_is_the_same_while_it_learns():
 def test_nothing_to_learn_is_said():
     with pytest.raises(InvalidInput, match="nothing would be learnt"):
         options(reinforce=False, direct=False, seen_weight=0.0)
+
+
+def test_dropped_channels_change_nothing_on_the_whole():
+    bank = bank_of(range(3))
+    batches = pair_bank.BankBatches(bank, SIZE, 2, 0, dropout=0.5)
+    drawn = [batches.batch(step, rank=0, count=1, difficulty=1.0) for step in range(300)]
+    plain = pair_bank.BankBatches(bank, SIZE, 2, 0, dropout=0.0)
+    whole = [plain.batch(step, rank=0, count=1, difficulty=1.0) for step in range(300)]
+    means = [torch.stack([b.cells.mean(dim=(0, 2, 3)) for b in some]).mean(dim=0)
+             for some in (drawn, whole)]  # fmt: skip
+    assert torch.allclose(*means, atol=0.1)
+    assert not torch.equal(drawn[0].cells, whole[0].cells)
+    own = bank.cells.float().mean(dim=(0, 2, 3))[0]
+    level = torch.stack([b.cells[:, 0].mean() for b in drawn])
+    assert (level - own).abs().max() > 0.2  # kept channels tell more

@@ -277,7 +277,8 @@ class AnewBatches(Schedule):
     def _dropped(self, features: Tensor, generator: torch.Generator) -> Tensor:
         shape = (*features.shape[:2], 1, 1)
         kept = torch.rand(shape, device=features.device, generator=generator)
-        return features * (kept >= self.options.channel_dropout)
+        dropout = self.options.channel_dropout
+        return features * ((kept >= dropout) / (1.0 - dropout))  # the same on the whole
 
 
 def _some(group: Stored, rng: np.random.Generator, count: int) -> Stored:

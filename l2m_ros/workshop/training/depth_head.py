@@ -108,8 +108,8 @@ class HeadBatches(Schedule):
             at = int(rng.integers(len(group)))
             for kept, features in ((cells, group.cells[at]), (context, group.context[at])):
                 x = features.astype(np.float32)
-                x[rng.random(len(x)) < self.dropout] = 0.0
-                kept.append(x)
+                seen = rng.random((len(x), 1, 1)) >= self.dropout
+                kept.append(x * (seen / (1.0 - self.dropout)).astype(np.float32))
             labels.append(group.labels[at])
             family.append(group.family[at])
         arrays = (np.stack(cells), np.stack(context), np.stack(labels)[:, None], np.array(family))

@@ -24,6 +24,7 @@ from l2m_ros.workshop.training.seen_pairs import SeenPairs
 TRAINED_MATCHES = 64  # a pair with fewer is only measured on
 OFF_PX = 2.0  # from the epipolar line of the true pose: a match that is farther off is none
 MATCH_SIGMA_PX = 0.7
+MEAN_OVER = 200  # images
 DEPTH_SIGMA = 0.1  # relative, of a triangulated depth that counts
 
 
@@ -160,12 +161,21 @@ def bank_batch(bank: PairBank, chosen: Array, seed: int, difficulty: float) -> B
 
 
 class BankBatches(Schedule):
-    """Drawn from (seed, step) alone; difficulty d allows pairs within d times the limits."""
+    """Drawn from (seed, step) alone; difficulty d allows pairs within d times the limits.
+
+    A channel that is dropped tells its mean, the others more: else a head that sees all channels
+    later reads depths that are off as a whole (by a fifth, on what it was trained on too).
+    """
 
     def __init__(self, bank: PairBank, size: tuple[int, int], batch: int, seed: int,
                  dropout: float) -> None:  # fmt: skip
         super().__init__((SizeShare(*size, batch, 1.0),), seed)
         self.bank, self.dropout = bank, dropout
+        step = max(len(bank.cells) // MEAN_OVER, 1)
+        self._means = [
+            features[::step].float().mean(dim=(0, 2, 3))[:, None, None]
+            for features in (bank.cells, bank.context)
+        ]
 
     def batch(self, step: int, *, rank: int, count: int, difficulty: float) -> Any:
         part = self.part_of(self.sizes[0], count)
@@ -174,7 +184,9 @@ class BankBatches(Schedule):
         chosen = rng.integers(max(allowed, min(part, len(self.bank))), size=part)
         first = step * self.sizes[0].batch + rank * part
         made = bank_batch(self.bank, chosen, first, difficulty)
-        for features in (made.cells, made.context):
-            kept = rng.random((*features.shape[:2], 1, 1)) >= self.dropout
-            features.mul_(torch.from_numpy(kept))
+        if self.dropout > 0:
+            for features, mean in zip((made.cells, made.context), self._means, strict=True):
+                kept = rng.random((*features.shape[:2], 1, 1)) >= self.dropout
+                share = torch.from_numpy(kept.astype(np.float32) / (1.0 - self.dropout))
+                features.sub_(mean).mul_(share).add_(mean)
         return made
