@@ -204,6 +204,3 @@ def test_dropped_channels_change_nothing_on_the_whole():
              for some in (drawn, whole)]  # fmt: skip
     assert torch.allclose(*means, atol=0.1)
     assert not torch.equal(drawn[0].cells, whole[0].cells)
-    own = bank.cells.float().mean(dim=(0, 2, 3))[0]
-    level = torch.stack([b.cells[:, 0].mean() for b in drawn])
-    assert (level - own).abs().max() > 0.2  # kept channels tell more
