@@ -49,7 +49,7 @@ class RelocalizerOptions:
     # Of `min_likeness`, around a keyframe that has seen the image: views from 0.5 m nearer have
     # 0.05 to 0.09, and half of their matches fit.
     around_likeness: float = 0.5
-    promising: float = 0.12  # likeness of those: they are tried before the image is turned
+    promising: float = 0.12  # likeness of the best of those; below, none of them is matched
     turns_deg: tuple[float, ...] = (30.0, -30.0)  # of an image that was not found upright
     agreeing: int = 3  # enough; two are the least ...
     strong: float = 0.3  # ... and enough where either has this share of inliers times coverage

@@ -80,16 +80,15 @@ class Relocalizer:
         outcome = self._anywhere(query, times)
         if isinstance(outcome, Localized) or outcome.reason is LostReason.AMBIGUOUS:
             return outcome
-        wider = self._wider(query, times)
-        promising = _similarity(wider) >= self.options.promising
-        for other in self._others(query, wider if promising else None, times):
+        for other in self._others(query, times):
             again = self._anywhere(other, times)
             if isinstance(again, Localized):
                 return again
-        return outcome if promising or not wider.nearest else self._anywhere(wider, times)
+        return outcome
 
-    def _others(self, upright: Query, wider: Query | None, times: StageTimes) -> Iterator[Query]:
-        if wider is not None:
+    def _others(self, upright: Query, times: StageTimes) -> Iterator[Query]:
+        wider = self._wider(upright, times)
+        if _similarity(wider) >= self.options.promising:
             yield wider
         yield from self._turned(upright, times)
 
