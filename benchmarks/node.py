@@ -118,8 +118,10 @@ class Bench:
             parameters.append("depth:=ignore")
         ros = [word for p in parameters for word in ("-p", p)]
         environment = {**os.environ, "ROS_DOMAIN_ID": str(self._options.domain)}
-        run = [sys.executable, "-m", "l2m_ros.node.main", "--ros-args", *ros]
-        return subprocess.Popen(run, cwd=Path(__file__).parent.parent, env=environment)
+        root = Path(__file__).parent.parent  # what `ros2 run` starts sets threads, too
+        run = [sys.executable, "resource/matcher", "--ros-args", *ros]
+        environment["PYTHONPATH"] = os.pathsep.join([str(root), environment.get("PYTHONPATH", "")])
+        return subprocess.Popen(run, cwd=root, env=environment)
 
     def _on_status(self, message: DiagnosticArray) -> None:
         for status in message.status:
