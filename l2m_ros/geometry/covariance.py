@@ -106,7 +106,7 @@ def _covariance(fit: Fit, query: FloatArray, common: Common) -> FloatArray:
     inverse[free] = np.linalg.inv(fit.information[free])
     P: FloatArray = inverse[:6, :6] * inflation(fit, query)
     if len(fit.free) >= 6:
-        P = _widened(P, jackknife(fit, query)[:6, :6], fit, query)
+        P = _widened(P, jackknife(fit, query, np.eye(7)[:, fit.free])[:6, :6])
     P = P + _shared(fit, inverse, common)
     t = fit.pose[:3, 3]
     P[:3, :3] += common.scale_sigma**2 * np.outer(t, t)
@@ -122,9 +122,11 @@ def direction_covariance(
     """
     basis = across_direction(fit.pose[:3, 3])
     A = basis.T @ fit.information[:6, :6] @ basis
-    inverse = np.zeros((7, 7))
-    inverse[:6, :6] = basis @ np.linalg.inv(A) @ basis.T
-    P = inverse[:6, :6] * inflation(fit, query) + _shared(fit, inverse, common)
+    own, inverse = np.linalg.inv(A), np.zeros((7, 7))
+    inverse[:6, :6] = basis @ own @ basis.T
+    scatter = jackknife(fit, query, np.vstack([basis, np.zeros(5)]))
+    own = _widened(own * inflation(fit, query), scatter)
+    P = basis @ own @ basis.T + _shared(fit, inverse, common)
     if other is not None:
         apart = difference(other, fit.pose)
         P = P + np.outer(apart, apart)  # about the published one, so not a quarter of it
@@ -201,13 +203,14 @@ def _shared_sums_compiled(kernel: ModuleType, part: Part, common: Common, sums: 
     )  # fmt: skip
 
 
-def _widened(P: FloatArray, scatter: FloatArray, fit: Fit, query: FloatArray) -> FloatArray:
+def _widened(P: FloatArray, scatter: FloatArray) -> FloatArray:
     """P, wider along the directions in which the scatter exceeds what chance makes of it."""
-    L = np.linalg.cholesky(P + 1e-12 * np.trace(P) / 6.0 * np.eye(6))
+    n = len(P)
+    L = np.linalg.cholesky(P + 1e-12 * np.trace(P) / n * np.eye(n))
     inverse = np.linalg.inv(L)
     ratios, axes = np.linalg.eigh(inverse @ scatter @ inverse.T)
     blocks = LEFT_OUT * LEFT_OUT
-    chance = (1.0 + np.sqrt(6.0 / blocks)) ** 2 - 1.0  # Marchenko and Pastur's upper edge
+    chance = (1.0 + np.sqrt(n / blocks)) ** 2 - 1.0  # Marchenko and Pastur's upper edge
     return np.asarray(L @ (axes * np.maximum(ratios - chance, 1.0)) @ axes.T @ L.T)
 
 
@@ -254,12 +257,13 @@ def _cells(query: FloatArray, inlier: Mask, blocks: int) -> Index:
     return np.asarray(row * blocks + column)
 
 
-def jackknife(fit: Fit, query: FloatArray) -> FloatArray:
-    """7x7: how the pose scatters when one block of the image after another is left out.
+def jackknife(fit: Fit, query: FloatArray, basis: FloatArray) -> FloatArray:
+    """(m, m): how the pose scatters when one block of the image after another is left out.
 
-    Each block's share of the normal equations is taken out of them: a 6x6 solve a block.
+    basis (7, m): the directions in which it is free. Each block's share of the normal equations is
+    taken out of them: a solve a block.
     """
-    P = np.zeros((7, 7))
+    P = np.zeros((basis.shape[1], basis.shape[1]))
     cell = _cells(query, fit.weights > 0.5, LEFT_OUT)
     A, b = np.zeros((LEFT_OUT**2, 7, 7)), np.zeros((LEFT_OUT**2, 7))
     kernel = compiled.kernel("covariance")
@@ -274,13 +278,11 @@ def jackknife(fit: Fit, query: FloatArray) -> FloatArray:
     n = int(filled.sum())
     if n < MIN_LEFT_OUT:
         return P
-    free = np.ix_(fit.free, fit.free)
-    A, b = A[filled][:, free[0], free[1]], b[filled][:, fit.free]
-    rest = fit.information[free] - A
+    A, b = basis.T @ A[filled] @ basis, b[filled] @ basis
+    rest = basis.T @ fit.information @ basis - A
     moved = np.linalg.solve(rest, (b.sum(axis=0) - b)[:, :, None])[:, :, 0]
     moved -= moved.mean(axis=0)
-    P[free] = (n - 1) / n * moved.T @ moved
-    return P
+    return np.asarray((n - 1) / n * moved.T @ moved)
 
 
 def _block_equations_numpy(cell: Index, part: Part, A: FloatArray, b: FloatArray) -> None:

@@ -17,6 +17,7 @@ import poselib
 
 from l2m_ros.geometry import se3
 from l2m_ros.geometry.absolute import CHI2_MEDIAN, CHI2_MEDIAN_2, WIDE, accepted_radius
+from l2m_ros.geometry.covariance import independent_fraction
 from l2m_ros.geometry.ransac import (
     RAYS_SAMPLE,
     Search,
@@ -26,19 +27,23 @@ from l2m_ros.geometry.ransac import (
 )
 from l2m_ros.geometry.rays import Index, Noise, RayPairs, homogeneous
 from l2m_ros.geometry.refine import (
-    HALF_WEIGHT,
     Fit,
     epipolar_terms,
     refine,
-    robust_cost,
     rotation_terms,
     settle,
 )
 from l2m_ros.geometry.residuals import epipolar_rows, infinity_rows
+from l2m_ros.geometry.rival_motions import (
+    SAME_MOTION,
+    ahead,
+    apart,
+    motion_cost,
+    motions,
+)
 from l2m_ros.geometry.triangulation import (
     epipolar_distance,
     plausible_depth,
-    triangulated_depth,
 )
 from l2m_ros.types import FloatArray, Lost, LostReason
 
@@ -48,7 +53,6 @@ PLANE_MATCHES = 200  # drawn among the inliers: plenty for 8 parameters
 PLANE_TRIALS = 100
 SAME_COST = 12.0  # two motions whose -2 log likelihoods differ by less cannot be told apart
 SHARP, MIN_SHARP = 6.0, 30  # variance, times the best tenth's; fewer matches name no case
-SAME_MOTION = 0.02  # radians, or of the unit translation: nearer ones are one motion
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +78,7 @@ def relative_pose(
     second = _fitted(pairs, first, search)
     if isinstance(second, Lost):
         return second
-    fit, near = second
+    fit, near, other = _likeliest(pairs, *second, search)
     chosen = pairs.select(near)
     inliers = int((fit.weights > 0.5).sum())
     # A random match is an inlier within a band along a line, at most the image's diagonal long.
@@ -83,8 +87,29 @@ def relative_pose(
     if accidental(inliers, len(pairs), sample=RAYS_SAMPLE, probability=probability):
         return _too_few(inliers, len(pairs))
     view = _classified(chosen, fit, search, min_parallax)
+    if view.kind == "general":
+        view = replace(view, other=other)
     n = len(pairs)
     return replace(view, fit=view.fit.over(near, n), general=view.general.over(near, n))
+
+
+def _likeliest(
+    pairs: RayPairs, fit: Fit, near: Index, search: Search
+) -> tuple[Fit, Index, FloatArray | None]:
+    """The fit of the likeliest motion with its matches, and another that is about as likely.
+
+    Matches err together, so that a difference in cost tells less than it says.
+    """
+    chosen = pairs.select(near)
+    turned = rotation_fit(chosen.select(_sharp(chosen, fit)), fit.noise)
+    best, *others = motions(pairs, fit.pose, turned, fit.noise)
+    if best.pose is not fit.pose:
+        found = _fitted(pairs, best.pose, search)
+        if not isinstance(found, Lost):
+            fit, near = found
+    told = independent_fraction(fit, pairs.query[:, near])
+    as_likely = (m.pose for m in others if told * (m.cost - best.cost) < SAME_COST)
+    return fit, near, next(as_likely, None)
 
 
 def _settled(pairs: RayPairs, T: FloatArray, search: Search) -> FloatArray | Lost:
@@ -94,7 +119,7 @@ def _settled(pairs: RayPairs, T: FloatArray, search: Search) -> FloatArray | Los
         return near
     chosen = pairs.select(near)
     found = settle(chosen, T, epipolar_terms(chosen), _first_noise(chosen, T))
-    return _open() if found is None else _ahead(chosen, found.pose, found.weights)
+    return _open() if found is None else ahead(chosen, found.pose, found.weights)
 
 
 def _fitted(pairs: RayPairs, T: FloatArray, search: Search) -> tuple[Fit, Index] | Lost:
@@ -187,34 +212,19 @@ def _planar(pairs: RayPairs, view: TwoView, H: FloatArray) -> TwoView:
         found = refine(pairs, T, epipolar_terms(pairs), view.fit.noise)
         if found is not None:
             candidates.append(_forward(pairs, found))
-    ranked = sorted(candidates, key=lambda fit: _cost(pairs, fit, view.fit.noise))
-    best, bound = ranked[0], _cost(pairs, ranked[0], view.fit.noise) + SAME_COST
-    for fit in ranked[1:]:
-        apart = float(np.linalg.norm(se3.difference(fit.pose, best.pose)))
-        if apart > SAME_MOTION and _cost(pairs, fit, view.fit.noise) < bound:
+    noise = view.fit.noise
+    costs = {id(fit): motion_cost(pairs, fit.pose, noise, fit.weights) for fit in candidates}
+    best, *others = sorted(candidates, key=lambda fit: costs[id(fit)])
+    for fit in others:
+        as_likely = costs[id(fit)] < costs[id(best)] + SAME_COST
+        if as_likely and apart(fit.pose, best.pose) > SAME_MOTION:
             return replace(view, fit=best, general=best, other=fit.pose)
     return replace(view, fit=best, general=best)
 
 
-def _cost(pairs: RayPairs, fit: Fit, noise: Noise) -> float:
-    """-2 log likelihood; an inlier whose point would lie behind a camera costs like an outlier."""
-    behind = float((fit.weights * (triangulated_depth(pairs, fit.pose) < 0)).sum())
-    rows = epipolar_rows(pairs, fit.pose, None, noise, 0.0)
-    return robust_cost(rows) + float(HALF_WEIGHT[1]) * behind
-
-
 def _forward(pairs: RayPairs, fit: Fit) -> Fit:
-    pose = _ahead(pairs, fit.pose, fit.weights)
+    pose = ahead(pairs, fit.pose, fit.weights)
     return fit if pose is fit.pose else replace(fit, pose=pose)
-
-
-def _ahead(pairs: RayPairs, T: FloatArray, weights: FloatArray) -> FloatArray:
-    """t and -t have the same epipolar lines; take the sign that puts the points in front."""
-    if float((weights * np.sign(triangulated_depth(pairs, T))).sum()) >= 0:
-        return T
-    pose = T.copy()
-    pose[:3, 3] *= -1
-    return pose
 
 
 def _parallax(pairs: RayPairs, turned: FloatArray, noise: Noise) -> float:

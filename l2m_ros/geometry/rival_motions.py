@@ -1,0 +1,72 @@
+"""Other motions that explain the same matches: minima of the epipolar cost beside the one found.
+
+A motion to the side and a turn move the pixels of a shallow scene nearly alike, and so the cost of
+an essential matrix has several minima, often steep ones. A search ends in one of them, not always
+in the lowest. Each is reached from where it begins: the rotation that explains the matches best,
+with a translation along one of the camera's axes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from l2m_ros.geometry import se3
+from l2m_ros.geometry.rays import Noise, RayPairs
+from l2m_ros.geometry.refine import HALF_WEIGHT, epipolar_terms, robust_cost, settle
+from l2m_ros.geometry.residuals import epipolar_rows
+from l2m_ros.geometry.triangulation import triangulated_depth
+from l2m_ros.types import FloatArray
+
+SAME_MOTION = 0.02  # radians, or of the unit translation: nearer ones are one motion
+ASKED = 400  # matches that motions are told apart by
+
+
+@dataclass(frozen=True, eq=False)
+class Motion:
+    """4x4 keyframe_from_camera with a unit translation, and -2 log likelihood of all matches."""
+
+    pose: FloatArray
+    cost: float
+
+
+def motions(pairs: RayPairs, found: FloatArray, turned: FloatArray, noise: Noise) -> list[Motion]:
+    """The likeliest first: the one that was found, and what lies beside it.
+
+    turned: 4x4 the rotation that explains the matches best.
+    """
+    n = len(pairs)
+    some = pairs.select(np.unique(np.linspace(0, n - 1, ASKED).astype(np.intp)))
+    poses = [found]
+    for axis in np.eye(3):
+        settled = settle(some, se3.transform(turned[:3, :3], axis), epipolar_terms(some), noise)
+        if settled is not None and np.isfinite(settled.pose).all():
+            T = ahead(some, settled.pose, settled.weights)
+            if all(apart(T, other) > SAME_MOTION for other in poses):
+                poses.append(T)
+    ranked = (Motion(T, motion_cost(pairs, T, noise)) for T in poses)
+    return sorted(ranked, key=lambda motion: motion.cost)
+
+
+def apart(a: FloatArray, b: FloatArray) -> float:
+    return float(np.linalg.norm(se3.difference(a, b)))
+
+
+def motion_cost(
+    pairs: RayPairs, T: FloatArray, noise: Noise, weights: FloatArray | None = None
+) -> float:
+    """-2 log likelihood; an inlier whose point would lie behind a camera costs like an outlier."""
+    rows = epipolar_rows(pairs, T, None, noise, 0.0)
+    weights = rows.squared < HALF_WEIGHT[1] if weights is None else weights
+    behind = float((weights * (triangulated_depth(pairs, T) < 0)).sum())
+    return robust_cost(rows) + float(HALF_WEIGHT[1]) * behind
+
+
+def ahead(pairs: RayPairs, T: FloatArray, weights: FloatArray) -> FloatArray:
+    """t and -t have the same epipolar lines; the sign that puts the points in front."""
+    if float((weights * np.sign(triangulated_depth(pairs, T))).sum()) >= 0:
+        return T
+    pose = T.copy()
+    pose[:3, 3] *= -1
+    return pose
