@@ -148,16 +148,17 @@ class PoseProblem:
     def two_view(self) -> TwoView | Lost:
         """Computed when first asked for: a pose from depth does without."""
         if self._two_view is None:
-            self._two_view = self._relative(self.pairs)
+            self._two_view = self._relative(self.pairs, rivals=True)
         return self._two_view
 
-    def _relative(self, pairs: RayPairs) -> TwoView | Lost:
+    def _relative(self, pairs: RayPairs, *, rivals: bool) -> TwoView | Lost:
         f = focal_px(self.keyframe)
         return relative_pose(
             pairs,
             self.search(self.keyframe),
             image_size=(self.keyframe.width / f, self.keyframe.height / f),
             min_parallax=self.options.min_parallax_px / f,
+            rivals=rivals,
         )
 
     @property
@@ -169,7 +170,7 @@ class PoseProblem:
     def rough_two_view(self) -> tuple[TwoView | Lost, FloatArray]:
         """Two-view geometry of COMPARED_MATCHES, and its direction's covariance (6x6): a check."""
         some = self.pairs.select(self.compared)
-        view = self._relative(some)
+        view = self._relative(some, rivals=False)
         if isinstance(view, Lost):
             return view, np.zeros((6, 6))
         common = self.common(view.general.pose).select(self.compared)

@@ -35,7 +35,6 @@ from l2m_ros.geometry.refine import (
 )
 from l2m_ros.geometry.residuals import epipolar_rows, infinity_rows
 from l2m_ros.geometry.rival_motions import (
-    SAME_MOTION,
     ahead,
     apart,
     motion_cost,
@@ -52,6 +51,7 @@ PLANE_MATCHES = 200  # drawn among the inliers: plenty for 8 parameters
 # and a scene without one is not searched for long (2 ms in place of 20).
 PLANE_TRIALS = 100
 SAME_COST = 12.0  # two motions whose -2 log likelihoods differ by less cannot be told apart
+SAME_MOTION = 0.02  # radians, or of the unit translation: nearer ones are one motion
 SHARP, MIN_SHARP = 6.0, 30  # variance, times the best tenth's; fewer matches name no case
 
 
@@ -68,9 +68,14 @@ class TwoView:
 
 
 def relative_pose(
-    pairs: RayPairs, search: Search, *, image_size: tuple[float, float], min_parallax: float
+    pairs: RayPairs,
+    search: Search,
+    *,
+    image_size: tuple[float, float],
+    min_parallax: float,
+    rivals: bool = True,
 ) -> TwoView | Lost:
-    """image_size and min_parallax in normalised units."""
+    """image_size and min_parallax in normalised units; rivals: see `rival_motions`."""
     first = _settled(pairs, find_relative(pairs, search), search)
     if isinstance(first, Lost):
         return first
@@ -78,14 +83,17 @@ def relative_pose(
     second = _fitted(pairs, first, search)
     if isinstance(second, Lost):
         return second
-    fit, near, other = _likeliest(pairs, *second, search)
-    chosen = pairs.select(near)
+    fit, near = second
+    chosen, other = pairs.select(near), None
     inliers = int((fit.weights > 0.5).sum())
     # A random match is an inlier within a band along a line, at most the image's diagonal long.
     band = 2.0 * max(search.threshold, accepted_radius(chosen, fit, dof=1))
     probability = band * np.hypot(*image_size) / (image_size[0] * image_size[1])
     if accidental(inliers, len(pairs), sample=RAYS_SAMPLE, probability=probability):
         return _too_few(inliers, len(pairs))
+    if rivals:
+        fit, near, other = _likeliest(pairs, fit, near, search)
+        chosen = pairs.select(near)
     view = _classified(chosen, fit, search, min_parallax)
     if view.kind == "general":
         view = replace(view, other=other)
@@ -102,8 +110,11 @@ def _likeliest(
     """
     chosen = pairs.select(near)
     turned = rotation_fit(chosen.select(_sharp(chosen, fit)), fit.noise)
-    best, *others = motions(pairs, fit.pose, turned, fit.noise)
-    if best.pose is not fit.pose:
+    minima = motions(pairs, fit.pose, turned, fit.noise)
+    if not minima:
+        return fit, near, None
+    best, *others = minima
+    if not best.found:
         found = _fitted(pairs, best.pose, search)
         if not isinstance(found, Lost):
             fit, near = found
