@@ -6,6 +6,8 @@ import pytest
 from l2m_ros.geometry import se3
 from l2m_ros.geometry.ransac import Search, accidental
 from l2m_ros.geometry.rays import ray_pairs
+from l2m_ros.geometry.refine import epipolar_terms, settle
+from l2m_ros.geometry.rival_motions import motions
 from l2m_ros.geometry.synthetic import PINHOLE, World, trial
 from l2m_ros.geometry.triangulation import (
     epipolar_distance,
@@ -114,3 +116,26 @@ def test_too_few_agree():
     pairs = ray_pairs(t.matches, PINHOLE, PINHOLE)
     lost = relative_pose(pairs, SEARCH, image_size=(1.28, 0.96), min_parallax=1e-3)
     assert isinstance(lost, Lost) and lost.reason is LostReason.TOO_FEW_INLIERS
+
+
+def test_a_search_that_ends_in_another_minimum_is_led_to_the_lowest():
+    world = World("aside", (0.05, 0.0, 0.0, 0.0, 0.0, 0.0), outliers=0.2)
+    t, pairs, view = view_of(world)
+    ahead_instead = se3.transform(view.turned[:3, :3], np.array([0.0, 0.0, 1.0]))
+    terms = epipolar_terms(pairs)
+    wrong = settle(pairs, ahead_instead, terms, view.fit.noise).pose  # a turn for the motion
+    assert np.linalg.norm(se3.difference(wrong, unit(t.keyframe_from_camera))) > 1.0
+
+    lowest, *others = motions(pairs, wrong, view.turned, view.fit.noise)
+    assert not lowest.found and any(it.found for it in others)
+    off = se3.difference(lowest.pose, unit(t.keyframe_from_camera))
+    assert np.linalg.norm(off) < 0.05 and lowest.cost < min(it.cost for it in others) - 100
+
+
+def test_a_minimum_that_is_about_as_likely_is_kept_beside():
+    world = World("shallow", (0.03, 0.0, 0.04, 0.0, 0.02, 0.0), sigma_px=1.5, outliers=0.2)
+    views = [view_of(world, seed)[2] for seed in range(8)]
+    assert 1 <= sum(view.other is not None for view in views) <= 4
+    assert all(view.kind == "general" for view in views)
+    exact = World("deep", sigma_px=0.3)
+    assert view_of(exact)[2].other is None

@@ -19,7 +19,7 @@ from l2m_ros.geometry.residuals import epipolar_rows
 from l2m_ros.geometry.triangulation import triangulated_depth
 from l2m_ros.types import FloatArray
 
-# Radians, or of the unit translation: iterations that end up to 0.06 beside a minimum.
+# Radians, or of the unit translation: iterations stop up to 0.06 beside the minimum they seek.
 APART = 0.08
 
 
