@@ -77,15 +77,25 @@ def _spinning_node() -> Iterator[Any]:
     node = rclpy.create_node("l2m_session", context=context)
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(node)
-    spinning = threading.Thread(target=executor.spin, daemon=True)
+    closing = threading.Event()
+    spinning = threading.Thread(target=_spin, args=(executor, closing), daemon=True)
     spinning.start()
     try:
         yield node
     finally:
+        closing.set()
         executor.shutdown()
         spinning.join(STOP_S)
         node.destroy_node()
         rclpy.try_shutdown(context=context)
+
+
+def _spin(executor: SingleThreadedExecutor, closing: threading.Event) -> None:
+    try:
+        executor.spin()
+    except Exception:  # a handle that went while the last callback ended
+        if not closing.is_set():
+            raise
 
 
 @contextlib.contextmanager
