@@ -204,3 +204,25 @@ def test_dropped_channels_change_nothing_on_the_whole():
              for some in (drawn, whole)]  # fmt: skip
     assert torch.allclose(*means, atol=0.1)
     assert not torch.equal(drawn[0].cells, whole[0].cells)
+
+
+def test_a_trial_draws_few_worlds_and_holds_one_out(tmp_path, monkeypatch):
+    import argparse
+
+    from l2m_ros.commands import train_metric, train_metric_head
+
+    args = argparse.Namespace(minutes=2.0, steps=None, seed=None, device=None, sequences=None,
+                              pairs=[], out=tmp_path)  # fmt: skip
+    made = train_metric._options(args, None)
+    assert made.on_lite
+    asked = []
+
+    def rendered(options, matcher, folder):
+        asked.append(options.worlds.worlds)
+        return ((number, number) for number in range(options.worlds.worlds))
+
+    monkeypatch.setattr(train_metric_head, "rendered_pairs", rendered)
+    seen, unseen = train_metric_head.seen_and_unseen(args, made, None, tmp_path)
+    assert asked == [train_metric_head.TRIAL_WORLDS]
+    assert unseen == [0]
+    assert seen == list(range(1, train_metric_head.TRIAL_WORLDS))

@@ -62,7 +62,7 @@ def _options(args: argparse.Namespace, config: Path | None) -> MetricOptions:
     settings = settings_of(config or config_folder() / "metric.yaml")
     options = options_from({**settings, "loop": loop_settings(args, settings)})
     minutes = options.loop.minutes
-    if minutes is not None and minutes <= TRIAL_MINUTES:
+    if not options.on_lite and minutes is not None and minutes <= TRIAL_MINUTES:
         few = min(TRIAL_WORLDS, options.worlds.worlds)
         options = replace(options, worlds=replace(options.worlds, worlds=few))
     return options
