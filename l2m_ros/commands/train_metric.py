@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from l2m_ros.commands.train_input import say
-from l2m_ros.commands.train_metric_head import run_metric_head
+from l2m_ros.commands.train_metric_head import BEFORE_PAIRS, TRIAL_MINUTES, run_metric_head
 from l2m_ros.commands.train_output import learnt_words
 from l2m_ros.errors import InvalidInput
 
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 HELD_OUT_SEED = 900  # of the worlds that are never trained on
 HELD_OUT_WORLDS = 3
 TRIAL_WORLDS = 3  # where a run is too short to be worth more
-TRIAL_MINUTES = 5.0
-BEFORE_PAIRS = 8  # that the untrained network is measured on
 
 
 def run_metric(args: argparse.Namespace, config: Path | None) -> int:

@@ -27,7 +27,7 @@ HELD_OUT_EVERY = 8  # worlds
 TRIAL_WORLDS = 8
 TRIAL_MINUTES = 5.0
 RECOLOURED = 0.6  # of the rendered images: another exposure, white balance, blur, noise
-BEFORE_PAIRS = 8  # that the untrained head is measured on
+BEFORE_PAIRS = 8  # that the untrained network is measured on
 
 
 def run_metric_head(args: argparse.Namespace, options: MetricOptions, folder: Path) -> int:

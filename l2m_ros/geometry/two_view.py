@@ -11,6 +11,7 @@ penalty for each model's parameters.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import poselib
@@ -34,16 +35,8 @@ from l2m_ros.geometry.refine import (
     settle,
 )
 from l2m_ros.geometry.residuals import epipolar_rows, infinity_rows
-from l2m_ros.geometry.rival_motions import (
-    ahead,
-    apart,
-    motion_cost,
-    motions,
-)
-from l2m_ros.geometry.triangulation import (
-    epipolar_distance,
-    plausible_depth,
-)
+from l2m_ros.geometry.rival_motions import ahead, apart, motion_cost, motions
+from l2m_ros.geometry.triangulation import epipolar_distance, plausible_depth
 from l2m_ros.types import FloatArray, Lost, LostReason
 
 PLANE_MATCHES = 200  # drawn among the inliers: plenty for 8 parameters
@@ -51,8 +44,8 @@ PLANE_MATCHES = 200  # drawn among the inliers: plenty for 8 parameters
 # and a scene without one is not searched for long (2 ms in place of 20).
 PLANE_TRIALS = 100
 SAME_COST = 12.0  # two motions whose -2 log likelihoods differ by less cannot be told apart
-SAME_MOTION = 0.02  # radians, or of the unit translation: nearer ones are one motion
 SHARP, MIN_SHARP = 6.0, 30  # variance, times the best tenth's; fewer matches name no case
+SAME_MOTION = 0.02  # radians, or of the unit translation: nearer ones are one motion
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,47 +73,57 @@ def relative_pose(
     if isinstance(first, Lost):
         return first
     # Which matches are plausible is clearer after the first refinement.
-    second = _fitted(pairs, first, search)
-    if isinstance(second, Lost):
-        return second
-    fit, near = second
-    chosen, other = pairs.select(near), None
-    inliers = int((fit.weights > 0.5).sum())
+    found = _fitted(pairs, first, search)
+    if isinstance(found, Lost):
+        return found
+    inliers = int((found.fit.weights > 0.5).sum())
     # A random match is an inlier within a band along a line, at most the image's diagonal long.
-    band = 2.0 * max(search.threshold, accepted_radius(chosen, fit, dof=1))
+    band = 2.0 * max(search.threshold, accepted_radius(found.pairs, found.fit, dof=1))
     probability = band * np.hypot(*image_size) / (image_size[0] * image_size[1])
     if accidental(inliers, len(pairs), sample=RAYS_SAMPLE, probability=probability):
         return _too_few(inliers, len(pairs))
-    if rivals:
-        fit, near, other = _likeliest(pairs, fit, near, search)
-        chosen = pairs.select(near)
-    view = _classified(chosen, fit, search, min_parallax)
+    found, other = _likeliest(pairs, found, search) if rivals else (found, None)
+    view = _classified(found, search, min_parallax)
     if view.kind == "general":
         view = replace(view, other=other)
-    n = len(pairs)
+    near, n = found.index, len(pairs)
     return replace(view, fit=view.fit.over(near, n), general=view.general.over(near, n))
 
 
-def _likeliest(
-    pairs: RayPairs, fit: Fit, near: Index, search: Search
-) -> tuple[Fit, Index, FloatArray | None]:
-    """The fit of the likeliest motion with its matches, and another that is about as likely.
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """A motion and the matches near it."""
+
+    fit: Fit
+    index: Index  # of the matches near it
+    pairs: RayPairs  # these matches
+
+    @cached_property
+    def sharp(self) -> RayPairs:
+        return self.pairs.select(_sharp(self.pairs, self.fit))
+
+    @cached_property
+    def turned(self) -> FloatArray:
+        """4x4 the rotation that explains them best, without a translation."""
+        return rotation_fit(self.sharp, self.fit.noise)
+
+
+def _likeliest(pairs: RayPairs, found: _Found, search: Search) -> tuple[_Found, FloatArray | None]:
+    """The likeliest motion, and another that is about as likely.
 
     Matches err together, so that a difference in cost tells less than it says.
     """
-    chosen = pairs.select(near)
-    turned = rotation_fit(chosen.select(_sharp(chosen, fit)), fit.noise)
-    minima = motions(pairs, fit.pose, turned, fit.noise)
+    minima = motions(pairs, found.fit.pose, found.turned, found.fit.noise)
     if not minima:
-        return fit, near, None
+        return found, None
     best, *others = minima
     if not best.found:
-        found = _fitted(pairs, best.pose, search)
-        if not isinstance(found, Lost):
-            fit, near = found
-    told = independent_fraction(fit, pairs.query[:, near])
+        better = _fitted(pairs, best.pose, search)
+        if not isinstance(better, Lost):
+            found = better
+    told = independent_fraction(found.fit, found.pairs.query)
     as_likely = (m.pose for m in others if told * (m.cost - best.cost) < SAME_COST)
-    return fit, near, next(as_likely, None)
+    return found, next(as_likely, None)
 
 
 def _settled(pairs: RayPairs, T: FloatArray, search: Search) -> FloatArray | Lost:
@@ -133,14 +136,14 @@ def _settled(pairs: RayPairs, T: FloatArray, search: Search) -> FloatArray | Los
     return _open() if found is None else ahead(chosen, found.pose, found.weights)
 
 
-def _fitted(pairs: RayPairs, T: FloatArray, search: Search) -> tuple[Fit, Index] | Lost:
-    """The pose refined over the matches near it, and their indices."""
+def _fitted(pairs: RayPairs, T: FloatArray, search: Search) -> _Found | Lost:
+    """The pose refined over the matches near it."""
     near = _near(pairs, T, search)
     if isinstance(near, Lost):
         return near
     chosen = pairs.select(near)
     fit = refine(chosen, T, epipolar_terms(chosen), _first_noise(chosen, T))
-    return _open() if fit is None else (_forward(chosen, fit), near)
+    return _open() if fit is None else _Found(_forward(chosen, fit), near, chosen)
 
 
 def _near(pairs: RayPairs, T: FloatArray, search: Search) -> Index | Lost:
@@ -155,10 +158,9 @@ def _open() -> Lost:
     return Lost(LostReason.DEGENERATE, "the matches do not determine a relative pose")
 
 
-def _classified(pairs: RayPairs, fit: Fit, search: Search, min_parallax: float) -> TwoView:
+def _classified(found: _Found, search: Search, min_parallax: float) -> TwoView:
     """The case that explains the essential matrix's inliers best."""
-    kept = pairs.select(_sharp(pairs, fit))
-    turned = rotation_fit(kept, fit.noise)
+    pairs, fit, kept, turned = found.pairs, found.fit, found.sharp, found.turned
     plane_search = replace(search, matches=PLANE_MATCHES, max_iterations=PLANE_TRIALS)
     H = find_homography(kept, plane_search)
     squared = {
@@ -224,11 +226,10 @@ def _planar(pairs: RayPairs, view: TwoView, H: FloatArray) -> TwoView:
         if found is not None:
             candidates.append(_forward(pairs, found))
     noise = view.fit.noise
-    costs = {id(fit): motion_cost(pairs, fit.pose, noise, fit.weights) for fit in candidates}
-    best, *others = sorted(candidates, key=lambda fit: costs[id(fit)])
-    for fit in others:
-        as_likely = costs[id(fit)] < costs[id(best)] + SAME_COST
-        if as_likely and apart(fit.pose, best.pose) > SAME_MOTION:
+    costed = [(motion_cost(pairs, fit.pose, noise, fit.weights), fit) for fit in candidates]
+    (least, best), *others = sorted(costed, key=lambda it: it[0])
+    for cost, fit in others:
+        if cost < least + SAME_COST and apart(fit.pose, best.pose) > SAME_MOTION:
             return replace(view, fit=best, general=best, other=fit.pose)
     return replace(view, fit=best, general=best)
 

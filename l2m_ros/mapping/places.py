@@ -85,17 +85,13 @@ class Places:
         """
         if seen is None or id in self._places:
             return np.inf
-        kept = self._stored_cells(id)
-        return np.inf if kept is None else likeness(seen, kept) + STORED_ERROR
+        stored = self.alike(seen, id)
+        return np.inf if stored is None else stored + STORED_ERROR
 
     def alike(self, seen: Cells, id: int) -> float | None:
         """How alike a keyframe is by its stored cells, loaded or not; None where there are none."""
-        kept = self._stored_cells(id)
-        return None if kept is None else likeness(seen, kept)
-
-    def _stored_cells(self, id: int) -> Cells | None:
         kept = self.store.cells(id, self.matcher.name, self.checksum)
-        return None if kept is None else from_grid(kept.grid)
+        return None if kept is None else likeness(seen, from_grid(kept.grid))
 
     def _read(self, id: int) -> Place:
         frame = self.store.keyframe(id).frame()
