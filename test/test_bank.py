@@ -100,3 +100,16 @@ def test_blocks_give_every_pair_of_a_draw_once_and_of_every_source_some(bank):
         assert torch.equal(got.visible, want.visible[torch.cat([rows, rows + 6])])
     with pytest.raises(InvalidInput, match="equal steps"):
         InBlocks(whole, 4)
+
+
+def test_a_block_has_one_of_several_sizes(bank):
+    sizes = (SizeShare(96, 64, 4, 0.5), SizeShare(64, 96, 2, 0.5))
+    blocks = InBlocks(DeviceBatches({BankViews(bank): 1.0}, sizes, 3, True, "cpu"), 2)
+    how, shapes = {"rank": 0, "count": 1, "difficulty": 0.8}, set()
+    for step in range(0, 12, 2):
+        one, other = (blocks.batch(s, **how) for s in (step, step + 1))
+        size = blocks.size_of(step)
+        assert size == blocks.size_of(step + 1)
+        assert one.query.shape == other.query.shape == (size.batch, 3, size.height, size.width)
+        shapes.add((size.width, size.batch))
+    assert shapes == {(96, 2), (64, 1)}

@@ -36,6 +36,7 @@ from l2m_ros.workshop.training.data import (
 )
 from l2m_ros.workshop.training.decoder import (
     DecoderOptions,
+    _loss_of,
     match_of,
     mean_weights,
     options_from,
@@ -507,6 +508,39 @@ def test_difficulty_is_that_of_the_step_however_many_workers_are_ahead(tmp_path:
         asked.append({step: schedule.asked[step] for step in range(4, 8)})
     assert asked[0] == asked[1] == asked[2]
     assert len(set(asked[0].values())) == 4
+
+
+def test_a_step_made_to_be_recorded_is_the_same_step() -> None:
+    """Gradients that stay where they are, the next pairs made a step ahead: on a CPU nothing is
+    recorded, and the weights are the same to the bit."""
+    weights = []
+    for graphs in (False, True):
+        torch.manual_seed(0)
+        options = options_from(settings(3, graphs=graphs))
+        batches = Batches(pairs(), options.sizes, 0, True)
+        run = Run(build("lite", **TINY), _loss_of(options), batches, options.loop, ALONE)
+        while run.step < 3:
+            run.advance(run.share())
+        weights.append(run.model.state_dict())
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, atol=0, rtol=0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="graphs are CUDA's")
+def test_a_recorded_step_gives_the_gradients_of_the_step_itself() -> None:
+    options = options_from(settings(8, device="cuda", graphs=True))
+    batches = Batches(pairs(), options.sizes, 0, True)
+    run = Run(build("lite", **TINY), _loss_of(options), batches, options.loop, ALONE)
+    for _ in range(4):
+        run.advance(run.share())
+    batch = batches.batch(9, rank=0, count=1, difficulty=0.7).to("cuda")
+    loss, terms = run._gradients(batch)
+    recorded = [p.grad.clone() for p in run.model.parameters()]
+    want, want_terms = run._gradients_of(batch)
+    torch.testing.assert_close(loss, want, atol=1e-4, rtol=1e-4)
+    assert set(terms) == set(want_terms)
+    for got, parameter in zip(recorded, run.model.parameters(), strict=True):
+        torch.testing.assert_close(got, parameter.grad, atol=1e-3, rtol=1e-2)
 
 
 def test_each_process_has_a_gpu_of_its_own(monkeypatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -131,11 +131,11 @@ def _device_pairs(
     options: DecoderOptions,
 ) -> Schedule:
     """Made by torch in batches, where the network is."""
-    from l2m_ros.workshop.training.device_data import DeviceBatches, LiftedViews
+    from l2m_ros.workshop.training.device_data import DeviceBatches, InBlocks, LiftedViews
     from l2m_ros.workshop.training.device_posed import PosedViews
     from l2m_ros.workshop.training.device_taught import TaughtViews
 
-    device = options.loop.device
+    device, block = options.loop.device, options.steps_a_draw
     sources: dict[DevicePairs, float] = {}
     if named.scenes:
         sources[_banked(named.scenes, options)] = shares["scenes"]
@@ -145,7 +145,9 @@ def _device_pairs(
         sources[PosedViews.read(named.posed, device)] = shares["posed"]
     if named.taught:
         sources[TaughtViews(named.taught, device)] = shares["taught"]
-    return DeviceBatches(sources, options.sizes, options.loop.seed, options.both_ways, device)
+    sizes = tuple(replace(size, batch=block * size.batch) for size in options.sizes)
+    drawn = DeviceBatches(sources, sizes, options.loop.seed, options.both_ways, device)
+    return InBlocks(drawn, block)
 
 
 def _banked(scenes: Sequence[Path], options: DecoderOptions) -> DevicePairs:

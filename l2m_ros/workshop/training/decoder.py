@@ -35,6 +35,7 @@ class DecoderOptions:
     validation: tuple[tuple[int, int, int], ...] = ((320, 256, 24), (640, 480, 12))
     both_ways: bool = True  # every pair is matched in both directions
     pairs_on_device: bool = False  # made by torch where the network is; on a GPU always
+    steps_a_draw: int = 1  # steps that share one draw of pairs made on the device
     start: Path | None = None  # a checkpoint whose mean weights to begin with
     loop: LoopOptions = field(default_factory=lambda: LoopOptions(steps=1))
     loss: LossOptions = field(default_factory=LossOptions)

@@ -122,17 +122,23 @@ def stretched_batch(batch: Batch, size: SizeShare) -> Batch:
 class InBlocks(Schedule):
     """The steps of a block share one draw of `schedule`, whose batches are `block` times as large.
 
-    On a GPU a large draw costs about as much as a small one. Steps of one size only.
+    On a GPU a large draw costs about as much as a small one. A block has one size.
     """
 
     def __init__(self, schedule: Schedule, block: int) -> None:
-        (size,) = schedule.sizes
-        if size.batch % block:
-            raise InvalidInput(f"a batch of {size.batch} pairs is not {block} equal steps")
+        for size in schedule.sizes:
+            if size.batch % block:
+                raise InvalidInput(f"a batch of {size.batch} pairs is not {block} equal steps")
         self.schedule, self.block = schedule, block
-        sizes = (replace(size, batch=size.batch // block),)
+        sizes = tuple(self._part(size) for size in schedule.sizes)
         super().__init__(sizes, schedule.seed, schedule.both_ways)
         self._kept: tuple[object, Batch] | None = None
+
+    def _part(self, size: SizeShare) -> SizeShare:
+        return replace(size, batch=size.batch // self.block)
+
+    def size_of(self, step: int) -> SizeShare:
+        return self._part(self.schedule.size_of(step // self.block))
 
     def batch(self, step: int, *, rank: int, count: int, difficulty: float) -> Batch:
         number, within = divmod(step, self.block)

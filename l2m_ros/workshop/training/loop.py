@@ -26,6 +26,7 @@ from l2m_ros.workshop.training.curves import Log
 from l2m_ros.workshop.training.data import Ahead, Batch, Schedule
 from l2m_ros.workshop.training.ema import Ema
 from l2m_ros.workshop.training.processes import Processes
+from l2m_ros.workshop.training.recorded import Recorded
 from l2m_ros.workshop.training.stop import StopRequest
 
 Terms = Mapping[str, float | Tensor]  # tensors stay on the device until they are logged
@@ -47,6 +48,7 @@ class LoopOptions:
     ema: float = 0.999
     bf16: bool = True
     channels_last: bool = False  # convolutions find their channels side by side: faster on a GPU
+    graphs: bool = False  # on a GPU: a step's kernels are recorded once for each size of batch
     rates: Mapping[str, float] = field(default_factory=dict)  # factors by parameter name's start
     workers: int = 0  # threads that make pairs ahead; 0 = in the loop (best on a CPU)
     seed: int = 0
@@ -108,6 +110,9 @@ class Run:
         learning(self.model, options)
         self.step, self.elapsed_s = 0, 0.0
         self._ahead = Ahead(batches, processes.rank, processes.count, options.workers)
+        recorded = options.graphs and options.device.startswith("cuda")
+        self._coming: Batch | None = None
+        self._gradients = Recorded(self._gradients_of) if recorded else self._gradients_of
 
     def share(self) -> float:
         """How much of the run is done, 0 to 1; the same in every process."""
@@ -119,17 +124,13 @@ class Run:
     def advance(self, share: float) -> dict[str, float | Tensor]:
         """One step; returns what the log shows."""
         options, processes = self.options, self.processes
-        batch = self._ahead.batch(self.step, lambda step: options.difficulty_of(step, share))
-        batch = batch.to(options.device)
-        if options.channels_last:
-            batch = batch.channels_last()
+        batch = self._coming or self._next(self.step, share)
         rate = options.rate_at(self.step, share)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("factor", 1.0)
-        self.optimizer.zero_grad(set_to_none=True)
-        with self._precision():
-            loss, terms = self.loss_of(self.model, batch)
-        loss.backward()
+        loss, terms = self._gradients(batch)
+        # While a GPU replays the step, Python launches what makes the next batch.
+        self._coming = self._next(self.step + 1, share) if options.graphs else None
         processes.average_gradients(self.model)
         processes.average_statistics(self.model)
         norm = torch.nn.utils.clip_grad_norm_(
@@ -140,12 +141,28 @@ class Run:
             self.optimizer.step()
             self.ema.update(self.model)
         self.step += 1
-        return {"loss": loss.detach(), "gradient": norm, "rate": rate, **terms}
+        return {"loss": loss, "gradient": norm, "rate": rate, **terms}
+
+    def _next(self, step: int, share: float) -> Batch:
+        options = self.options
+        batch = self._ahead.batch(step, lambda step: options.difficulty_of(step, share))
+        batch = batch.to(options.device)
+        return batch.channels_last() if options.channels_last else batch
+
+    def _gradients_of(self, batch: Batch) -> tuple[Tensor, Terms]:
+        """The gradients of one batch, in place of the last ones; its loss and terms."""
+        self.optimizer.zero_grad(set_to_none=not self.options.graphs)
+        with self._precision():
+            loss, terms = self.loss_of(self.model, batch)
+        loss.backward()
+        return loss.detach(), terms
 
     def _precision(self):  # type: ignore[no-untyped-def]
         if not self.options.bf16:
             return nullcontext()
-        return torch.autocast(self.options.device.split(":")[0], torch.bfloat16)
+        # A graph may not hold weights that autocast has cast before it was recorded.
+        kept = not self.options.graphs
+        return torch.autocast(self.options.device.split(":")[0], torch.bfloat16, cache_enabled=kept)
 
     def state(self) -> dict[str, object]:
         return {

@@ -60,11 +60,10 @@ class Processes:
         flat = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
         dist.all_reduce(flat)
         flat /= self.count
-        start = 0
-        for parameter in parameters:
-            end = start + parameter.numel()
-            parameter.grad = flat[start:end].view_as(parameter)
-            start = end
+        # In place: a recorded step writes its gradients where they were when it was recorded.
+        parts = flat.split([parameter.numel() for parameter in parameters])
+        for parameter, part in zip(parameters, parts, strict=True):
+            parameter.grad.copy_(part.view_as(parameter))  # type: ignore[union-attr]
 
     @torch.no_grad()
     def average_statistics(self, module: nn.Module) -> None:
