@@ -197,16 +197,18 @@ class _Run:
         o = self.options
         source = self.captures.source
         self.training, points, self.started_from = first_points(self.training, o, source)
-        gaussians = gaussians_on(points, o.sh_degree)
-        gaussians = self._on_device(gaussians)
+        gaussians = gaussians_on(points, o.sh_degree).to(self.device)
         wanted = max(24, int(HOLE_SHARE * o.fit.max_gaussians))
         holes = points_in_holes(gaussians, self.training, self.rasterizer, wanted, o.fit.seed)
         if holes is not None:
-            gaussians = self._on_device(gaussians_on(joined([points, holes]), o.sh_degree))
-        return Fit(gaussians, self.training, self.rasterizer, o.fit)
+            gaussians = gaussians_on(joined([points, holes]), o.sh_degree).to(self.device)
+        return Fit(gaussians, self.training, self.rasterizer, o.fit, self._photographs())
 
-    def _on_device(self, gaussians: Gaussians) -> Gaussians:
-        return Gaussians(**{name: t.to(self.device) for name, t in gaussians.tensors()})
+    def _photographs(self) -> list[Capture] | None:
+        """The training views in images whose patches are compared, where depth was matched."""
+        if self.started_from != "matches":
+            return None
+        return _sharp(self.training, self.captures.source, self.options)
 
     @property
     def _state_path(self) -> Path:
@@ -252,7 +254,8 @@ class _Run:
         for i, depth in state["depths"].items():
             self.training[i] = replace(self.training[i], depth=depth.numpy())
         options = self._fit_options(state["stage"])
-        fit = Fit(Gaussians(**state["fit"]["gaussians"]), self.training, self.rasterizer, options)
+        first = Gaussians(**state["fit"]["gaussians"]).to(self.device)
+        fit = Fit(first, self.training, self.rasterizer, options, self._photographs())
         fit.restore(state["fit"])
         return state["stage"], fit
 

@@ -32,7 +32,7 @@ import numpy as np
 import torch
 
 from l2m_ros.geometry import se3
-from l2m_ros.geometry.camera import project, unproject
+from l2m_ros.geometry.camera import unproject
 from l2m_ros.matching.catalogue import load_matcher
 from l2m_ros.matching.sampling import correspondences
 from l2m_ros.progress import progress
@@ -42,6 +42,7 @@ from l2m_ros.workshop.gaussians.fit import psnr_on
 from l2m_ros.workshop.gaussians.initial import triangulate
 from l2m_ros.workshop.gaussians.labels import depth_at, label_between
 from l2m_ros.workshop.gaussians.model import Gaussians, PosedCamera
+from l2m_ros.workshop.gaussians.neighbours import usual_distance, views_around
 from l2m_ros.workshop.gaussians.rasterizer import Rasterizer
 from l2m_ros.workshop.gaussians.rendering import render
 from l2m_ros.workshop.gaussians.sources import load_captures
@@ -85,18 +86,20 @@ def check_scene(
 ) -> CheckReport:
     """All figures; `plain` is the scene without regularisers (or the same one)."""
     report = CheckReport(held_out=len(captures.held_out), gaussians=len(regularised))
-    distance = _usual_distance(regularised, captures.items)
+    distance = usual_distance(regularised, captures.items)
     truths, report.truth = true_depths(captures, distance)
     tallies = {way: _Tally() for way in WAYS}
     with progress(len(captures.held_out), "checking labels") as bar:
         for index, capture in enumerate(captures.items):
             if capture not in captures.held_out:
                 continue
-            around = views_around(captures.items, index, distance)
+            around = _around(captures.items, index, distance)
             for way in WAYS:
                 scene = regularised if way == "plane_regularised" else plain
                 depths = [depth_of(way, scene, c.view, rasterizer) for c in (capture, *around)]
-                tallies[way].add(capture, around, depths, truths.get(capture.name))
+                known = [depth for depth in depths if depth is not None]
+                if len(known) == len(depths):
+                    tallies[way].add(capture, around, known, truths.get(capture.name))
             bar.update(1, capture.name)
     for way, tally in tallies.items():
         report.epipolar[way] = _mean(tally.epipolar)
@@ -110,27 +113,8 @@ def check_scene(
     return report
 
 
-def _usual_distance(gaussians: Gaussians, items: list[Capture]) -> float:
-    """Median distance of what the cameras see."""
-    means, seen = gaussians.means.detach().cpu().numpy(), []
-    for capture in items:
-        pose = capture.view.camera_from_world
-        px = project(capture.view.camera, means @ pose[:3, :3].T + pose[:3, 3])
-        inside = np.nan_to_num((px >= 0) & (px < capture.view.size), nan=0).astype(bool).all(1)
-        if inside.any():
-            seen.append(np.median((means[inside] @ pose[:3, :3].T + pose[:3, 3])[:, 2]))
-    return float(np.median(seen)) if seen else 1.0
-
-
-def views_around(items: list[Capture], index: int, distance: float) -> list[Capture]:
-    """Views that see the same place from aside: by a quarter of the distance, turned little."""
-    poses = [c.view.world_from_camera for c in items]
-    own = poses[index]
-    gap = np.array([np.linalg.norm(p[:3, 3] - own[:3, 3]) for p in poses])
-    turn = np.degrees(np.arccos([np.clip(p[:3, 2] @ own[:3, 2], -1, 1) for p in poses]))
-    cost = np.abs(np.log(np.maximum(gap, 1e-9) / (0.25 * distance))) + turn / 30
-    cost[index] = np.inf
-    return [items[i] for i in np.argsort(cost)[:NEAR_VIEWS] if turn[i] < 60]
+def _around(items: list[Capture], index: int, distance: float) -> list[Capture]:
+    return [items[i] for i in views_around(items, index, distance, NEAR_VIEWS)]
 
 
 def _mean(parts: list[FloatArray], of: Any = np.mean) -> float | None:
@@ -141,13 +125,16 @@ def _mean(parts: list[FloatArray], of: Any = np.mean) -> float | None:
 @torch.no_grad()
 def depth_of(
     way: str, gaussians: Gaussians, view: PosedCamera, rasterizer: Rasterizer
-) -> FloatArray:
-    """(H, W) depth by one of the four ways, 0 where the scene shows too little."""
+) -> FloatArray | None:
+    """(H, W) depth by one of the four ways, 0 where the scene shows too little.
+
+    None if the rasterizer does not know it: gsplat does not say which Gaussian dominates.
+    """
     rendering = render(rasterizer, gaussians, view)
     name = {"alpha": "expected_depth", "dominant": "dominant_depth"}.get(way, "plane_depth")
     depth = getattr(rendering, name)
-    if depth is None:  # gsplat does not say which Gaussian dominates
-        depth = rendering.plane_depth
+    if depth is None:
+        return None
     return np.asarray(torch.where(rendering.alpha > LEAST_ALPHA, depth, 0.0).cpu().numpy())
 
 
@@ -233,7 +220,7 @@ def true_depths(captures: Captures, distance: float) -> tuple[dict[str, Truth], 
     if known:
         return known, "depth"
     around = {
-        capture.name: [c.name for c in views_around(captures.items, index, distance)]
+        capture.name: [c.name for c in _around(captures.items, index, distance)]
         for index, capture in enumerate(captures.items)
         if capture in captures.held_out
     }

@@ -40,8 +40,11 @@ def pruned(gaussians: Gaussians, extent: float) -> Tensor:
 def grown(
     gaussians: Gaussians, need: Tensor, count: int, random: torch.Generator
 ) -> tuple[Tensor, Gaussians]:
-    """(which stay, the new ones): the `count` neediest are split in two if large, else cloned."""
-    g = gaussians.detached()
+    """(which stay, the new ones): the `count` neediest are split in two if large, else cloned.
+
+    On the CPU, whatever the Gaussians lie on, so that the same seed draws the same on any device.
+    """
+    g = gaussians.detached().to("cpu")
     chosen = torch.topk(need, min(count, int((need > 0).sum()))).indices
     size = g.scales.max(dim=1).values
     large = size[chosen] > size.median()

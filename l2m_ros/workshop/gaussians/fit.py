@@ -28,8 +28,12 @@ from l2m_ros.workshop.gaussians.losses import (
     view_consistency,
 )
 from l2m_ros.workshop.gaussians.model import Gaussians, concatenated
+from l2m_ros.workshop.gaussians.neighbours import usual_distance, views_around
+from l2m_ros.workshop.gaussians.patches import Photograph, patch_consistency
 from l2m_ros.workshop.gaussians.rasterizer import Rasterizer
 from l2m_ros.workshop.gaussians.rendering import render
+
+PARTNERS = 4  # views whose depth and photograph each view is compared with, in turn
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,11 @@ class FitOptions:
 
 
 class Fit:
-    """A scene under optimisation."""
+    """A scene under optimisation.
+
+    `sharp` are the same views in larger images, whose patches are compared: given where depth was
+    not measured.
+    """
 
     def __init__(
         self,
@@ -67,12 +75,18 @@ class Fit:
         captures: list[Capture],
         rasterizer: Rasterizer,
         options: FitOptions,
+        sharp: list[Capture] | None = None,
     ) -> None:
         self.options, self.captures, self.rasterizer = options, captures, rasterizer
         device = gaussians.means.device
         self.targets = [torch.from_numpy(c.rgb).to(device) for c in captures]  # uint8: a quarter
+        self.known = [_known_depth(c, device) for c in captures]
+        self.photographs = [
+            Photograph.of(torch.from_numpy(c.rgb).to(device), c.view) for c in sharp or []
+        ]
         self.extent = scene_extent(captures, gaussians)
-        self.near = [near_views(captures, i) for i in range(len(captures))]
+        distance = usual_distance(gaussians, captures)
+        self.near = [views_around(captures, i, distance, PARTNERS) for i in range(len(captures))]
         self.step = 0
         self.depths: dict[int, Tensor] = {}  # last plane depth of each view
         self._set(gaussians, None)
@@ -134,16 +148,23 @@ class Fit:
         """The regularisers of one view."""
         capture, w = self.captures[index], self.options.weights
         loss = w.normal * normal_consistency(rendering, capture.view, target)
-        if capture.depth is not None:
-            depth = torch.from_numpy(capture.depth).to(target)
-            loss = loss + w.depth * depth_error(rendering, torch.nan_to_num(depth))
+        depth = self.known[index]
+        if depth is not None:
+            loss = loss + w.depth * depth_error(rendering, depth)
         known = [j for j in self.near[index] if j in self.depths]
         if known:
             rng = np.random.default_rng((self.options.seed, 1, self.step))
             other = known[int(rng.integers(len(known)))]
-            loss = loss + w.views * view_consistency(
+            weight = w.matched_views if self.photographs else w.views
+            loss = loss + weight * view_consistency(
                 rendering, capture.view, self.depths[other], self.captures[other].view
             )
+            if self.photographs and w.patches:
+                loss = loss + w.patches * patch_consistency(
+                    rendering, capture.view, self.photographs[index], self.depths[other],
+                    self.captures[other].view, self.photographs[other],
+                    torch.Generator().manual_seed(self.options.seed * 1_000_003 + self.step),
+                )  # fmt: skip
         return loss
 
     def _revise(self, share: float) -> None:
@@ -155,7 +176,7 @@ class Fit:
         count = max(0, math.ceil(room / (1 + left)))
         need = torch.where(keep.cpu(), self.tally.mean(), torch.zeros(len(keep)))
         stays, new = grown(self.gaussians, need, count, random)
-        stays = stays.to(keep.device) & keep
+        stays, new = stays.to(keep.device) & keep, new.to(keep.device)
         old = self.gaussians.select(stays)
         moments = {}
         for name, state in self._moments().items():
@@ -176,19 +197,27 @@ class Fit:
             "depths": self.depths,
             "tally": [self.tally.total, self.tally.seen],
             "extent": self.extent,
+            "near": self.near,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.step, self.extent = state["step"], state["extent"]
+        self.step, self.extent, self.near = state["step"], state["extent"], state["near"]
         device = self.targets[0].device
         self.depths = {index: depth.to(device) for index, depth in state["depths"].items()}
-        gaussians = Gaussians(**{name: t.to(device) for name, t in state["gaussians"].items()})
+        gaussians = Gaussians(**state["gaussians"]).to(device)
         moments = state["moments"] and {
             name: {key: value if key == "step" else value.to(device) for key, value in one.items()}
             for name, one in state["moments"].items()
         }
         self._set(gaussians, moments)
         self.tally.total, self.tally.seen = state["tally"]
+
+
+def _known_depth(capture: Capture, device: torch.device) -> Tensor | None:
+    """(H, W) with 0 = unknown."""
+    if capture.depth is None:
+        return None
+    return torch.from_numpy(np.nan_to_num(capture.depth).astype(np.float32)).to(device)
 
 
 def scene_extent(captures: list[Capture], gaussians: Gaussians) -> float:
@@ -198,18 +227,6 @@ def scene_extent(captures: list[Capture], gaussians: Gaussians) -> float:
     means = gaussians.means.detach().cpu().numpy()
     distance = float(np.median(np.linalg.norm(means - centres.mean(axis=0), axis=1)))
     return 1.1 * max(spread, distance / 3, 1e-6)
-
-
-def near_views(captures: list[Capture], index: int, count: int = 6) -> list[int]:
-    """Views that look the same way from near by, nearest first."""
-    poses = [c.view.world_from_camera for c in captures]
-    own = poses[index]
-    gap = np.array([np.linalg.norm(p[:3, 3] - own[:3, 3]) for p in poses])
-    turn = np.array([math.acos(np.clip(p[:3, 2] @ own[:3, 2], -1, 1)) for p in poses])
-    usual = max(float(np.median(gap)), 1e-9)
-    cost = gap / usual + turn / 0.5
-    cost[index] = np.inf
-    return [int(i) for i in np.argsort(cost)[:count] if turn[i] < 1.0]
 
 
 @torch.no_grad()

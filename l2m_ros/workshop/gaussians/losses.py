@@ -25,6 +25,9 @@ class Weights:
     normal: float = 0.05  # rendered normal against the normal of the rendered depth
     views: float = 2.0  # plane depth of two views that meet at one point
     depth: float = 2.5  # relative error against given depth
+    # Where depth was not measured but comes from matches:
+    patches: float = 0.5  # 1 - correlation of patches with another view's (`patches`)
+    matched_views: float = 4.0  # in the place of `views`
 
 
 def photometric(colour: Tensor, target: Tensor) -> Tensor:

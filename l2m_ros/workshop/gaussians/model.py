@@ -92,6 +92,9 @@ class Gaussians:
     def detached(self) -> Gaussians:
         return Gaussians(**{name: value.detach().clone() for name, value in self.tensors()})
 
+    def to(self, device: str | torch.device) -> Gaussians:
+        return Gaussians(**{name: value.to(device) for name, value in self.tensors()})
+
     def rotations(self) -> Tensor:
         """(N, 3, 3) world_from_gaussian: its columns are the axes."""
         w, x, y, z = torch.nn.functional.normalize(self.quaternions, dim=1).unbind(1)

@@ -22,7 +22,7 @@ class Raster:
 
     image: Tensor  # (H, W, C) blended channels, over black
     alpha: Tensor  # (H, W) sum of the weights
-    means_px: Tensor  # (N, 2); its gradient (kept if it needs one) steers densification
+    means_px: Tensor  # (..., N, 2); its gradient (kept if it needs one) steers densification
     drawn: Tensor  # (N,) bool: touches the image
     dominant: Tensor | None  # (H, W) index of the Gaussian with the largest weight, -1 = none
 
