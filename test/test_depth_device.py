@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from l2m_ros.workshop.training.depth_colours import coloured, kernels, restyled
 from l2m_ros.workshop.training.depth_data import DepthImage
 from l2m_ros.workshop.training.depth_device import (
     Stored,
-    coloured,
     cut_images,
     cut_labels,
     draw_cuts,
@@ -83,6 +83,27 @@ def test_colours_change_and_repeat():
     assert one.shape == (3, 1, 64, 64) and one.min() >= 0 and one.max() <= 1
 
 
+def test_blurs_and_sharpenings_keep_the_brightness():
+    some = kernels(200, torch.Generator().manual_seed(0), torch.device("cpu"))
+    assert torch.allclose(some.sum(dim=(1, 2, 3)), torch.ones(200), atol=1e-4)
+    assert (some.amin(dim=(1, 2, 3)) < -0.005).float().mean() > 0.05  # halos, as cameras make them
+    assert (some[:, 0, 4, 4] > 0.9).any() and (some[:, 0, 4, 4] < 0.2).any()
+
+
+def test_features_take_another_images_style_and_keep_their_pattern():
+    generator = torch.Generator().manual_seed(2)
+    shown = (
+        torch.randn(6, 5, 8, 10, generator=generator) * torch.arange(1.0, 7)[:, None, None, None]
+    )
+    alike, moved = (restyled((shown,), share, generator)[0] for share in (0.0, 1.0))
+    assert alike is shown
+    change = moved.std(dim=(2, 3)) / shown.std(dim=(2, 3))
+    assert (change > 1.2).any() and (change < 0.8).any()
+    assert moved.std(dim=(2, 3)).max() <= shown.std(dim=(2, 3)).max() + 1e-3  # between two images
+    patterns = torch.corrcoef(torch.cat([shown[0, 0].reshape(1, -1), moved[0, 0].reshape(1, -1)]))
+    assert patterns[0, 1] > 0.999
+
+
 @pytest.mark.slow
 def test_everything_a_step_makes_lies_on_the_device(monkeypatch):
     """By shapes alone: images on "meta" refuse to meet a tensor that was made elsewhere."""
@@ -102,7 +123,7 @@ def test_everything_a_step_makes_lies_on_the_device(monkeypatch):
 
     stored = Stored.of([slope()] * 9, 0, -1, STORED).to("meta")
     monkeypatch.setattr(torch, "Generator", Draws)
-    options = HeadOptions(width=SIZE[0], height=SIZE[1], batch=8)
+    options = HeadOptions(width=SIZE[0], height=SIZE[1], batch=8, restyled=0.6)
     batches = AnewBatches([stored], [1.0], Eyes(Backbone()).to("meta"), options, stored)
     batch = batches.batch(0, rank=0, count=1, difficulty=1.0)
     assert batch.labels.shape == (10, 1, 16, 20)

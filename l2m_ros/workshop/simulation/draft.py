@@ -22,7 +22,8 @@ MOST_TEXELS = 1400  # of a side
 FINENESS_SIGMA = 0.4  # of its log, from surface to surface
 SKIES = 6
 KINDS = {
-    "desk": 0.4, "room": 0.26, "hall": 0.06, "corridor": 0.1, "street": 0.09, "yard": 0.09,
+    "desk": 0.36, "kitchen": 0.14, "room": 0.2, "hall": 0.05, "corridor": 0.09, "street": 0.08,
+    "yard": 0.08,
 }  # fmt: skip
 
 

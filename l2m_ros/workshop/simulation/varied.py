@@ -21,6 +21,7 @@ from l2m_ros.workshop.simulation.surfaces import Sheet, Surface, box, cylinder, 
 
 ORIGIN = np.zeros(2)
 CLEAR_M = 0.3  # between furniture and where a camera may be
+GAPS_M = {"hall": 2.0, "kitchen": 0.3}  # at most, between things along a wall; else 0.9
 DEEPEST_M = 0.9  # of what stands along a wall
 SHARES = {"room": 0.5, "hall": 0.12, "corridor": 0.14, "street": 0.24}
 
@@ -30,14 +31,14 @@ def build(rng: np.random.Generator) -> Scenery:
 
 
 def build_kind(kind: str, rng: np.random.Generator) -> Scenery:
-    """One of SHARES, or a desk or a yard (`draft.py`)."""
+    """One of SHARES, or a desk, a kitchen or a yard (`draft.py`)."""
     if kind == "street":
         return street.build(rng)
     if kind == "yard":
         return grounds.build(rng)
     if kind == "desk":
         return _desk(rng)
-    return _corridor(rng) if kind == "corridor" else _room(rng, hall=kind == "hall")
+    return _corridor(rng) if kind == "corridor" else _room(rng, kind)
 
 
 def colour(rng: np.random.Generator, vivid: float = 0.5) -> list[float]:
@@ -77,7 +78,7 @@ def _desk(rng: np.random.Generator) -> Scenery:
         middle = side * (width + rng.uniform(0.02, 0.4))
         if rng.random() < 0.5 and abs(middle) + width / 2 < y:
             parts += desks.desk(rng, np.array([0.0, middle, 0.0]), (depth, width, height), top)
-    parts += _wall(rng, 0.0, y - 0.1, x, z, False) if gap > 1.5 else []
+    parts += _wall(rng, 0.0, y - 0.1, x, z, "room") if gap > 1.5 else []
     seat = (-depth / 2 - rng.uniform(0.2, 0.5), rng.uniform(-0.4, 0.4) * width, 0.0)
     if rng.random() < 0.4:
         parts += f.chair(seat, yaw_rad=np.pi + rng.normal(0, 0.5), colour=colour(rng))
@@ -96,16 +97,18 @@ def moved(sheet: Surface, by: tuple[float, float, float]) -> Surface:
 # --- rooms ------------------------------------------------------------------------------------
 
 
-def _room(rng: np.random.Generator, *, hall: bool) -> Scenery:
+def _room(rng: np.random.Generator, kind: str) -> Scenery:
+    """A room, a hall or a kitchen: things along its walls, often a table in it."""
+    hall = kind == "hall"
     half = rng.uniform((4, 3), (11, 8)) if hall else rng.uniform((1.9, 1.7), (4.2, 3.2))
     x, y = half
     z = rng.uniform(3.0, 6.5) if hall else rng.uniform(2.25, 3.1)
     surfaces = [*_shell(rng, x, y, z)]
     for yaw, along, away in ((0.0, y, x), (np.pi, y, x), (np.pi / 2, x, y), (-np.pi / 2, x, y)):
         corner = 0.1 if yaw in (0.0, np.pi) else DEEPEST_M + 0.1
-        surfaces += _wall(rng, yaw, along - corner, away, z, hall)
+        surfaces += _wall(rng, yaw, along - corner, away, z, kind)
     end = x - DEEPEST_M - CLEAR_M
-    if x > 2.6 and rng.random() < 0.6:
+    if x > 2.6 and rng.random() < (0.8 if kind == "kitchen" else 0.6):
         surfaces += _dining(rng, (x - 2.0, rng.uniform(-0.3, 0.3), 0))
         end = x - 2.0 - 1.2 - CLEAR_M
     side = y - DEEPEST_M - CLEAR_M
@@ -165,7 +168,7 @@ def _shell(rng: np.random.Generator, x: float, y: float, z: float) -> list[Surfa
 
 
 def _wall(
-    rng: np.random.Generator, yaw: float, half: float, away: float, z: float, hall: bool
+    rng: np.random.Generator, yaw: float, half: float, away: float, z: float, room: str
 ) -> list[Surface]:
     """Things along one wall, from its one end to the other, and what hangs above them."""
     out = np.array([-np.cos(yaw), -np.sin(yaw), 0.0])  # from the wall into the room
@@ -173,7 +176,7 @@ def _wall(
     parts: list[Surface] = []
     at = -half + rng.uniform(0.0, 0.5)
     while at < half - 0.5:
-        kind, width, depth, height = _thing(rng, hall)
+        kind, width, depth, height = _thing(rng, room)
         if at + width > half:
             break
         middle = (at + width / 2) * along - away * out
@@ -181,7 +184,7 @@ def _wall(
             parts += kind(rng, middle + (depth / 2 + 0.01) * out, yaw, width, height)
         if height < 1.3 and rng.random() < 0.5:
             parts += _hung(rng, middle + 0.012 * out + [0, 0, 1.65], out, width, z)
-        at += width + rng.uniform(0.02, 0.9 if not hall else 2.0)
+        at += width + rng.uniform(0.02, GAPS_M.get(room, 0.9))
     return parts
 
 
@@ -196,7 +199,7 @@ def _hung(
     )
 
 
-def _thing(rng: np.random.Generator, hall: bool) -> tuple:
+def _thing(rng: np.random.Generator, room: str) -> tuple:
     """(who builds it or None for a gap, width, depth, height) of the next thing on a wall."""
     u = rng.uniform
     things = [
@@ -215,8 +218,10 @@ def _thing(rng: np.random.Generator, hall: bool) -> tuple:
         (lambda r, p, a, w, h: f.chair(p, yaw_rad=a, colour=colour(r)), 0.5, 0.5, 0.92),
     ]
     shares = np.array([2, 2.5, 1.5, 1, 2, 2.5, 1, 1, 1.5, 1, 1.5, 2, 1.5])
-    if hall:
+    if room == "hall":
         shares[[2, 5, 6]] = 0.3
+    if room == "kitchen":  # counters, a refrigerator, shelves, cabinets
+        shares[[1, 2, 7]], shares[[3, 4, 6]], shares[5] = 0.2, 2.0, 9.0
     return things[rng.choice(len(things), p=shares / shares.sum())]
 
 

@@ -36,7 +36,8 @@ CELL = 16  # px of a side
 LEAST_KNOWN = 0.4  # share of a cell's pixels whose depth must be known
 FOCAL_OF_WIDTH = (0.5, 1.1)
 SEATED_SHARE = 0.6  # of a desk's views
-NEAR_SHARE = {"desk": 0.6, "street": 0.2, "yard": 0.3}  # of the views, held before one thing
+LOWEST_AT_DESK_M = 0.4
+NEAR_SHARE = {"desk": 0.6, "kitchen": 0.6, "street": 0.2, "yard": 0.3}  # of views: before one thing
 NEAR_M = (0.3, 1.8)
 TRIES = 8
 LOWEST_M, HIGHEST_M = 0.1, 2.2  # of such a camera
@@ -89,11 +90,12 @@ def viewpoint(world: World, rng: np.random.Generator) -> FloatArray | None:
 
 
 def _at_the_desk(world: World, rng: np.random.Generator) -> FloatArray | None:
-    """A camera held where people sit and stand before a desk, at what lies and stands on it."""
+    """Where people sit and stand before a desk, or a robot does, at what is on it and under it."""
     for _ in range(TRIES):
-        place = rng.uniform((0.0, -0.9, 0.85), (1.0, 0.9, 1.65))
+        place = rng.uniform((0.0, -0.9, LOWEST_AT_DESK_M), (1.0, 0.9, 1.65))
         place[0] = -0.15 - 1.6 * place[0] ** 1.5  # metres before the desk's middle
-        target = rng.uniform((-0.3, -0.8, 0.6), (0.5, 0.8, 1.25))
+        target = rng.uniform((-0.3, -0.8, -0.3), (0.5, 0.8, 0.35))
+        target[2] = np.clip(target[2] + place[2], 0.2, 1.25)
         way = target - place
         free = world.casters[0].distances(place[None], way[None])
         if free[0] > 0.6 and np.linalg.norm(way) > 0.3:

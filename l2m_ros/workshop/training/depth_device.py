@@ -2,8 +2,7 @@
 
     Stored      images, log of depth, focal lengths: once into the device's memory
     Cuts        zoomed, stretched, rolled, mirrored; the label log(depth / focal length) follows
-    coloured    exposure, uneven light, blur along any way, noise: in grey, which the eyes see
-    Eyes        lite's, frozen
+    Eyes        lite's, frozen; `depth_colours` changes what they are shown and what they see
 
 Of photographs nobody knows the depth. Two cuts of one must still agree on the depth of what both
 show, whatever their zoom and colours: so the head learns what real images look like.
@@ -26,13 +25,13 @@ from l2m_ros.networks.lite2.network import below_of
 from l2m_ros.networks.shared.xfeat import standardised_grey
 from l2m_ros.types import ByteArray, FloatArray
 from l2m_ros.workshop.training.data import Schedule, SizeShare
+from l2m_ros.workshop.training.depth_colours import coloured, dropped, restyled
 from l2m_ros.workshop.training.depth_data import CELL, LEAST_KNOWN, DepthImage, Samples, stretched
 from l2m_ros.workshop.training.depth_head import HeadBatch, HeadOptions, Twins
 
 SHARE = (0.45, 1.0)  # of the width that a cut shows
 ASPECT_SIGMA, ROLL_SIGMA_RAD = 0.2, 0.08
 PROBES = 4  # of depth, along each side of a cell
-BLUR_PX = 9  # side of its kernel
 WHOLE_AT_ONCE = 32
 
 Size = tuple[int, int]  # (width, height)
@@ -193,42 +192,6 @@ def cut_labels(stored: Stored, cuts: Cuts, size: Size) -> Tensor:
     return torch.where(enough, middle - focal, torch.nan)
 
 
-# --- colours ----------------------------------------------------------------------------------
-
-
-def coloured(rgb: Tensor, generator: torch.Generator) -> Tensor:
-    """(B, 3, H, W) in [0, 1] -> grey (B, 1, H, W), as another camera in another light gives it."""
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, device=rgb.device, generator=generator)
-
-    count = len(rgb)
-    weights = (1.0 + 0.35 * normal(count, 3, 1, 1)).clamp_min(0.05)
-    grey = (rgb * weights / weights.sum(dim=1, keepdim=True)).sum(dim=1, keepdim=True)
-    grey = grey.clamp(1e-3, 1.0) ** torch.exp(0.25 * normal(count, 1, 1, 1))
-    light = F.interpolate(0.25 * normal(count, 1, 3, 4), rgb.shape[-2:], mode="bilinear")
-    kernel = blur_kernels(count, generator, rgb.device)
-    blurred = F.conv2d(
-        (grey * light.exp()).transpose(0, 1), kernel, padding=BLUR_PX // 2, groups=count
-    ).transpose(0, 1)
-    strength = 0.03 * torch.rand(count, 1, 1, 1, device=rgb.device, generator=generator) ** 2
-    return (blurred + strength * normal(*blurred.shape)).clamp(0.0, 1.0)
-
-
-def blur_kernels(count: int, generator: torch.Generator, device: torch.device) -> Tensor:
-    """(B, 1, k, k): Gaussian, longer along one way as hands shake; half of them sharp."""
-    drawn = torch.rand(4, count, 1, 1, device=device, generator=generator)
-    blurs = (drawn[0] < 0.5).float()
-    long = 0.25 + blurs * 2.2 * drawn[1] ** 2
-    short = 0.25 + (long - 0.25) * drawn[2]
-    angle = torch.pi * drawn[3]
-    side = torch.arange(BLUR_PX, device=device) - BLUR_PX // 2.0
-    y, x = side[:, None], side[None]
-    along, across = x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()
-    kernel = torch.exp(-0.5 * ((along / long) ** 2 + (across / short) ** 2))
-    return (kernel / kernel.sum(dim=(1, 2), keepdim=True))[:, None]
-
-
 # --- batches ----------------------------------------------------------------------------------
 
 
@@ -271,14 +234,9 @@ class AnewBatches(Schedule):
             twins = twins_of(cuts, len(photographs), self.size).to(str(device))
         cuts = cuts.to(device)
         grey = coloured(cut_images(images, cuts, self.size), generator)
-        features = [self._dropped(x, generator) for x in self.eyes(grey)]
+        features = restyled(self.eyes(grey), self.options.restyled, generator)
+        features = tuple(dropped(x, self.options.channel_dropout, generator) for x in features)
         return HeadBatch(*features, cut_labels(images, cuts, self.size), images.family, twins)
-
-    def _dropped(self, features: Tensor, generator: torch.Generator) -> Tensor:
-        shape = (*features.shape[:2], 1, 1)
-        kept = torch.rand(shape, device=features.device, generator=generator)
-        dropout = self.options.channel_dropout
-        return features * ((kept >= dropout) / (1.0 - dropout))  # the same on the whole
 
 
 def _some(group: Stored, rng: np.random.Generator, count: int) -> Stored:

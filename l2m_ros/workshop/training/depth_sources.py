@@ -35,7 +35,9 @@ from l2m_ros.workshop.training.depth_device import Eyes, Size, Stored, seen_whol
 from l2m_ros.workshop.training.depth_head import HeadOptions
 
 # The member of the head that never sees a kind of world.
-FAMILIES = {"desk": 0, "room": 1, "hall": 1, "corridor": 2, "street": 2, "yard": 2}
+FAMILIES = {
+    "desk": 0, "kitchen": 1, "room": 1, "hall": 1, "corridor": 2, "street": 2, "yard": 2,
+}  # fmt: skip
 HELD_OUT_EVERY = 8  # worlds
 READERS = 4  # threads
 MEASURED_IMAGES = 600  # of what was trained on, for the card
