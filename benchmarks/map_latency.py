@@ -14,6 +14,7 @@ comes in between. Others get little of the machine meanwhile.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import tempfile
 import time
@@ -49,9 +50,10 @@ def block(
         frame = replace(shot.frame, stamp_ns=shot.frame.stamp_ns + offset_ns)
         time.sleep(max(0.0, begun_s + number / hz - time.perf_counter()))
         started_s = time.perf_counter()
-        result = tracker.process(frame)
-        if beside is not None:
-            beside.submit(result)
+        with contextlib.nullcontext() if beside is None else beside.hold.frame():
+            result = tracker.process(frame)
+            if beside is not None:
+                beside.submit(result)
         spent_ms.append((time.perf_counter() - started_s) * 1e3)
         if beside is not None and number == len(shots) // 2:
             beside.ask("save")

@@ -1,5 +1,6 @@
 """The map's process: fed by a tracker, killed, started again, and never left behind."""
 
+import collections
 import contextlib
 import dataclasses
 import io
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -291,3 +293,23 @@ def test_map_gives_way_once_the_robot_is_found(monkeypatch):
     assert given[4:] == [0, 15]
     worker.Priority.of({"nice": 15, "nice_at_once": True, "options": {"mode": "build"}})
     assert given[6:] == [15]
+
+
+def test_map_is_stopped_for_frames_once_it_gives_way_and_keeps_up(monkeypatch):
+    process = map_process.MapProcess.__new__(map_process.MapProcess)
+    allowed = []
+    process.hold = types.SimpleNamespace(allow=allowed.append)
+    process.options = OnlineOptions(mode=LOCALIZE)
+    process._few_cores, process._searches, process.fix = True, 0, None
+    process._waiting = collections.deque()
+    process._child = child = map_process._Child("child")
+    process._allow()
+    child.may_be_stopped = True
+    process._allow()  # the robot waits for its place
+    process._searches = map_process.SEARCHES
+    process._allow()  # not for ever
+    process._searches, process.fix = 0, "a place"
+    process._allow()
+    process._waiting += [picked(n) for n in range(map_process.BEHIND)]
+    process._allow()  # it falls behind
+    assert allowed == [None, None, "child", "child", None]

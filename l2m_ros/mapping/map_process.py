@@ -1,5 +1,6 @@
 """The map as the node sees it: keyframes go into a process of their own, places come out.
 
+    with hold.frame()    tracking's threads: the process stands still meanwhile, see `hold`
     submit(result)       tracking's thread: compares poses, stores, returns
     ask("save") ...      any thread: done in turn
     answers(timeout_s)   what the process has said since
@@ -27,6 +28,7 @@ import l2m_ros
 from l2m_ros.errors import InvalidInput
 from l2m_ros.files import foreign_values
 from l2m_ros.mapping import wire
+from l2m_ros.mapping.hold import Hold
 from l2m_ros.mapping.keyframe_picker import KeyframePicker, Picked, known
 from l2m_ros.mapping.options import BUILD, LOCALIZE, Hint, MapFix, OnlineOptions
 from l2m_ros.tracking.odometry import OdometrySample
@@ -34,7 +36,12 @@ from l2m_ros.tracking.result import TrackResult
 from l2m_ros.types import FloatArray
 
 WAITING = 32  # frames ...
+BEHIND = (
+    WAITING // 2
+)  # from so many on the process is not stopped: rather a slower frame than a lost one
 WAITING_MB = 128  # ... and what they take: 70 at 640x480 with depth, Full HD has 15 each
+FEW_CORES = 4  # with more, tracking finds another core than the one that the map has
+SEARCHES = 10  # for a place that is not known, for which the process is not stopped
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0  # before a process that died is started again
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 # Neither the working directory nor what lies beside a script is searched for modules.
@@ -57,6 +64,7 @@ class _Child:
 
     process: subprocess.Popen[bytes]
     busy: bool = False  # with a message that it has not answered
+    may_be_stopped: bool = False  # it gives way, and wakes by itself where the node dies
 
 
 class MapProcess:
@@ -74,6 +82,9 @@ class MapProcess:
         self._stopping = self._loaded = False
         self._pause_s = FIRST_PAUSE_S
         self._child: _Child | None = None
+        self._searches = 0  # in vain, since it was forgotten where the camera is
+        self.hold = Hold()
+        self._few_cores = len(os.sched_getaffinity(0)) <= FEW_CORES
         self.fix: MapFix | None = None
         self.version = 0
         self.dropped = 0
@@ -119,7 +130,18 @@ class MapProcess:
                 self._bound()
             elif self.mode == LOCALIZE and result.frame.stamp_ns >= self._due_ns:
                 self._newest = known(result)
+            self._allow()
             self._changed.notify_all()
+
+    def _allow(self) -> None:
+        """Whether the process may be stopped: not while the robot waits for its place, nor where it
+        falls behind."""
+        child = self._child
+        waits = self.mode == LOCALIZE and self.fix is None and self._searches < SEARCHES
+        frames = sum(isinstance(entry, Picked) for entry in self._waiting)
+        may = self._few_cores and not waits and frames < BEHIND
+        gives_way = may and child is not None and child.may_be_stopped
+        self.hold.allow(child.process if child is not None and gives_way else None)
 
     def _bound(self) -> None:
         """Drops the oldest frame beyond WAITING, sooner one that no other was posed in."""
@@ -158,11 +180,13 @@ class MapProcess:
 
     def _forget(self, hint: Hint | None) -> None:
         self.fix, self._newest, self._due_ns = None, None, 0
+        self._searches = 0
         self._epoch += 1
         poses = (
             {} if hint is None else {"pose": hint.map_from_camera, "covariance": hint.covariance}
         )
         self._waiting.append(wire.Message("relocalize", {}, poses))
+        self._allow()
 
     def wait_until_loaded(self, timeout_s: float) -> bool:
         """Whether the process has model and map, or has said why it has none."""
@@ -188,6 +212,7 @@ class MapProcess:
             self._waiting.clear()
             self._newest = None
             self._changed.notify_all()
+        self.hold.close()
         self._sender.join(timeout_s)
         child = self._child
         if child is not None:
@@ -243,6 +268,7 @@ class MapProcess:
                 how = f"could not begin ({error})"
             with self._changed:
                 self._child = None
+                self._allow()
                 if self._stopping:
                     return
                 self.restarts += 1
@@ -306,6 +332,8 @@ class MapProcess:
         values = answer.values
         with self._changed:
             child.busy = False
+            child.may_be_stopped = values.get("may_be_stopped") is True
+            self._searches += values["asked"] == "localize" and values.get("found") is not True
             self._loaded |= values["asked"] == "open"
             self.version = values.get("version", self.version)
             fix = _fix_of(answer)
@@ -313,6 +341,7 @@ class MapProcess:
                 self.fix = fix
             if values["asked"] == "add" and "error" not in values:
                 self._pause_s = FIRST_PAUSE_S
+            self._allow()
             self._answers.append(message)
             self._changed.notify_all()
 

@@ -10,6 +10,7 @@ a node that is killed leaves no process behind: its end of the pipe closes.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import select
 import signal
@@ -17,6 +18,7 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -30,6 +32,7 @@ URGENT = 10  # images: some may be blurred, or show a wall
 IDLE_FROM = 15  # of `map.nice`: only processor time that nobody else asks for
 GRACE_S = 10.0  # for the step at hand, once the node has gone
 WATCH_MS = 500
+PR_SET_PDEATHSIG = 1  # of Linux' prctl
 
 
 class Worker:
@@ -122,7 +125,13 @@ class Priority:
 
     def __init__(self, nice: int = 0, *, urgent: int = 0, at_once: bool = False) -> None:
         self._nice, self._urgent, self._given = nice, urgent, at_once
+        self._wakes = nice >= IDLE_FROM and _woken_with_the_node_gone()
         _be_nice(nice if at_once else 0)
+
+    @property
+    def may_be_stopped(self) -> bool:
+        """Whether the node may stop this process while a frame is at work."""
+        return self._given and self._wakes
 
     @classmethod
     def of(cls, begin: Mapping[str, Any]) -> Priority:
@@ -152,7 +161,8 @@ def main() -> None:
                 priority = Priority.of(message.values)
             answer = worker.answer(message)
             priority.after(answer)
-            wire.write(answers, answer)
+            stopped = {"may_be_stopped": priority.may_be_stopped}
+            wire.write(answers, replace(answer, values={**answer.values, **stopped}))
     worker.close()
     os._exit(0)  # the watching thread and engines' own threads are not waited for
 
@@ -174,6 +184,15 @@ def _end_with_the_node(asked: int) -> None:
         continue
     time.sleep(GRACE_S)
     os._exit(1)
+
+
+def _woken_with_the_node_gone() -> bool:
+    """Asks Linux to continue this process when the node dies; False where there is no Linux."""
+    try:
+        done = ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGCONT), 0, 0, 0)
+        return bool(done == 0)
+    except (AttributeError, OSError):
+        return False
 
 
 def _be_nice(nice: int) -> None:

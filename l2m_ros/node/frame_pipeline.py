@@ -81,8 +81,8 @@ class FramePipeline:
         self._subscriptions = Subscriptions(node, requests, self.on_message, health.report)
         self._reset_owed = False  # by a bundle that gave no frame
         self._worker = Worker(
-            self.encode,
-            self.track,
+            self._apart_from_the_map(self.encode),
+            self._apart_from_the_map(self.track),
             self._on_error,
             lossless=config.lossless,
             ahead=config.encode_ahead and tracker.may_encode_ahead,
@@ -178,6 +178,18 @@ class FramePipeline:
         times.ms |= result.stages_ms | {"latency": _milliseconds_since(now.received_s)}
         times.ms |= self._age_ms(frame.stamp_ns)
         self._report(tracked, times)
+
+    def _apart_from_the_map(self, work: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """The map's process stands still meanwhile (see `mapping/hold`)."""
+        if self._map is None:
+            return work
+        hold = self._map.process.hold
+
+        def held(item: Any) -> Any:
+            with hold.frame():
+                return work(item)
+
+        return held
 
     def _run_pending_actions(self, *, reset: bool) -> None:
         while self._pending_actions:

@@ -282,7 +282,8 @@ _MAP = [
     Parameter("map.publish_tf", False, "publish map -> odom to /tf, as AMCL does"),
     Parameter("map.voxel_m", MAP.voxel_m, "of ~/map_points, metres", low=0.005, high=10.0),
     Parameter("map.nice", MAP.nice, "how much the map process gives way on the CPU: 0 "
-              "= not at all; from 15 it takes only what nobody else asks for", low=0, high=19),
+              "= not at all; from 15 it takes only what nobody else asks for, and on "
+              "few cores stands still while a frame is at work", low=0, high=19),
 ]  # fmt: skip
 
 PARAMETERS: dict[str, Parameter] = {p.name: p for p in _NODE + _INPUTS + _FRAMES + _TRACKING + _MAP}
