@@ -131,3 +131,13 @@ def test_composition_by_sampling():
     ]
     promised = se3.compose_covariance(A, P, B, Q)
     assert np.allclose(np.cov(np.array(errors).T), promised, atol=0.08 * np.abs(promised).max())
+
+
+def test_angles_of_many_rotations_are_those_of_each_also_the_smallest_and_half_turns():
+    rng = np.random.default_rng(4)
+    sizes = np.array([[0.0, 1e-9, 1e-4], [1.0, 3.0, np.pi]])
+    axes = rng.normal(size=(2, 3, 3))
+    phi = sizes[..., None] * axes / np.linalg.norm(axes, axis=-1, keepdims=True)
+    R = np.array([[se3.rotation(x) for x in row] for row in phi])
+    assert np.allclose(se3.angles_rad(R), sizes, rtol=1e-9, atol=1e-12)
+    assert np.allclose(se3.angles_rad(R[1]), [se3.angle_rad(x) for x in R[1]])

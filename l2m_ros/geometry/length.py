@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from l2m_ros.geometry.rays import RayPairs, homogeneous
-from l2m_ros.geometry.triangulation import triangulated_depth
+from l2m_ros.geometry.triangulation import nearest_depths
 from l2m_ros.types import FloatArray
 
 INDEPENDENT = 30.0  # matches; cells of a network's depth are no more
@@ -49,8 +49,9 @@ def length_from_depths(
 ) -> Length | None:
     """T: rotation and unit direction; inlier (N,) bool; match_sigma in normalised units of a ray;
     depth_sigma (N,) relative. None where too few matches have a depth and a parallax."""
-    z, m = triangulated_depth(pairs, T), pairs.keyframe_m
-    angle = _parallax(pairs, T)
+    k, v = homogeneous(pairs.keyframe), T[:3, :3] @ homogeneous(pairs.query)
+    z, _, angle = nearest_depths(k, v, T[:3, 3:4], axis=0)
+    m = pairs.keyframe_m
     with np.errstate(divide="ignore", invalid="ignore"):
         sigma = np.hypot(depth_sigma, match_sigma / angle)
     good = inlier & (z > 0) & np.isfinite(m) & (angle > 2.0 * match_sigma)
@@ -75,10 +76,3 @@ def length_from_depths(
     ratio = np.log(m / z)
     spread = 1.4826 * float(np.median(np.abs(ratio - np.median(ratio))))
     return Length(float(x[0]), float(np.sqrt(variance)), float(x[1]), misfit, spread)
-
-
-def _parallax(pairs: RayPairs, T: FloatArray) -> FloatArray:
-    """(N,) sine of the angle between a match's two rays."""
-    k, v = homogeneous(pairs.keyframe), T[:3, :3] @ homogeneous(pairs.query)
-    across = np.linalg.norm(np.cross(k, v, axis=0), axis=0)
-    return np.asarray(across / np.linalg.norm(k, axis=0) / np.linalg.norm(v, axis=0))

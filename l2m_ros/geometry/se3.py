@@ -72,6 +72,15 @@ def angle_rad(R: FloatArray) -> float:
     return float(np.linalg.norm(rotation_log(R)))
 
 
+def angles_rad(R: FloatArray) -> FloatArray:
+    """(...) of rotations (..., 3, 3)."""
+    sine = 0.5 * np.linalg.norm(
+        np.stack([R[..., i, j] - R[..., j, i] for i, j in ((2, 1), (0, 2), (1, 0))]), axis=0
+    )
+    cosine = 0.5 * (np.trace(R, axis1=-2, axis2=-1) - 1.0)
+    return np.asarray(np.arctan2(sine, cosine))
+
+
 def rotation_log(R: FloatArray) -> FloatArray:
     """The rotation vector of R, of length in [0, pi]."""
     q = quaternion(R)

@@ -16,11 +16,20 @@ USUAL_SHARE, NEARER = 0.9, 2.0  # no match is believed twice as near as the near
 def triangulated_depth(pairs: RayPairs, T: FloatArray) -> FloatArray:
     """(N,) depth in the keyframe, in units of |t|, where the rays pass each other nearest."""
     k, v = homogeneous(pairs.keyframe), T[:3, :3] @ homogeneous(pairs.query)
-    t = T[:3, 3:4]
-    kk, vv, kv = (k * k).sum(0), (v * v).sum(0), (k * v).sum(0)
-    kt, vt = (k * t).sum(0), (v * t).sum(0)
+    return nearest_depths(k, v, T[:3, 3:4], axis=0)[0]
+
+
+def nearest_depths(
+    k: FloatArray, v: FloatArray, t: FloatArray, axis: int = -1
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """(a, b, sine) of two rays each: a k and t + b v are nearest; sine of the angle between them.
+
+    The axis of 3 is named; the others are any that fit.
+    """
+    kk, vv, kv = (k * k).sum(axis), (v * v).sum(axis), (k * v).sum(axis)
+    kt, vt = (k * t).sum(axis), (v * t).sum(axis)
     det = np.maximum(kk * vv - kv * kv, 1e-12)
-    return np.asarray((vv * kt - kv * vt) / det)
+    return (vv * kt - kv * vt) / det, (kv * kt - kk * vt) / det, np.sqrt(det / (kk * vv))
 
 
 def epipolar_distance(pairs: RayPairs, T: FloatArray) -> FloatArray:

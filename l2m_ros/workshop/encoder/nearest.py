@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from l2m_ros.errors import InvalidInput
+from l2m_ros.geometry.se3 import angles_rad
 from l2m_ros.types import ByteArray, FloatArray
 from l2m_ros.workshop.encoder.lifted_views import PROCEDURAL, orbit, relief_of, view_of
 from l2m_ros.workshop.encoder.patch_encoders import FeatureMap
@@ -76,8 +77,7 @@ def recorded_changes(
     if not captures:
         raise InvalidInput(f"{folder}: has no depth, without which no pair has a truth")
     ahead = np.stack([c.view.world_from_camera[:3, :3] for c in captures])
-    trace = np.einsum("aij,bij->ab", ahead, ahead)
-    angle = np.degrees(np.arccos(np.clip((trace - 1) / 2, -1, 1)))
+    angle = np.degrees(angles_rad(ahead[:, None].swapaxes(-1, -2) @ ahead))
     pairs = np.argwhere(np.abs(angle - angle_deg) < TOLERANCE * angle_deg)
     found = 0
     for i, j in np.random.default_rng(seed).permutation(pairs):

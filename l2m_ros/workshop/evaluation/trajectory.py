@@ -183,9 +183,7 @@ def _steps(poses: FloatArray, delta: int) -> FloatArray:
 
 
 def _angles_deg(transforms: FloatArray) -> FloatArray:
-    if not len(transforms):
-        return np.zeros(0)
-    return np.degrees([se3.angle_rad(T[:3, :3]) for T in transforms])
+    return np.degrees(se3.angles_rad(transforms[:, :3, :3]))
 
 
 def _rms(values: FloatArray) -> float:

@@ -19,6 +19,7 @@ from scipy.spatial import cKDTree
 
 from l2m_ros.errors import InvalidInput
 from l2m_ros.geometry.camera import project, rays, unproject
+from l2m_ros.geometry.triangulation import nearest_depths
 from l2m_ros.matching.matcher import Match, Matcher
 from l2m_ros.matching.sampling import correspondences
 from l2m_ros.matching.subpixel import jacobian_at, refined
@@ -287,16 +288,12 @@ def triangulate(
     R, t = b_from_a[:3, :3], b_from_a[:3, 3]
     u, v = unproject(a.view.camera, px_a), unproject(b.view.camera, px_b) @ R
     centre = -R.T @ t  # of b in a
-    uu, vv, uv = (u * u).sum(1), (v * v).sum(1), (u * v).sum(1)
-    uc, vc = u @ centre, v @ centre
-    det = np.maximum(uu * vv - uv * uv, 1e-12)
-    depth_a, depth_b = (vv * uc - uv * vc) / det, (uv * uc - uu * vc) / det
+    depth_a, depth_b, sine = nearest_depths(u, v, centre)
     xyz = 0.5 * (u * depth_a[:, None] + centre + v * depth_b[:, None])
-    angle = np.degrees(np.arccos(np.clip(uv / np.sqrt(uu * vv), -1, 1)))
     off_a = np.linalg.norm(project(a.view.camera, xyz) - px_a, axis=1)
     off_b = np.linalg.norm(project(b.view.camera, xyz @ R.T + t) - px_b, axis=1)
     with np.errstate(invalid="ignore"):
-        good = (depth_a > 0) & (depth_b > 0) & (angle > LEAST_ANGLE_DEG)
+        good = (depth_a > 0) & (depth_b > 0) & (sine > np.sin(np.radians(LEAST_ANGLE_DEG)))
         good &= (off_a < REPROJECTION_PX) & (off_b < REPROJECTION_PX)
     return xyz, good
 

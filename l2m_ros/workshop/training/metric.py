@@ -19,10 +19,12 @@ from torch import Tensor, nn
 
 from l2m_ros.errors import InvalidInput
 from l2m_ros.geometry.pose import estimate_pose
+from l2m_ros.geometry.se3 import angle_rad
 from l2m_ros.networks.mickey.network import COMPACT
 from l2m_ros.networks.mickey.solver import Views
 from l2m_ros.spelling import nearest
-from l2m_ros.types import Correspondences, Frame, MatchDepths, MetricPose
+from l2m_ros.types import Correspondences, FloatArray, Frame, MatchDepths, MetricPose
+from l2m_ros.workshop.evaluation.metrics import rotation_error_deg
 from l2m_ros.workshop.training.data import Schedule
 from l2m_ros.workshop.training.loop import LoopOptions, Run, train
 from l2m_ros.workshop.training.metric_data import (
@@ -256,6 +258,20 @@ class PairErrors:
     log_factors: tuple[float, float]  # median log of z / truth of either image, NaN without depth
     spread: float  # of the first image's log ratios about their median, robust
 
+    @staticmethod
+    def of(pose: FloatArray | None, truth: FloatArray, depth: float,
+           log_factors: tuple[float, float], spread: float) -> PairErrors:  # fmt: skip
+        """pose, truth: second_from_first."""
+        of_pose, turn_deg = (np.nan, np.nan, np.nan), float(np.degrees(angle_rad(truth[:3, :3])))
+        if pose is not None:
+            way_m = float(np.linalg.norm(truth[:3, 3]))
+            of_pose = (
+                rotation_error_deg(pose, truth),
+                float(np.linalg.norm(pose[:3, 3] - truth[:3, 3])) / way_m,
+                abs(float(np.linalg.norm(pose[:3, 3])) / way_m - 1),
+            )
+        return PairErrors(*of_pose, turn_deg, depth, log_factors, spread)
+
 
 @torch.no_grad()
 def pair_errors(network: Any, pair: MetricPair) -> PairErrors:
@@ -280,20 +296,8 @@ def pair_errors(network: Any, pair: MetricPair) -> PairErrors:
     depth_error = _median(np.abs(ratios[0] - 1))
     factors = (_median(np.log(ratios[0])), _median(np.log(ratios[1])))
     spread = 1.4826 * _median(np.abs(np.log(ratios[0]) - factors[0]))
-    if not isinstance(found, MetricPose):
-        return PairErrors(np.nan, np.nan, np.nan, pair.turn_deg, depth_error, factors, spread)
-    pose, truth = found.keyframe_from_camera, pair.second_from_first
-    trace = float(np.trace(pose[:3, :3].T @ truth[:3, :3]))
-    way = float(np.linalg.norm(truth[:3, 3]))
-    return PairErrors(
-        float(np.degrees(np.arccos(np.clip((trace - 1) / 2, -1, 1)))),
-        float(np.linalg.norm(pose[:3, 3] - truth[:3, 3])) / way,
-        abs(float(np.linalg.norm(pose[:3, 3])) / way - 1),
-        pair.turn_deg,
-        depth_error,
-        factors,
-        spread,
-    )
+    pose = found.keyframe_from_camera if isinstance(found, MetricPose) else None
+    return PairErrors.of(pose, pair.second_from_first, depth_error, factors, spread)
 
 
 def _depth_ratios(z: Any, truth: Tensor, points: Tensor) -> Any:

@@ -24,7 +24,7 @@ from torch import Tensor
 from l2m_ros import images
 from l2m_ros.errors import InvalidInput
 from l2m_ros.files import read_text
-from l2m_ros.geometry.se3 import inverse
+from l2m_ros.geometry.se3 import angle_rad, inverse
 from l2m_ros.types import ByteArray, Camera, FloatArray
 from l2m_ros.workshop.evaluation.scenes import read_rgb
 from l2m_ros.workshop.simulation.sequence import SimulationOptions, simulate
@@ -62,8 +62,7 @@ class MetricPair:
 
     @property
     def turn_deg(self) -> float:
-        trace = float(np.trace(self.second_from_first[:3, :3]))
-        return float(np.degrees(np.arccos(np.clip((trace - 1) / 2, -1, 1))))
+        return float(np.degrees(angle_rad(self.second_from_first[:3, :3])))
 
 
 def resized(frame: PosedFrame, size: Size) -> PosedFrame:

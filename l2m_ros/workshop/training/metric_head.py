@@ -227,16 +227,7 @@ def _pair_errors(model: nn.Module, bank: PairBank, at: int, size: tuple[int, int
     log_depth, _ = at_matches(found, batch)
     depth, factors, spread = _depth_errors(found["log_depth"], log_depth, batch)
     truth = batch.motion[0].double().numpy()
-    turn, way = _angle_deg(truth[:3, :3]), float(np.linalg.norm(truth[:3, 3]))
-    pose = _pose_of(found, batch, size)
-    if pose is None:
-        return PairErrors(np.nan, np.nan, np.nan, turn, depth, factors, spread)
-    return PairErrors(
-        _angle_deg(pose[:3, :3].T @ truth[:3, :3]),
-        float(np.linalg.norm(pose[:3, 3] - truth[:3, 3])) / way,
-        abs(float(np.linalg.norm(pose[:3, 3])) / way - 1),
-        turn, depth, factors, spread,
-    )  # fmt: skip
+    return PairErrors.of(_pose_of(found, batch, size), truth, depth, factors, spread)
 
 
 def _pose_of(found: dict[str, Tensor], batch: BankBatch, size: tuple[int, int]) -> Any:
@@ -285,10 +276,6 @@ def _depth_errors(
     first, second = (float(np.median(r)) for r in ratios)
     spread = 1.4826 * float(np.median(np.abs(ratios[0] - first)))
     return float(np.median(np.abs(np.expm1(ratios[0])))), (first, second), spread
-
-
-def _angle_deg(R: Any) -> float:
-    return float(np.degrees(np.arccos(np.clip((np.trace(R) - 1) / 2, -1, 1))))
 
 
 def samples_of(bank: PairBank) -> Samples:

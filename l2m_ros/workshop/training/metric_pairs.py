@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from l2m_ros.errors import InvalidInput
+from l2m_ros.geometry.se3 import angles_rad
 from l2m_ros.types import FloatArray
 from l2m_ros.workshop.training.metric_data import Group, MetricPair, PosedFrame
 
@@ -83,8 +84,7 @@ def pair_list(group: Group, limits: PairLimits) -> PairList:
     poses = np.stack([frame.world_from_camera for frame in group])
     R, t = poses[:, :3, :3], poses[:, :3, 3]
     way = np.linalg.norm(t[:, None] - t[None], axis=2)
-    trace = np.einsum("aij,bij->ab", R, R)
-    turn = np.degrees(np.arccos(np.clip((trace - 1) / 2, -1, 1)))
+    turn = np.degrees(angles_rad(R[:, None].swapaxes(-1, -2) @ R))
     excess = np.maximum(way / limits.way_m, turn / limits.turn_deg)
     good = (way >= LEAST_WAY_M) & ~np.eye(len(group), dtype=bool)
     if limits.overlap > 0 and all(frame.depth is not None for frame in group):

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from l2m_ros.engines.backend import Array
 from l2m_ros.errors import InvalidInput
-from l2m_ros.geometry.se3 import inverse
+from l2m_ros.geometry.se3 import angles_rad, inverse
+from l2m_ros.geometry.triangulation import nearest_depths
 from l2m_ros.workshop.training.data import Schedule, SizeShare
 from l2m_ros.workshop.training.metric_pairs import LEAST_WAY_M, PairLimits
 from l2m_ros.workshop.training.seen_pairs import SeenPairs
@@ -92,8 +93,7 @@ class PairBank:
 
 def excess_of(motion: Array, limits: PairLimits) -> Array:
     """(P,) of second_from_first (P, 4, 4): 1 at the limits."""
-    trace = motion[:, 0, 0] + motion[:, 1, 1] + motion[:, 2, 2]
-    turn = np.degrees(np.arccos(np.clip((trace - 1) / 2, -1, 1)))
+    turn = np.degrees(angles_rad(motion[:, :3, :3]))
     way = np.linalg.norm(motion[:, :3, 3], axis=1)
     return np.asarray(np.maximum(way / limits.way_m, turn / limits.turn_deg))
 
@@ -107,14 +107,10 @@ def triangulated(px: Array, confidence: Array, K0: Array, K1: Array, T: Array) -
     ]  # fmt: skip
     focal = [np.sqrt(K[:, 0, 0] * K[:, 1, 1])[:, None] for K in (K0, K1)]
     v, k, t = rays[0] @ T[:, :3, :3].swapaxes(1, 2), rays[1], T[:, None, :3, 3]
-    kk, vv, kv = (k * k).sum(2), (v * v).sum(2), (k * v).sum(2)
-    kt, vt = (k * t).sum(2), (v * t).sum(2)
-    det = np.maximum(kk * vv - kv * kv, 1e-12)
-    first, second = (kv * kt - kk * vt) / det, (vv * kt - kv * vt) / det
+    second, first, parallax = nearest_depths(k, v, t)
     apart = np.linalg.norm(v * first[..., None] + t - k * second[..., None], axis=2)
     with np.errstate(all="ignore"):
         off_px = apart / np.maximum(second, 1e-6) * focal[1]
-        parallax = np.sqrt(det / (kk * vv))  # sine of the angle between the rays
         sigma = MATCH_SIGMA_PX / (parallax * np.minimum(*focal))
         good = (first > 0) & (second > 0) & (off_px < OFF_PX) & (sigma < DEPTH_SIGMA)
         good &= confidence > 0
