@@ -140,4 +140,4 @@ def _correlation(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """(N,) NCC of (N, P) patches, (N,) standard deviation of the first."""
     a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
     aa, bb = (a * a).mean(1), (b * b).mean(1)
-    return (a * b).mean(1) / (aa * bb + 1e-8).sqrt(), aa.detach().sqrt()
+    return (a * b).mean(1) / (aa * bb).clamp_min(1e-10).sqrt(), aa.detach().sqrt()
