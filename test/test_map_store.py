@@ -239,18 +239,24 @@ def test_newer_format_in_postgres(postgres):
         open_map(address)
 
 
-def test_map_of_the_first_format_is_brought_up_to_date(address, monkeypatch):
+@pytest.mark.parametrize("format", [1, 2])
+def test_an_older_map_is_read_as_it_is_and_brought_up_to_date_by_writing(
+    address, monkeypatch, format
+):
     for module in (sqlite, postgres_store):
-        monkeypatch.setattr(module, "MIGRATIONS", sql.MIGRATIONS[:1])
-        monkeypatch.setattr(module, "FORMAT", 1)
+        monkeypatch.setattr(module, "MIGRATIONS", sql.MIGRATIONS[:format])
+        monkeypatch.setattr(module, "FORMAT", format)
     store = open_map(address, create=True)
     a = store.add(map_keyframe(1))
     b = store.add(map_keyframe(2), [Edge(a, 0, T, P)])
     store.close()
     monkeypatch.undo()
-    with pytest.raises(MapError, match="older format 1"):
-        open_map(address)
+    older = open_map(address)
+    assert older.info().format == format and older.keyframe(b).name == map_keyframe(2).name
+    assert older.cells(a, "toy", "abc") is None and len(older.edges()) == 1
+    older.close()
     store = open_map(address, write=True)
+    assert store.info().format == sql.FORMAT
     store.add_edges([Edge(a, b, T, P, "motion")])
     store.put_cells(a, stored_cells())
     assert store.cells(b, "toy", "abc") is None

@@ -264,6 +264,25 @@ def test_build_info_check_thin_and_export(folder, capsys, tmp_path):
     assert folders[1].read_bytes().startswith(b"ply\nformat binary_little_endian 1.0\n")
 
 
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        (["merge", "MAP", "MAP", "--out", "NEW"], "is both maps"),
+        (["merge", "MAP", "NEW", "--out", "MAP"], "overwrite the input"),
+        (["view", "MAP", "--save", "NEW"], "ends in .rrd"),
+        (["export", "MAP", "--ply", "NEW"], "ends in .ply"),
+        (["export", "MAP"], "say what to write"),
+        (["view", "NEW"], "there is no such map"),
+    ],
+)
+def test_maps_that_cannot_be_are_refused_in_a_line(built, tmp_path, capsys, words, remedy):
+    names = {"MAP": str(built), "NEW": str(tmp_path / "new.l2m")}
+    assert main(["map", *(names.get(word, word) for word in words)]) == 2
+    said = capsys.readouterr().err
+    assert remedy in said and said.count("\n") == 1
+    assert not (tmp_path / "new.l2m").exists()
+
+
 @pytest.mark.slow
 def test_merged_maps_share_one_frame(tmp_path):
     paths = []

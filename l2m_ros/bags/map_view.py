@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import rerun as rr
 
+from l2m_ros.errors import BackendUnavailable
 from l2m_ros.files import write_whole
 from l2m_ros.mapping import codec
 from l2m_ros.mapping.export import placed_keyframes, points
@@ -24,7 +25,13 @@ FRUSTUM_M = 0.15
 
 def show_map(store: MapStore, save: Path | None = None) -> None:
     """To a window, or to a file that the viewer opens later."""
-    rr.init("l2m_ros", recording_id=store.address, spawn=save is None)
+    try:
+        rr.init("l2m_ros", recording_id=store.address, spawn=save is None)
+    except RuntimeError as error:
+        reason = str(error).strip().split("\n")[0]
+        raise BackendUnavailable(
+            f"the Rerun viewer does not start ({reason}); --save FILE.rrd writes instead"
+        ) from error
     # Rerun's own file is torn where the disk is full, and only a warning says so.
     recording = None if save is None else rr.memory_recording()
     _log(store)

@@ -126,8 +126,9 @@ def _build(args: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _target(out: str, *, append: bool = False, force: bool) -> Iterator[str]:
-    """Where to build: beside the name and renamed at the end; what fails leaves nothing."""
+def _target(out: str, *, append: bool | None = None, force: bool) -> Iterator[str]:
+    """Where to build: beside the name and renamed at the end; what fails leaves nothing. `append`
+    is None where nothing can be added to a map that is there."""
     if "://" in out or append:
         yield out
         return
@@ -135,7 +136,8 @@ def _target(out: str, *, append: bool = False, force: bool) -> Iterator[str]:
 
     path = Path(out)
     if path.exists() and not force:
-        raise InvalidInput(f"{out} exists; add --append or --force, or name another one")
+        remedy = "--force" if append is None else "--append or --force"
+        raise InvalidInput(f"{out} exists; add {remedy}, or name another one")
     partial = path.with_name(f".{path.name}.partial")
     for file in (path, partial):
         sqlite.refuse_in_use(file)
@@ -148,6 +150,7 @@ def _target(out: str, *, append: bool = False, force: bool) -> Iterator[str]:
 
 
 def _info(args: argparse.Namespace) -> int:
+    from l2m_ros.mapping.sql import FORMAT
     from l2m_ros.mapping.store import open_map
 
     store = open_map(args.map)
@@ -156,10 +159,13 @@ def _info(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(asdict(info), indent=1))
         return 0
+    older = (
+        f", older: `l2m map check --repair` brings it to {FORMAT}" if info.format < FORMAT else ""
+    )
     models = ", ".join(f"{name}: {count}" for name, count in info.with_features.items()) or "none"
     edges = ", ".join(f"{count} {kind}" for kind, count in info.edges.items()) or "none"
     print(
-        f"{info.address} (format {info.format}, {info.size_bytes / 1e6:.1f} MB)\n"
+        f"{info.address} (format {info.format}{older}, {info.size_bytes / 1e6:.1f} MB)\n"
         f"  keyframes  {info.keyframes}, {info.placed} placed, {info.with_depth} with depth\n"
         f"  edges      {edges}\n"
         f"  features   {models}\n"
@@ -190,6 +196,8 @@ def _merge(args: argparse.Namespace) -> int:
     from l2m_ros.mapping.store import open_map
 
     check_outputs([local(args.out)], [local(args.a), local(args.b)])
+    if _same_map(args.a, args.b):
+        raise InvalidInput(f"{without_password(args.a)} is both maps: name two")
     with _target(args.out, force=args.force) as target:
         a, b, out = open_map(args.a), open_map(args.b), open_map(target, create=True)
         try:
@@ -202,6 +210,12 @@ def _merge(args: argparse.Namespace) -> int:
         f"{merged.joins} loops between the two"
     )
     return 0 if merged.joins else 1
+
+
+def _same_map(a: str, b: str) -> bool:
+    if "://" in a or "://" in b:
+        return a == b
+    return Path(a).expanduser().resolve() == Path(b).expanduser().resolve()
 
 
 def _thin(args: argparse.Namespace) -> int:
@@ -224,6 +238,7 @@ def _export(args: argparse.Namespace) -> int:
     from l2m_ros.mapping.store import open_map
 
     check_outputs([args.ply], [local(args.map)], [args.colmap, args.nerfstudio])
+    _ends_in(args.ply, ".ply")
     store = open_map(args.map)
     try:
         wanted = [
@@ -241,10 +256,17 @@ def _export(args: argparse.Namespace) -> int:
     return 0
 
 
+def _ends_in(path: Path | None, suffix: str) -> None:
+    """Refuses a name that a reader of this kind of file would not open."""
+    if path is not None and path.suffix.lower() != suffix:
+        raise InvalidInput(f"{path}: the name ends in {suffix}")
+
+
 def _view(args: argparse.Namespace) -> int:
     from l2m_ros.mapping.store import open_map
 
     check_outputs([args.save], [local(args.map)])
+    _ends_in(args.save, ".rrd")
     from l2m_ros.bags.map_view import show_map
 
     store = open_map(args.map)

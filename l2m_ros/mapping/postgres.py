@@ -19,7 +19,7 @@ from psycopg.sql import SQL, Identifier
 from l2m_ros.errors import MapError
 from l2m_ros.files import passwords, without_password
 from l2m_ros.mapping import sql
-from l2m_ros.mapping.sql import FORMAT, MIGRATIONS
+from l2m_ros.mapping.sql import FORMAT, MIGRATIONS, OLDEST
 
 TYPES = {
     "id": "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
@@ -78,11 +78,9 @@ class PostgresStore(sql.SqlStore):
                 f"{self.address} was written by a newer l2m_ros (format {format}, this one reads "
                 f"up to {FORMAT}): update l2m_ros"
             )
-        if format < FORMAT:
-            raise MapError(
-                f"{self.address} is of the older format {format}: open it once for writing, for "
-                "example with `l2m map check --repair`"
-            )
+        if format < OLDEST:
+            raise MapError(f"{self.address} is an unfinished map: build it again")
+        self.format = format
 
     def _migrate(self, cursor: _Cursor) -> None:
         cursor.execute("SELECT pg_advisory_xact_lock(?)", (LOCK_KEY,))
@@ -131,7 +129,10 @@ class PostgresStore(sql.SqlStore):
 
     def size_bytes(self) -> int:
         with self.transaction() as cursor:
-            total = "+".join(f"pg_total_relation_size('{name}')" for name in NAMES)
+            sizes = (
+                f"COALESCE(pg_total_relation_size(to_regclass('{name}')), 0)" for name in NAMES
+            )
+            total = "+".join(sizes)  # a table that an older map lacks has none
             return int(cursor.execute(f"SELECT {total}").fetchone()[0])
 
     def version(self) -> int:

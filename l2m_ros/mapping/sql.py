@@ -85,6 +85,8 @@ ADD_DESCRIPTOR = (
 # One tuple of statements a format: a map of format n lacks those from n on.
 MIGRATIONS: tuple[tuple[str, ...], ...] = (TABLES, WITH_MOTION, WITH_CELLS)
 FORMAT = len(MIGRATIONS)  # a map of a higher number is refused
+# Older maps are read as they are: what was added since is looked for from these formats on.
+OLDEST, CELLS_SINCE = 1, 3
 
 SET_META = (
     "INSERT INTO meta (name, value) VALUES (?, ?) "
@@ -100,6 +102,7 @@ class SqlStore:
     """A `MapStore` over a database; see `sqlite.py` and `postgres.py` for what differs."""
 
     address: str
+    format = FORMAT  # of the map; lower where an older one is only read
 
     # --- what a database brings ---------------------------------------------------------------
 
@@ -245,6 +248,8 @@ class SqlStore:
             return StoredFeatures(model, checksum, (int(width), int(height)), arrays)
 
     def cells(self, id: int, model: str, checksum: str) -> StoredCells | None:
+        if self.format < CELLS_SINCE:
+            return None
         rows = self._all(
             "SELECT data FROM cells WHERE keyframe = ? AND model = ? AND checksum = ?",
             (id, model, checksum),
@@ -282,7 +287,9 @@ class SqlStore:
             edges = dict(ask("SELECT kind, COUNT(*) FROM edge GROUP BY kind"))
             models = dict(ask("SELECT model, COUNT(*) FROM feature GROUP BY model"))
         size = self.size_bytes()
-        return MapInfo(self.address, FORMAT, total, placed, edges, depth, models, size, self.meta())
+        return MapInfo(
+            self.address, self.format, total, placed, edges, depth, models, size, self.meta()
+        )
 
 
 def columns(text: str, types: Mapping[str, str]) -> str:

@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 from l2m_ros.errors import MapError
 from l2m_ros.mapping import sql
-from l2m_ros.mapping.sql import FORMAT, MIGRATIONS
+from l2m_ros.mapping.sql import FORMAT, MIGRATIONS, OLDEST
 
 APPLICATION_ID = 0x4C324D4D  # "L2MM": tells a map from any other SQLite file
 MAGIC = b"SQLite format 3\0"
@@ -226,12 +226,11 @@ class SqliteStore(sql.SqlStore):
                 f"{self.path} was written by a newer l2m_ros (format {format}, this one reads up "
                 f"to {FORMAT}): update l2m_ros"
             )
-        if format < FORMAT and not write:
-            raise MapError(
-                f"{self.path} is of the older format {format}: `l2m map check --repair "
-                f"{self.path}` brings it to {FORMAT}"
-            )
-        if format < FORMAT:
+        if format < OLDEST:
+            raise MapError(f"{self.path} is an unfinished map: build it again")
+        if not write:
+            self.format = format
+        elif format < FORMAT:
             with self.transaction(write=True) as cursor:
                 _migrate(cursor, format)
 
