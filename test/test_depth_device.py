@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from l2m_ros.workshop.training.depth_colours import coloured, kernels, restyled
-from l2m_ros.workshop.training.depth_data import DepthImage
-from l2m_ros.workshop.training.depth_device import (
+from l2m_ros.workshop.training.depth_cuts import (
     Stored,
     cut_images,
     cut_labels,
     draw_cuts,
-    twins_of,
     whole_cuts,
 )
+from l2m_ros.workshop.training.depth_data import DepthImage
+from l2m_ros.workshop.training.depth_device import twins_of
 from l2m_ros.workshop.training.depth_head import HeadOptions, Twins, disputed
 
 STORED, SIZE = (256, 192), (320, 256)

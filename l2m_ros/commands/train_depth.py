@@ -107,7 +107,8 @@ def anew_run(args: argparse.Namespace, options: HeadOptions) -> DepthRun:
     from l2m_ros.networks.checkpoint import load_files
     from l2m_ros.networks.registry import build
     from l2m_ros.workshop.lifting.photographs import find_photographs, read_photograph
-    from l2m_ros.workshop.training.depth_device import AnewBatches, Eyes, Stored, seen_whole
+    from l2m_ros.workshop.training.depth_cuts import Stored
+    from l2m_ros.workshop.training.depth_device import AnewBatches, Eyes, seen_whole
     from l2m_ros.workshop.training.depth_head import shares_of
     from l2m_ros.workshop.training.depth_sources import (
         Split,

@@ -1,4 +1,4 @@
-"""Worlds, recordings and photographs for a depth head, as `depth_device` stores them.
+"""Worlds, recordings and photographs for a depth head, as `depth_cuts` stores them.
 
 draft_worlds(options)         rendered by several processes, for as long as allowed
 recorded(folders, ...)        RGB-D recordings, or worlds of `l2m simulate`
@@ -25,13 +25,14 @@ from torch import Tensor
 
 from l2m_ros.errors import InvalidInput
 from l2m_ros.workshop.simulation.draft import draft_world, kind_of
+from l2m_ros.workshop.training.depth_cuts import Size, Stored
 from l2m_ros.workshop.training.depth_data import (
     Samples,
     images_of_sequence,
     images_of_world,
     merged,
 )
-from l2m_ros.workshop.training.depth_device import Eyes, Size, Stored, seen_whole
+from l2m_ros.workshop.training.depth_device import Eyes, seen_whole
 from l2m_ros.workshop.training.depth_head import HeadOptions
 
 # The member of the head that never sees a kind of world.
