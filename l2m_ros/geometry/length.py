@@ -4,10 +4,12 @@ Where there is parallax, matches alone give rotation and direction far better th
 and they show relative depths of their own. What is left to the network is one length L, and a
 shift s that its depths have in common:
 
-    L z = m + s        z triangulated with |t| = 1, m the network's, s ~ N(0, shift sigma)
+    L z = m + s,  log (m / z) = log L - s / m      z triangulated with |t| = 1, m the network's,
+                                                   s ~ N(0, shift sigma)
 
-Solved robustly in relative terms; neighbouring depths err together, so a thousand matches count as
-INDEPENDENT.
+Solved robustly in the log: a network's depths err by factors, and what is linear in 1 / m would
+take those read too near for heavier ones (lengths 5 to 10 % too short). Neighbouring depths err
+together, so a thousand matches count as INDEPENDENT.
 """
 
 from __future__ import annotations
@@ -54,13 +56,14 @@ def length_from_depths(
     m = pairs.keyframe_m
     with np.errstate(divide="ignore", invalid="ignore"):
         sigma = np.hypot(depth_sigma, match_sigma / angle)
-    good = inlier & (z > 0) & np.isfinite(m) & (angle > 2.0 * match_sigma)
+    good = inlier & (z > 0) & (m > 0) & np.isfinite(m) & (angle > 2.0 * match_sigma)
     if good.sum() < LEAST_MATCHES:
         return None
     z, m, sigma = z[good], m[good], sigma[good]
-    rows = np.stack([z / m, -1.0 / m], axis=1) / sigma[:, None]  # of (L, s); each equals 1 / sigma
-    right = 1.0 / sigma
-    x = np.array([np.exp(np.median(np.log(m / z))), 0.0])
+    ratio = np.log(m / z)
+    rows = np.stack([np.ones_like(m), -1.0 / m], axis=1) / sigma[:, None]  # of (log L, s)
+    right = ratio / sigma
+    x = np.array([np.median(ratio), 0.0])
     prior = np.diag([0.0, 1.0 / max(shift_sigma_m, 1e-6) ** 2])
     share = INDEPENDENT / max(len(m), INDEPENDENT)
     for _ in range(ROUNDS):
@@ -71,8 +74,8 @@ def length_from_depths(
     off = rows @ x - right
     misfit = 1.4826 * float(np.median(np.abs(off - np.median(off))))
     variance = float(np.linalg.inv(A)[0, 0]) * max(misfit, 1.0) ** 2
-    if not (np.isfinite(x).all() and x[0] > 0):
+    length_m = float(np.exp(x[0]))
+    if not (np.isfinite(x).all() and np.isfinite(length_m) and length_m > 0):
         return None
-    ratio = np.log(m / z)
     spread = 1.4826 * float(np.median(np.abs(ratio - np.median(ratio))))
-    return Length(float(x[0]), float(np.sqrt(variance)), float(x[1]), misfit, spread)
+    return Length(length_m, length_m * float(np.sqrt(variance)), float(x[1]), misfit, spread)

@@ -61,7 +61,7 @@ class ScaleEvidence:
     mono_depth: FloatArray | None = None  # (H, W) of the keyframe, metres, from a network
     mono_sigma: FloatArray | float = 0.1  # of each pixel (H, W), as a fraction of its depth
     mono_scale_sigma: float = 0.1  # common to all pixels, of the log of depth
-    mono_shift_sigma_m: float = 0.1  # common to all pixels
+    mono_shift_sigma_m: float = 0.05  # common to all pixels
     motion: ImageMotion | None = None  # how fast the camera moved while the images were taken
 
     def __post_init__(self) -> None:
