@@ -154,25 +154,35 @@ def timed(what: str, action: Callable[[], Any]) -> Any:
 
 
 def asked(shots: list[Shot], localize: Callable[[Shot], Localized | Lost]) -> str:
-    """Times of a query: half take no longer than the median, none longer than the most."""
-    wall, cpu, stages, lost = [], [], [], []
+    """Times of the images that were found, by how many keyframes agreed, and of those that were
+    not: half take no longer than the median, none longer than the most."""
+    spent: dict[str, list[tuple[float, float]]] = {}
+    stages, lost = [], []
     for shot in shots:
-        started = time.perf_counter(), time.process_time()
+        wall, cpu = time.perf_counter(), time.process_time()
         outcome = localize(shot)
-        wall.append((time.perf_counter() - started[0]) * 1e3)
-        cpu.append((time.process_time() - started[1]) * 1e3)
+        both = (time.perf_counter() - wall) * 1e3, (time.process_time() - cpu) * 1e3
+        kind = "lost"
         if isinstance(outcome, Localized):
             stages.append(outcome.stages_ms)
+            kind = f"found by {len(outcome.keyframes)}"
+            spent.setdefault("found", []).append(both)
         else:
             lost.append(f"\n    {shot.name}: {outcome.reason.value}, {outcome.detail}")
+        spent.setdefault(kind, []).append(both)
     by_stage = {
         name: round(float(np.median([s.get(name, 0.0) for s in stages])))
         for name in (stages[0] if stages else ())
     }
+    kinds = "; ".join(f"{kind} {_spent(spent[kind])}" for kind in sorted(spent))
+    return f"{len(stages)} of {len(shots)} found: {kinds}; wall by stage {by_stage}{''.join(lost)}"
+
+
+def _spent(both: list[tuple[float, float]]) -> str:
+    wall, cpu = np.array(both).T
     return (
-        f"{np.median(wall):.0f} ms, {np.median(cpu):.0f} ms of processor, at most "
-        f"{max(wall):.0f} and {max(cpu):.0f}; {len(stages)} of {len(shots)} localized; "
-        f"wall by stage {by_stage}{''.join(lost)}"
+        f"({len(both)}) {np.median(wall):.0f} ms, most {wall.max():.0f}, of processor "
+        f"{np.median(cpu):.0f} and {cpu.max():.0f}"
     )
 
 

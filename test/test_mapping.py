@@ -1,6 +1,7 @@
 """A map of a rendered wall with a panel, by SIFT: built, searched, merged, thinned, repaired."""
 
 import json
+import types
 from dataclasses import replace
 
 import cv2
@@ -33,6 +34,7 @@ from l2m_ros.mapping.relocalizer import Localized, Query, Relocalizer
 from l2m_ros.mapping.repair import describe_anew
 from l2m_ros.mapping.retrieval import PlaceIndex
 from l2m_ros.mapping.roll import rolled
+from l2m_ros.mapping.steady import SteadyDetail
 from l2m_ros.mapping.store import open_map
 from l2m_ros.mapping.surfaces import smoothed_inverse
 from l2m_ros.mapping.tracked_mapper import TrackedMapper
@@ -527,6 +529,55 @@ def test_picture_confirms_its_place_and_no_look_alike():
     assert confirmation(twin, a, a_from_b).share < 0.2
     assert confirmation(b, a, a_from_b @ pose(x=0.3)).share < 0.6
     assert confirmation(b, replace(a, depth=None), a_from_b).area == 0.0
+
+
+def with_screen(world_from_camera, content):
+    """The wall with a screen on it that shows something else each time."""
+    frame = frame_at(world_from_camera)
+    rgb = frame.rgb.copy()
+    rgb[:, : WIDTH // 2] = texture(WIDTH, HEIGHT, content)[:, : WIDTH // 2]
+    return replace(frame, rgb=rgb)
+
+
+@pytest.mark.parametrize("differs", ["the screen", "everything"])
+def test_what_the_maps_own_views_differ_in_says_nothing(differs):
+    poses = {id: (pose(x=0.03 * id), np.eye(6)) for id in range(4)}
+    frames = {id: with_screen(place, 40 + id) for id, (place, _) in poses.items()}
+    kept = {id: types.SimpleNamespace(frame=lambda f=f: f) for id, f in frames.items()}
+    places = types.SimpleNamespace(
+        poses=poses,
+        place=lambda id: types.SimpleNamespace(frame=frames[id]),
+        near=lambda pose, count: list(poses)[:count],
+        store=types.SimpleNamespace(keyframe=kept.get),
+    )
+    here = pose(x=0.05, y=0.02)
+    query = with_screen(here, 50)
+    if differs == "everything":
+        query = replace(query, rgb=texture(WIDTH, HEIGHT, 51))
+    kept_from_camera = se3.inverse(poses[1][0]) @ here
+    plain = confirmation(query, frames[1], kept_from_camera)
+    steady = SteadyDetail(places).confirmation(query, 1, kept_from_camera)
+    assert plain.share < 0.7 and steady.area > 0.2
+    assert steady.share > 0.95 if differs == "the screen" else steady.share < 0.2
+
+
+def test_steady_detail_has_a_say_where_all_of_it_contradicts(store, matcher, monkeypatch):
+    """And never where places look alike, nor where little of it is steady."""
+    said = {}
+    steady = lambda self, *given: Confirmation(*said["is"])  # noqa: E731
+    monkeypatch.setattr(SteadyDetail, "confirmation", steady)
+    monkeypatch.setattr(Relocalizer, "_detail", lambda *given: Confirmation(0.45, 0.1))
+    places = Places(store, matcher)
+    for own, look_alikes, said["is"], found in (
+        (0.4, 0, (0.6, 0.1), True),
+        (0.4, 0, (0.49, 0.1), False),
+        (0.4, 0, (0.6, 0.004), False),
+        (0.95, 0, (0.7, 0.1), False),
+        (0.4, 100, (0.99, 0.1), False),
+    ):
+        places.own_detail, places.look_alikes = own, look_alikes
+        outcome = Relocalizer(places).localize(frame_at(NEAR))
+        assert isinstance(outcome, Localized) == found, (own, said)
 
 
 def test_picture_in_motion_is_compared_with_the_keyframe_as_blurred():

@@ -47,28 +47,50 @@ class Confirmation:
     area: float  # of the picture, that has detail and is seen by both
 
 
-def confirmation(query: Frame, keyframe: Frame, keyframe_from_camera: FloatArray) -> Confirmation:
-    """Of a pose of the query in the keyframe, which must have depth."""
+NOTHING = Confirmation(np.nan, 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """Two pictures of one place, window by window, on the grid of the keyframe's picture."""
+
+    detail: npt.NDArray[np.bool_]  # known to both, and one of them has detail
+    same: npt.NDArray[np.bool_]  # they correlate
+    known: npt.NDArray[np.bool_]
+
+
+def compared(query: Frame, keyframe: Frame, keyframe_from_camera: FloatArray) -> Windows | None:
+    """By a pose of the query in the keyframe; None where that has no depth."""
     seen = drawn(query, keyframe, keyframe_from_camera)
     if seen is None:
-        return Confirmation(np.nan, 0.0)
+        return None
     kept, moved, known = seen
     known = cv2.erode(known, np.ones((5, 5), np.uint8))  # as far as blur and shift reach
     kept, moved = _as_blurred(kept, _as_bright(moved, kept, known), known)
-    detail = np.maximum(_corners(kept), _corners(moved)) > DETAIL
-    detail &= _mean(known) > WHOLE
-    count = int(detail.sum())
+    whole = _mean(known) > WHOLE
+    detail = whole & (np.maximum(_corners(kept), _corners(moved)) > DETAIL)
+    return Windows(detail, _agreement(kept, moved, known) > TOGETHER, whole)
+
+
+def confirmed(windows: Windows) -> Confirmation:
+    """The share of the windows with detail that show the same."""
+    count = int(windows.detail.sum())
     if not count:
-        return Confirmation(np.nan, 0.0)
-    agreement = _agreement(kept, moved, known)[detail]
-    return Confirmation(float((agreement > TOGETHER).mean()), count / detail.size)
+        return NOTHING
+    return Confirmation(float(windows.same[windows.detail].mean()), count / windows.detail.size)
+
+
+def confirmation(query: Frame, keyframe: Frame, keyframe_from_camera: FloatArray) -> Confirmation:
+    """Of a pose of the query in the keyframe, which must have depth."""
+    windows = compared(query, keyframe, keyframe_from_camera)
+    return NOTHING if windows is None else confirmed(windows)
 
 
 def together(parts: Sequence[Confirmation]) -> Confirmation:
     """What several views say of one pose: shares by their areas."""
     area = sum(part.area for part in parts)
     if area == 0:
-        return Confirmation(np.nan, 0.0)
+        return NOTHING
     share = sum(part.share * part.area for part in parts if part.area > 0) / area
     return Confirmation(share, area / len(parts))
 

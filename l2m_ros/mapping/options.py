@@ -60,7 +60,10 @@ class RelocalizerOptions:
     # between the map's own views (a room changes until the next day), and the margin; but never
     # more than leaves `min_detail`. Chosen on twins of a corridor by seeds 1 to 6 (own views 0.99
     # and more, twins 0.91 at most), on a kitchen and an office (0.87, 0.39; images 0.86, 0.46).
-    min_detail: float = 0.4
+    # Where less than that is the same, the steady detail alone is asked (see `steady`), except in
+    # maps of look-alikes. Images of a simulated room with other pictures in it have 0.30 to 0.48.
+    min_detail: float = 0.5
+    hinted_detail: float = 0.4  # enough where a hint says the same
     changes: float = 2.0
     own_detail_margin: float = 0.1
     detail_area: float = 0.005  # of the picture, with detail: on less of it nothing is said

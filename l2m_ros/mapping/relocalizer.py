@@ -21,6 +21,7 @@ from l2m_ros.mapping.likeness import Cells, cells, likeness
 from l2m_ros.mapping.options import RELOCALIZER, Hint, RelocalizerOptions, ViewGates
 from l2m_ros.mapping.places import Places
 from l2m_ros.mapping.roll import rolled
+from l2m_ros.mapping.steady import SteadyDetail
 from l2m_ros.mapping.verification import (
     CHI2_999_6,
     Sighting,
@@ -67,6 +68,7 @@ class Relocalizer:
 
     def __init__(self, places: Places, options: RelocalizerOptions = RELOCALIZER) -> None:
         self.places, self.options = places, options
+        self._steady = SteadyDetail(places)
 
     def localize(self, frame: Frame, hint: Hint | None = None) -> Localized | Lost:
         times = StageTimes()
@@ -144,7 +146,10 @@ class Relocalizer:
             return Lost(LostReason.UNKNOWN_PLACE, words + why)
         with times.stage("detail"):
             detail = self._detail(query, best)
-        doubt = self._contradicted(detail) or self._rival(query, best, detail, found, times)
+            doubt = self._contradicted(detail)
+            if doubt is not None and self._steady_detail_confirms(query, best):
+                doubt = None
+        doubt = doubt or self._rival(query, best, detail, found, times)
         return doubt or _answer(best, query, times, hinted=False)
 
     def _detail(self, query: Query, sightings: Sequence[Sighting]) -> Confirmation:
@@ -158,6 +163,19 @@ class Relocalizer:
             if not self._is_repetitive() and self._is_plain(parts[-1]):
                 break  # 20 ms for each keyframe
         return together(parts)
+
+    def _steady_detail_confirms(self, query: Query, sightings: Sequence[Sighting]) -> bool:
+        """Whether that part of the keyframes' pictures says so that stays as it is. Never where
+        places look alike: there too little of it is left to tell them apart."""
+        if self._is_repetitive():
+            return False
+        frame_from_camera = se3.inverse(query.camera_from_frame)
+        poses = {
+            s.view.keyframe: s.view.keyframe_from_camera @ frame_from_camera for s in sightings
+        }
+        first = list(poses.items())[: self.options.agreeing]
+        steady = together([self._steady.confirmation(query.original, *each) for each in first])
+        return steady.area >= self.options.detail_area and self._contradicted(steady) is None
 
     def _is_plain(self, detail: Confirmation) -> bool:
         """Whether one keyframe says all: nothing to speak of differs, on enough of the picture."""
@@ -189,7 +207,7 @@ class Relocalizer:
         if repetitive:
             return max(o.min_detail, own - o.repetitive_margin)
         if hinted:
-            return o.min_detail
+            return o.hinted_detail
         return max(o.min_detail, 1.0 - o.changes * (1.0 - own) - o.own_detail_margin)
 
     def _described(self, local: np.ndarray) -> FloatArray:
