@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from dataclasses import replace
 
 import cv2
@@ -133,6 +134,24 @@ def test_check_has_its_keys_and_exact_depth_wins(folder, built, capsys):
     assert figures["psnr"] > 20
     assert cli.main(["splat", "check", str(out)]) == 0
     assert "plane_regularised" in capsys.readouterr().out
+
+
+def test_both_branches_take_as_many_steps_however_long_a_step_takes(folder, tmp_path, monkeypatch):
+    """By --minutes a branch that is slower would end earlier, and be compared with a longer one."""
+    real, steps = building.Fit.advance, {}
+
+    def slower(self, share):
+        plain = self.options.regularise_from > 1
+        steps[plain] = steps.get(plain, 0) + 1
+        if not plain and share >= self.options.regularise_from:
+            time.sleep(0.02)
+        return real(self, share)
+
+    monkeypatch.setattr(building.Fit, "advance", slower)
+    options = BuildOptions(minutes=0.01, fit=FitOptions(steps=1000, max_gaussians=100))
+    report = build_scene(folder, tmp_path / "short.ply", options)
+    common = report.steps - 2 * steps[True]
+    assert 5 < steps[True] < 500 and 0 < common < steps[True]
 
 
 def test_worse_gaussians_are_called_worse(folder, built):

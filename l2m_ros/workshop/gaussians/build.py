@@ -1,8 +1,8 @@
 """`l2m splat build`: posed images become a scene of Gaussians.
 
     load images -> first Gaussians -> a tenth of the fit, photometric
-                -> the rest without regularisers (NAME.plain.ply, to compare with)
                 -> the rest with regularisers    (NAME.ply)
+                -> the rest without regularisers (NAME.plain.ply, to compare with), as many steps
 
 The state is stored every minute; the same command goes on where a run ended.
 """
@@ -122,9 +122,10 @@ class _Run:
         self.training = [
             c if options.use_depth else replace(c, depth=None) for c in captures.training
         ]
-        self.stages = ["common", *(["plain"] if options.plain else []), "regularised"]
+        self.stages = ["common", "regularised", *(["plain"] if options.plain else [])]
         self.scenes: dict[str, Gaussians] = {}
         self.steps, self.share, self.fork = 0, 0.0, None
+        self.forked_at = self.branch_steps = 0
         self.started_from, self.earlier_s = "", 0.0
         self._stored = self._begun = time.monotonic()
 
@@ -145,20 +146,22 @@ class _Run:
             fit.options = self._fit_options(name)
             fit.restore(copy.deepcopy(self.fork))
             self.share = begin
-        while self.share < end:
+        while self.share < end - 1e-9:
             before, was = time.monotonic(), self.share
             fit.advance(self.share)
             self.steps += 1
-            self.share += self._pace(time.monotonic() - before)
+            self.share += self._pace(name, time.monotonic() - before)
             bar.update(
                 self._done(name, min(self.share, end)) - self._done(name, was),
                 f"{name}, {len(fit.gaussians)} Gaussians{self._quality(fit)}",
             )
             self._store_sometimes(name, fit)
         if name == "common":
-            self.fork = copy.deepcopy(fit.state())
+            self.fork, self.forked_at = copy.deepcopy(fit.state()), self.steps
         else:
             self.scenes[name] = fit.gaussians.detached()
+        if name == "regularised":
+            self.branch_steps = self.steps - self.forked_at
         return fit
 
     def _span(self, name: str) -> tuple[float, float]:
@@ -175,8 +178,14 @@ class _Run:
         )
         return (before + share - self._span(name)[0]) / self._total()
 
-    def _pace(self, seconds: float) -> float:
-        """How far a step that took so long brings the run."""
+    def _pace(self, name: str, seconds: float) -> float:
+        """How far a step that took so long brings the run.
+
+        Without regularisers a step is faster: that branch takes as many steps as the other did.
+        """
+        if name == "plain":
+            begin, end = self._span(name)
+            return (end - begin) / self.branch_steps
         by_steps = 1.0 / self.options.fit.steps
         if self.options.minutes is None:
             return by_steps
@@ -224,7 +233,8 @@ class _Run:
             return
         self._stored = time.monotonic()
         state = {
-            "of": self._fingerprint(), "stage": stage, "share": self.share, "steps": self.steps,
+            "of": self._fingerprint(), "stage": stage, "share": self.share,
+            "steps": [self.steps, self.forked_at, self.branch_steps],
             "fit": fit.state(), "fork": self.fork, "from": self.started_from,
             "depths": self._matched_depths(),
             "seconds": self.earlier_s + time.monotonic() - self._begun,
@@ -248,7 +258,8 @@ class _Run:
                 f"{self._state_path}: an unfinished run of other images or options: remove it to "
                 "start anew, or repeat its command"
             )
-        self.share, self.steps, self.fork = state["share"], state["steps"], state["fork"]
+        self.share, self.fork = state["share"], state["fork"]
+        self.steps, self.forked_at, self.branch_steps = state["steps"]
         self.started_from, self.earlier_s = state["from"], state["seconds"]
         self.scenes = {name: Gaussians(**parts) for name, parts in state["scenes"].items()}
         for i, depth in state["depths"].items():
