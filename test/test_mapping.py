@@ -539,8 +539,7 @@ def with_screen(world_from_camera, content):
     return replace(frame, rgb=rgb)
 
 
-@pytest.mark.parametrize("differs", ["the screen", "everything"])
-def test_what_the_maps_own_views_differ_in_says_nothing(differs):
+def test_what_the_maps_own_views_differ_in_says_nothing():
     poses = {id: (pose(x=0.03 * id), np.eye(6)) for id in range(4)}
     frames = {id: with_screen(place, 40 + id) for id, (place, _) in poses.items()}
     kept = {id: types.SimpleNamespace(frame=lambda f=f: f) for id, f in frames.items()}
@@ -550,15 +549,16 @@ def test_what_the_maps_own_views_differ_in_says_nothing(differs):
         near=lambda pose, count: list(poses)[:count],
         store=types.SimpleNamespace(keyframe=kept.get),
     )
+    steady = SteadyDetail(places)
     here = pose(x=0.05, y=0.02)
-    query = with_screen(here, 50)
-    if differs == "everything":
-        query = replace(query, rgb=texture(WIDTH, HEIGHT, 51))
     kept_from_camera = se3.inverse(poses[1][0]) @ here
-    plain = confirmation(query, frames[1], kept_from_camera)
-    steady = SteadyDetail(places).confirmation(query, 1, kept_from_camera)
-    assert plain.share < 0.7 and steady.area > 0.2
-    assert steady.share > 0.95 if differs == "the screen" else steady.share < 0.2
+    changed = with_screen(here, 50)
+    assert confirmation(changed, frames[1], kept_from_camera).share < 0.7
+    seen = steady.confirmation(changed, 1, kept_from_camera)
+    assert seen.share > 0.95 and seen.area > 0.2
+    elsewhere = replace(changed, rgb=texture(WIDTH, HEIGHT, 51))
+    seen = steady.confirmation(elsewhere, 1, kept_from_camera)
+    assert seen.share < 0.2 and seen.area > 0.2
 
 
 def test_steady_detail_has_a_say_where_all_of_it_contradicts(store, matcher, monkeypatch):
@@ -568,7 +568,10 @@ def test_steady_detail_has_a_say_where_all_of_it_contradicts(store, matcher, mon
     monkeypatch.setattr(SteadyDetail, "confirmation", steady)
     monkeypatch.setattr(Relocalizer, "_detail", lambda *given: Confirmation(0.45, 0.1))
     places = Places(store, matcher)
-    for own, look_alikes, said["is"], found in (
+    relocalizer, frame = Relocalizer(places), frame_at(NEAR)
+    view = types.SimpleNamespace(keyframe=1, keyframe_from_camera=np.eye(4))
+    query, seen = Query(frame, None, np.eye(4), frame), [types.SimpleNamespace(view=view)]
+    for own, look_alikes, said["is"], confirms in (
         (0.4, 0, (0.6, 0.1), True),
         (0.4, 0, (0.49, 0.1), False),
         (0.4, 0, (0.6, 0.004), False),
@@ -576,8 +579,11 @@ def test_steady_detail_has_a_say_where_all_of_it_contradicts(store, matcher, mon
         (0.4, 100, (0.99, 0.1), False),
     ):
         places.own_detail, places.look_alikes = own, look_alikes
-        outcome = Relocalizer(places).localize(frame_at(NEAR))
-        assert isinstance(outcome, Localized) == found, (own, said)
+        assert relocalizer._steady_detail_confirms(query, seen) == confirms, (own, said)
+    places.own_detail, places.look_alikes, said["is"] = 0.4, 0, (0.6, 0.1)
+    assert isinstance(relocalizer.localize(frame), Localized)
+    said["is"] = (0.49, 0.1)
+    assert isinstance(relocalizer.localize(frame), Lost)
 
 
 def test_picture_in_motion_is_compared_with_the_keyframe_as_blurred():

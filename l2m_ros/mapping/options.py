@@ -61,7 +61,7 @@ class RelocalizerOptions:
     # more than leaves `min_detail`. Chosen on twins of a corridor by seeds 1 to 6 (own views 0.99
     # and more, twins 0.91 at most), on a kitchen and an office (0.87, 0.39; images 0.86, 0.46).
     # Where less than that is the same, the steady detail alone is asked (see `steady`), except in
-    # maps of look-alikes. Images of a simulated room with other pictures in it have 0.30 to 0.48.
+    # maps of look-alikes. Images of a simulated room with other pictures in it have 0.27 to 0.48.
     min_detail: float = 0.5
     hinted_detail: float = 0.4  # enough where a hint says the same
     changes: float = 2.0
