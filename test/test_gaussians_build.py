@@ -2,8 +2,8 @@
 
 import json
 import math
-import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -138,20 +138,20 @@ def test_check_has_its_keys_and_exact_depth_wins(folder, built, capsys):
 
 def test_both_branches_take_as_many_steps_however_long_a_step_takes(folder, tmp_path, monkeypatch):
     """By --minutes a branch that is slower would end earlier, and be compared with a longer one."""
-    real, steps = building.Fit.advance, {}
+    real, clock, counts = building.Fit.advance, [0.0], {}
 
-    def slower(self, share):
+    def timed(self, share):
         plain = self.options.regularise_from > 1
-        steps[plain] = steps.get(plain, 0) + 1
-        if not plain and share >= self.options.regularise_from:
-            time.sleep(0.02)
+        counts[plain] = counts.get(plain, 0) + 1
+        clock[0] += 0.01 if plain or share < self.options.regularise_from else 0.02
         return real(self, share)
 
-    monkeypatch.setattr(building.Fit, "advance", slower)
+    monkeypatch.setattr(building.Fit, "advance", timed)
+    monkeypatch.setattr(building, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     options = BuildOptions(minutes=0.01, fit=FitOptions(steps=1000, max_gaussians=100))
     report = build_scene(folder, tmp_path / "short.ply", options)
-    common = report.steps - 2 * steps[True]
-    assert 5 < steps[True] < 500 and 0 < common < steps[True]
+    assert (counts[True], counts[False]) == (15, 15 + 4)  # 0.6 s: 0.9, 0.1 and 0.9 of 1.9
+    assert report.steps == 34 and clock[0] < 0.6
 
 
 def test_worse_gaussians_are_called_worse(folder, built):
@@ -165,6 +165,8 @@ def test_worse_gaussians_are_called_worse(folder, built):
     assert report.depth["plane"] > 2 * report.depth["plane_regularised"]
     assert report.epipolar["plane"] > 1.15 * report.epipolar["plane_regularised"]
     assert report.labelled["plane"] < 0.95 * report.labelled["plane_regularised"]
+    assert report.psnr_labelled > report.psnr_labelled_plain + 1
+    assert report.psnr_labelled != report.psnr
 
 
 def test_a_killed_build_goes_on_to_the_same_scene(folder, tmp_path, monkeypatch):

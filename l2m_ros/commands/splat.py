@@ -219,5 +219,7 @@ def _print_check(scene: Path, figures: dict[str, Any]) -> None:
         )
     print(
         f"PSNR {written(figures['psnr'], '.2f')} dB regularised, "
-        f"{written(figures['psnr_plain'], '.2f')} dB without ({figures['plain']})"
+        f"{written(figures['psnr_plain'], '.2f')} dB without ({figures['plain']}); labelled "
+        f"pixels: {written(figures['psnr_labelled'], '.2f')} and "
+        f"{written(figures['psnr_labelled_plain'], '.2f')} dB"
     )

@@ -21,6 +21,9 @@ distance, in normalised coordinates of c, between the end of the chain and a's o
 The depth error is |d / d* - 1| over the labelled pixels of held-out views. d* is known depth, or
 else the depth of SIFT matches of the full images, triangulated with the known poses, that two
 pairs of views at least agree on within 0.5 %; with neither it is None.
+
+PSNR is that of whole held-out views, and beside it that of their labelled pixels: what no other
+view shows is drawn by guess, and may decide the former.
 """
 
 from __future__ import annotations
@@ -40,7 +43,7 @@ from l2m_ros.types import FloatArray
 from l2m_ros.workshop.gaussians.captures import Capture, Captures
 from l2m_ros.workshop.gaussians.fit import psnr_on
 from l2m_ros.workshop.gaussians.initial import triangulate
-from l2m_ros.workshop.gaussians.labels import depth_at, label_between
+from l2m_ros.workshop.gaussians.labels import BoolArray, depth_at, label_between
 from l2m_ros.workshop.gaussians.model import Gaussians, PosedCamera
 from l2m_ros.workshop.gaussians.neighbours import usual_distance, views_around
 from l2m_ros.workshop.gaussians.rasterizer import Rasterizer
@@ -73,6 +76,8 @@ class CheckReport:
     labelled: dict[str, float] = field(default_factory=dict)  # share of pixels
     psnr: float | None = None
     psnr_plain: float | None = None
+    psnr_labelled: float | None = None  # where another view shows the same by plane_regularised
+    psnr_labelled_plain: float | None = None  # of the other scene, at the same pixels
     truth: str = "none"  # of depth: "depth", "sift" or "none"
     held_out: int = 0
     gaussians: int = 0
@@ -106,10 +111,16 @@ def check_scene(
         report.cycle[way] = _mean(tally.cycle)
         report.depth[way] = _mean(tally.depth)
         report.depth_median[way] = _mean(tally.depth, np.median)
-        report.labelled[way] = float(np.mean(tally.share)) if tally.share else 0.0
+        shares = [mask.mean() for mask in tally.labelled]
+        report.labelled[way] = float(np.mean(shares)) if shares else 0.0
     if captures.held_out:
         report.psnr = float(np.mean(psnr_on(regularised, captures.held_out, rasterizer)))
         report.psnr_plain = float(np.mean(psnr_on(plain, captures.held_out, rasterizer)))
+        masks = tallies["plane_regularised"].labelled
+        if masks and all(mask.any() for mask in masks):
+            views = captures.held_out
+            report.psnr_labelled = float(np.mean(psnr_on(regularised, views, rasterizer, masks)))
+            report.psnr_labelled_plain = float(np.mean(psnr_on(plain, views, rasterizer, masks)))
     return report
 
 
@@ -145,7 +156,7 @@ class _Tally:
         self.epipolar: list[FloatArray] = []
         self.cycle: list[FloatArray] = []
         self.depth: list[FloatArray] = []
-        self.share: list[float] = []
+        self.labelled: list[BoolArray] = []
 
     def add(
         self,
@@ -164,7 +175,7 @@ class _Tally:
                     epipolar, cycle = _chained(to_middle, depths, i, a, middle, c)
                     self.epipolar.append(epipolar)
                     self.cycle.append(cycle)
-        self.share.append(float(labelled.mean()))
+        self.labelled.append(labelled)
         if truth is not None:
             near = np.clip(truth.px.round().astype(int), 0, np.array(middle.view.size) - 1)
             ours = depth_at(depths[0], truth.px)

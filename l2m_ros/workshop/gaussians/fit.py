@@ -18,6 +18,7 @@ from torch import Tensor
 from l2m_ros.errors import InvalidInput
 from l2m_ros.workshop.gaussians.captures import Capture
 from l2m_ros.workshop.gaussians.density import GradientTally, grown, pruned
+from l2m_ros.workshop.gaussians.labels import BoolArray
 from l2m_ros.workshop.gaussians.losses import (
     Weights,
     depth_error,
@@ -230,10 +231,19 @@ def scene_extent(captures: list[Capture], gaussians: Gaussians) -> float:
 
 
 @torch.no_grad()
-def psnr_on(gaussians: Gaussians, captures: list[Capture], rasterizer: Rasterizer) -> list[float]:
-    """PSNR of each view."""
+def psnr_on(
+    gaussians: Gaussians,
+    captures: list[Capture],
+    rasterizer: Rasterizer,
+    masks: list[BoolArray] | None = None,
+) -> list[float]:
+    """PSNR of each view, or of the pixels of its mask (H, W)."""
     values = []
-    for capture in captures:
+    for index, capture in enumerate(captures):
         colour = render(rasterizer, gaussians, capture.view).colour
-        values.append(psnr(colour, torch.from_numpy(capture.rgb).to(colour) / 255.0))
+        target = torch.from_numpy(capture.rgb).to(colour) / 255.0
+        if masks is not None:
+            here = torch.from_numpy(masks[index]).to(colour.device)
+            colour, target = colour[here], target[here]
+        values.append(psnr(colour, target))
     return values

@@ -47,7 +47,7 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
 
 def psnr(colour: Tensor, target: Tensor) -> float:
-    """Of (H, W, 3) images, colours cut to [0, 1]."""
+    """Of (..., 3) pixels, colours cut to [0, 1]."""
     error = float(((colour.clamp(0, 1) - target) ** 2).mean())
     return -10.0 * float(torch.log10(torch.tensor(max(error, 1e-12))))
 
