@@ -62,8 +62,10 @@ def solve(matrix: Tensor, right: Tensor) -> Tensor:
     """matrix^-1 right by Cholesky, never by an inverse: (B, n, n), (B, n, D) -> (B, n, D).
 
     On the CPU by scipy in float64: once per keyframe, and LAPACK's potrf beats a batch of
-    one through torch. On the GPU, and where a gradient is wanted, by torch.
+    one through torch. On the GPU, and where a gradient is wanted, by torch. Under autocast `right`
+    comes in half precision; the matrix never does.
     """
+    right = right.to(matrix.dtype)
     if matrix.is_cuda or (
         torch.is_grad_enabled() and (matrix.requires_grad or right.requires_grad)
     ):
