@@ -1,5 +1,8 @@
 """The map beside the running node: built, saved, found again by another node, faults in words."""
 
+import contextlib
+import types
+
 import numpy as np
 import pytest
 
@@ -22,6 +25,7 @@ from l2m_ros.frames.messages import (
 )
 from l2m_ros.mapping.store import open_map
 from l2m_ros.matching.catalogue import load_matcher
+from l2m_ros.node.frame_pipeline import FramePipeline
 from l2m_ros.types import Camera
 
 CAMERA = Camera(WIDTH, HEIGHT, K)
@@ -82,6 +86,30 @@ def test_drive_builds_a_map_in_which_another_node_finds_itself(tmp_path):
         assert abs(T[0, 3]) < 0.05 and abs(T[2, 3]) < 0.05
         assert finding.call("/l2m/relocalize").success
         assert not finding.call("/l2m/save_map").success
+
+
+def test_the_map_stands_still_while_a_frame_is_at_work():
+    held = []
+
+    @contextlib.contextmanager
+    def frame():
+        held.append("stopped")
+        try:
+            yield
+        finally:
+            held.append("let go")
+
+    def work(item):
+        held.append(item)
+        return item + 1
+
+    pipeline = FramePipeline.__new__(FramePipeline)
+    process = types.SimpleNamespace(hold=types.SimpleNamespace(frame=frame))
+    pipeline._map = types.SimpleNamespace(process=process)
+    assert pipeline._apart_from_the_map(work)(1) == 2
+    assert held == ["stopped", 1, "let go"]
+    pipeline._map = None
+    assert pipeline._apart_from_the_map(work) is work
 
 
 def test_map_that_cannot_be_opened_is_said_and_tracking_goes_on(tmp_path):
