@@ -363,7 +363,7 @@ def test_a_member_never_learns_from_its_family_and_what_they_dispute_is_less_sur
 
 def test_desks_are_seen_from_near_with_exact_depth():
     from l2m_ros.workshop.simulation.draft import draft_world
-    from l2m_ros.workshop.training.depth_data import images_of_world
+    from l2m_ros.workshop.training.depth_views import images_of_world
 
     world = draft_world(3, "desk")
     views = list(images_of_world(world, 3, 4, (96, 72)))

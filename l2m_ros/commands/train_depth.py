@@ -203,8 +203,9 @@ def simulated(
 def kept_pictures(options: HeadOptions, world: int, folder: Path) -> Pictures:
     """Of one world, from the run's folder or rendered."""
     from l2m_ros.workshop.simulation.draft import draft_world
-    from l2m_ros.workshop.training.depth_data import Pictures, images_of_world, pictures_of
+    from l2m_ros.workshop.training.depth_data import Pictures, pictures_of
     from l2m_ros.workshop.training.depth_sources import number_of
+    from l2m_ros.workshop.training.depth_views import images_of_world
 
     size, seed = (options.width, options.height), options.loop.seed
     kind = f"{options.width}x{options.height}-{options.views}x{options.crops}-seed{seed}"

@@ -29,11 +29,11 @@ from l2m_ros.workshop.training.depth_cuts import Size, Stored
 from l2m_ros.workshop.training.depth_data import (
     Samples,
     images_of_sequence,
-    images_of_world,
     merged,
 )
 from l2m_ros.workshop.training.depth_device import Eyes, seen_whole
 from l2m_ros.workshop.training.depth_head import HeadOptions
+from l2m_ros.workshop.training.depth_views import images_of_world
 
 # The member of the head that never sees a kind of world.
 FAMILIES = {

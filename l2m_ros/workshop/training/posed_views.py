@@ -18,10 +18,10 @@ from l2m_ros.errors import InvalidInput
 from l2m_ros.types import Camera, FloatArray
 from l2m_ros.workshop.simulation.render import Rendering, render
 from l2m_ros.workshop.simulation.world import World
-from l2m_ros.workshop.training.depth_data import (
+from l2m_ros.workshop.training.depth_data import DepthImage
+from l2m_ros.workshop.training.depth_views import (
     HIGHEST_M,
     LOWEST_M,
-    DepthImage,
     camera_of,
     looking,
     viewpoint,
