@@ -108,7 +108,7 @@ def _room(rng: np.random.Generator, kind: str) -> Scenery:
         corner = 0.1 if yaw in (0.0, np.pi) else DEEPEST_M + 0.1
         surfaces += _wall(rng, yaw, along - corner, away, z, kind)
     end = x - DEEPEST_M - CLEAR_M
-    if x > 2.6 and rng.random() < (0.8 if kind == "kitchen" else 0.6):
+    if x > 2.6 and (kind == "kitchen" or rng.random() < 0.6):
         surfaces += _dining(rng, (x - 2.0, rng.uniform(-0.3, 0.3), 0))
         end = x - 2.0 - 1.2 - CLEAR_M
     side = y - DEEPEST_M - CLEAR_M
@@ -250,11 +250,25 @@ def _counter(rng, place, yaw, width, height) -> list[Surface]:
     parts: list[Surface] = [*box(place, size, m.plaster(pale(rng)), yaw_rad=yaw, front=front)]
     parts += box(f._at(place, yaw, (0, 0, 0.9)), (0.62, width, 0.03), top, yaw_rad=yaw)
     parts += on_top(rng, f._at(place, yaw, (0, 0, 0.93)), yaw, 0.5, width)
-    if rng.random() < 0.6:
+    if rng.random() < 0.3:
+        return parts + _leaflets(rng, f._at(place, yaw, (0.27, 0, 0.93)), yaw, width)
+    if rng.random() < 0.7:
         shelf = f._at(place, yaw, (0.14, 0, 1.4))
         parts += box(
             shelf, (0.33, width, 0.65), m.wood(pale(rng)), yaw_rad=yaw, front=front, bottom=True
         )
+    return parts
+
+
+def _leaflets(rng, place, yaw, width) -> list[Surface]:
+    """Pages and leaflets stood up and pinned along a wall."""
+    out, parts = np.array([-np.cos(yaw), -np.sin(yaw), 0.0]), []
+    for _ in range(int(rng.integers(3, 4 + 5 * width))):
+        along, up = rng.uniform(-0.5, 0.5) * (width - 0.2), rng.choice([0.16, 0.5, 0.8])
+        paint = prints.page() if rng.random() < 0.5 else prints.poster()
+        centre = f._at(place, yaw, (rng.uniform(-0.03, 0.02), along, up))
+        size = (0.21, 0.297) if rng.random() < 0.6 else rng.uniform(0.1, 0.25, 2)
+        parts.append(panel(centre, out, *size, paint, texels_per_m=500))
     return parts
 
 

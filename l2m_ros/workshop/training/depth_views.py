@@ -16,7 +16,7 @@ from l2m_ros.workshop.training.depth_data import DepthImage
 FOCAL_OF_WIDTH = (0.5, 1.1)
 SEATED_SHARE = 0.6  # of a desk's views
 LOWEST_AT_DESK_M = 0.4
-NEAR_SHARE = {"desk": 0.6, "kitchen": 0.6, "street": 0.2, "yard": 0.3}  # of views: before one thing
+NEAR_SHARE = {"desk": 0.6, "kitchen": 0.3, "street": 0.2, "yard": 0.3}  # of views: before one thing
 NEAR_M = (0.3, 1.8)
 TRIES = 8
 LOWEST_M, HIGHEST_M = 0.1, 2.2  # of such a camera
@@ -79,7 +79,7 @@ def _somewhere(world: World, rng: np.random.Generator) -> FloatArray:
     step = np.array([0.5, 0.5, 0.0])
     place = rng.uniform(low - step, high + step)
     around = min(1.4 * world.look_span_rad, np.pi)
-    yaw, pitch = rng.uniform(-around, around), rng.normal(-0.1 - 0.2 * (place[2] - 0.7), 0.25)
+    yaw, pitch = rng.uniform(-around, around), rng.normal(-0.1 - 0.35 * (place[2] - 0.7), 0.25)
     return looking(place, yaw, pitch, rng.normal(0, 0.08))
 
 
