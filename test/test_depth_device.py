@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from l2m_ros.workshop.training.depth_colours import coloured, detailed, kernels, restyled
+from l2m_ros.workshop.training.depth_colours import coloured, kernels, restyled
 from l2m_ros.workshop.training.depth_cuts import (
     Stored,
     cut_images,
@@ -90,18 +90,6 @@ def test_blurs_and_sharpenings_keep_the_brightness():
     assert (some[:, 0, 4, 4] > 0.9).any() and (some[:, 0, 4, 4] < 0.2).any()
 
 
-def test_detail_of_another_image_is_laid_over_and_the_coarse_picture_stays():
-    fine = torch.rand(4, 3, 64, 96, generator=torch.Generator().manual_seed(1))
-    plain = torch.linspace(0.3, 0.7, 96).expand(4, 3, 64, 96)
-    shown = torch.cat([fine, plain])
-    alike, laid = (detailed(shown, s, torch.Generator().manual_seed(3)) for s in (0.0, 1.0))
-    assert alike is shown
-    rough = (laid[4:] - laid[4:].roll(1, dims=-1))[..., 1:].abs().mean(dim=(1, 2, 3))
-    assert (rough > 0.05).any()  # some plain images got the detail of a fine one
-    coarse = torch.nn.functional.avg_pool2d(laid[4:] - plain, 16)
-    assert coarse.abs().max() < 0.08
-
-
 def test_features_take_another_images_style_and_keep_their_pattern():
     generator = torch.Generator().manual_seed(2)
     shown = (
@@ -135,7 +123,7 @@ def test_everything_a_step_makes_lies_on_the_device(monkeypatch):
 
     stored = Stored.of([slope()] * 9, 0, -1, STORED).to("meta")
     monkeypatch.setattr(torch, "Generator", Draws)
-    options = HeadOptions(width=SIZE[0], height=SIZE[1], batch=8, restyled=0.6, detailed=0.6)
+    options = HeadOptions(width=SIZE[0], height=SIZE[1], batch=8, restyled=0.6)
     batches = AnewBatches([stored], [1.0], Eyes(Backbone()).to("meta"), options, stored)
     batch = batches.batch(0, rank=0, count=1, difficulty=1.0)
     assert batch.labels.shape == (10, 1, 16, 20)

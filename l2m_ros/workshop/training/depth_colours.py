@@ -1,6 +1,5 @@
 """What another camera, another light and other materials do to an image, and to what eyes see.
 
-detailed    the fine detail of another image of the batch is laid over an image
 coloured    exposure, uneven light, blur along any way, sharpening, noise: in grey
 restyled    features take the means and deviations of another image of the batch
 dropped     some channels of the features, the same on the whole
@@ -16,21 +15,6 @@ BLUR_PX = 9  # side of its kernel
 BLURRED, SHARPENED = 0.5, 0.25  # shares of the images
 UNEVEN = ((3, 4, 0.25), (12, 16, 0.08))  # rows, columns, sigma of the log of the light
 NOISE = 0.05  # at most
-DETAIL_PX, MOST_DETAIL = 16, 1.2  # what is finer than that; so much of it at most
-
-
-def detailed(rgb: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """(B, 3, H, W) in [0, 1]. Rendered rooms hold less than real ones, most of it near the camera:
-    else whatever is full of fine things is taken for near."""
-    if share <= 0.0:
-        return rgb
-    count, device = len(rgb), rgb.device
-    drawn = torch.rand(2, count, 1, 1, 1, device=device, generator=generator)
-    amount = MOST_DETAIL * drawn[0] * (drawn[1] < share)
-    other = rgb[torch.randperm(count, device=device, generator=generator)]
-    other = other.mean(dim=1, keepdim=True)
-    coarse = F.interpolate(F.avg_pool2d(other, DETAIL_PX), rgb.shape[-2:], mode="bilinear")
-    return (rgb + amount * (other - coarse)).clamp(0.0, 1.0)
 
 
 def coloured(rgb: Tensor, generator: torch.Generator) -> Tensor:

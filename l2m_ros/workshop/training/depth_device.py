@@ -18,7 +18,7 @@ from l2m_ros.networks.lite2.backbone import Backbone
 from l2m_ros.networks.lite2.network import below_of
 from l2m_ros.networks.shared.xfeat import standardised_grey
 from l2m_ros.workshop.training.data import Schedule, SizeShare
-from l2m_ros.workshop.training.depth_colours import coloured, detailed, dropped, restyled
+from l2m_ros.workshop.training.depth_colours import coloured, dropped, restyled
 from l2m_ros.workshop.training.depth_cuts import (
     Cuts,
     Size,
@@ -87,8 +87,7 @@ class AnewBatches(Schedule):
         if self.photographs is not None:
             twins = twins_of(cuts, len(photographs), self.size).to(str(device))
         cuts = cuts.to(device)
-        rgb = detailed(cut_images(images, cuts, self.size), self.options.detailed, generator)
-        grey = coloured(rgb, generator)
+        grey = coloured(cut_images(images, cuts, self.size), generator)
         features = restyled(self.eyes(grey), self.options.restyled, generator)
         features = tuple(dropped(x, self.options.channel_dropout, generator) for x in features)
         return HeadBatch(*features, cut_labels(images, cuts, self.size), images.family, twins)

@@ -53,7 +53,6 @@ class HeadOptions:
     real_share: float = 0.3  # of a batch, where recordings are given
     batch: int = 12
     channel_dropout: float = 0.2  # of the features: with less the worlds are learnt by heart
-    detailed: float = 0.0  # share of images with another's fine detail over them, where seen anew
     restyled: float = 0.0  # share of images whose features take another's style, where seen anew
     loop: LoopOptions = field(default_factory=lambda: LoopOptions(steps=500))
 
