@@ -6,7 +6,8 @@ frame costs beside matching and pose, the rate that is sustained, and whether me
     L2M_COMPILED=0 python benchmarks/node.py -p encode_ahead:=false -p backend:=onnxruntime
 
 overhead = frame (message -> Frame) + publish; matching and pose are listed, not counted. The bytes
-that a frame copies on its way are printed first (copies.py). Rate and latency hold for a machine
+that a frame copies on its way are printed first (copies.py). Camera and node have Fast DDS as the
+launch files set it, unless the environment names a profile. Rate and latency hold for a machine
 that is idle otherwise; the processor time a frame, of all of the node's threads, for any.
 """
 
@@ -43,6 +44,8 @@ LISTENED = {
 }
 GOALS_MS = {"pose + correspondences": 5.0, "+ warp + certainty": 10.0}
 START_S = 60.0  # for the node to load its model
+ROOT = Path(__file__).parent.parent
+PROFILES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 
 
 @dataclass(frozen=True)
@@ -118,10 +121,10 @@ class Bench:
             parameters.append("depth:=ignore")
         ros = [word for p in parameters for word in ("-p", p)]
         environment = {**os.environ, "ROS_DOMAIN_ID": str(self._options.domain)}
-        root = Path(__file__).parent.parent  # what `ros2 run` starts sets threads, too
+        # What `ros2 run` starts sets threads, too.
         run = [sys.executable, "resource/matcher", "--ros-args", *ros]
-        environment["PYTHONPATH"] = os.pathsep.join([str(root), environment.get("PYTHONPATH", "")])
-        return subprocess.Popen(run, cwd=root, env=environment)
+        environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
+        return subprocess.Popen(run, cwd=ROOT, env=environment)
 
     def _on_status(self, message: DiagnosticArray) -> None:
         for status in message.status:
@@ -172,6 +175,7 @@ CORES = 2  # of the computer that the sustainable rate is told for
 def measure(bench: Bench, phase: str, options: Options) -> None:
     """One phase: warm up, play, print."""
     bench.camera.play(3.0)
+    time.sleep(1.5)  # diagnostics of the warm-up
     frames, dropped, sent = bench.number("frames"), bench.number("dropped_busy"), bench.camera.sent
     memory_mib, before = bench.memory_mib(), dict(bench.received)
     processor_s = bench.processor_s()
@@ -226,6 +230,8 @@ def parse(arguments: list[str] | None) -> Options:
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
+    if not any(name in os.environ for name in PROFILES):
+        os.environ[PROFILES[0]] = str(ROOT / "config" / "fastdds_large_images.xml")
     copies.report(640, 480)
     scene = SimulationOptions(frames=options.frames, stereo=False)
     frames = [shot.frame for shot in track(simulate(scene), "rendering", options.frames)]

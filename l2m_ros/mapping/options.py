@@ -23,7 +23,7 @@ class ViewGates:
     min_share: float = 0.3  # inliers among the matches
     min_coverage: float = 0.16  # of the query's cells, by inliers
     min_confidence: float = 0.38  # mean over the inliers; classical matchers have another scale
-    min_likeness: float = 0.09  # see `likeness`; below, no match is worth computing
+    min_likeness: float = 0.07  # see `likeness`; below, no match is worth computing
     # Mean over all matches; below, no pose is worth it. `lite`: right views have 0.61 at least,
     # the most alike ones of elsewhere 0.18 at most.
     alike_confidence: float = 0.19
@@ -49,7 +49,7 @@ class RelocalizerOptions:
     # Of `min_likeness`, around a keyframe that has seen the image: views from 0.5 m nearer have
     # 0.05 to 0.09, and half of their matches fit.
     around_likeness: float = 0.5
-    promising: float = 0.12  # likeness of the best of those; below, none of them is matched
+    promising: float = 0.1  # likeness of the best of those; below, none of them is matched
     turns_deg: tuple[float, ...] = (30.0, -30.0)  # of an image that was not found upright
     agreeing: int = 3  # enough; two are the least ...
     strong: float = 0.3  # ... and enough where either has this share of inliers times coverage

@@ -121,7 +121,7 @@ _NODE = [
               low=0, high=256),
     Parameter("cache_dir", "", "where TensorRT engines are kept; empty = ~/.cache/l2m_ros"),
     Parameter("encode_ahead", True, "encode the next image while the pose of this one is computed: "
-              "a higher rate from four cores on; without effect on fewer and on a GPU"),
+              "a higher rate; without effect on a single core and on a GPU"),
     Parameter("queue", "latest", "latest: only the newest image waits while one is worked on; "
               "all: nothing is dropped and results do not depend on timing (for replays)",
               choices=("latest", "all")),

@@ -41,7 +41,7 @@ from l2m_ros.types import (
 )
 
 DEFAULTS = TrackerOptions()
-CORES_TO_ENCODE_AHEAD = 4
+CORES_TO_ENCODE_AHEAD = 2
 
 
 class Tracker:
@@ -94,9 +94,8 @@ class Tracker:
     def may_encode_ahead(self) -> bool:
         """Whether one thread may encode while another matches: on a CPU with cores to spare.
 
-        A network has the threads of two cores to itself: there an image waits for the one before
-        it, at hardly more frames. A GPU works off one after the other, and capturing a CUDA graph
-        bears no work beside it.
+        While one is posed, by a single thread, the other core encodes. A GPU works off one after
+        the other, and capturing a CUDA graph bears no work beside it.
         """
         backend = getattr(self._matcher, "backend", None)
         on_cpu = backend is None or backend.device == "cpu"
