@@ -54,7 +54,7 @@ class KeyframeOptions:
 
     coverage_min: float = 0.6
     inliers_min: float = 0.4
-    certain_min: float = 0.5  # dense matchers only
+    certain_min: float = 0.6  # dense matchers only
     parallax_max_rad: float = 0.26
     # Of the distances between matches, about their size: forward motion shows little parallax.
     # A car at 12 m/s and 10 Hz has 0.08 to 0.11 a frame; at 0.2 its poses err by half as much more,
