@@ -31,6 +31,15 @@ def seen_from(shift, scale=1):
     return Photograph(grey, large), view, small
 
 
+def drawn(depth, normal):
+    """A rendering of one normal."""
+    none = torch.zeros(0)
+    return Rendering(
+        none, torch.ones(HEIGHT, WIDTH), none, depth, normal.expand(HEIGHT, WIDTH, 3), none, None,
+        Raster(none, none, none, none, None),
+    )  # fmt: skip
+
+
 def loss(depth_factor, other, turn=0.0, brightness=1.0, scale=2):
     """Of the wall with its depth, its normal or the other photograph changed; and the depth."""
     photograph, view, depth = seen_from(0.0, scale)
@@ -38,11 +47,7 @@ def loss(depth_factor, other, turn=0.0, brightness=1.0, scale=2):
     theirs = Photograph(brightness * theirs.grey, theirs.view)
     normal = torch.nn.functional.normalize(NORMAL + torch.tensor([turn, turn, 0.0]), dim=0)
     ours = (depth * depth_factor).requires_grad_(True)
-    none = torch.zeros(0)
-    rendering = Rendering(
-        none, torch.ones(HEIGHT, WIDTH), none, ours, normal.expand(HEIGHT, WIDTH, 3), none, None,
-        Raster(none, none, none, none, None),
-    )  # fmt: skip
+    rendering = drawn(ours, normal)
     random = torch.Generator().manual_seed(0)
     value = patch_consistency(
         rendering, view, photograph, other_depth * depth_factor, other_view, theirs, random
@@ -78,11 +83,7 @@ def test_hidden_pixels_do_not_count():
     """The other view's depth says that something stands in front of the wall."""
     photograph, view, depth = seen_from(0.0)
     theirs, other_view, other_depth = seen_from(0.4)
-    none = torch.zeros(0)
-    rendering = Rendering(
-        none, torch.ones(HEIGHT, WIDTH), none, depth, NORMAL.expand(HEIGHT, WIDTH, 3), none, None,
-        Raster(none, none, none, none, None),
-    )  # fmt: skip
+    rendering = drawn(depth, NORMAL)
     random = torch.Generator().manual_seed(0)
     noise = Photograph(torch.rand(theirs.grey.shape, generator=random), theirs.view)
     other = (view, photograph, 0.5 * other_depth, other_view, noise, random)

@@ -36,9 +36,8 @@ from l2m_ros.tracking.result import TrackResult
 from l2m_ros.types import FloatArray
 
 WAITING = 32  # frames ...
-BEHIND = (
-    WAITING // 2
-)  # from so many on the process is not stopped: rather a slower frame than a lost one
+# From so many waiting on the process is not stopped: rather a slower frame than a lost one.
+BEHIND = WAITING // 2
 WAITING_MB = 128  # ... and what they take: 70 at 640x480 with depth, Full HD has 15 each
 FEW_CORES = 4  # with more, tracking finds another core than the one that the map has
 SEARCHES = 10  # for a place that is not known, for which the process is not stopped
