@@ -4,7 +4,8 @@ python benchmarks/mono.py SEQUENCES --mono-depth HEAD [--only NAME] [--every 1] 
 
 SEQUENCES as for benchmarks/sequences.py; depth, right images and odometry are not used. A row a
 recording: frames posed in metres, median error of the scale, NEES; then, keyframe by keyframe, the
-log of the scale's error and the sigma that was stated, which --plot draws.
+log of the scale's error and the sigma that was stated, which --plot draws, and how far neighbours'
+readings err together (a card's `image_correlation`).
 """
 
 from __future__ import annotations
@@ -41,17 +42,40 @@ class ScaleRow:
     log_error: float
     sigma: float  # of the log
     image_sigma: float  # the part that other keyframes make smaller
+    alone: float  # the log error of what the image alone says
 
 
-def keyframe_scale(keyframe, view: View) -> ScaleRow | None:
+class Remembering:
+    """A reader that remembers what it read last, before a chain corrected it."""
+
+    def __init__(self, reader):
+        self.reader, self.last = reader, None
+
+    def read(self, rgb, camera, features):
+        self.last = self.reader.read(rgb, camera, features)
+        return self.last
+
+
+def keyframe_scale(keyframe, alone, view: View) -> ScaleRow | None:
     mono, truth = keyframe.mono_depth, view.frame.depth
     if mono is None or truth is None:
         return None
-    ratio = np.log(mono.depth / truth)
-    ratio = ratio[np.isfinite(ratio)]
-    if len(ratio) < LEAST_DEPTHS:
-        return None
-    return ScaleRow(keyframe.chain, float(np.median(ratio)), mono.scale_sigma, mono.image_sigma)
+    errors = []
+    for depth in (mono.depth, alone.depth):
+        ratio = np.log(depth / truth)
+        ratio = ratio[np.isfinite(ratio)]
+        if len(ratio) < LEAST_DEPTHS:
+            return None
+        errors.append(float(np.median(ratio)))
+    return ScaleRow(keyframe.chain, errors[0], mono.scale_sigma, mono.image_sigma, errors[1])
+
+
+def correlation(rows: list[ScaleRow]) -> float:
+    """Of neighbouring keyframes' own readings, about the recording's mean: a card's."""
+    off, chain = _column(rows, "alone"), _column(rows, "chain")
+    off -= off.mean()
+    both = chain[1:] == chain[:-1]
+    return float((off[1:] * off[:-1])[both].mean() / (off * off).mean())
 
 
 def follow(folder: Path, args: argparse.Namespace, matcher, reader) -> tuple[str, list[ScaleRow]]:
@@ -60,6 +84,7 @@ def follow(folder: Path, args: argparse.Namespace, matcher, reader) -> tuple[str
     options = TrackerOptions(
         pose=PoseOptions(max_scale_sigma=args.max_scale_sigma), gates=GateOptions(max_sigma_m=1e3)
     )
+    reader = Remembering(reader)
     tracker, posed, why, rows = Tracker(matcher, options, reader), [], Counter(), []
     stamps, truth, segment, inputs, sigmas = [], [], {}, {}, []
     for view in track(views(folder, args.every), folder.name):
@@ -73,7 +98,7 @@ def follow(folder: Path, args: argparse.Namespace, matcher, reader) -> tuple[str
         result = tracker.process(bare)
         if result.new_keyframe and result.keyframe is not None:
             kept = tracker.keyframe or result.keyframe
-            row = keyframe_scale(kept, inputs[kept.frame.stamp_ns])
+            row = keyframe_scale(kept, reader.last, inputs[kept.frame.stamp_ns])
             rows += [row] if row else []
         if result.pose is None:
             why[result.why_not_posed] += 1
@@ -173,6 +198,7 @@ def main() -> None:
         curves |= {folder.name: rows} if rows else {}
     for name, rows in curves.items():
         print(name, " ".join(f"{r.chain}:{r.log_error:+.2f}/{r.sigma:.2f}" for r in rows))
+        print(f"  neighbouring keyframes' own readings correlate by {correlation(rows):.2f}")
     if args.plot and curves:
         draw(curves, args.plot)
 

@@ -23,7 +23,8 @@ from l2m_ros.geometry.camera import unproject
 from l2m_ros.geometry.scale import NO_NOISE, sample_surface
 from l2m_ros.matching.mono_depth import MonoDepth
 from l2m_ros.tracking.keyframes import Keyframe
-from l2m_ros.types import Correspondences, FloatArray, MetricPose
+from l2m_ros.tracking.mono_shape import SeenDepths, seen_depths, shaped
+from l2m_ros.types import Camera, Correspondences, FloatArray, MetricPose
 
 MIN_MATCHES = 20  # with depth in both keyframes
 INDEPENDENT_MATCHES = 30.0  # neighbouring cells err together: so many are worth a thousand
@@ -36,14 +37,15 @@ class CarriedScale:
 
     correction: float
     variance: float
+    seen: SeenDepths | None = None  # in the new keyframe, by parallax at the chain's scale
 
 
 def carried_scale(
-    before: Keyframe, mono: MonoDepth, pairs: Correspondences, pose: MetricPose
+    before: Keyframe, mono: MonoDepth, pairs: Correspondences, pose: MetricPose, camera: Camera
 ) -> CarriedScale | None:
     """From the keyframe before; None where its metres are not a network's or too few depths meet.
 
-    pairs, pose: of the new keyframe, as it was matched against the one before.
+    pairs, pose, camera: of the new keyframe, as it was matched against the one before.
     """
     if before.mono_depth is None or pose.scale_source != SOURCE:
         return None
@@ -57,7 +59,8 @@ def carried_scale(
     middle = float(np.median(ratio))
     spread = 1.4826 * float(np.median(np.abs(ratio - middle)))
     own = spread**2 / min(INDEPENDENT_MATCHES, float(good.sum()))
-    return CarriedScale(middle, before.mono_depth.image_sigma**2 + own)
+    seen = seen_depths(inliers, before.frame.camera, camera, pose)
+    return CarriedScale(middle, before.mono_depth.image_sigma**2 + own, seen)
 
 
 def _depth_told(before: Keyframe, pairs: Correspondences, pose: MetricPose) -> FloatArray:
@@ -77,8 +80,9 @@ def joined(mono: MonoDepth, carried: CarriedScale | None) -> MonoDepth:
     chain = 1.0 / carried.variance
     own = (1.0 - r) / ((1.0 + r) * mono.image_sigma**2)
     correction = chain / (chain + own) * carried.correction
+    depth, sigma = (mono.depth * np.exp(correction)).astype(np.float32), mono.pixel_sigma
+    if carried.seen is not None:
+        depth, sigma = shaped(depth, sigma, carried.seen, carried.correction - correction)
     return replace(
-        mono,
-        depth=(mono.depth * np.exp(correction)).astype(np.float32),
-        image_sigma=float(np.sqrt(1.0 / (chain + own))),
+        mono, depth=depth, pixel_sigma=sigma, image_sigma=float(np.sqrt(1.0 / (chain + own)))
     )

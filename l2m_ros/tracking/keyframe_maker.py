@@ -66,5 +66,7 @@ class KeyframeMaker:
             if joins is None:
                 return mono
             seen, pose = joins
-            carried = chain_scale.carried_scale(seen.keyframe, mono, seen.pairs, pose)
+            carried = chain_scale.carried_scale(
+                seen.keyframe, mono, seen.pairs, pose, now.frame.camera
+            )
             return chain_scale.joined(mono, carried)
