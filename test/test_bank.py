@@ -38,14 +38,15 @@ def test_labels_are_those_of_the_slow_path(bank):
         way = views.labels(first, second)
         for k, (i, j) in enumerate(zip(first.tolist(), second.tolist(), strict=True)):
             want = label_between(
-                bank.depth[i].numpy(), view_of(bank, i), bank.depth[j].numpy(), view_of(bank, j)
-            )
+                bank.depth[i].numpy(), view_of(bank, i), bank.depth[j].numpy(), view_of(bank, j),
+                bank.sure[i].numpy(), bank.sure[j].numpy(),
+            )  # fmt: skip
             warp, visible, unknown = (part[k].numpy() for part in way)
             # Single precision decides a few pixels at a threshold the other way.
             assert (visible != want.visible).mean() < 0.005
             assert (unknown != want.unknown).mean() < 0.005
             both = visible & want.visible
-            assert both.mean() > 0.05
+            assert both.mean() > 0.01
             assert np.abs(warp - want.warp_px)[both].max() < 0.01
 
 

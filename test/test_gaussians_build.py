@@ -17,7 +17,7 @@ from l2m_ros.types import Camera, DenseMatch
 from l2m_ros.workshop.gaussians import build as building
 from l2m_ros.workshop.gaussians.build import BuildOptions, build_scene
 from l2m_ros.workshop.gaussians.captures import Capture
-from l2m_ros.workshop.gaussians.check import _chained, check_scene, symmetric_epipolar
+from l2m_ros.workshop.gaussians.check import ReadOff, _chained, check_scene, symmetric_epipolar
 from l2m_ros.workshop.gaussians.cpu import CpuRasterizer
 from l2m_ros.workshop.gaussians.density import grown, pruned
 from l2m_ros.workshop.gaussians.fit import FitOptions
@@ -155,7 +155,7 @@ def test_both_branches_take_as_many_steps_however_long_a_step_takes(folder, tmp_
 
 
 def test_worse_gaussians_are_called_worse(folder, built):
-    """Means moved by 2 % of their distance: errors rise, and fewer depths agree well enough."""
+    """Means moved by 2 % of their distance: depth errs, and few labels are left."""
     out, _ = built
     good, captures = read_ply(out), load_captures(folder)
     noise = torch.randn(good.means.shape, generator=torch.Generator().manual_seed(0))
@@ -163,8 +163,7 @@ def test_worse_gaussians_are_called_worse(folder, built):
     bad.means += 0.06 * noise
     report = check_scene(good, bad, captures, CpuRasterizer(1))
     assert report.depth["plane"] > 2 * report.depth["plane_regularised"]
-    assert report.epipolar["plane"] > 1.15 * report.epipolar["plane_regularised"]
-    assert report.labelled["plane"] < 0.95 * report.labelled["plane_regularised"]
+    assert report.labelled["plane"] < 0.5 * report.labelled["plane_regularised"]
     assert report.psnr_labelled > report.psnr_labelled_plain + 1
     assert report.psnr_labelled != report.psnr
 
@@ -254,7 +253,7 @@ def test_cameras_on_a_line_hide_wrong_depth_from_the_epipolar_error_not_from_the
         pose[0, 3] = 0.3 * i
     a, middle, c = (Capture("", np.zeros(0), view(pose), None) for pose in poses)
     wall = np.full((HEIGHT, WIDTH), 3.0)
-    depths = [1.005 * wall, wall, wall]
+    depths = [ReadOff(depth, wall > 0) for depth in (1.005 * wall, wall, wall)]
     to_middle = label_between(wall, a.view, 1.005 * wall, middle.view)
     epipolar, cycle = _chained(to_middle, depths, 0, a, middle, c)
     assert len(cycle) > 1000 and epipolar.max() < 1e-18

@@ -53,6 +53,7 @@ class ViewBank:
 
     rgb: Tensor  # (V, 3, H, W) uint8
     depth: Tensor  # (V, H, W) 0 = unknown
+    sure: Tensor  # (V, H, W) bool: of its depth
     K: Tensor  # (V, 3, 3)
     camera_from_world: Tensor  # (V, 4, 4)
     distance: Tensor  # (V,) median depth of the view's anchor
@@ -87,6 +88,8 @@ class ViewBank:
 
 def load_bank(path: Path) -> ViewBank:
     with np.load(path, allow_pickle=False) as stored:
+        if "sure" not in stored:
+            raise InvalidInput(f"{path}: a bank of an earlier version: render it again")
         return ViewBank(
             **{field.name: torch.from_numpy(stored[field.name]) for field in fields(ViewBank)}
         )
@@ -153,6 +156,7 @@ class BankJob:
         return {
             "rgb": np.ascontiguousarray(rgb.transpose(2, 0, 1)),
             "depth": view.depth,
+            "sure": view.sure,
             "K": view.view.camera.K.astype(np.float32),
             "camera_from_world": view.view.camera_from_world.astype(np.float32),
             "distance": np.float32(distance),

@@ -12,6 +12,7 @@ A label from one depth map and two exact poses lies on its epipolar line whateve
 the epipolar error is taken over a chain: a label of a points into b, b's own label from there
 into c. Where the depths of a and b disagree, c is missed. It is the symmetric squared distance
 in normalised coordinates, d^2 (1 / (l1^2 + l2^2) + 1 / (l1'^2 + l2'^2)), as matchers report it.
+Where a pixel's planes do not agree on its depth it is not labelled, by none of the ways.
 b is a held-out view; a and c see the same place from about a quarter of its distance aside.
 
 Cameras on one line see nothing of that: all points of a chain lie in one plane through the line,
@@ -43,11 +44,11 @@ from l2m_ros.types import FloatArray
 from l2m_ros.workshop.gaussians.captures import Capture, Captures
 from l2m_ros.workshop.gaussians.fit import psnr_on
 from l2m_ros.workshop.gaussians.initial import triangulate
-from l2m_ros.workshop.gaussians.labels import BoolArray, depth_at, label_between
+from l2m_ros.workshop.gaussians.labels import BoolArray, Labels, depth_at, label_between
 from l2m_ros.workshop.gaussians.model import Gaussians, PosedCamera
-from l2m_ros.workshop.gaussians.neighbours import usual_distance, views_around
+from l2m_ros.workshop.gaussians.neighbours import SKY, usual_distance, views_around
 from l2m_ros.workshop.gaussians.rasterizer import Rasterizer
-from l2m_ros.workshop.gaussians.rendering import render
+from l2m_ros.workshop.gaussians.rendering import render, surely
 from l2m_ros.workshop.gaussians.sources import load_captures
 
 WAYS = ("alpha", "dominant", "plane", "plane_regularised")
@@ -92,6 +93,7 @@ def check_scene(
     """All figures; `plain` is the scene without regularisers (or the same one)."""
     report = CheckReport(held_out=len(captures.held_out), gaussians=len(regularised))
     distance = usual_distance(regularised, captures.items)
+    far = SKY * distance
     truths, report.truth = true_depths(captures, distance)
     tallies = {way: _Tally() for way in WAYS}
     with progress(len(captures.held_out), "checking labels") as bar:
@@ -101,7 +103,8 @@ def check_scene(
             around = _around(captures.items, index, distance)
             for way in WAYS:
                 scene = regularised if way == "plane_regularised" else plain
-                depths = [depth_of(way, scene, c.view, rasterizer) for c in (capture, *around)]
+                views = [c.view for c in (capture, *around)]
+                depths = [depth_of(way, scene, view, rasterizer, far) for view in views]
                 known = [depth for depth in depths if depth is not None]
                 if len(known) == len(depths):
                     tallies[way].add(capture, around, known, truths.get(capture.name))
@@ -133,20 +136,30 @@ def _mean(parts: list[FloatArray], of: Any = np.mean) -> float | None:
     return float(of(values)) if len(values) else None
 
 
+@dataclass(frozen=True, eq=False)
+class ReadOff:
+    """Depth of a view, 0 where the scene shows too little, and where it is sure of it."""
+
+    depth: FloatArray  # (H, W)
+    sure: BoolArray  # (H, W)
+
+
 @torch.no_grad()
 def depth_of(
-    way: str, gaussians: Gaussians, view: PosedCamera, rasterizer: Rasterizer
-) -> FloatArray | None:
-    """(H, W) depth by one of the four ways, 0 where the scene shows too little.
+    way: str, gaussians: Gaussians, view: PosedCamera, rasterizer: Rasterizer, far: float
+) -> ReadOff | None:
+    """By one of the four ways. Sky, beyond `far`, is part of alpha blending, and of nothing else.
 
     None if the rasterizer does not know it: gsplat does not say which Gaussian dominates.
     """
-    rendering = render(rasterizer, gaussians, view)
+    rendering = render(rasterizer, gaussians, view, far=far, spread=True)
+    shown = rendering.alpha if way == "alpha" else rendering.solid
     name = {"alpha": "expected_depth", "dominant": "dominant_depth"}.get(way, "plane_depth")
     depth = getattr(rendering, name)
     if depth is None:
         return None
-    return np.asarray(torch.where(rendering.alpha > LEAST_ALPHA, depth, 0.0).cpu().numpy())
+    depth = np.asarray(torch.where(shown > LEAST_ALPHA, depth, 0.0).cpu().numpy())
+    return ReadOff(depth, surely(rendering))
 
 
 class _Tally:
@@ -162,14 +175,14 @@ class _Tally:
         self,
         middle: Capture,
         around: list[Capture],
-        depths: list[FloatArray],
+        depths: list[ReadOff],
         truth: Truth | None,
     ) -> None:
         """`depths` are those of the middle and then of the views around it."""
-        labelled = np.zeros(depths[0].shape, bool)
+        labelled = np.zeros(depths[0].depth.shape, bool)
         for i, a in enumerate(around):
-            labelled |= label_between(depths[0], middle.view, depths[i + 1], a.view).visible
-            to_middle = label_between(depths[i + 1], a.view, depths[0], middle.view)
+            labelled |= _label(depths[0], middle, depths[i + 1], a).visible
+            to_middle = _label(depths[i + 1], a, depths[0], middle)
             for j, c in enumerate(around):
                 if i != j:
                     epipolar, cycle = _chained(to_middle, depths, i, a, middle, c)
@@ -178,23 +191,27 @@ class _Tally:
         self.labelled.append(labelled)
         if truth is not None:
             near = np.clip(truth.px.round().astype(int), 0, np.array(middle.view.size) - 1)
-            ours = depth_at(depths[0], truth.px)
+            ours = depth_at(depths[0].depth, truth.px)
             judged = labelled[near[:, 1], near[:, 0]] & (ours > 0)
             self.depth.append(np.abs(ours[judged] / truth.depth[judged] - 1))
 
 
+def _label(depth_a: ReadOff, a: Capture, depth_b: ReadOff, b: Capture) -> Labels:
+    return label_between(depth_a.depth, a.view, depth_b.depth, b.view, depth_a.sure, depth_b.sure)
+
+
 def _chained(
-    to_middle: Any, depths: list[FloatArray], i: int, a: Capture, middle: Capture, c: Capture
+    to_middle: Labels, depths: list[ReadOff], i: int, a: Capture, middle: Capture, c: Capture
 ) -> tuple[FloatArray, FloatArray]:
     """Of labels from a to c by way of the middle view: epipolar errors, and squared distances from
     the labels that go straight."""
     rows, columns = np.nonzero(to_middle.visible)
     through = to_middle.warp_px[rows, columns].astype(np.float64)
-    depth = depth_at(depths[0], through)
+    depth = depth_at(depths[0].depth, through)
     known = depth > 0
     start = np.stack([columns, rows], axis=1)[known].astype(np.float64)
     ray = unproject(a.view.camera, start)
-    own = depths[i + 1][rows[known], columns[known]]
+    own = depths[i + 1].depth[rows[known], columns[known]]
     end, front = _seen_from(c, middle, unproject(middle.view.camera, through[known]), depth[known])
     straight, front_too = _seen_from(c, a, ray, own)
     sound = front & front_too & (np.abs(end) < 2.0).all(axis=1)  # within any usual field of view

@@ -26,10 +26,11 @@ from l2m_ros.workshop.gaussians.losses import (
     normal_consistency,
     photometric,
     psnr,
+    spread_error,
     view_consistency,
 )
 from l2m_ros.workshop.gaussians.model import Gaussians, concatenated
-from l2m_ros.workshop.gaussians.neighbours import usual_distance, views_around
+from l2m_ros.workshop.gaussians.neighbours import SKY, usual_distance, views_around
 from l2m_ros.workshop.gaussians.patches import Photograph, patch_consistency
 from l2m_ros.workshop.gaussians.rasterizer import Rasterizer
 from l2m_ros.workshop.gaussians.rendering import render
@@ -87,6 +88,7 @@ class Fit:
         ]
         self.extent = scene_extent(captures, gaussians)
         distance = usual_distance(gaussians, captures)
+        self.far = SKY * distance
         self.near = [views_around(captures, i, distance, PARTNERS) for i in range(len(captures))]
         self.step = 0
         self.depths: dict[int, Tensor] = {}  # last plane depth of each view
@@ -123,11 +125,15 @@ class Fit:
         index = self._view_of(self.step)
         decay = (o.rate_means_end / o.rate_means) ** share
         self.adam.param_groups[0]["lr"] = o.rate_means * self.extent * decay
-        rendering = render(self.rasterizer, self.gaussians, self.captures[index].view)
+        regular = share >= o.regularise_from
+        rendering = render(
+            self.rasterizer, self.gaussians, self.captures[index].view, far=self.far,
+            spread=regular and o.weights.spread > 0,
+        )  # fmt: skip
         target = self.targets[index].float() / 255.0
         loss = photometric(rendering.colour, target)
         loss = loss + o.weights.flatten * flatness(self.gaussians)
-        if share >= o.regularise_from:
+        if regular:
             loss = loss + self._geometry(index, rendering, target)
             self.depths[index] = rendering.plane_depth.detach()
         self.adam.zero_grad(set_to_none=True)
@@ -149,6 +155,8 @@ class Fit:
         """The regularisers of one view."""
         capture, w = self.captures[index], self.options.weights
         loss = w.normal * normal_consistency(rendering, capture.view, target)
+        if w.spread:
+            loss = loss + w.spread * spread_error(rendering)
         depth = self.known[index]
         if depth is not None:
             loss = loss + w.depth * depth_error(rendering, depth)
@@ -199,10 +207,12 @@ class Fit:
             "tally": [self.tally.total, self.tally.seen],
             "extent": self.extent,
             "near": self.near,
+            "far": self.far,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.step, self.extent, self.near = state["step"], state["extent"], state["near"]
+        self.step, self.extent = state["step"], state["extent"]
+        self.near, self.far = state["near"], state["far"]
         device = self.targets[0].device
         self.depths = {index: depth.to(device) for index, depth in state["depths"].items()}
         gaussians = Gaussians(**state["gaussians"]).to(device)

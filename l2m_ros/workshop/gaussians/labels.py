@@ -3,7 +3,8 @@
 The point that a pixel of a shows is moved into b. It is visible there if b's depth says the
 same within SAME_SURFACE; it is hidden for sure if b shows something more than HIDDEN nearer, or
 outside of b. Between the two there is no verdict, nor at a's depth jumps, where a pixel shows
-two surfaces.
+two surfaces, nor where a or b is not sure of its depth: where the planes that a pixel blends lie
+apart (`rendering.surely`). Such Gaussians fit no common surface: views saw it at different depths.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from l2m_ros.workshop.gaussians.model import PosedCamera
 
 BoolArray = npt.NDArray[np.bool_]
 SAME_SURFACE, HIDDEN = 0.01, 0.1  # of the depth
+APART = 0.01  # deviation of the depth of a pixel's planes, of its depth, beyond which it is unsure
 JUMP = 0.015  # second difference of inverse depth over inverse depth: 0 on planes
 OUTSIDE_PX = 1e6  # stands for "behind b": beyond any image
 
@@ -41,9 +43,14 @@ def points_in(depth: FloatArray, a: PosedCamera, b: PosedCamera) -> FloatArray:
 
 
 def label_between(
-    depth_a: FloatArray, a: PosedCamera, depth_b: FloatArray, b: PosedCamera
+    depth_a: FloatArray,
+    a: PosedCamera,
+    depth_b: FloatArray,
+    b: PosedCamera,
+    sure_a: BoolArray | None = None,
+    sure_b: BoolArray | None = None,
 ) -> Labels:
-    """Depth maps are (H, W) with 0 or NaN = unknown."""
+    """Depth maps are (H, W) with 0 or NaN = unknown; `sure` are (H, W): of its depth."""
     known = np.nan_to_num(depth_a) > 0
     points = points_in(np.where(known, depth_a, 1.0), a, b)
     z = points[..., 2]
@@ -55,6 +62,11 @@ def label_between(
     shown = depth_at(depth_b, warp)
     ratio = np.where(shown > 0, shown, np.inf) / np.where(front, z, 1.0) - 1
     visible = inside & (shown > 0) & (np.abs(ratio) < SAME_SURFACE) & ~at_jump(depth_a)
+    if sure_a is not None:
+        visible &= sure_a
+    if sure_b is not None:
+        column, row = (np.where(inside, warp[..., i], 0).round().astype(np.intp) for i in (0, 1))
+        visible &= sure_b[row, column]
     hidden = known & ~inside | inside & (shown > 0) & (ratio < -HIDDEN)
     return Labels(warp.astype(np.float32), visible, ~visible & ~hidden)
 

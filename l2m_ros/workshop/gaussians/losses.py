@@ -13,6 +13,8 @@ from l2m_ros.workshop.gaussians.rendering import Rendering, pixel_rays
 
 SSIM_WINDOW, SSIM_SHARE = 7, 0.2
 C1, C2 = 0.01**2, 0.03**2
+MIXED = 0.05  # relative difference of depth beyond which a pixel shows two surfaces
+SMOOTH = 1e-3  # deviation of a pixel's planes below which nothing is gained
 OCCLUDED = 0.03  # relative difference of depth beyond which two views see different surfaces
 LEAST_ALPHA = 0.5  # of a pixel whose depth is judged
 
@@ -25,6 +27,7 @@ class Weights:
     normal: float = 0.05  # rendered normal against the normal of the rendered depth
     views: float = 2.0  # plane depth of two views that meet at one point
     depth: float = 2.5  # relative error against given depth
+    spread: float = 1.0  # deviation of the depth of the planes that a pixel blends
     # Where depth was not measured but comes from matches:
     patches: float = 0.5  # 1 - correlation of patches with another view's (`patches`)
     matched_views: float = 4.0  # in the place of `views`
@@ -69,7 +72,7 @@ def normal_consistency(rendering: Rendering, view: PosedCamera, target: Tensor) 
     surface = functional.normalize(torch.linalg.cross(across, down), dim=-1)
     blended = rendering.normal[1:-1, 1:-1]  # sum w n
     depth = rendering.plane_depth.detach()
-    known = (rendering.alpha.detach() > LEAST_ALPHA) & (depth > 0)
+    known = (rendering.solid.detach() > LEAST_ALPHA) & (depth > 0)
     jump = torch.maximum(across[..., 2].abs(), down[..., 2].abs()).detach()
     sound = known[1:-1, 1:-1] & (jump < 0.1 * depth[1:-1, 1:-1])
     edge = (target[1:-1, 2:] - target[1:-1, :-2]).abs() + (
@@ -77,19 +80,27 @@ def normal_consistency(rendering: Rendering, view: PosedCamera, target: Tensor) 
     ).abs()
     weight = (1 - edge.mean(-1)).clamp_min(0) ** 2 * sound
     # Cross(across, down) points away from the camera, the blended normal towards it.
-    return (weight * (rendering.alpha[1:-1, 1:-1] + (surface * blended).sum(-1))).mean()
+    return (weight * (rendering.solid[1:-1, 1:-1] + (surface * blended).sum(-1))).mean()
 
 
 def depth_error(rendering: Rendering, depth: Tensor) -> Tensor:
     """Mean relative error of the plane depth against (H, W) given depth, NaN = unknown.
 
-    Beyond OCCLUDED the pull stays constant (L1), so wrong depth at edges does not tear.
+    Beyond MIXED a pixel shows two surfaces and is left alone: to pull their mean to one of the two
+    ruins the outline, whose depth is not labelled anyway.
     """
     known = (depth > 0) & (rendering.plane_depth.detach() > 0)
     if not known.any():
         return rendering.plane_depth.sum() * 0
-    ours, theirs = rendering.plane_depth[known], depth[known]
-    return (ours / theirs - 1).abs().clamp_max(1.0).mean()
+    error = (rendering.plane_depth[known] / depth[known] - 1).abs()
+    return torch.where(error.detach() < MIXED, error, 0.0).mean()
+
+
+def spread_error(rendering: Rendering) -> Tensor:
+    """Mean deviation of the depth of a pixel's planes, of its depth; two surfaces do not count."""
+    assert rendering.spread is not None
+    seen = (rendering.solid.detach() > LEAST_ALPHA) & (rendering.spread.detach() < MIXED**2)
+    return torch.where(seen, rendering.spread + SMOOTH**2, SMOOTH**2).sqrt().mean()
 
 
 def view_consistency(
@@ -105,7 +116,7 @@ def view_consistency(
     points = pixel_rays(view, other_depth) * rendering.plane_depth[..., None]
     points = points @ pose[:3, :3].T + pose[:3, 3]
     z = points[..., 2]
-    front = (z > 1e-3) & (rendering.plane_depth > 0) & (rendering.alpha > LEAST_ALPHA)
+    front = (z > 1e-3) & (rendering.plane_depth > 0) & (rendering.solid > LEAST_ALPHA)
     px = (points @ K.T)[..., :2] / torch.where(front, z, torch.ones_like(z))[..., None]
     theirs = sampled(other_depth, px)
     ratio = z / torch.where(theirs > 0, theirs, torch.ones_like(theirs)) - 1

@@ -10,6 +10,7 @@ from l2m_ros.workshop.gaussians.model import Gaussians
 
 ASIDE = 0.25  # of the usual distance: what views around are apart
 MOST_TURN_DEG = 60
+SKY = 12.0  # usual distances: what lies beyond has no depth that matters
 
 
 def usual_distance(gaussians: Gaussians, items: list[Capture]) -> float:

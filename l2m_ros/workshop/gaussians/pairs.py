@@ -252,7 +252,9 @@ def sample_of(
                 ).tolist(),
             }
         )
-        source = label_between(view.depth, view.view, made.anchor.depth, anchor)
+        source = label_between(
+            view.depth, view.view, made.anchor.depth, anchor, view.sure, made.anchor.sure
+        )
         arrays[f"depth_{i}"] = _with_nan(view)
         arrays[f"source_{i}"] = quantised(source.warp_px)
         arrays[f"seen_{i}"], arrays[f"unlabelled_{i}"] = source.visible, unlabelled(view)

@@ -76,7 +76,7 @@ def _seen_in_both(
     random: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     """(N, 2) pixels and how far, px, each lies from where it comes back to."""
-    depth, alpha = rendering.plane_depth.detach(), rendering.alpha.detach()
+    depth, alpha = rendering.plane_depth.detach(), rendering.solid.detach()
     rows, columns = torch.nonzero((depth > 0) & (alpha > LEAST_ALPHA), as_tuple=True)
     chosen = torch.randperm(len(rows), generator=random)[:COUNT].to(rows.device)
     at = torch.stack([columns[chosen], rows[chosen]], dim=1)

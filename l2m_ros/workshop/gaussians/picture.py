@@ -9,6 +9,7 @@ import torch
 from l2m_ros.types import ByteArray, FloatArray
 from l2m_ros.workshop.gaussians.captures import Capture
 from l2m_ros.workshop.gaussians.model import Gaussians
+from l2m_ros.workshop.gaussians.neighbours import SKY, usual_distance
 from l2m_ros.workshop.gaussians.rasterizer import Rasterizer
 from l2m_ros.workshop.gaussians.rendering import render
 
@@ -19,10 +20,11 @@ def scene_picture(
 ) -> ByteArray:
     """(rows H, 4 W, 3): up to `rows` views, spread over those given."""
     chosen = np.unique(np.linspace(0, len(captures) - 1, rows).round().astype(int))
+    far = SKY * usual_distance(gaussians, captures)
     lines = []
     for index in chosen:
         capture = captures[int(index)]
-        rendering = render(rasterizer, gaussians, capture.view)
+        rendering = render(rasterizer, gaussians, capture.view, far=far)
         colour = (rendering.colour.clamp(0, 1) * 255).byte().cpu().numpy()
         normal = torch.nn.functional.normalize(rendering.normal, dim=-1).cpu().numpy()
         depth = depth_picture(rendering.plane_depth.cpu().numpy())

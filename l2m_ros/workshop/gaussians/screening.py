@@ -14,6 +14,7 @@ import torch
 
 from l2m_ros.types import FloatArray
 from l2m_ros.workshop.gaussians.model import Gaussians, PosedCamera
+from l2m_ros.workshop.gaussians.neighbours import SKY
 from l2m_ros.workshop.gaussians.rasterizer import Rasterizer
 from l2m_ros.workshop.gaussians.rendering import Rendering, render
 
@@ -49,7 +50,7 @@ def figures(rendering: Rendering, view: PosedCamera, distance: float) -> FloatAr
     angle = camera.width * camera.height / (camera.K[0, 0] * camera.K[1, 1])
     count = float(rendering.raster.drawn.sum())
     depth = rendering.plane_depth
-    valid = (rendering.alpha > LEAST_ALPHA) & (depth > 0)
+    valid = (rendering.solid > LEAST_ALPHA) & (depth > 0)
     near = valid & (depth < NEAR * distance)
     return np.array(
         [
@@ -67,8 +68,12 @@ def screening_of(
 ) -> Screening:
     """From renderings at the input views."""
     chosen = np.unique(np.linspace(0, len(views) - 1, VIEWS).round().astype(int))
-    renderings = [(render(rasterizer, gaussians, views[int(i)]), views[int(i)]) for i in chosen]
-    medians = [r.plane_depth[r.plane_depth > 0].median() for r, _ in renderings if r.alpha.any()]
+    some = [views[int(i)] for i in chosen]
+    depths = [render(rasterizer, gaussians, view).plane_depth for view in some]
+    medians = [depth[depth > 0].median() for depth in depths if (depth > 0).any()]
     distance = float(torch.stack(medians).median()) if medians else 1.0
-    rows = np.stack([figures(rendering, view, distance) for rendering, view in renderings])
+    far = SKY * distance
+    rows = np.stack(
+        [figures(render(rasterizer, gaussians, view, far=far), view, distance) for view in some]
+    )
     return Screening(distance, rows.mean(axis=0), np.maximum(rows.std(axis=0), LEAST_SIGMA))

@@ -10,11 +10,17 @@ from l2m_ros.workshop.gaussians.labels import HIDDEN, JUMP, OUTSIDE_PX, SAME_SUR
 
 
 def labels_between(
-    depth_a: Tensor, K_a: Tensor, b_from_a: Tensor, depth_b: Tensor, K_b: Tensor
+    depth_a: Tensor,
+    K_a: Tensor,
+    b_from_a: Tensor,
+    depth_b: Tensor,
+    K_b: Tensor,
+    sure_a: Tensor,
+    sure_b: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Warp (B, H, W, 2) in px of b, visible and unknown (B, H, W).
 
-    Depths (B, H, W) with 0 = unknown, K (B, 3, 3), b_from_a (B, 4, 4).
+    Depths (B, H, W) with 0 = unknown, K (B, 3, 3), b_from_a (B, 4, 4), `sure` (B, H, W) bool.
     """
     known = depth_a > 0
     height, width = depth_b.shape[1:]
@@ -26,6 +32,8 @@ def labels_between(
     shown = depth_at(depth_b, warp, inside)
     ratio = torch.where(shown > 0, shown, torch.inf) / torch.where(front, z, 1.0) - 1
     visible = inside & (shown > 0) & (ratio.abs() < SAME_SURFACE) & ~at_jump(depth_a)
+    at = (torch.where(inside, y, 0.0).round() * width + torch.where(inside, x, 0.0).round()).long()
+    visible &= sure_a & sure_b.flatten(1).gather(1, at.flatten(1)).view(at.shape)
     hidden = (known & ~inside) | (inside & (shown > 0) & (ratio < -HIDDEN))
     return warp, visible, ~visible & ~hidden
 

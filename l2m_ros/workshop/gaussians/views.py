@@ -18,8 +18,9 @@ from l2m_ros.errors import InvalidInput
 from l2m_ros.types import ByteArray, Camera, FloatArray
 from l2m_ros.workshop.gaussians.labels import BoolArray, Labels, label_between
 from l2m_ros.workshop.gaussians.model import Gaussians, PosedCamera
+from l2m_ros.workshop.gaussians.neighbours import SKY
 from l2m_ros.workshop.gaussians.rasterizer import Rasterizer
-from l2m_ros.workshop.gaussians.rendering import Rendering, render
+from l2m_ros.workshop.gaussians.rendering import Rendering, render, surely
 from l2m_ros.workshop.gaussians.screening import LEAST_ALPHA, Screening, screening_of
 from l2m_ros.workshop.lifting.motion import Cameras, MotionRange, rotation, sample_cameras
 from l2m_ros.workshop.lifting.views import Relief
@@ -28,7 +29,6 @@ IntArray = npt.NDArray[np.int32]
 ASIDE, TURNED_DEG = 0.35, 15.0  # of the median depth: the anchor at difficulty 1
 TRIES = 40  # cameras drawn for one pair before the scene is given up
 LEAST_LABELLED = 0.08  # share of a's pixels that must be visible in b
-FAR = 12.0  # median depths beyond which depth is a guess: drawn, not labelled
 ANCHOR_PX = 320  # longest side
 
 
@@ -39,6 +39,7 @@ class NewView:
     view: PosedCamera
     rgb: ByteArray
     depth: FloatArray  # (H, W)
+    sure: BoolArray  # (H, W): the planes that a pixel blends agree on its depth
     dominant: IntArray  # (H, W) the Gaussian of the largest weight, -1 = none
     drawn: BoolArray  # (N,) the Gaussians that touch the view
 
@@ -168,8 +169,8 @@ class SceneViews:
             views.append(view)
         a, b = views
         labels = (
-            label_between(a.depth, a.view, b.depth, b.view),
-            label_between(b.depth, b.view, a.depth, a.view),
+            label_between(a.depth, a.view, b.depth, b.view, a.sure, b.sure),
+            label_between(b.depth, b.view, a.depth, a.view, b.sure, a.sure),
         )
         if min(label.visible.mean() for label in labels) < LEAST_LABELLED:
             return "overlap: too little is seen by both"
@@ -177,14 +178,16 @@ class SceneViews:
 
     @torch.no_grad()
     def _looked(self, view: PosedCamera) -> tuple[NewView, str | None]:
-        rendering = render(self.rasterizer, self.gaussians, view)
-        depth, shown = rendering.plane_depth, rendering.alpha > LEAST_ALPHA
-        sound = shown & (depth < FAR * self.screening.distance)
+        far = SKY * self.screening.distance
+        rendering = render(self.rasterizer, self.gaussians, view, far=far, spread=True)
+        depth = rendering.plane_depth
+        sound = (rendering.solid > LEAST_ALPHA) & (depth < far)
         return (
             NewView(
                 view,
                 (rendering.colour.clamp(0, 1) * 255).round().byte().cpu().numpy(),
                 torch.where(sound, depth, 0.0).cpu().numpy().astype(np.float32),
+                surely(rendering),
                 _dominant(rendering),
                 rendering.raster.drawn.cpu().numpy(),
             ),
@@ -214,4 +217,4 @@ def _dominant(rendering: Rendering) -> IntArray:
 
 def unlabelled(view: NewView) -> BoolArray:
     """(H, W): drawn, but without depth to label by."""
-    return np.asarray(view.depth <= 0)
+    return np.asarray((view.depth <= 0) | ~view.sure)

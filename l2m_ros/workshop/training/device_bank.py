@@ -62,8 +62,11 @@ class BankViews:
         self, a: Tensor, b: Tensor, size: tuple[int, int] | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Warp of a's pixels into b, visible, unknown; at another size where one is given."""
-        (depth_a, K_a), (depth_b, K_b) = (self._resized(view, size) for view in (a, b))
-        return labels_between(depth_a, K_a, _b_from_a(self.bank, a, b), depth_b, K_b)
+        views = [self._resized(view, size) for view in (a, b)]
+        (depth_a, K_a, sure_a), (depth_b, K_b, sure_b) = views
+        return labels_between(
+            depth_a, K_a, _b_from_a(self.bank, a, b), depth_b, K_b, sure_a, sure_b
+        )
 
     @torch.no_grad()
     def sample(
@@ -80,20 +83,22 @@ class BankViews:
         there, back = self.labels(a, b, size), self.labels(b, a, size)
         return PairBatch(*images, *there, *back, K_a, K_b, _b_from_a(self.bank, a, b))
 
-    def _resized(self, which: Tensor, size: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
-        """Depth and K of views; inverse depth is interpolated, which is exact on planes."""
-        depth, K = self.bank.depth[which], self.bank.K[which]
+    def _resized(
+        self, which: Tensor, size: tuple[int, int] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Depth, K and sureness of views; inverse depth is interpolated: exact on planes."""
+        depth, K, sure = (t[which] for t in (self.bank.depth, self.bank.K, self.bank.sure))
         if size is None or size == self.bank.size:
-            return depth, K
+            return depth, K, sure
         factor = K.new_tensor([size[0] / self.bank.size[0], size[1] / self.bank.size[1]])
         middle = torch.cat([K[:, :2, :2], K[:, :2, 2:] + 0.5], dim=2) * factor[:, None]
         K = torch.cat([middle - K.new_tensor([0, 0, 0.5]), K[:, 2:]], dim=1)
         known = depth > 0
         inverse = torch.where(known, 1.0 / torch.where(known, depth, 1.0), 0.0)
-        both = torch.stack([inverse, known.float()], dim=1)
-        inverse, share = F.interpolate(both, size[::-1], mode="bilinear").unbind(1)
+        three = torch.stack([inverse, known.float(), sure.float()], dim=1)
+        inverse, share, sure = F.interpolate(three, size[::-1], mode="bilinear").unbind(1)
         whole = share > 0.999
-        return torch.where(whole, 1.0 / torch.where(whole, inverse, 1.0), 0.0), K
+        return torch.where(whole, 1.0 / torch.where(whole, inverse, 1.0), 0.0), K, sure > 0.999
 
 
 def _b_from_a(bank: ViewBank, a: Tensor, b: Tensor) -> Tensor:
