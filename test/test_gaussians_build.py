@@ -132,6 +132,11 @@ def test_check_has_its_keys_and_exact_depth_wins(folder, built, capsys):
     assert figures["truth"] == "depth"
     assert figures["depth"]["plane_regularised"] < figures["depth"]["alpha"]
     assert figures["psnr"] > 20
+    assert cli.main(["splat", "check", str(out), "--apart", "1", "--json"]) == 0
+    lax = json.loads(capsys.readouterr().out)
+    assert all(lax["labelled"][way] > figures["labelled"][way] for way in ways)
+    assert lax["epipolar"]["plane_regularised"] > figures["epipolar"]["plane_regularised"]
+    assert cli.main(["splat", "check", str(out), "--apart", "0"]) == 2
     assert cli.main(["splat", "check", str(out)]) == 0
     assert "plane_regularised" in capsys.readouterr().out
 
@@ -155,7 +160,7 @@ def test_both_branches_take_as_many_steps_however_long_a_step_takes(folder, tmp_
 
 
 def test_worse_gaussians_are_called_worse(folder, built):
-    """Means moved by 2 % of their distance: depth errs, and few labels are left."""
+    """Means moved by 2 % of their distance: errors rise, and fewer depths agree well enough."""
     out, _ = built
     good, captures = read_ply(out), load_captures(folder)
     noise = torch.randn(good.means.shape, generator=torch.Generator().manual_seed(0))
@@ -163,7 +168,11 @@ def test_worse_gaussians_are_called_worse(folder, built):
     bad.means += 0.06 * noise
     report = check_scene(good, bad, captures, CpuRasterizer(1))
     assert report.depth["plane"] > 2 * report.depth["plane_regularised"]
-    assert report.labelled["plane"] < 0.5 * report.labelled["plane_regularised"]
+    assert report.epipolar["plane"] > 1.15 * report.epipolar["plane_regularised"]
+    assert report.labelled["plane"] < 0.95 * report.labelled["plane_regularised"]
+    own = check_scene(good, bad, captures, CpuRasterizer(1), own_mask=True)
+    assert own.labelled["plane"] < 0.5 * report.labelled["plane"]
+    assert own.epipolar["plane_regularised"] == report.epipolar["plane_regularised"]
     assert report.psnr_labelled > report.psnr_labelled_plain + 1
     assert report.psnr_labelled != report.psnr
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from l2m_ros.errors import InvalidInput
 from l2m_ros.files import check_outputs, local, refuse_overwriting, without_password
 
 
@@ -65,6 +66,14 @@ def _build_arguments(parser: argparse.ArgumentParser) -> None:
 def _check_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("scene", type=Path, metavar="SCENE.ply")
     parser.add_argument("--source", type=Path, metavar="SOURCE", help="the images, if they moved")
+    parser.add_argument(
+        "--apart", type=float, metavar="SHARE",
+        help="label pixels whose planes deviate by so much of their depth (default 0.01; 1: all)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--own-mask", action="store_true",
+        help="each depth leaves out where its own scene's planes lie apart, not SCENE.ply's",
+    )  # fmt: skip
     _shared(parser)
 
 
@@ -149,6 +158,7 @@ def _draw(args: argparse.Namespace) -> None:
 def _check(args: argparse.Namespace) -> int:
     from l2m_ros.workshop.gaussians.check import check_scene
     from l2m_ros.workshop.gaussians.choice import load_rasterizer
+    from l2m_ros.workshop.gaussians.labels import APART
     from l2m_ros.workshop.gaussians.ply import read_ply
     from l2m_ros.workshop.gaussians.record import plain_path, read_record
 
@@ -156,7 +166,11 @@ def _check(args: argparse.Namespace) -> int:
     captures = read_record(args.scene).captures(args.source)
     beside = plain_path(args.scene)
     plain = read_ply(beside) if beside.is_file() else scene
-    report = check_scene(scene, plain, captures, load_rasterizer(args.rasterizer))
+    rasterizer = load_rasterizer(args.rasterizer)
+    apart = APART if args.apart is None else args.apart
+    if not apart > 0:
+        raise InvalidInput(f"--apart is a positive share of the depth, got {apart:g}")
+    report = check_scene(scene, plain, captures, rasterizer, apart, args.own_mask)
     figures = report.as_json() | {"plain": beside.name if beside.is_file() else args.scene.name}
     if args.json:
         print(json.dumps(figures))

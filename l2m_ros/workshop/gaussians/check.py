@@ -12,7 +12,8 @@ A label from one depth map and two exact poses lies on its epipolar line whateve
 the epipolar error is taken over a chain: a label of a points into b, b's own label from there
 into c. Where the depths of a and b disagree, c is missed. It is the symmetric squared distance
 in normalised coordinates, d^2 (1 / (l1^2 + l2^2) + 1 / (l1'^2 + l2'^2)), as matchers report it.
-Where a pixel's planes do not agree on its depth it is not labelled, by none of the ways.
+Where a pixel's planes in the scene that is shipped do not agree on its depth it is not labelled,
+by none of the ways: the same pixels are left out for all.
 b is a held-out view; a and c see the same place from about a quarter of its distance aside.
 
 Cameras on one line see nothing of that: all points of a chain lie in one plane through the line,
@@ -29,7 +30,7 @@ view shows is drawn by guess, and may decide the former.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ from l2m_ros.types import FloatArray
 from l2m_ros.workshop.gaussians.captures import Capture, Captures
 from l2m_ros.workshop.gaussians.fit import psnr_on
 from l2m_ros.workshop.gaussians.initial import triangulate
-from l2m_ros.workshop.gaussians.labels import BoolArray, Labels, depth_at, label_between
+from l2m_ros.workshop.gaussians.labels import APART, BoolArray, Labels, depth_at, label_between
 from l2m_ros.workshop.gaussians.model import Gaussians, PosedCamera
 from l2m_ros.workshop.gaussians.neighbours import SKY, usual_distance, views_around
 from l2m_ros.workshop.gaussians.rasterizer import Rasterizer
@@ -88,9 +89,18 @@ class CheckReport:
 
 
 def check_scene(
-    regularised: Gaussians, plain: Gaussians, captures: Captures, rasterizer: Rasterizer
+    regularised: Gaussians,
+    plain: Gaussians,
+    captures: Captures,
+    rasterizer: Rasterizer,
+    apart: float = APART,
+    own_mask: bool = False,
 ) -> CheckReport:
-    """All figures; `plain` is the scene without regularisers (or the same one)."""
+    """All figures; `plain` is the scene without regularisers (or the same one).
+
+    Where the planes of a pixel of `regularised` lie farther `apart`, of its depth, it is not
+    labelled, by none of the ways; with `own_mask`, the planes of the scene that a way is read off.
+    """
     report = CheckReport(held_out=len(captures.held_out), gaussians=len(regularised))
     distance = usual_distance(regularised, captures.items)
     far = SKY * distance
@@ -101,13 +111,19 @@ def check_scene(
             if capture not in captures.held_out:
                 continue
             around = _around(captures.items, index, distance)
-            for way in WAYS:
-                scene = regularised if way == "plane_regularised" else plain
-                views = [c.view for c in (capture, *around)]
-                depths = [depth_of(way, scene, view, rasterizer, far) for view in views]
-                known = [depth for depth in depths if depth is not None]
-                if len(known) == len(depths):
-                    tallies[way].add(capture, around, known, truths.get(capture.name))
+            views = [c.view for c in (capture, *around)]
+            shipped: list[ReadOff] = []
+            for way in reversed(WAYS):  # what is shipped comes first
+                scene = regularised if way == WAYS[-1] else plain
+                read = [depth_of(way, scene, view, rasterizer, far, apart) for view in views]
+                depths = [depth for depth in read if depth is not None]
+                if len(depths) < len(views):
+                    continue
+                shipped = shipped or depths
+                if not own_mask:
+                    pairs = zip(depths, shipped, strict=True)
+                    depths = [replace(depth, sure=other.sure) for depth, other in pairs]
+                tallies[way].add(capture, around, depths, truths.get(capture.name))
             bar.update(1, capture.name)
     for way, tally in tallies.items():
         report.epipolar[way] = _mean(tally.epipolar)
@@ -146,7 +162,12 @@ class ReadOff:
 
 @torch.no_grad()
 def depth_of(
-    way: str, gaussians: Gaussians, view: PosedCamera, rasterizer: Rasterizer, far: float
+    way: str,
+    gaussians: Gaussians,
+    view: PosedCamera,
+    rasterizer: Rasterizer,
+    far: float,
+    apart: float = APART,
 ) -> ReadOff | None:
     """By one of the four ways. Sky, beyond `far`, is part of alpha blending, and of nothing else.
 
@@ -159,7 +180,7 @@ def depth_of(
     if depth is None:
         return None
     depth = np.asarray(torch.where(shown > LEAST_ALPHA, depth, 0.0).cpu().numpy())
-    return ReadOff(depth, surely(rendering))
+    return ReadOff(depth, surely(rendering, apart))
 
 
 class _Tally:

@@ -97,10 +97,10 @@ def render(
     )
 
 
-def surely(rendering: Rendering) -> BoolArray:
+def surely(rendering: Rendering, apart: float = APART) -> BoolArray:
     """(H, W): where the planes of a pixel agree on its depth; needs `spread`."""
     assert rendering.spread is not None
-    return np.asarray((rendering.spread.detach() < APART**2).cpu().numpy())
+    return np.asarray((rendering.spread.detach() < apart**2).cpu().numpy())
 
 
 def _squares(normal: Tensor, distance: Tensor) -> Tensor:
