@@ -18,6 +18,7 @@ import hashlib
 import json
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from l2m_ros.files import write_whole
 from l2m_ros.matching.catalogue import load_matcher
 from l2m_ros.matching.matcher import Match, Matcher
 from l2m_ros.parameters.file import parameter_values
+from l2m_ros.parameters.table import Values
 from l2m_ros.types import Features, Reference
 from l2m_ros.workshop.evaluation.tracking_report import TrackedRun
 from l2m_ros.workshop.evaluation.trajectory import Trajectory
@@ -62,6 +64,7 @@ UNOBSERVABLE = (
     "odom_wrong_frame",
 )
 GOAL_POSED = 95.0
+HEAD = "fault               scene     posed%  wrong  5sig     NEES keys  most said in diagnostics"
 
 
 class RememberingMatcher:
@@ -140,10 +143,16 @@ def measured(
     """What `l2m replay` says of a run with the fault."""
     names = [] if fault.startswith("none") else [fault]
     values = parameter_values(None, WHEELS if "odom" in fault else DEPTH)
+    return replayed(spoil(shots, names, seed=args.seed), values, matcher, TrackedRun(fault, ""))
+
+
+def replayed(
+    shots: Iterable[SimulatedFrame], values: Values, matcher: Matcher, run: TrackedRun
+) -> dict[str, Any]:
+    """The figures of a run, through a bag and as the node runs it."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "run.mcap"
-        write_bag(path, spoil(shots, names, seed=args.seed))
-        run = TrackedRun(fault, "")
+        write_bag(path, shots)
         with open_bag(path) as bag:
             run.truth = Trajectory(*map(np.array, bags.read_truth(bag, bags.GROUND_TRUTH)))
             topics = bags.find_topics(bag, {})
@@ -194,9 +203,7 @@ def main() -> None:
     kept = json.loads(args.kept.read_text()) if args.kept.exists() else {}
     shown: dict[str, Any] = {}
     begun_s, at = time.monotonic(), None
-    print(
-        "fault               scene     posed%  wrong  5sig     NEES keys  most said in diagnostics"
-    )
+    print(HEAD)
     for scene, path, fault in runs(args.only, args.scene or list(SCENES)):
         name = f"{fault} {scene} {args.frames} {args.width} {args.model} {args.seed}"
         if name not in kept or args.again:

@@ -335,6 +335,7 @@ class RelativePose:
     kind: str = "general"  # general | planar | rotation
     covariance: FloatArray | None = None  # 6x6 of rotation and direction (rank 5)
     why_not_metric: str = ""  # what failed, where a source of metres was there
+    contradicted: bool = False  # ... because the matches speak against it
 
     def __post_init__(self) -> None:
         pose = _checked_transform(self.keyframe_from_camera, "keyframe_from_camera")

@@ -77,3 +77,13 @@ def test_where_they_disagree_the_covariance_grows():
     assert apart.squared > 5 * FREEDOM
     ratio = np.trace(apart.covariance) / np.trace(agreed.covariance)
     assert ratio == pytest.approx(apart.squared / FREEDOM, rel=0.3)
+
+
+def test_where_they_disagree_odometrys_own_motion_is_admitted():
+    """Also across the valley that the matches leave open, where their covariance is narrow."""
+    view, prior = unit(TRUE), drawn(np.random.default_rng(0))[1]
+    rolled = replace(prior, rotation=se3.rotation(np.array([0.0, 0.0, 0.02])) @ TRUE[:3, :3])
+    found = fused(TRUE, view, view_covariance(), rolled)
+    assert found.squared > 2 * FREEDOM
+    off = se3.difference(se3.transform(rolled.rotation, rolled.translation_m), found.pose)
+    assert off @ np.linalg.solve(found.covariance, off) < 2.5

@@ -212,7 +212,7 @@ def test_depth_that_is_not_the_scenes_is_never_believed(shots, depth_of, seed):
     wrong, posed, words = tracked(shots[:9], depth_of, seed)
     assert wrong == 0
     assert posed <= 4
-    assert any("depth fit" in said for said in words)
+    assert any("depth fit" in said or "depth record" in said for said in words)
 
 
 def test_the_scenes_own_depth_is_believed_in_each_frame(shots):
@@ -287,6 +287,24 @@ def test_the_longer_depth_was_contradicted_the_more_clears_it():
     assert trust.doubted(TrustOptions())
     against(trust, GOOD)
     assert not trust.doubted(TrustOptions())
+
+
+def test_depth_that_fits_now_and_then_by_accident_has_a_record():
+    """An unrelated plane: one frame in two passes what each frame is held against."""
+    trust = DepthTrust()
+    left = [12.0, 1.5, 4.0, 0.9, 2.3, 1.5]
+    said = [against(trust, replace(GOOD, left_over=value)) for value in left]
+    assert all(lost is not None for lost in said)
+    assert "depth record" in said[3].detail
+    for _ in range(12):
+        lost = against(trust, replace(GOOD, left_over=0.3))
+    assert lost is None
+
+
+def test_depth_that_misfits_now_and_then_keeps_its_record():
+    trust = DepthTrust()
+    for value in [0.3, 0.2, 1.6, 0.4, 0.9, 1.2, 0.3]:
+        assert against(trust, replace(GOOD, left_over=value)) is None
 
 
 def against(trust, check, keyframe=1):

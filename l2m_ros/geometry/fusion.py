@@ -13,7 +13,8 @@ odometry would have no say.
 Odometry's turn chooses the motion, but the pose is claimed no surer for it: whoever fuses both
 would count it twice. Where the two disagree by more than they admit, the covariance grows by the
 ratio of chi-square over its five degrees of freedom (Birge's): one of them is less sure than it
-says, and nobody knows which.
+says, and nobody knows which; and odometry's own motion is admitted, the more the less chance
+explains the difference.
 """
 
 from __future__ import annotations
@@ -62,7 +63,19 @@ def fused(start: FloatArray, view: FloatArray, Q: FloatArray, prior: Translation
         T = se3.perturb(T, step)
         if np.linalg.norm(step) < SETTLED:
             break
-    return Fused(T, P * max(1.0, squared / FREEDOM), squared)
+    return Fused(T, _admitted(P, T, prior, squared), squared)
+
+
+def _admitted(P: FloatArray, T: FloatArray, prior: TranslationPrior, squared: float) -> FloatArray:
+    """P with room for odometry's own motion, as far as the two disagree.
+
+    Ambiguous matches err along a valley that their covariance shows too narrow, so that a factor
+    on it does not reach what odometry says.
+    """
+    R = T[:3, :3] if prior.rotation is None else prior.rotation
+    apart = se3.difference(se3.transform(R, prior.translation_m), T)
+    excess = max(0.0, 1.0 - FREEDOM / max(squared, 1e-12))
+    return np.asarray(P * max(1.0, squared / FREEDOM) + excess * np.outer(apart, apart))
 
 
 def _against_view(

@@ -239,7 +239,7 @@ def _from_prior(problem: PoseProblem, prior: TranslationPrior, source: str) -> M
     both = fused(start, fit.pose, Q, prior)
     if both.squared > MAX_APART:
         return Lost(
-            LostReason.NO_SCALE,
+            LostReason.CONTRADICTED,
             f"{source} moved otherwise than the matches say (chi-square {both.squared:.0f}, "
             f"accepted are {MAX_APART:g})",
         )
@@ -277,8 +277,9 @@ def _start_of_length(
     direction = T[:3, 3]
     sigma = 1.0 / np.sqrt(float(direction @ W @ direction))
     if misfit > CHI2_99_3 or length < 2.0 * sigma:
+        contradicts = misfit > CHI2_99_3 or length < 0
         return Lost(
-            LostReason.NO_SCALE,
+            LostReason.CONTRADICTED if contradicts else LostReason.NO_SCALE,
             f"{source} says {np.round(prior.translation_m, 4).tolist()} m, the matches say the "
             f"direction {np.round(direction, 3).tolist()}: no length fits both",
         )

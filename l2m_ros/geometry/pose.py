@@ -97,7 +97,8 @@ def _pose(problem: PoseProblem) -> MetricPose | RelativePose | Lost:
     if metric is None:
         return relative
     if isinstance(relative, RelativePose):
-        return replace(relative, why_not_metric=metric.detail)
+        against = metric.reason is LostReason.CONTRADICTED
+        return replace(relative, why_not_metric=metric.detail, contradicted=against)
     return metric  # where neither works, the reason why there are no metres says more
 
 

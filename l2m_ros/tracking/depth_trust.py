@@ -11,6 +11,10 @@ does not see, and so contradicts a right depth too. Therefore a frame has one vo
 tried against, matches that do not agree among themselves have none, one keyframe alone does not
 ruin a reputation, and what is confirmed closely is believed whatever was before.
 
+What depth leaves over is remembered as well: depth of an unrelated plane fits one frame in four or
+five by accident, the geometric mean of many never. (Right depth of an office and of a kitchen is at
+0.3 to 0.45, another plane's at 2.6 to 6.)
+
 A common factor on all depths is not seen: translation grows with it and every ratio stays. Only
 odometry could tell; `pose.depth_scale_sigma` admits what calibration leaves.
 """
@@ -37,6 +41,10 @@ CLOSE_MISFIT = 0.8  # without parallax right depth of real cameras is at 0.7 and
 # Of the matches, agreeing on a two-view geometry: real views of one place have 0.8 and more, a view
 # that is tried against another place 0.3 to 0.74.
 MIN_AGREED = 0.75
+RECORD, LEAST_RECORD = 15, 2  # frames whose mean is taken
+MOST_LEFT_OVER = 1.0  # geometric mean: what noise explains
+SMALLEST = 0.1  # added to each: how little is left over says no more
+LARGEST_LOG = 2.5  # one frame is not the whole record
 MIN_KEYFRAMES = 2  # contradicted by so many different ones
 
 
@@ -95,10 +103,11 @@ class DepthTrust:
 
     def reset(self) -> None:
         self._votes: deque[_Vote] = deque(maxlen=REMEMBERED)
-        self._now = _Vote()
+        self._logs: deque[float] = deque(maxlen=RECORD)  # of what depth left over, one a frame
+        self.next_frame()
 
     def next_frame(self) -> None:
-        self._now = _Vote()
+        self._now, self._measured = _Vote(), False
 
     def against(
         self,
@@ -116,7 +125,17 @@ class DepthTrust:
         verdict = DepthVerdict.CONTRADICTED if contradicted else verdict
         if verdict is not DepthVerdict.SILENT:
             self._remember(verdict, pose.depth_check, keyframe)
-        if verdict is DepthVerdict.CONFIRMED or contradicted:
+        self._measure(pose.depth_check)
+        if contradicted:
+            return None
+        if verdict is not DepthVerdict.CONTRADICTED and self.left_over > MOST_LEFT_OVER:
+            return Lost(
+                LostReason.CONTRADICTED,
+                f"depth record: over the last {len(self._logs)} frames depth leaves "
+                f"{self.left_over:.1f} times as much (squared) of where matches lie unexplained "
+                f"as noise would ({MOST_LEFT_OVER:g} is the most)",
+            )
+        if verdict is DepthVerdict.CONFIRMED:
             return None
         if verdict is DepthVerdict.CONTRADICTED:
             assert pose.depth_check is not None
@@ -131,6 +150,20 @@ class DepthTrust:
             f"contradicted the depth (tracking.depth_distrusted_after is "
             f"{options.depth_distrusted_after}), and this one shows none to check it by",
         )
+
+    def _measure(self, check: DepthCheck | None) -> None:
+        """By the first attempt of a frame whose matches agree among themselves."""
+        if self._measured or check is None or check.rotation_only == 0.0:
+            return
+        if check.agreed >= MIN_AGREED:
+            self._measured = True
+            log = float(np.log(check.left_over + SMALLEST))
+            self._logs.append(float(np.clip(log, -LARGEST_LOG, LARGEST_LOG)))
+
+    @property
+    def left_over(self) -> float:
+        """Geometric mean over the last frames; 0 where there are too few."""
+        return float(np.exp(np.mean(self._logs))) if len(self._logs) >= LEAST_RECORD else 0.0
 
     def _distrusted(self, options: TrustOptions) -> bool:
         """Whether depth was contradicted in several of the last frames, by several keyframes."""

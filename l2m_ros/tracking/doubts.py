@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from l2m_ros.geometry import se3
+from l2m_ros.tracking.frozen import same_bits
 from l2m_ros.tracking.odometry import OdometrySample, OdometryStep
 from l2m_ros.types import ByteArray, Lost, LostReason, MetricPose
 
@@ -26,13 +27,10 @@ def repeated_image(
     A sensor's noise differs in each image. A rendered camera that stands has none: odometry that
     stands too clears it.
     """
-    if before is None or not _equal(rgb, before):
+    if before is None or not same_bits(rgb, before):
         return None
-    if odometry is not None and odometry_before is not None:
-        way = se3.inverse(odometry_before.odom_from_base) @ odometry.odom_from_base
-        turn_rad = float(np.linalg.norm(se3.rotation_log(way[:3, :3])))
-        if np.linalg.norm(way[:3, 3]) < STANDS_M and turn_rad < STANDS_RAD:
-            return None
+    if stands(odometry, odometry_before):
+        return None
     return Lost(
         LostReason.REPEATED_IMAGE,
         "the image is the one before, bit for bit, under a new stamp: is the driver frozen? (a "
@@ -40,9 +38,13 @@ def repeated_image(
     )
 
 
-def _equal(rgb: ByteArray, before: ByteArray) -> bool:
-    some = slice(None, None, 32)  # rows that nearly always differ, before all of them are read
-    return np.array_equal(rgb[some], before[some]) and np.array_equal(rgb, before)
+def stands(odometry: OdometrySample | None, before: OdometrySample | None) -> bool:
+    """Whether odometry says that the base stands."""
+    if odometry is None or before is None:
+        return False
+    way = se3.inverse(before.odom_from_base) @ odometry.odom_from_base
+    turn_rad = float(np.linalg.norm(se3.rotation_log(way[:3, :3])))
+    return float(np.linalg.norm(way[:3, 3])) < STANDS_M and turn_rad < STANDS_RAD
 
 
 def looks_alike(pose: MetricPose, step: OdometryStep | None, unseen_s: float) -> Lost | None:

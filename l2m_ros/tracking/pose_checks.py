@@ -24,6 +24,7 @@ from l2m_ros.tracking.gates import StampedPose, gate, implausible_motion
 from l2m_ros.tracking.keyframes import Keyframe
 from l2m_ros.tracking.motion import unexpected
 from l2m_ros.tracking.odometry import OdometrySample, OdometryStep
+from l2m_ros.tracking.odometry_trust import OdometryTrust
 from l2m_ros.tracking.options import TrackerOptions
 from l2m_ros.tracking.place import Place
 from l2m_ros.tracking.readout import ShutterWatch
@@ -72,6 +73,7 @@ class PoseChecks:
         self._slipped_ns: int | None = None  # when the scene last contradicted odometry
         self._agreed_ns = self._learned_ns = 0  # when it last agreed; when the scene became known
         self._depth_trust = DepthTrust()
+        self._wheels = OdometryTrust()
         self._scale = ScaleAgainstOdometry()
         self._shutter = ShutterWatch(self.options.pose.shutter_sigma_s)
 
@@ -188,6 +190,7 @@ class PoseChecks:
         if pose.scale_source == scene_scale.SOURCE and seen.odometry is not None:
             anchor = scene_scale.Anchor(pose.keyframe_from_camera, pose.covariance, seen.odometry)
             self._anchors[keyframe.id] = anchor
+            self._wheels.restart(keyframe.id)
         if pose.scale_source != parallax.SOURCE or keyframe.id in self._scenes:
             return
         scene = parallax.seen_depth(keyframe, seen.frame, seen.pairs, pose)
@@ -217,6 +220,7 @@ class PoseChecks:
         self._scenes = {id: scene for id, scene in self._scenes.items() if id in kept}
         self._anchors = {id: anchor for id, anchor in self._anchors.items() if id in kept}
         self._shutter.forget_all_but(kept)
+        self._wheels.forget_all_but(kept)
 
     def _odometry_step(self, seen: MatchedFrame) -> OdometryStep | None:
         o, anchor = self.options, self._anchors.get(seen.keyframe.id)
@@ -251,6 +255,11 @@ class PoseChecks:
             return outcome, None
         if step is None:
             return self._by_scene(seen, outcome, None), None
+        against = self._wheels.against(seen.keyframe.id, outcome)
+        if against is not None:
+            self._slipped_ns = seen.frame.stamp_ns
+            alone = self._estimated(seen, None, options)
+            return self._by_scene(seen, alone, step), against
         scene, moved_m = self._scenes.get(seen.keyframe.id), step.a_from_b[:3, 3]
         judged = parallax.check(seen.keyframe, seen.frame, seen.pairs, outcome, scene, moved_m)
         if judged.outcome is None:
@@ -274,6 +283,8 @@ class PoseChecks:
         established = self._agreed_ns - self._learned_ns >= scene_scale.ESTABLISHED_NS
         carried_ns = seen.frame.stamp_ns - self._agreed_ns
         if not established or carried_ns > scene_scale.MAX_CARRIED_NS:
+            return outcome
+        if step is None and scene.relief < scene_scale.MIN_RELIEF_ALONE:
             return outcome
         views = seen.keyframe, seen.frame, seen.pairs
         pose = scene_scale.posed_by_scene(*views, outcome, scene)

@@ -20,7 +20,8 @@ from l2m_ros.matching.subpixel import refined_pairs
 from l2m_ros.timing import StageTimes
 from l2m_ros.tracking.attempt import Attempt, EncodedFrame, gains_depth, words
 from l2m_ros.tracking.chain import Located, UnseenMotion, locate
-from l2m_ros.tracking.doubts import repeated_image
+from l2m_ros.tracking.doubts import repeated_image, stands
+from l2m_ros.tracking.frozen import without_frozen
 from l2m_ros.tracking.keyframe_maker import Joins, KeyframeMaker
 from l2m_ros.tracking.keyframes import Keyframe, KeyframePolicy
 from l2m_ros.tracking.motion import open_radius_m
@@ -70,6 +71,7 @@ class Tracker:
         self._checks.reset()
         self._odom.reset()
         self._before: tuple[Frame, OdometrySample | None] | None = None
+        self._frozen: str | None = None  # what the frame at hand goes without
         self._requested = False
         self._policy.forget()
 
@@ -114,7 +116,8 @@ class Tracker:
         """features: of `encode`, where they are there already."""
         times = StageTimes()
         doubt, rows = self._repeated(frame, odometry)
-        self._before = frame, odometry
+        given, (frame, self._frozen) = frame, self._fresh(frame, odometry)
+        self._before = given, odometry
         if doubt is not None:
             return TrackResult(
                 TrackState.LOST, words(doubt), frame, self._keyframe, doubt, stages_ms=times.ms
@@ -151,6 +154,15 @@ class Tracker:
         rows = repeated_rows(frame.rgb, before.rgb)
         return doubt, None if rows is None or rows.all() else rows
 
+    def _fresh(self, frame: Frame, odometry: OdometrySample | None) -> tuple[Frame, str | None]:
+        """The frame without depth or a right image of another moment, and the words for it."""
+        if self._before is None or self.options.accept_repeated:
+            return frame, None
+        before, odometry_before = self._before
+        if frame.stamp_ns <= before.stamp_ns or stands(odometry, odometry_before):
+            return frame, None
+        return without_frozen(frame, before)
+
     def _attempt(self, now: EncodedFrame, keyframe: Keyframe) -> Attempt:
         with now.times.stage("match"):
             match = self._matcher.match(now.features, keyframe.reference)
@@ -164,7 +176,8 @@ class Tracker:
                 self._odom.newest(keyframe.chain), self._odom.newest_beside(keyframe.chain)
             )
             outcome, remarks = self._checks.pose(seen, before)
-        return Attempt(match, seen, outcome, {**remarks, "stereo": self._maker.stereo_problem})
+        remarks = {**remarks, "stereo": self._maker.stereo_problem, "frozen": self._frozen}
+        return Attempt(match, seen, outcome, remarks)
 
     def _recover(self, now: EncodedFrame, failed: Attempt) -> Attempt:
         """Try one of the earlier keyframes."""
