@@ -49,7 +49,7 @@ from l2m_ros.workshop.gaussians.labels import APART, BoolArray, Labels, depth_at
 from l2m_ros.workshop.gaussians.model import Gaussians, PosedCamera
 from l2m_ros.workshop.gaussians.neighbours import SKY, usual_distance, views_around
 from l2m_ros.workshop.gaussians.rasterizer import Rasterizer
-from l2m_ros.workshop.gaussians.rendering import render, surely
+from l2m_ros.workshop.gaussians.rendering import Rendering, render, surely
 from l2m_ros.workshop.gaussians.sources import load_captures
 
 WAYS = ("alpha", "dominant", "plane", "plane_regularised")
@@ -112,16 +112,11 @@ def check_scene(
                 continue
             around = _around(captures.items, index, distance)
             views = [c.view for c in (capture, *around)]
-            shipped: list[ReadOff] = []
-            for way in reversed(WAYS):  # what is shipped comes first
-                scene = regularised if way == WAYS[-1] else plain
-                read = [depth_of(way, scene, view, rasterizer, far, apart) for view in views]
-                depths = [depth for depth in read if depth is not None]
-                if len(depths) < len(views):
-                    continue
-                shipped = shipped or depths
+            shipped = _read_off(regularised, views, WAYS[-1:], rasterizer, far, apart)
+            found = _read_off(plain, views, WAYS[:-1], rasterizer, far, apart) | shipped
+            for way, depths in found.items():
                 if not own_mask:
-                    pairs = zip(depths, shipped, strict=True)
+                    pairs = zip(depths, shipped[WAYS[-1]], strict=True)
                     depths = [replace(depth, sure=other.sure) for depth, other in pairs]
                 tallies[way].add(capture, around, depths, truths.get(capture.name))
             bar.update(1, capture.name)
@@ -161,26 +156,36 @@ class ReadOff:
 
 
 @torch.no_grad()
-def depth_of(
-    way: str,
-    gaussians: Gaussians,
-    view: PosedCamera,
+def _read_off(
+    scene: Gaussians,
+    views: list[PosedCamera],
+    ways: tuple[str, ...],
     rasterizer: Rasterizer,
     far: float,
-    apart: float = APART,
-) -> ReadOff | None:
-    """By one of the four ways. Sky, beyond `far`, is part of alpha blending, and of nothing else.
+    apart: float,
+) -> dict[str, list[ReadOff]]:
+    """Depth of each view by each of the ways that the rasterizer knows.
 
-    None if the rasterizer does not know it: gsplat does not say which Gaussian dominates.
+    Each view is drawn once. gsplat does not say which Gaussian dominates.
     """
-    rendering = render(rasterizer, gaussians, view, far=far, spread=True)
+    found: dict[str, list[ReadOff]] = {way: [] for way in ways}
+    for view in views:
+        rendering = render(rasterizer, scene, view, far=far, spread=True)
+        for way in ways:
+            depth = depth_of(way, rendering)
+            if depth is not None:
+                found[way].append(ReadOff(depth, surely(rendering, apart)))
+    return {way: depths for way, depths in found.items() if len(depths) == len(views)}
+
+
+def depth_of(way: str, rendering: Rendering) -> FloatArray | None:
+    """(H, W) by one of the four ways; sky is part of alpha blending, and of nothing else."""
     shown = rendering.alpha if way == "alpha" else rendering.solid
     name = {"alpha": "expected_depth", "dominant": "dominant_depth"}.get(way, "plane_depth")
     depth = getattr(rendering, name)
     if depth is None:
         return None
-    depth = np.asarray(torch.where(shown > LEAST_ALPHA, depth, 0.0).cpu().numpy())
-    return ReadOff(depth, surely(rendering, apart))
+    return np.asarray(torch.where(shown > LEAST_ALPHA, depth, 0.0).cpu().numpy())
 
 
 class _Tally:
