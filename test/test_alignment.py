@@ -406,6 +406,7 @@ def test_the_command_refuses_what_it_cannot_learn_from(tmp_path, capsys):
         ([], "l2m splat build"),
         (["--pairs", str(tmp_path)], "l2m splat build"),
         (["--pairs", "SCENE", "--model", "lite_research"], "the frozen eyes of lite2"),
+        (["--pairs", "SCENE", "--measure", str(tmp_path)], "name a file"),
     ]:
         (tmp_path / "SCENE.ply").touch()
         given = [str(tmp_path / "SCENE.ply") if a == "SCENE" else a for a in arguments]
@@ -429,7 +430,7 @@ def test_the_command_leaves_a_head_and_a_matcher_that_has_it(tmp_path, scene, ca
     )
     out = tmp_path / "run"
     command = ["train", "align", "--pairs", str(path), "--config", str(config), "--out", str(out)]
-    assert cli.main([*command, "--steps", "2"]) == 0
+    assert cli.main([*command, "--measure", str(path), "--steps", "2"]) == 0
     image = texture(320, 240)
     for backend in ("torch", "onnxruntime"):
         matcher = load_matcher(str(out / "model"), backend=backend)

@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from l2m_ros.errors import InvalidInput
 from l2m_ros.files import check_outputs, local, refuse_overwriting, without_password
+
+FEW_STEPS = 8  # of both branches, for each view: below, a fit has not settled
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -130,6 +133,12 @@ def _build(args: argparse.Namespace) -> int:
     report = build_scene(args.source, args.out, options)
     if args.picture:
         _draw(args)
+    if report.steps < FEW_STEPS * report.views:
+        print(
+            f"{report.steps} steps for {report.views} views are few: most pixels will have no "
+            "label yet (l2m splat check says how many); give it more --minutes",
+            file=sys.stderr,
+        )
     if args.json:
         print(json.dumps(vars(report)))
         return 0

@@ -96,7 +96,10 @@ def run(args: argparse.Namespace) -> int:
     check_amounts(args)
     for file in (args.start, args.xfeat, args.carry, args.depth_model, args.align):
         check_readable(file)
-    for folder in (args.sequences, args.measure, args.scenes, args.depth):
+    scene = args.measure if args.stage == "align" else None
+    check_readable(scene)
+    recordings = None if scene else args.measure
+    for folder in (args.sequences, recordings, args.scenes, args.depth):
         check_input_folder(folder)
     if args.stage == "decoder":
         return run_decoder(args)  # its config may name the device
