@@ -1,6 +1,7 @@
 """Metres from one camera alone, on recordings of real cameras: how far off, and how well it knows.
 
 python benchmarks/mono.py SEQUENCES --mono-depth HEAD [--only NAME] [--every 1] [--plot F.png]
+python benchmarks/mono.py SEQUENCES --camera-height 1.65 --only kitti_1
 
 SEQUENCES as for benchmarks/sequences.py; depth, right images and odometry are not used. A row a
 recording: frames posed in metres, median error of the scale, NEES; then, keyframe by keyframe, the
@@ -24,6 +25,7 @@ from sequences import View, views
 from l2m_ros.geometry.pose import PoseOptions
 from l2m_ros.matching.catalogue import load_matcher
 from l2m_ros.matching.mono_depth import load_depth_reader
+from l2m_ros.parameters.table import FORWARD_LOOKING, base_from_camera
 from l2m_ros.progress import track
 from l2m_ros.tracking.gates import GateOptions
 from l2m_ros.tracking.tracker import Tracker, TrackerOptions
@@ -70,6 +72,13 @@ def keyframe_scale(keyframe, alone, view: View) -> ScaleRow | None:
     return ScaleRow(keyframe.chain, errors[0], mono.scale_sigma, mono.image_sigma, errors[1])
 
 
+def level(height_m: float) -> FloatArray:
+    """base_from_camera of a camera that looks straight ahead, its base on the floor."""
+    base = base_from_camera({"base_from_camera": FORWARD_LOOKING})
+    base[2, 3] = height_m
+    return base
+
+
 def correlation(rows: list[ScaleRow]) -> float:
     """Of neighbouring keyframes' own readings, about the recording's mean: a card's."""
     off, chain = _column(rows, "alone"), _column(rows, "chain")
@@ -84,7 +93,9 @@ def follow(folder: Path, args: argparse.Namespace, matcher, reader) -> tuple[str
     options = TrackerOptions(
         pose=PoseOptions(max_scale_sigma=args.max_scale_sigma), gates=GateOptions(max_sigma_m=1e3)
     )
-    reader = Remembering(reader)
+    if args.camera_height:
+        options = replace(options, base_from_camera=level(args.camera_height), floor_below_base_m=0)
+    reader = Remembering(reader) if reader else None
     tracker, posed, why, rows = Tracker(matcher, options, reader), [], Counter(), []
     stamps, truth, segment, inputs, sigmas = [], [], {}, {}, []
     for view in track(views(folder, args.every), folder.name):
@@ -98,7 +109,8 @@ def follow(folder: Path, args: argparse.Namespace, matcher, reader) -> tuple[str
         result = tracker.process(bare)
         if result.new_keyframe and result.keyframe is not None:
             kept = tracker.keyframe or result.keyframe
-            row = keyframe_scale(kept, reader.last, inputs[kept.frame.stamp_ns])
+            alone = reader.last if reader else None
+            row = keyframe_scale(kept, alone, inputs[kept.frame.stamp_ns])
             rows += [row] if row else []
         if result.pose is None:
             why[result.why_not_posed] += 1
@@ -172,7 +184,10 @@ def _column(rows: list[ScaleRow], name: str) -> FloatArray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sequences", type=Path)
-    parser.add_argument("--mono-depth", required=True, help="a model that reads metres")
+    parser.add_argument("--mono-depth", default="", help="a model that reads metres")
+    parser.add_argument(
+        "--camera-height", type=float, help="metres above the floor, level, on wheels"
+    )
     parser.add_argument("--model", default="lite")
     parser.add_argument("--only", help="recordings whose name contains this")
     parser.add_argument("--every", type=int, default=1, help="every so many frames")
@@ -181,7 +196,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, help="depth read beside depth measured, no table")
     args = parser.parse_args()
     matcher = load_matcher(args.model)
-    reader = load_depth_reader(args.mono_depth, matcher)
+    reader = load_depth_reader(args.mono_depth, matcher)  # None: no model was named
     folders = [
         meta.parent
         for meta in sorted(args.sequences.glob("*/meta.json"))

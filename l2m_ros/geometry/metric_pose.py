@@ -2,6 +2,7 @@
 
 depths (any source)     search and refinement, compared with two-view geometry
 coarse depths           two-view geometry, its length from the depths; as above without parallax
+floor                   two-view geometry, its length from the camera's height above the floor
 translation prior       two-view geometry, its length from the prior
 """
 
@@ -16,13 +17,14 @@ from l2m_ros.geometry.absolute import absolute_pose
 from l2m_ros.geometry.agreement import CHI2_999_5, disagreement
 from l2m_ros.geometry.covariance import admit, direction_covariance
 from l2m_ros.geometry.depth_check import depth_check
+from l2m_ros.geometry.floor import length_from_floor
 from l2m_ros.geometry.fusion import fused
 from l2m_ros.geometry.halves import BLOCKS, poses_of_halves, widened_by_halves
 from l2m_ros.geometry.length import Length, length_from_depths
 from l2m_ros.geometry.pose_problem import MIN_MATCHES, PoseProblem
 from l2m_ros.geometry.rays import RayPairs, focal_px
 from l2m_ros.geometry.refine import Fit, epipolar_terms, refine
-from l2m_ros.geometry.scale import SCALE_SOURCES, Depths, TranslationPrior
+from l2m_ros.geometry.scale import SCALE_SOURCES, Depths, Floor, TranslationPrior
 from l2m_ros.geometry.triangulation import epipolar_distance, triangulated_depth
 from l2m_ros.geometry.two_view import TwoView
 from l2m_ros.types import FloatArray, Lost, LostReason, MetricPose
@@ -54,6 +56,8 @@ def metric_pose(problem: PoseProblem) -> MetricPose | Lost | None:
             continue
         if isinstance(term, TranslationPrior):
             outcome = _from_prior(problem, term, name)
+        elif isinstance(term, Floor):
+            outcome = _from_floor(problem, term, name)
         else:
             outcome = _from_depths(problem, term, name)
             if isinstance(outcome, Lost) and term.coarse and is_final(outcome):
@@ -121,8 +125,8 @@ def _from_coarse_depths(
     if not found:
         return None
     T, length = min(found, key=lambda it: it[1].misfit)
-    search = problem.search(problem.keyframe)
-    agree = float((epipolar_distance(problem.pairs, T) < search.threshold).mean())
+    threshold = problem.search(problem.keyframe).threshold
+    agree = float((epipolar_distance(problem.pairs, T) < threshold).mean())
     if source == MONO_DEPTH and agree < MAJORITY:
         return Lost(
             LostReason.UNCERTAIN,
@@ -133,6 +137,42 @@ def _from_coarse_depths(
     scale_sigma = float(np.hypot(depths.scale_sigma, length.spread))
     if scale_sigma > problem.options.max_scale_sigma:
         return _too_unsure(problem, source, scale_sigma)
+    return _of_length(problem, view, T, length, scale_sigma, source)
+
+
+def _from_floor(problem: PoseProblem, floor: Floor, source: str) -> MetricPose | Lost:
+    """Rotation and direction from the matches, length from the height above the floor."""
+    view = problem.two_view()
+    if isinstance(view, Lost):
+        return view
+    if view.kind == "rotation":
+        return Lost(LostReason.NO_SCALE, f"no parallax: the {source} cannot be told from the rest")
+    sigma = float(np.sqrt(np.median(problem.pairs.covariance(view.fit.noise)[0])))
+    inlier = view.fit.weights > 0.5
+    motions = [view.fit.pose] if view.other is None else [view.fit.pose, view.other]
+    lengths = (
+        length_from_floor(problem.pairs, T, inlier, floor, match_sigma=sigma) for T in motions
+    )
+    found = [(T, seen) for T, seen in zip(motions, lengths, strict=True) if seen is not None]
+    if not found:
+        return Lost(LostReason.NO_SCALE, f"no {source} is seen {floor.height_m:.2f} m below")
+    T, seen = max(found, key=lambda it: it[1].points)
+    if seen.common > problem.options.max_scale_sigma:
+        return _too_unsure(problem, source, seen.common)
+    own = Length(seen.length_m, seen.length_m * seen.sigma, 0.0, 1.0, 0.0)
+    return _of_length(problem, view, T, own, seen.common, source)
+
+
+def _of_length(
+    problem: PoseProblem,
+    view: TwoView,
+    T: FloatArray,
+    length: Length,
+    scale_sigma: float,
+    source: str,
+) -> MetricPose | Lost:
+    """The two-view pose T, refined, as long as that; scale_sigma: of the length, as a whole."""
+    search = problem.search(problem.keyframe)
     t = length.length_m * T[:3, 3]
     along = np.outer(T[:3, 3], T[:3, 3])
     vague_m = ACROSS * length.length_m

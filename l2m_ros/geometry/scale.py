@@ -1,7 +1,8 @@
 """Where the metres come from: one function a source, in the order in which they are preferred.
 
-A source looks at a `ScaleRequest` and gives `Depths` at the matches, a `TranslationPrior`, or
-None where it has nothing to say. A new source is one function and one line in SCALE_SOURCES.
+A source looks at a `ScaleRequest` and gives `Depths` at the matches, a `TranslationPrior`, a
+`Floor`, or None where it has nothing to say. A new source is one function and one line in
+SCALE_SOURCES.
 """
 
 from __future__ import annotations
@@ -50,6 +51,20 @@ NO_NOISE = DepthNoise(0.0, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
+class Floor:
+    """What is known of the floor in the keyframe's camera."""
+
+    up: FloatArray  # (3,) unit, in the camera's axes
+    height_m: float  # of the camera above it
+    sigma_m: float = 0.01  # of that height
+    tilt_sigma_rad: float = 0.03  # of `up`: the mount, and the body on its springs
+
+    def __post_init__(self) -> None:
+        if not (self.height_m > 0 and self.sigma_m >= 0 and self.tilt_sigma_rad >= 0):
+            raise InvalidInput(f"a floor must lie below the camera, got {self}")
+
+
+@dataclass(frozen=True, eq=False)
 class ScaleEvidence:
     """What is known besides the frames: of the scale, and of the motion; all of it optional."""
 
@@ -62,6 +77,7 @@ class ScaleEvidence:
     mono_sigma: FloatArray | float = 0.1  # of each pixel (H, W), as a fraction of its depth
     mono_scale_sigma: float = 0.1  # common to all pixels, of the log of depth
     mono_shift_sigma_m: float = 0.05  # common to all pixels
+    floor: Floor | None = None  # below the keyframe's camera
     motion: ImageMotion | None = None  # how fast the camera moved while the images were taken
 
     def __post_init__(self) -> None:
@@ -126,7 +142,7 @@ class TranslationPrior:
     rotation_covariance: FloatArray | None = None  # (3, 3) rad^2, about the keyframe's axes
 
 
-ScaleSource = Callable[[ScaleRequest], Depths | TranslationPrior | None]
+ScaleSource = Callable[[ScaleRequest], Depths | TranslationPrior | Floor | None]
 
 
 def frame_depth(request: ScaleRequest) -> Depths | None:
@@ -178,6 +194,11 @@ def odometry(request: ScaleRequest) -> TranslationPrior | None:
     # Odometry that claims to be exact would make the sum singular: a tenth of a millimetre.
     least = 1e-8 * np.eye(3)
     return TranslationPrior(T[:3, 3], P[:3, :3] + least, T[:3, :3], P[3:, 3:] + least)
+
+
+def floor(request: ScaleRequest) -> Floor | None:
+    """The floor that the robot drives on, at a known distance below its camera."""
+    return request.evidence.floor
 
 
 def mono_depth(request: ScaleRequest) -> Depths | None:
@@ -268,6 +289,7 @@ SCALE_SOURCES: dict[str, ScaleSource] = {
     "depth": frame_depth,
     "stereo": stereo_depth,
     "odometry": odometry,
+    "floor": floor,
     "mickey": mickey,
     "mono_depth": mono_depth,
 }

@@ -237,6 +237,10 @@ _TRACKING = [
     Parameter("pose.max_scale_sigma", float(_POSE.max_scale_sigma), "metres that a network reads "
               "from images (mickey, mono_depth) are used where their common error is smaller than "
               "this fraction; else the pose has no metres", "frame", low=0.01, high=10.0),
+    Parameter("pose.floor_below_base_m", -1.0, "how far the floor that the robot drives on lies "
+              "below the origin of the base frame, metres (0: base_footprint): a camera without "
+              "depth then has metres from its height (base_from_camera); -1: not on wheels",
+              "frame", low=-1.0, high=20.0),
     Parameter("pose.threshold_px", float(_POSE.threshold_px), "reprojection error of an inlier, "
               "pixels", "frame", low=0.1, high=50.0),
     Parameter("pose.common_px", float(_POSE.common_px), "error that the matches of a region (a "
@@ -351,6 +355,7 @@ def tracker_options(values: Values) -> TrackerOptions:
         gates=replace(_GATES, **_fields(values, "tracking", gates)),
         keyframes=replace(_KEYFRAMES, **_fields(values, "keyframes", (*bands, *moved, *looks))),
         base_from_camera=base_from_camera(values),
+        floor_below_base_m=floor if (floor := values["pose.floor_below_base_m"]) >= 0 else None,
         odometry=OdometryNoise(
             **_fields(values, "odometry", ("sigma_m_per_m", "sigma_rad_per_rad"))
         ),

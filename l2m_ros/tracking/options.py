@@ -25,6 +25,7 @@ class TrackerOptions:
     kept_keyframes: int = 5  # tried after a loss
     restart_after: int = 15  # frames lost before a new chain begins
     base_from_camera: FloatArray | None = field(default=None, compare=False)  # lever arm of odom
+    floor_below_base_m: float | None = None  # None: the camera is not carried by wheels
     odometry: OdometryNoise = field(default_factory=OdometryNoise)
     accept_repeated: bool = (
         False  # images equal to the one before, of a rendered camera that stands

@@ -29,7 +29,7 @@ from l2m_ros.tracking.options import TrackerOptions
 from l2m_ros.tracking.place import Place
 from l2m_ros.tracking.readout import ShutterWatch
 from l2m_ros.tracking.result import Outcome
-from l2m_ros.tracking.scale_evidence import scale_evidence
+from l2m_ros.tracking.scale_evidence import floor_below, scale_evidence
 from l2m_ros.tracking.torn import Rows, torn
 from l2m_ros.tracking.trust import contradicted_content, contradicted_scale
 from l2m_ros.types import Correspondences, Frame, Lost, LostReason, MetricPose, RelativePose
@@ -240,7 +240,11 @@ class PoseChecks:
     def _estimated(
         self, seen: MatchedFrame, step: OdometryStep | None, options: PoseOptions
     ) -> Outcome:
-        evidence = replace(scale_evidence(seen.keyframe, step), motion=seen.motion)
+        evidence = replace(
+            scale_evidence(seen.keyframe, step),
+            motion=seen.motion,
+            floor=floor_below(self.options),
+        )
         return estimate_pose(seen.pairs, seen.frame, seen.keyframe.frame, options, evidence)
 
     def _against_parallax(

@@ -1,5 +1,5 @@
-"""Where the metres come from besides a depth image: a right image, odometry, a network; and the
-depth of two views whose poses are known.
+"""Where the metres come from besides a depth image: a right image, odometry, the floor, a network;
+and the depth of two views whose poses are known.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ import cv2
 import numpy as np
 
 from l2m_ros.geometry.camera import project, unproject
-from l2m_ros.geometry.scale import ScaleEvidence
+from l2m_ros.geometry.scale import Floor, ScaleEvidence
 from l2m_ros.matching.matcher import Match
 from l2m_ros.tracking.keyframes import Keyframe
 from l2m_ros.tracking.odometry import OdometryStep
+from l2m_ros.tracking.options import TrackerOptions
 from l2m_ros.types import Camera, DenseMatch, FloatArray
 
+LEAST_HEIGHT_M = 0.03  # of a camera above its floor
 MIN_CERTAINTY = 0.5
 MAX_EPIPOLAR_PX = 1.5  # a match off the epipolar line by more is wrong
 MIN_DISPARITY_PX = 0.5  # nearer to infinity than this, depth is noise
@@ -40,6 +42,15 @@ def scale_evidence(keyframe: Keyframe, step: OdometryStep | None) -> ScaleEviden
             mono_scale_sigma=mono.scale_sigma,
         )
     return evidence
+
+
+def floor_below(options: TrackerOptions) -> Floor | None:
+    """What a camera on wheels knows of the floor; None where it is carried otherwise."""
+    base = options.base_from_camera
+    if base is None or options.floor_below_base_m is None:
+        return None
+    height_m = float(base[2, 3]) + options.floor_below_base_m
+    return Floor(np.asarray(base[2, :3]), height_m) if height_m > LEAST_HEIGHT_M else None
 
 
 def depth_of_match(
