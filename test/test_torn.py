@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from l2m_ros.matching.catalogue import load_matcher
-from l2m_ros.tracking.torn import repeated_rows
+from l2m_ros.tracking.torn import repeated_rows, rows_below_seam
 from l2m_ros.tracking.tracker import Tracker
 from l2m_ros.types import Camera, Frame, LostReason
 
@@ -77,3 +77,25 @@ def test_rows_that_repeat_while_the_camera_stands_do_no_harm(wall):
     assert tracker.process(frame(before, 1)).pose is not None
     result = tracker.process(frame(torn_picture(picture(wall, 10, 2), before), 2))
     assert result.pose is not None
+
+
+def test_a_seam_is_found_where_two_moments_meet(wall):
+    whole, other = picture(wall, 0, 0), picture(wall, 25, 1)
+    assert rows_below_seam(whole) is None
+    rows = rows_below_seam(torn_picture(whole, other, 100))
+    assert rows is not None and not rows[:100].any() and rows[100:].all()
+    line = whole.copy()
+    line[96:106] = 255  # a bar of the scene has two edges
+    assert rows_below_seam(line) is None
+    assert rows_below_seam(whole[:20]) is None
+
+
+def test_a_torn_image_whose_rows_were_never_sent_has_no_pose(wall):
+    tracker = Tracker(load_matcher("sift"))
+    tracker.process(frame(picture(wall, 0, 0), 0))
+    torn = torn_picture(picture(wall, 40, 2), picture(wall, 10, 1))
+    result = tracker.process(frame(torn, 1))
+    assert result.outcome.reason is LostReason.REPEATED_IMAGE
+    assert "a seam runs across the image at row 120" in result.reason
+    still = tracker.process(frame(torn_picture(picture(wall, 12, 3), picture(wall, 12, 4)), 2))
+    assert still.pose is not None
