@@ -1,0 +1,81 @@
+"""What is known otherwise of the depth of held-out views: measured depth, or SIFT's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from l2m_ros.matching.catalogue import load_matcher
+from l2m_ros.matching.sampling import correspondences
+from l2m_ros.types import FloatArray
+from l2m_ros.workshop.gaussians.captures import Capture, Captures
+from l2m_ros.workshop.gaussians.initial import triangulate
+from l2m_ros.workshop.gaussians.neighbours import views_around
+from l2m_ros.workshop.gaussians.sources import load_captures
+
+NEAR_VIEWS = 4  # around each held-out view; every ordered pair of them is a chain
+TRUTH_PX, TRUTH_KEYPOINTS = 1536, 8000  # SIFT is run on larger images than were fitted
+TRUTH_AGREEMENT = 0.005  # of a point's depth from different views
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """Depth known at points of a view."""
+
+    px: FloatArray  # (N, 2), between pixels too
+    depth: FloatArray  # (N,)
+
+
+def around_view(items: list[Capture], index: int, distance: float) -> list[Capture]:
+    """Views that see the same place from aside."""
+    return [items[i] for i in views_around(items, index, distance, NEAR_VIEWS)]
+
+
+def true_depths(captures: Captures, distance: float) -> tuple[dict[str, Truth], str]:
+    """What is known otherwise of the held-out views' depth, by name; "depth", "sift" or "none"."""
+    known = {c.name: _of_map(c.depth) for c in captures.held_out if c.depth is not None}
+    if known:
+        return known, "depth"
+    around = {
+        capture.name: [c.name for c in around_view(captures.items, index, distance)]
+        for index, capture in enumerate(captures.items)
+        if capture in captures.held_out
+    }
+    names = {name for middle, others in around.items() for name in (middle, *others)}
+    sharp = load_captures(captures.source, longest_px=TRUTH_PX, only=names)
+    by_name, small = {c.name: c for c in sharp.items}, {c.name: c for c in captures.items}
+    matcher = load_matcher("sift", backend="auto", max_points=TRUTH_KEYPOINTS)
+    encoded = {name: matcher.encode(capture.rgb) for name, capture in by_name.items()}
+    truths = {}
+    for name, others in around.items():
+        found = []
+        for other in others:
+            match = matcher.match(encoded[name], matcher.reference(encoded[other]))
+            pairs = correspondences(match, limit=TRUTH_KEYPOINTS)
+            xyz, good = triangulate(
+                by_name[name], by_name[other], pairs.query_px, pairs.keyframe_px
+            )
+            found.append(np.c_[pairs.query_px, xyz[:, 2]][good])
+        truths[name] = _agreed(np.concatenate(found), by_name[name], small[name])
+    return truths, "sift" if truths else "none"
+
+
+def _of_map(depth: FloatArray) -> Truth:
+    rows, columns = np.nonzero(np.nan_to_num(depth) > 0)
+    return Truth(np.stack([columns, rows], axis=1).astype(float), depth[rows, columns])
+
+
+def _agreed(found: FloatArray, sharp: Capture, small: Capture) -> Truth:
+    """Points (u, v, depth) that two views at least agree on, in the small image's pixels."""
+    _, point, count = np.unique(found[:, :2], axis=0, return_inverse=True, return_counts=True)
+    order = np.argsort(point.ravel(), kind="stable")
+    px, depth = [], []
+    for group in np.split(found[order], np.cumsum(count)[:-1]):
+        middle = float(np.median(group[:, 2]))
+        if len(group) > 1 and np.abs(group[:, 2] / middle - 1).max() < TRUTH_AGREEMENT:
+            px.append(group[0, :2])
+            depth.append(middle)
+    scale = np.array(small.view.size) / np.array(sharp.view.size)
+    at = (np.array(px).reshape(-1, 2) + 0.5) * scale - 0.5
+    return Truth(at, np.array(depth))
