@@ -136,3 +136,12 @@ def test_the_watch_speaks_when_two_checks_agree_and_is_quiet_again():
         watch.depth(frame)
         said.append(watch.problem)
     assert said[0] is None and "calibrate" in said[1] and said[2] is None
+
+
+def test_a_swapped_pair_gives_no_depth():
+    frame, _ = pair((0.1, 0.2, 1.0), 4.0)
+    swapped = replace(frame, rgb=frame.right_rgb, right_rgb=frame.rgb)
+    watch = StereoWatch()
+    assert watch.depth(swapped) is None and watch.problem is None
+    assert watch.depth(swapped) is None and "swapped" in watch.problem
+    assert watch.depth(frame) is not None and watch.problem is None

@@ -34,11 +34,16 @@ class PairCheck:
     row_px: float  # how far apart a match's rows are: middle of the absolute differences
 
     @property
+    def unusable(self) -> bool:
+        """Whether no calibrated pair looks so: its disparities say nothing."""
+        return self.matches >= MIN_MATCHES and self.forward < MIN_SHARE
+
+    @property
     def problem(self) -> str | None:
         """What is wrong with the pair, and what to do, or None."""
         if self.matches < MIN_MATCHES:
             return None
-        if self.forward < MIN_SHARE:
+        if self.unusable:
             return (
                 f"stereo: {100 * self.forward:.0f} % of {self.matches} matches have a disparity "
                 "that a stereo pair can have: are the left and the right topic swapped, or from "

@@ -18,7 +18,7 @@ from l2m_ros.tracking import odometry as wheels
 from l2m_ros.tracking import parallax, scene_scale
 from l2m_ros.tracking.chain import locate
 from l2m_ros.tracking.depth_odometry import ScaleAgainstOdometry
-from l2m_ros.tracking.depth_trust import DepthTrust
+from l2m_ros.tracking.depth_trust import MOST_LEFT_OVER_STEREO, DepthTrust
 from l2m_ros.tracking.doubts import looks_alike
 from l2m_ros.tracking.gates import StampedPose, gate, implausible_motion
 from l2m_ros.tracking.keyframes import Keyframe
@@ -34,7 +34,7 @@ from l2m_ros.tracking.torn import Tear, torn
 from l2m_ros.tracking.trust import contradicted_content, contradicted_scale
 from l2m_ros.types import Correspondences, Frame, Lost, LostReason, MetricPose, RelativePose
 
-DEPTH = "depth"  # the frames' own, of `SCALE_SOURCES`
+DEPTH, STEREO = "depth", "stereo"  # the frames' own, of `SCALE_SOURCES`
 WARY_NS = 2_000_000_000  # how long odometry is not believed unchecked after it was contradicted
 WARY = "odometry was contradicted a moment ago and nothing can check it here: the wheels may slip"
 Remarks = dict[str, str | None]  # by what they are about; None: all is well with it
@@ -72,7 +72,7 @@ class PoseChecks:
         self._anchors: dict[int, scene_scale.Anchor] = {}  # by keyframe, after a slip
         self._slipped_ns: int | None = None  # when the scene last contradicted odometry
         self._agreed_ns = self._learned_ns = 0  # when it last agreed; when the scene became known
-        self._depth_trust = DepthTrust()
+        self._depth_trust = {DEPTH: DepthTrust(), STEREO: DepthTrust(MOST_LEFT_OVER_STEREO)}
         self._wheels = OdometryTrust()
         self._scale = ScaleAgainstOdometry()
         self._shutter = ShutterWatch(self.options.pose.shutter_sigma_s)
@@ -89,7 +89,7 @@ class PoseChecks:
         seen = replace(seen, motion=motion)
         outcome, remarks = self._checked(seen, before, step, self._pose_options)
         known = step is not None and parallax.SOURCE in self.options.pose.sources
-        if not known or not remarks.get(DEPTH):
+        if not known or not (remarks.get(DEPTH) or remarks.get(STEREO)):
             return outcome, remarks
         alone = replace(self.options.pose, sources=(parallax.SOURCE,))
         other, others = self._checked(seen, before, step, alone)
@@ -164,18 +164,21 @@ class PoseChecks:
     ) -> Lost | None:
         trust = self.options.trust
         against = contradicted_scale(pose, trust)
-        if pose.scale_source != DEPTH:
+        record = self._depth_trust.get(pose.scale_source)
+        if record is None:
             return against
-        doubted = self._depth_trust.doubted(trust)
+        doubted = record.doubted(trust)
         contradicted = against is not None
-        against = self._depth_trust.against(pose, trust, keyframe, contradicted) or against
+        against = record.against(pose, trust, keyframe, contradicted) or against
         if against is None and doubted and step is not None:
-            return Lost(LostReason.CONTRADICTED, "depth was contradicted lately: odometry is used")
+            words = f"{pose.scale_source} was contradicted lately: odometry is used"
+            return Lost(LostReason.CONTRADICTED, words)
         return against
 
     def next_frame(self) -> None:
         """What follows is of another frame than what came before."""
-        self._depth_trust.next_frame()
+        for record in self._depth_trust.values():
+            record.next_frame()
 
     def learn(self, seen: MatchedFrame, pose: MetricPose, before: Place | None) -> None:
         """A pose is believed. before: the newest place of its chain before it."""

@@ -19,14 +19,17 @@ class StereoWatch:
         self._keyframes, self._suspected = 0, 0
 
     def depth(self, frame: Frame) -> StereoDepth | None:
-        """None where the frame has no right image."""
+        """None where the frame has no right image, or one that is not of a calibrated pair."""
         pair = rectified_pair(frame)
         if pair is None:
             return None
+        unusable = False
         if self._suspected or self._keyframes % CHECK_EVERY == 0:
-            self._heed(check_pair(pair))
+            check = check_pair(pair)
+            self._heed(check)
+            unusable = check.unusable
         self._keyframes += 1
-        return depth_of_pair(pair)
+        return None if unusable else depth_of_pair(pair)
 
     def _heed(self, check: PairCheck) -> None:
         self._suspected = self._suspected + 1 if check.problem else 0

@@ -175,7 +175,8 @@ class Tracker:
                 self._odom.newest(keyframe.chain), self._odom.newest_beside(keyframe.chain)
             )
             outcome, remarks = self._checks.pose(seen, before)
-        remarks = {**remarks, "stereo": self._maker.stereo_problem, "frozen": self._frozen}
+        remarks = {**remarks, "frozen": self._frozen}
+        remarks["stereo"] = self._maker.stereo_problem or remarks.get("stereo")
         return Attempt(match, seen, outcome, remarks)
 
     def _recover(self, now: EncodedFrame, failed: Attempt) -> Attempt:
