@@ -12,7 +12,12 @@ from l2m_ros.geometry import se3
 from l2m_ros.geometry.pose import PoseOptions, estimate_pose
 from l2m_ros.geometry.scale import Floor, ScaleEvidence
 from l2m_ros.geometry.texture import TextureNoise
-from l2m_ros.parameters.table import FORWARD_LOOKING, base_from_camera
+from l2m_ros.parameters.table import (
+    FORWARD_LOOKING,
+    PARAMETERS,
+    base_from_camera,
+    tracker_options,
+)
 from l2m_ros.tracking.options import TrackerOptions
 from l2m_ros.tracking.scale_evidence import floor_below
 from l2m_ros.types import Camera, Correspondences, Frame, MetricPose
@@ -109,6 +114,15 @@ def test_where_the_floor_lies_is_the_mounts():
     assert floor_below(TrackerOptions(floor_below_base_m=0.1)) is None
     base[2, 3] = -0.2  # below the floor: the mount is wrong, or it hangs
     assert floor_below(TrackerOptions(base_from_camera=base, floor_below_base_m=0.0)) is None
+
+
+def test_a_mount_that_puts_the_camera_on_the_floor_is_refused_with_its_remedy():
+    defaults = {name: parameter.default for name, parameter in PARAMETERS.items()}
+    assert tracker_options(defaults).floor_below_base_m is None
+    on_wheels = {**defaults, "pose.floor_below_base_m": 0.0}
+    with pytest.raises(InvalidInput, match="base_from_camera's z"):
+        tracker_options(on_wheels)
+    assert tracker_options({**on_wheels, "base_from_tf": True}).floor_below_base_m == 0.0
 
 
 def test_a_floor_above_the_camera_is_refused():

@@ -25,7 +25,7 @@ from l2m_ros.mapping.options import MODES, OFF, OnlineOptions
 from l2m_ros.matching.catalogue import NO_ENGINE
 from l2m_ros.spelling import nearest, nearest_name
 from l2m_ros.tracking.odometry import OdometryNoise
-from l2m_ros.tracking.options import TrackerOptions
+from l2m_ros.tracking.options import LEAST_HEIGHT_M, TrackerOptions
 from l2m_ros.types import FloatArray
 
 When = Literal["start", "configure", "frame"]
@@ -355,11 +355,25 @@ def tracker_options(values: Values) -> TrackerOptions:
         gates=replace(_GATES, **_fields(values, "tracking", gates)),
         keyframes=replace(_KEYFRAMES, **_fields(values, "keyframes", (*bands, *moved, *looks))),
         base_from_camera=base_from_camera(values),
-        floor_below_base_m=floor if (floor := values["pose.floor_below_base_m"]) >= 0 else None,
+        floor_below_base_m=_floor_below_base_m(values),
         odometry=OdometryNoise(
             **_fields(values, "odometry", ("sigma_m_per_m", "sigma_rad_per_rad"))
         ),
     )
+
+
+def _floor_below_base_m(values: Values) -> float | None:
+    """None: not on wheels. Raises where the mount puts the camera on the floor or below."""
+    floor_m = float(values["pose.floor_below_base_m"])
+    if floor_m < 0:
+        return None
+    height_m = base_from_camera(values)[2, 3] + floor_m
+    if height_m < LEAST_HEIGHT_M and not values["base_from_tf"]:
+        raise InvalidInput(
+            f"pose.floor_below_base_m is {floor_m:g} and base_from_camera's z puts the camera "
+            f"{height_m:g} m above the floor: set that z, or base_from_tf: true"
+        )
+    return floor_m
 
 
 def map_options(values: Values) -> OnlineOptions:

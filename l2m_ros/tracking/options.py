@@ -11,6 +11,8 @@ from l2m_ros.tracking.odometry import OdometryNoise
 from l2m_ros.tracking.trust import TrustOptions
 from l2m_ros.types import FloatArray
 
+LEAST_HEIGHT_M = 0.03  # of a camera above its floor
+
 
 @dataclass(frozen=True)
 class TrackerOptions:

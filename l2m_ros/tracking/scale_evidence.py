@@ -14,10 +14,9 @@ from l2m_ros.geometry.scale import Floor, ScaleEvidence
 from l2m_ros.matching.matcher import Match
 from l2m_ros.tracking.keyframes import Keyframe
 from l2m_ros.tracking.odometry import OdometryStep
-from l2m_ros.tracking.options import TrackerOptions
+from l2m_ros.tracking.options import LEAST_HEIGHT_M, TrackerOptions
 from l2m_ros.types import Camera, DenseMatch, FloatArray
 
-LEAST_HEIGHT_M = 0.03  # of a camera above its floor
 MIN_CERTAINTY = 0.5
 MAX_EPIPOLAR_PX = 1.5  # a match off the epipolar line by more is wrong
 MIN_DISPARITY_PX = 0.5  # nearer to infinity than this, depth is noise
