@@ -33,9 +33,9 @@ def seen_from(shift, scale=1):
 
 def drawn(depth, normal):
     """A rendering of one normal."""
-    none = torch.zeros(0)
+    none, whole = torch.zeros(0), torch.ones(HEIGHT, WIDTH)
     return Rendering(
-        none, torch.ones(HEIGHT, WIDTH), none, depth, normal.expand(HEIGHT, WIDTH, 3), none, None,
+        none, whole, whole, none, depth, normal.expand(HEIGHT, WIDTH, 3), none, None, None,
         Raster(none, none, none, none, None),
     )  # fmt: skip
 
