@@ -131,6 +131,22 @@ def test_metres_from_elsewhere(shots, change, odometry, source):
     assert summary_of(results, shots).translation_median_mm < 40
 
 
+def test_while_depth_pauses_poses_go_on_by_the_keyframe_that_has_it(shots):
+    """A new keyframe without depth would end the metres."""
+    policy = KeyframeOptions(inliers_min=0.99, certain_min=0.99, hysteresis=0.0)
+    tracker = Tracker(oracle(shots), TrackerOptions(keyframes=policy))
+
+    def blank(frame):
+        return replace(monocular(frame), depth=np.full(frame.rgb.shape[:2], np.nan))
+
+    run(tracker, shots[:4], lambda frame: replace(monocular(frame), depth=frame.depth))
+    taken = tracker.keyframe.id
+    paused = run(tracker, shots[4:8], blank)
+    assert all(r.pose is not None and r.keyframe.id == taken for r in paused)
+    again = run(tracker, shots[8:10], lambda frame: replace(monocular(frame), depth=frame.depth))
+    assert again[0].new_keyframe and again[-1].pose is not None
+
+
 def test_without_metres_nothing_is_metric(shots):
     results = run(Tracker(oracle(shots)), shots, monocular)
     assert all(r.pose is None and r.odom_from_camera is None for r in results)

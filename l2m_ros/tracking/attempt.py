@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from l2m_ros.geometry.camera import unproject
 from l2m_ros.matching.matcher import Match
 from l2m_ros.timing import StageTimes
@@ -98,5 +100,17 @@ def words(lost: Lost) -> str:
 
 def gains_depth(keyframe: Keyframe, frame: Frame) -> bool:
     """A keyframe taken before depth came has none: a new one makes poses metric."""
-    has_depth = frame.depth is not None or frame.right_rgb is not None
-    return has_depth and keyframe.frame.depth is None and keyframe.stereo_depth is None
+    return (_has_depth(frame) or frame.right_rgb is not None) and not _gives_metres(keyframe)
+
+
+def loses_depth(keyframe: Keyframe, frame: Frame) -> bool:
+    """Depth paused: this frame as a keyframe would end the metres."""
+    return _gives_metres(keyframe) and not _has_depth(frame) and frame.right_rgb is None
+
+
+def _gives_metres(keyframe: Keyframe) -> bool:
+    return _has_depth(keyframe.frame) or keyframe.stereo_depth is not None
+
+
+def _has_depth(frame: Frame) -> bool:
+    return frame.depth is not None and bool(np.isfinite(frame.depth).any())

@@ -18,7 +18,7 @@ from l2m_ros.matching.mono_depth import DepthReader
 from l2m_ros.matching.sampling import correspondences
 from l2m_ros.matching.subpixel import refined_pairs
 from l2m_ros.timing import StageTimes
-from l2m_ros.tracking.attempt import Attempt, EncodedFrame, gains_depth, words
+from l2m_ros.tracking.attempt import Attempt, EncodedFrame, gains_depth, loses_depth, words
 from l2m_ros.tracking.chain import Located, UnseenMotion, locate
 from l2m_ros.tracking.doubts import repeated_image, stands
 from l2m_ros.tracking.frozen import without_frozen
@@ -253,6 +253,8 @@ class Tracker:
             wanted = self._policy.wants_keyframe(attempt.quality) or self._requested
         if not wanted or now.rejection is not None:
             return result
+        if self._would_end_metres(now, attempt):
+            return result
         if isinstance(attempt.outcome, MetricPose):
             self._make_connected_keyframe(now, attempt, attempt.outcome)
             return replace(result, new_keyframe=True)
@@ -260,6 +262,12 @@ class Tracker:
         taken = self._make_unconnected_keyframe(now, (attempt.keyframe, attempt.outcome))
         event = self._odom.event(taken, self._sighting(now), "no pose in metres connects it")
         return replace(result, new_keyframe=True, chain_event=event)
+
+    def _would_end_metres(self, now: EncodedFrame, attempt: Attempt) -> bool:
+        """Whether to go on by the old keyframe's depth, as long as it serves."""
+        by_depth = isinstance(attempt.outcome, MetricPose)
+        by_depth = by_depth and now.odometry is None and not self._requested
+        return by_depth and loses_depth(attempt.keyframe, now.frame)
 
     def _place(
         self, now: EncodedFrame, attempt: Attempt, pose: MetricPose, reason: str
