@@ -8,7 +8,7 @@ from scipy import stats
 
 from l2m_ros import compiled
 from l2m_ros.geometry import se3
-from l2m_ros.geometry.covariance import independent_fraction
+from l2m_ros.geometry.covariance import independent_fraction, jackknife
 from l2m_ros.geometry.pose import estimate_pose
 from l2m_ros.geometry.pose_problem import PoseOptions
 from l2m_ros.geometry.rays import Noise
@@ -110,6 +110,15 @@ def test_independent_errors_all_count():
         for _ in range(100)
     ]
     assert np.median(shares) == 1.0 and np.mean(shares) > 0.97
+
+
+def test_matches_none_of_which_agrees_are_no_error():
+    """A rival motion may keep none of the matches: expected, and not to be raised out of."""
+    rng = np.random.default_rng(0)
+    error, query = rng.normal(size=(2, 40)), rng.uniform(-0.5, 0.5, (2, 40))
+    fit = fit_with(error, weights=np.zeros(40))
+    assert independent_fraction(fit, query) == 1.0
+    assert not jackknife(fit, query, np.eye(7)).any()
 
 
 def test_copies_count_once():

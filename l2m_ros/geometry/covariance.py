@@ -216,6 +216,8 @@ def _widened(P: FloatArray, scatter: FloatArray) -> FloatArray:
 
 def independent_fraction(fit: Fit, query: FloatArray) -> float:
     """Effective matches / matches, in (0, 1]."""
+    if not (fit.weights > 0.5).any():
+        return 1.0  # nothing agrees, and so nothing agrees together
     cell = _cells(query, fit.weights > 0.5, BLOCKS[0])
     of_each = sum(float((part.weighted**2).sum()) for part in fit.parts)
     sums = [_block_sums(cell[part.index], part.weighted) for part in fit.parts]
@@ -264,6 +266,8 @@ def jackknife(fit: Fit, query: FloatArray, basis: FloatArray) -> FloatArray:
     taken out of them: a solve a block.
     """
     P = np.zeros((basis.shape[1], basis.shape[1]))
+    if not (fit.weights > 0.5).any():
+        return P
     cell = _cells(query, fit.weights > 0.5, LEFT_OUT)
     A, b = np.zeros((LEFT_OUT**2, 7, 7)), np.zeros((LEFT_OUT**2, 7))
     kernel = compiled.kernel("covariance")

@@ -119,7 +119,7 @@ def _likeliest(pairs: RayPairs, found: _Found, search: Search) -> tuple[_Found, 
     best, *others = minima
     if not best.found:
         better = _fitted(pairs, best.pose, search)
-        if not isinstance(better, Lost):
+        if not isinstance(better, Lost) and (better.fit.weights > 0.5).sum() > RAYS_SAMPLE:
             found = better
     told = independent_fraction(found.fit, found.pairs.query)
     as_likely = (m.pose for m in others if told * (m.cost - best.cost) < SAME_COST)

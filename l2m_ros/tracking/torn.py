@@ -114,13 +114,16 @@ def torn(
     row = np.clip(np.rint(pairs.query_px[:, 1]), 0, len(rows) - 1).astype(np.intp)
     parts = [rows[row], ~rows[row]]
     shares = [_support(outcome, pairs, part) for part in parts]
-    if any(share is not None and share < min_support for share in shares):
+    # Below a seam a part that does not agree may be badly matched: it must agree with itself.
+    if at.repeated and any(share is not None and share < min_support for share in shares):
         old, new = ("-" if share is None else f"{100 * share:.0f} %" for share in shares)
         return _two_moments(at, f"{old} of the matches there agree on the pose, {new} elsewhere")
     if None in shares:
         return None
     a, b = (posed(pairs.select(np.flatnonzero(part))) for part in parts)
     if not isinstance(a, MetricPose) or not isinstance(b, MetricPose):
+        return None
+    if not at.repeated and min(a.support, b.support) < min_support:
         return None
     apart = se3.difference(a.keyframe_from_camera, b.keyframe_from_camera)
     squared = float(apart @ np.linalg.solve(a.covariance + b.covariance, apart))
