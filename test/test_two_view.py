@@ -15,7 +15,7 @@ from l2m_ros.geometry.triangulation import (
     triangulated_depth,
 )
 from l2m_ros.geometry.two_view import TwoView, gric, relative_pose
-from l2m_ros.types import Lost, LostReason
+from l2m_ros.types import Correspondences, Lost, LostReason
 
 SEARCH = Search(2 / 500, seed=0, matches=300)
 
@@ -133,9 +133,32 @@ def test_a_search_that_ends_in_another_minimum_is_led_to_the_lowest():
 
 
 def test_a_minimum_that_is_about_as_likely_is_kept_beside():
-    world = World("shallow", (0.03, 0.0, 0.04, 0.0, 0.02, 0.0), sigma_px=1.5, outliers=0.2)
+    motion = (0.03, 0.0, 0.04, 0.0, 0.02, 0.0)
+    world = World("shallow", motion, sigma_px=2.0, outliers=0.2, matches=200)
     views = [view_of(world, seed)[2] for seed in range(8)]
     assert 1 <= sum(view.other is not None for view in views) <= 4
     assert all(view.kind == "general" for view in views)
     exact = World("deep", sigma_px=0.3)
     assert view_of(exact)[2].other is None
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_vague_matches_that_err_alike_do_not_outvote_those_that_know(axis):
+    rng = np.random.default_rng(0)
+    t = trial(World("wide", (0.6, 0.0, 0.2, 0.0, -0.25, 0.0), matches=300), 0)
+    exact = t.matches
+    clear = ray_pairs(exact, PINHOLE, PINHOLE)
+    turned = relative_pose(clear, SEARCH, image_size=(1.28, 0.96), min_parallax=1e-3).turned
+    instead = se3.transform(turned[:3, :3], 0.4 * np.eye(3)[axis])
+    wrong = trial(World("wrong", tuple(se3.log(instead)), matches=900), 1).matches
+    vague_px = 6.0
+    variance = np.concatenate([np.ones(len(exact)), np.full(len(wrong), vague_px**2)])
+    both = Correspondences(
+        np.concatenate([exact.query_px, wrong.query_px]),
+        np.concatenate([exact.keyframe_px, rng.normal(wrong.keyframe_px, vague_px)]),
+        np.ones(len(variance)),
+        np.eye(2) / variance[:, None, None],
+    )
+    pairs = ray_pairs(both, PINHOLE, PINHOLE)
+    view = relative_pose(pairs, SEARCH, image_size=(1.28, 0.96), min_parallax=1e-3)
+    assert np.linalg.norm(se3.difference(view.fit.pose, unit(t.keyframe_from_camera))) < 0.02

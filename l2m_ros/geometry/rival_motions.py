@@ -25,7 +25,7 @@ APART = 0.08
 
 @dataclass(frozen=True, eq=False)
 class Motion:
-    """4x4 keyframe_from_camera with a unit translation, and -2 log likelihood of all matches."""
+    """4x4 keyframe_from_camera with a unit translation, and -2 log likelihood of the matches."""
 
     pose: FloatArray
     cost: float

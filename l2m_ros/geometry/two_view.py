@@ -99,8 +99,15 @@ class _Found:
     pairs: RayPairs  # these matches
 
     @cached_property
+    def located(self) -> RayPairs:
+        """Those that are located well, whether they agree with the motion or not."""
+        return self.pairs.select(_sharp(self.pairs, self.fit, np.arange(len(self.pairs))))
+
+    @cached_property
     def sharp(self) -> RayPairs:
-        return self.pairs.select(_sharp(self.pairs, self.fit))
+        """The inliers that are located well."""
+        inliers = np.flatnonzero(self.fit.weights > 0.5)
+        return self.pairs.select(_sharp(self.pairs, self.fit, inliers))
 
     @cached_property
     def turned(self) -> FloatArray:
@@ -111,9 +118,11 @@ class _Found:
 def _likeliest(pairs: RayPairs, found: _Found, search: Search) -> tuple[_Found, FloatArray | None]:
     """The likeliest motion, and another that is about as likely.
 
-    Matches err together, so that a difference in cost tells less than it says.
+    Asked are the matches near the motion that was found, and of these the ones that are located
+    well: of views far apart, vague matches err alike and would outvote the few that know. Even
+    these err together, so that a difference in cost tells less than it says.
     """
-    minima = motions(pairs, found.fit.pose, found.turned, found.fit.noise)
+    minima = motions(found.located, found.fit.pose, found.turned, found.fit.noise)
     if not minima:
         return found, None
     best, *others = minima
@@ -178,15 +187,14 @@ def _classified(found: _Found, search: Search, min_parallax: float) -> TwoView:
     return _planar(pairs, view, H) if kind == "planar" else view
 
 
-def _sharp(pairs: RayPairs, fit: Fit) -> Index:
-    """The inliers that are located well in both directions: corners, not edges or blank walls.
+def _sharp(pairs: RayPairs, fit: Fit, index: Index) -> Index:
+    """Those of `index` that are located well in both directions: corners, not edges, blank walls.
 
     GRIC counts each match once: many that could lie anywhere would outvote the few that know.
     """
-    inliers = np.flatnonzero(fit.weights > 0.5)
-    xx, _, yy = pairs.covariance(fit.noise)[:, inliers]
-    sharp = inliers[xx + yy <= SHARP * np.quantile(xx + yy, 0.1)]
-    return sharp if len(sharp) >= MIN_SHARP else inliers
+    xx, _, yy = pairs.covariance(fit.noise)[:, index]
+    sharp = index[xx + yy <= SHARP * np.quantile(xx + yy, 0.1)]
+    return sharp if len(sharp) >= MIN_SHARP else index
 
 
 MODELS = {"general": (1, 3, 5), "planar": (2, 2, 8), "rotation": (2, 2, 3)}
