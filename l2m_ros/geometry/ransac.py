@@ -50,13 +50,13 @@ class Search:
         return {"loss_type": "TRUNCATED", "loss_scale": self.threshold, "max_iterations": 5}
 
     def draw(self, pairs: RayPairs) -> RayPairs:
-        """Without replacement, in proportion to the inverse of the pixel's variance."""
+        """Without replacement, each with a chance by the inverse of its pixel's sigma."""
         if len(pairs) <= self.matches:
             return pairs
         rng = np.random.default_rng(self.seed)
-        xx, _, yy = pairs.noise
         # The least of exponential times, each with its match's rate.
-        times = rng.standard_exponential(len(pairs)) * (xx + yy)
+        xx, _, yy = pairs.noise
+        times = rng.standard_exponential(len(pairs)) * np.sqrt(xx + yy)
         return pairs.select(np.sort(np.argpartition(times, self.matches)[: self.matches]))
 
 
