@@ -136,9 +136,10 @@ def info(number: int, camera: Camera = CAMERA) -> CameraInfo:
 
 
 def depth(number: int, metres: float | None = None, shape=(HEIGHT, WIDTH)) -> Image:
-    """The plane's depth, or the same everywhere."""
+    """The plane's depth, or the same everywhere; as a sensor's, it never repeats bit for bit."""
     rows = depth_m(np.arange(shape[0]), shape[0]) if metres is None else np.full(shape[0], metres)
     values = np.repeat(rows[:, None], shape[1], axis=1).astype(np.float32)
+    values[0, 0] *= 1.0 + 1e-6 * (number % 1000)
     return image_message(values, "32FC1", header(stamp_of(number), "cam"))
 
 
