@@ -55,8 +55,8 @@ def test_a_pose_is_as_unsure_as_halves_differ():
 def test_metres_off_a_network_admit_that_halves_of_the_image_disagree(monkeypatch):
     """Some of the matches follow another motion, as where a blurred image misleads."""
     t, other = trial(WORLD, 1), trial(World("other", (0.3, 0.05, 0.1, 0.05, 0.0, 0.02)), 1)
-    follows = t.matches.query_px[:, 0] < 330
-    strays = other.matches.select(np.flatnonzero(other.matches.query_px[:, 0] >= 330))
+    follows = t.matches.query_px[:, 0] < 340
+    strays = other.matches.select(np.flatnonzero(other.matches.query_px[:, 0] >= 340))
     query_px = np.concatenate([t.matches.query_px[follows], strays.query_px])
     keyframe_px = np.concatenate([t.matches.keyframe_px[follows], strays.keyframe_px])
     torn = Correspondences(query_px, keyframe_px, np.ones(len(query_px)))
