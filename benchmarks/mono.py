@@ -20,7 +20,7 @@ from pathlib import Path
 import blas  # noqa: F401
 import cv2
 import numpy as np
-from sequences import View, views
+from sequences import View, bare, recordings_in, views
 
 from l2m_ros.geometry.pose import PoseOptions
 from l2m_ros.matching.catalogue import load_matcher
@@ -103,10 +103,7 @@ def follow(folder: Path, args: argparse.Namespace, matcher, reader) -> tuple[str
         stamps.append(stamp_ns)
         truth.append(view.world_from_camera)
         segment[stamp_ns], inputs[stamp_ns] = view.segment, view
-        bare = replace(
-            view.frame, depth=None, right_rgb=None, right_camera=None, right_from_camera=None
-        )
-        result = tracker.process(bare)
+        result = tracker.process(bare(view.frame))
         if result.new_keyframe and result.keyframe is not None:
             kept = tracker.keyframe or result.keyframe
             alone = reader.last if reader else None
@@ -197,11 +194,7 @@ def main() -> None:
     args = parser.parse_args()
     matcher = load_matcher(args.model)
     reader = load_depth_reader(args.mono_depth, matcher)  # None: no model was named
-    folders = [
-        meta.parent
-        for meta in sorted(args.sequences.glob("*/meta.json"))
-        if not args.only or args.only in meta.parent.name
-    ]
+    folders = recordings_in(args.sequences, args.only)
     if args.pictures:
         paint(folders, reader, args.pictures)
         return

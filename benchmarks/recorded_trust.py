@@ -20,8 +20,8 @@ from typing import Any
 import blas  # noqa: F401
 import numpy as np
 from recorded_faults import faults_of
-from recordings import VARIANTS, bare, recorded
-from sequences import meta_of, sources_of
+from recordings import VARIANTS, recorded
+from sequences import bare, meta_of, recordings_in, sources_of
 from trust import HEAD, RememberingMatcher, replayed, row
 
 from l2m_ros.files import write_whole
@@ -94,10 +94,7 @@ def main() -> None:
     kept = json.loads(args.kept.read_text()) if args.kept.exists() else {}
     shown, begun_s = [], time.monotonic()
     print(HEAD)
-    for meta in sorted(args.sequences.glob("*/meta.json")):
-        folder = meta.parent
-        if args.only and args.only not in folder.name:
-            continue
+    for folder in recordings_in(args.sequences, args.only):
         sigma = meta_of(folder)["pose_sigma"]
         for variant in args.variant or ["as_it_is"]:
             shots: list[SimulatedFrame] = []

@@ -16,7 +16,7 @@ import numpy as np
 from sequences import View, views
 
 from l2m_ros.geometry import se3
-from l2m_ros.types import Camera, FloatArray, Frame
+from l2m_ros.types import Camera, FloatArray
 from l2m_ros.workshop.simulation.path import BODY_FROM_OPTICAL
 from l2m_ros.workshop.simulation.sequence import OPTICAL_FRAME, START_NS, SimulatedFrame
 
@@ -122,8 +122,3 @@ def _flip_camera(camera: Camera) -> Camera:
 def _flip_pose(T: FloatArray) -> FloatArray:
     """Any world may be seen in a mirror along with the camera."""
     return np.asarray(MIRROR @ T @ MIRROR)
-
-
-def bare(frame: Frame) -> Frame:
-    """Without anything that gives metres."""
-    return replace(frame, depth=None, right_rgb=None, right_camera=None, right_from_camera=None)

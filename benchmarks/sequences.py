@@ -134,10 +134,12 @@ def _without(view: View, source: str) -> tuple[Frame, OdometrySample | None]:
     """The frame with this source of metres alone."""
     if source in ("depth", "stereo"):
         return view.frame, None
-    bare = replace(
-        view.frame, depth=None, right_rgb=None, right_camera=None, right_from_camera=None
-    )
-    return bare, view.odometry if source == "odometry" else None
+    return bare(view.frame), view.odometry if source == "odometry" else None
+
+
+def bare(frame: Frame) -> Frame:
+    """Without anything that gives metres."""
+    return replace(frame, depth=None, right_rgb=None, right_camera=None, right_from_camera=None)
 
 
 def tracked(
@@ -240,6 +242,12 @@ def reference_rows(folder: Path, every: int) -> Iterator[str]:
         yield f"{folder.name:<16}{name:<12}{share:7.1f}{'':<72}{figures}"
 
 
+def recordings_in(sequences: Path, only: str | None) -> list[Path]:
+    """The folders of those whose name contains `only`."""
+    folders = [meta.parent for meta in sorted(sequences.glob("*/meta.json"))]
+    return [folder for folder in folders if not only or only in folder.name]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sequences", type=Path)
@@ -253,10 +261,7 @@ def main() -> None:
     matcher = load_matcher(args.model)
     options = replace(tracker_options(parameter_values(args.params_file)), base_from_camera=None)
     print(HEAD)
-    for meta in sorted(args.sequences.glob("*/meta.json")):
-        folder = meta.parent
-        if args.only and args.only not in folder.name:
-            continue
+    for folder in recordings_in(args.sequences, args.only):
         for source in args.source or sources_of(folder):
             if source in sources_of(folder):
                 run = tracked(folder, matcher, options, source, args.every)

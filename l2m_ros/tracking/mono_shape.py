@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 
 from l2m_ros.geometry.camera import unproject
+from l2m_ros.geometry.rays import focal_px
 from l2m_ros.geometry.triangulation import nearest_depths
 from l2m_ros.types import Camera, Correspondences, FloatArray, MetricPose
 
@@ -46,7 +47,7 @@ def seen_depths(
     T = pose.keyframe_from_camera
     old, new = unproject(before, pairs.keyframe_px), unproject(now, pairs.query_px)
     _, z_m, sine = nearest_depths(old, new @ T[:3, :3].T, T[:3, 3], axis=1)
-    sigma = MATCH_SIGMA_PX / np.sqrt(now.K[0, 0] * now.K[1, 1]) / np.maximum(sine, 1e-9)
+    sigma = MATCH_SIGMA_PX / focal_px(now) / np.maximum(sine, 1e-9)
     good = (z_m > 0) & (sigma < 1.0 / LEAST_PARALLAX_SIGMAS)
     return SeenDepths(pairs.query_px[good], z_m[good], sigma[good])
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections import deque
 
+from l2m_ros.tracking.parallax import SOURCE
 from l2m_ros.types import Lost, MetricPose, RelativePose
 
-ODOMETRY = "odometry"
 REMEMBERED = 6  # frames of one keyframe
 LEAST = 3  # contradictions among them: one or two are matches that err
 
@@ -26,7 +26,7 @@ class OdometryTrust:
         votes = self._votes.setdefault(keyframe, deque(maxlen=REMEMBERED))
         if isinstance(outcome, RelativePose) and outcome.contradicted:
             votes.append(True)
-        elif isinstance(outcome, MetricPose) and outcome.scale_source == ODOMETRY:
+        elif isinstance(outcome, MetricPose) and outcome.scale_source == SOURCE:
             votes.append(False)
         else:
             return None

@@ -120,11 +120,15 @@ def torn(
         return _two_moments(at, f"{old} of the matches there agree on the pose, {new} elsewhere")
     if None in shares:
         return None
-    a, b = (posed(pairs.select(np.flatnonzero(part))) for part in parts)
-    if not isinstance(a, MetricPose) or not isinstance(b, MetricPose):
-        return None
-    if not at.repeated and min(a.support, b.support) < min_support:
-        return None
+    poses: list[MetricPose] = []
+    for part in parts:
+        pose = posed(pairs.select(np.flatnonzero(part)))
+        if not isinstance(pose, MetricPose):
+            return None
+        if not at.repeated and pose.support < min_support:
+            return None
+        poses.append(pose)
+    a, b = poses
     apart = se3.difference(a.keyframe_from_camera, b.keyframe_from_camera)
     squared = float(apart @ np.linalg.solve(a.covariance + b.covariance, apart))
     if squared < (CHI2_95_6 if at.repeated else CHI2_99_6):
