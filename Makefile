@@ -40,8 +40,9 @@ lint: $(VENV)/.test-ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(STRICT)
 
+# Not --quiet: mkdocs counts only the warnings that it prints.
 docs: $(VENV)/.docs-ready
-	$(BIN)/mkdocs build --strict --quiet
+	$(BIN)/mkdocs build --strict
 
 format: $(VENV)/.test-ready
 	$(BIN)/ruff check --fix .
