@@ -25,9 +25,15 @@ from sequences import bare, meta_of, recordings_in, sources_of
 from trust import HEAD, RememberingMatcher, replayed, row
 
 from l2m_ros.files import write_whole
+from l2m_ros.geometry import se3
 from l2m_ros.matching.catalogue import load_matcher
 from l2m_ros.parameters.file import parameter_values
-from l2m_ros.workshop.evaluation.tracking import TruthSigma, pose_errors, summarize
+from l2m_ros.workshop.evaluation.tracking import (
+    PosedFrame,
+    TruthSigma,
+    pose_errors,
+    summarize,
+)
 from l2m_ros.workshop.evaluation.tracking_report import TrackedRun
 from l2m_ros.workshop.simulation.sequence import SimulatedFrame
 
@@ -52,23 +58,37 @@ def measured(
     run = TrackedRun(fault, "", truth_sigma=sigma)
     changed = faults_of(source)[fault].apply(iter(shots), np.random.default_rng([0, 41]))
     figures = replayed(changed, parameter_values(None, IGNORED[source]), matcher, run)
-    return {**figures, "wrong": _wrong(run, shots)}
+    return {**figures, "wrong": _wrong(run, shots, unused_odometry=source in ("depth", "stereo"))}
 
 
-def _wrong(run: TrackedRun, shots: list[SimulatedFrame]) -> list[str]:
-    """Each pose that is wrong and does harm: which frame by which keyframe, and by how much."""
+def _wrong(run: TrackedRun, shots: list[SimulatedFrame], unused_odometry: bool) -> list[str]:
+    """Each pose that is wrong and does harm: which frame by which keyframe, and by how much.
+
+    unused_odometry: what the recording's odometry says is told beside it, as a second witness.
+    """
     index = {shot.frame.stamp_ns: shot.index for shot in shots}
     words = []
     for posed in run.posed:
         assert run.truth is not None
         errors = pose_errors([posed], run.truth, run.truth_sigma)
         if summarize(errors, 1).harmful_poses:
+            query, keyframe = (index[ns] for ns in (posed.stamp_ns, posed.keyframe_stamp_ns))
             words.append(
-                f"frame {index[posed.stamp_ns]} by {index[posed.keyframe_stamp_ns]}: "
+                f"frame {query} by {keyframe}: "
                 f"{1e3 * errors.translation_m[0]:.0f} mm, {errors.rotation_deg[0]:.2f} deg, "
                 f"claimed {1e3 * errors.sigma_m[0]:.0f} mm, NEES {errors.nees[0]:.0f}"
+                + (_witness(posed, shots[keyframe], shots[query]) if unused_odometry else "")
             )
     return words
+
+
+def _witness(posed: PosedFrame, keyframe: SimulatedFrame, query: SimulatedFrame) -> str:
+    if not (keyframe.odom_published and query.odom_published):
+        return ""
+    a, b = (shot.odom_from_base @ shot.base_from_camera for shot in (keyframe, query))
+    apart = se3.difference(posed.keyframe_from_camera, se3.inverse(a) @ b)
+    far_mm, far_deg = 1e3 * np.linalg.norm(apart[:3]), np.degrees(np.linalg.norm(apart[3:]))
+    return f"; odometry is {far_mm:.0f} mm, {far_deg:.2f} deg from it"
 
 
 def verdict(kept: list[dict[str, Any]]) -> str:

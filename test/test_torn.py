@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from l2m_ros.matching.catalogue import load_matcher
-from l2m_ros.tracking.torn import repeated_rows, rows_below_seam
+from l2m_ros.tracking.torn import repeated_rows, seam
 from l2m_ros.tracking.tracker import Tracker
-from l2m_ros.types import Camera, Frame, LostReason
+from l2m_ros.types import Camera, Correspondences, Frame, LostReason
 
 WIDTH, HEIGHT = 320, 240
 CAMERA = Camera(WIDTH, HEIGHT, np.array([[250.0, 0, 160], [0, 250.0, 120], [0, 0, 1]]))
@@ -79,15 +79,47 @@ def test_rows_that_repeat_while_the_camera_stands_do_no_harm(wall):
     assert result.pose is not None
 
 
+def pairs_shifted(by_px):
+    """Exact matches of two pictures of the wall, of the second `by_px` further along it."""
+    x, y = np.meshgrid(np.arange(70.0, WIDTH - 70, 16), np.arange(8.0, HEIGHT, 16))
+    query = np.column_stack([x.ravel(), y.ravel()])
+    return Correspondences(query, query + [by_px, 0.0], np.ones(len(query)))
+
+
 def test_a_seam_is_found_where_two_moments_meet(wall):
-    whole, other = picture(wall, 0, 0), picture(wall, 25, 1)
-    assert rows_below_seam(whole) is None
-    rows = rows_below_seam(torn_picture(whole, other, 100))
+    keyframe, whole, other = picture(wall, 0, 0), picture(wall, 10, 1), picture(wall, 35, 2)
+    assert seam(whole, keyframe, pairs_shifted(10)) is None
+    rows = seam(torn_picture(whole, other, 100), keyframe, pairs_shifted(10))
     assert rows is not None and not rows[:100].any() and rows[100:].all()
-    line = whole.copy()
-    line[96:106] = 255  # a bar of the scene has two edges
-    assert rows_below_seam(line) is None
-    assert rows_below_seam(whole[:20]) is None
+    assert seam(whole[:20], keyframe, pairs_shifted(10)) is None
+
+
+@pytest.mark.parametrize("torn_at", [None, 160])
+def test_a_line_of_the_scene_is_in_the_keyframe_too(wall, torn_at):
+    shelf = wall.copy()
+    shelf[100:] *= 0.5
+    keyframe, now = picture(shelf, 0, 0), picture(shelf, 25, 1)
+    if torn_at is not None:
+        now = torn_picture(now, picture(shelf, 50, 2), torn_at)
+    rows = seam(now, keyframe, pairs_shifted(25))
+    assert (rows is None) if torn_at is None else (rows.argmax() == torn_at)
+    rows = seam(now, keyframe, pairs_shifted(1000))  # no column has a place in the keyframe
+    assert rows.argmax() == 100
+
+
+def test_a_line_of_the_scene_costs_no_second_pose(wall, monkeypatch):
+    shelf = wall.copy()
+    shelf[100:] *= 0.6
+    looked = []
+    monkeypatch.setattr(
+        "l2m_ros.tracking.pose_checks.torn", lambda *args, **kwargs: looked.append(args)
+    )
+    tracker = Tracker(load_matcher("sift"))
+    tracker.process(frame(picture(shelf, 0, 0), 0))
+    assert tracker.process(frame(picture(shelf, 10, 1), 1)).pose is not None and not looked
+    torn = torn_picture(picture(wall, 40, 2), picture(wall, 10, 1))
+    tracker.process(frame(torn, 2))
+    assert looked
 
 
 def test_a_torn_image_whose_rows_were_never_sent_has_no_pose(wall):

@@ -20,7 +20,7 @@ from l2m_ros.tracking.keyframes import (
 from l2m_ros.tracking.odometry import OdometrySample
 from l2m_ros.tracking.pose_checks import MatchedFrame, Remarks
 from l2m_ros.tracking.result import Outcome, TrackResult, TrackState
-from l2m_ros.tracking.torn import Tear
+from l2m_ros.tracking.torn import Rows
 from l2m_ros.types import Features, Frame, Lost, RelativePose
 
 
@@ -32,7 +32,7 @@ class EncodedFrame:
     odometry: OdometrySample | None
     features: Features
     rejection: str | None  # why it may not become a keyframe
-    tear: Tear | None  # where the image may be of two moments
+    repeated: Rows | None  # (H,) rows that are those of the image before
     times: StageTimes
 
 

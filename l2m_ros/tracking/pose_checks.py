@@ -30,7 +30,7 @@ from l2m_ros.tracking.place import Place
 from l2m_ros.tracking.readout import ShutterWatch
 from l2m_ros.tracking.result import Outcome
 from l2m_ros.tracking.scale_evidence import floor_below, scale_evidence
-from l2m_ros.tracking.torn import Tear, torn
+from l2m_ros.tracking.torn import Rows, seam, torn
 from l2m_ros.tracking.trust import contradicted_content, contradicted_scale
 from l2m_ros.types import Correspondences, Frame, Lost, LostReason, MetricPose, RelativePose
 
@@ -48,7 +48,7 @@ class MatchedFrame:
     odometry: OdometrySample | None
     keyframe: Keyframe
     pairs: Correspondences
-    tear: Tear | None = None  # where the image may be of two moments
+    repeated: Rows | None = None  # (H,) rows that are those of the image before
     motion: ImageMotion | None = None
 
 
@@ -112,8 +112,8 @@ class PoseChecks:
             "odometry covariance": step.modelled if step else None,
             "depth scale": self._scale_words,
         }
-        if not isinstance(outcome, Lost) and seen.tear is not None:
-            outcome = self._torn(seen, outcome, seen.tear, step, options) or outcome
+        if not isinstance(outcome, Lost):
+            outcome = self._torn(seen, outcome, step, options) or outcome
         if isinstance(outcome, MetricPose):
             against = self._against_scale(outcome, seen.keyframe.id, step)
             if against is not None:
@@ -133,14 +133,22 @@ class PoseChecks:
         self,
         seen: MatchedFrame,
         outcome: MetricPose | RelativePose,
-        at: Tear,
         step: OdometryStep | None,
         options: PoseOptions,
     ) -> Lost | None:
+        rows, repeated = seen.repeated, seen.repeated is not None
+        if rows is None:
+            rows = seam(seen.frame.rgb, seen.keyframe.frame.rgb, seen.pairs)
+        if rows is None:
+            return None
+
         def posed(pairs: Correspondences) -> Outcome:
             return self._estimated(replace(seen, pairs=pairs), step, options)
 
-        return torn(outcome, seen.pairs, at, self.options.trust.min_support, posed)
+        min_support = self.options.trust.min_support
+        return torn(
+            outcome, seen.pairs, rows, repeated=repeated, min_support=min_support, posed=posed
+        )
 
     @property
     def _pose_options(self) -> PoseOptions:

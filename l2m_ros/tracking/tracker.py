@@ -31,7 +31,7 @@ from l2m_ros.tracking.options import TrackerOptions
 from l2m_ros.tracking.pose_checks import Before, MatchedFrame, PoseChecks
 from l2m_ros.tracking.recovery import Recovery
 from l2m_ros.tracking.result import TrackResult, TrackState
-from l2m_ros.tracking.torn import Tear, tear
+from l2m_ros.tracking.torn import Rows, repeated_rows
 from l2m_ros.types import (
     Features,
     Frame,
@@ -115,7 +115,7 @@ class Tracker:
     ) -> TrackResult:
         """features: of `encode`, where they are there already."""
         times = StageTimes()
-        doubt, torn = self._repeated(frame, odometry)
+        doubt, repeated = self._repeated(frame, odometry)
         given, (frame, self._frozen) = frame, self._fresh(frame, odometry)
         self._before = given, odometry
         if doubt is not None:
@@ -126,9 +126,9 @@ class Tracker:
             with times.stage("encode"):
                 features = self.encode(frame)
         rejection = self._policy.rejection(frame.rgb)
-        if torn is not None and torn.repeated:
+        if repeated is not None:
             rejection = rejection or "rows of the image before are in it"
-        now = EncodedFrame(frame, odometry, features, rejection, torn, times)
+        now = EncodedFrame(frame, odometry, features, rejection, repeated, times)
         if self._keyframe is None:
             return self._start_chain(now, "the first frame")
         self._requested |= gains_depth(self._keyframe, frame)
@@ -143,15 +143,15 @@ class Tracker:
 
     def _repeated(
         self, frame: Frame, odometry: OdometrySample | None
-    ) -> tuple[Lost | None, Tear | None]:
-        """Whether the image is the one before, and where it may be torn."""
+    ) -> tuple[Lost | None, Rows | None]:
+        """Whether the image is the one before, and which of its rows are."""
         if self._before is None or self.options.accept_repeated:
             return None, None
         before, odometry_before = self._before
         if frame.stamp_ns <= before.stamp_ns:
             return None, None
         doubt = repeated_image(frame.rgb, before.rgb, odometry, odometry_before)
-        return doubt, tear(frame.rgb, before.rgb)
+        return doubt, repeated_rows(frame.rgb, before.rgb)
 
     def _fresh(self, frame: Frame, odometry: OdometrySample | None) -> tuple[Frame, str | None]:
         """The frame without depth or a right image of another moment, and the words for it."""
@@ -169,7 +169,7 @@ class Tracker:
         if self.options.subpixel:
             with now.times.stage("subpixel"):
                 pairs = refined_pairs(match, pairs, now.frame.rgb, keyframe.frame.rgb)
-        seen = MatchedFrame(now.frame, now.odometry, keyframe, pairs, now.tear)
+        seen = MatchedFrame(now.frame, now.odometry, keyframe, pairs, now.repeated)
         with now.times.stage("pose"):
             before = Before(
                 self._odom.newest(keyframe.chain), self._odom.newest_beside(keyframe.chain)
