@@ -24,19 +24,19 @@ from l2m_ros.threads import one_thread_for_matrices
 
 VERBS: dict[str, str] = {
     "run": "start the ROS 2 node (what ros2 run l2m_ros matcher does)",
-    "simulate": "render a metric world into a ROS 2 bag or an evaluation scene",
+    "simulate": "render a drive through a simulated world: a ROS 2 bag or an evaluation scene",
     "match": "match two pictures: matches, pose, pictures to look at",
-    "bench": "latency, throughput and memory of a matcher by stage",
+    "bench": "measure latency, throughput and memory of a matcher by stage",
     "export": "write a model as ONNX graphs and check them for TensorRT",
     "engine": "build TensorRT engines ahead of time, list cached ones",
     "evaluate": "measure matchers on scenes with ground truth",
     "view-pair": "draw the matches between two images",
-    "train": "train a matcher from a folder of photographs",
-    "splat": "scenes of Gaussians: build from posed images, check, make pairs",
+    "train": "train a matcher from photographs; heads that read metres; encoders",
+    "splat": "build scenes of Gaussians from posed images, check them, make pairs",
     "scene": "import public data sets as evaluation scenes or bags",
-    "lift": "photographs to 3D to training views with exact correspondences",
-    "teach": "a strong matcher's matches on real photographs, to learn from",
-    "features": "PCA pictures of encoders' features, side by side",
+    "lift": "make training pairs with exact correspondences from single photographs",
+    "teach": "store a strong matcher's matches on real photographs, to train on",
+    "features": "draw what encoders see, side by side, and measure it",
     "replay": "track a recorded bag without a ROS graph, compare with the truth",
     "calibrate": "fit a camera's noise on a recording with truth, write it as a preset",
     "view": "show a tracked bag or the running node in the Rerun viewer",
@@ -60,8 +60,8 @@ def _top_parser() -> _Parser:
     listing = "\n".join(f"  {verb:<{width}}  {line}" for verb, line in VERBS.items())
     parser = _Parser(
         prog="l2m",
-        usage="l2m VERB [options]   (l2m VERB --help says which)",
-        description="Dense matching and metric relative pose.",
+        usage="l2m VERB [options]   (l2m VERB --help explains one)",
+        description="Match images densely, estimate metric poses, keep maps; train and measure.",
         epilog=f"verbs:\n{listing}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -90,7 +90,11 @@ def main(argv: list[str] | None = None) -> int:
     if "" in argv:  # as a path it would mean the folder one happens to be in
         top.error(f"argument {1 + argv.index('')} is empty: is a variable of the shell not set?")
     module = importlib.import_module(f"l2m_ros.commands.{verb.replace('-', '_')}")
-    parser = _Parser(prog=f"l2m {verb}", description=module.__doc__)
+    parser = _Parser(
+        prog=f"l2m {verb}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     try:
         module.add_arguments(parser)
         args = parser.parse_args(argv[1:])

@@ -39,14 +39,14 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         "right",
         default_value="right/image",
-        description="right image of a rectified stereo pair (its camera_info lies beside it); "
-        "used while somebody publishes it",
+        description="right image of a stereo pair, raw or rectified (with the camera_info beside "
+        "it); used while somebody publishes it",
     ),
     DeclareLaunchArgument(
         "odom",
         default_value="odom",
-        description="odometry of the base, the scale of a single camera; used while somebody "
-        "publishes it",
+        description="odometry of the base: gives the metres where there is no depth; used while "
+        "somebody publishes it",
     ),
     DeclareLaunchArgument(
         "image_transport",
@@ -69,7 +69,7 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         "backend",
         default_value="",
-        choices=["", "auto", "tensorrt", "onnxruntime", "torch"],
+        choices=["", "auto", "tensorrt", "onnxruntime", "openvino", "torch"],
         description="what runs the network; empty = as in params_file",
     ),
     DeclareLaunchArgument(
@@ -85,7 +85,8 @@ ARGUMENTS = [
         "map_mode",
         default_value="",
         choices=["", "off", "localize", "build"],
-        description="what is done with the map; empty = as in params_file",
+        description="localize: find the robot in the map; build: make or extend it; empty = as in "
+        "params_file",
     ),
     DeclareLaunchArgument(
         "publish_map_tf",
@@ -96,8 +97,8 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         "params_file",
         default_value=str(SHARE / "config" / "matcher.yaml"),
-        description="parameters: a file, or a preset by its name: jetson_orin.yaml, "
-        "laptop_cpu.yaml, desktop_gpu.yaml",
+        description="parameters: a file, or one of config/ by its name: jetson_orin.yaml, "
+        "laptop_cpu.yaml, desktop_gpu.yaml, kinect.yaml, simulator.yaml",
     ),
     DeclareLaunchArgument(
         "use_sim_time",
@@ -130,13 +131,13 @@ ARGUMENTS = [
         "respawn",
         default_value="false",
         choices=["true", "false"],
-        description="start the node again 2 s after it died",
+        description="start the node again 2 s after it ended",
     ),
     DeclareLaunchArgument(
         "on_exit",
         default_value="nothing",
         choices=["nothing", "shutdown"],
-        description="what the end of the node ends: nothing, or the whole launch",
+        description="when the node ends: nothing, or shut down the whole launch",
     ),
     DeclareLaunchArgument(
         "large_images",

@@ -114,6 +114,13 @@ def test_every_argument_is_described(modules, name):
         assert choices is None or default is None or default in choices
 
 
+def test_the_launch_argument_knows_every_backend(modules):
+    from l2m_ros.commands.options import BACKENDS
+
+    (backend,) = (a for a in Launched("matcher.launch.py").arguments if a.name == "backend")
+    assert set(backend.keywords["choices"]) == {"", *BACKENDS}
+
+
 def test_the_node_takes_the_file_and_what_the_arguments_say(modules):
     node = Launched("matcher.launch.py").node
     assert (node["package"], node["executable"], node["name"]) == ("l2m_ros", "matcher", "l2m")

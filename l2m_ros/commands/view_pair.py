@@ -18,7 +18,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from l2m_ros.drawing import LINES
     from l2m_ros.matching.catalogue import DEFAULT_MODEL
 
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("images", nargs="+", type=Path, metavar="A B | SCENE")
     parser.add_argument(
         "--pair", type=whole(0), default=0, metavar="N", help="of a scene (default 0)"

@@ -21,7 +21,6 @@ from l2m_ros.progress import progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     actions = parser.add_subparsers(dest="action", required=True, metavar="list|get|convert")
     listing = actions.add_parser("list", help="what can be fetched")
     listing.add_argument("--json", action="store_true", help="one JSON object")

@@ -104,29 +104,35 @@ def _kind(default: Value) -> str:
 FORWARD_LOOKING = [0.0, 0.0, 0.0, -0.5, 0.5, -0.5, 0.5]
 
 _NODE = [
-    Parameter("autostart", True, "configure and activate at start; false where a launch file or a "
-              "life-cycle manager does it", "start"),
-    Parameter("model", "lite", "matcher by name (lite, l2m, sift, orb, ...), or the folder or YAML "
-              "card of a model that `l2m export` wrote"),
+    Parameter("autostart", True,
+              "configure and activate at start; false if a launch file or a life-cycle manager "
+              "does it", "start"),
+    Parameter("model", "lite",
+              "matcher by name (lite, l2m, sift, orb, ...), or the folder or YAML card of an "
+              "exported or trained model"),
     Parameter("backend", "auto",
-              "what runs a network: auto, tensorrt, onnxruntime, openvino or torch"),
+              "engine that runs the network: auto, tensorrt, onnxruntime, openvino or torch"),
     Parameter("model_width", 0, "width of a network's input in pixels; 0 = as its card says",
               low=0, high=8192),
     Parameter("model_height", 0, "height of a network's input in pixels; 0 = as its card says",
               low=0, high=8192),
-    Parameter("mono_depth", "", "a model that reads metres from a keyframe that has no depth "
-              "(a folder of `l2m train depth` or `l2m train metric`, or mickey); empty = none"),
+    Parameter("mono_depth", "",
+              "a model that reads metres from a keyframe without depth: lite_depth, mickey, or "
+              "a folder of `l2m train depth` or `l2m train metric`; empty = none"),
     Parameter("device", "auto", "where a network runs", choices=("auto", "cpu", "cuda")),
     Parameter("threads", 0, "CPU threads of a network; 0 = as many as there are cores",
               low=0, high=256),
     Parameter("cache_dir", "", "where TensorRT engines are kept; empty = ~/.cache/l2m_ros"),
-    Parameter("encode_ahead", True, "encode the next image while the pose of this one is computed: "
-              "a higher rate; without effect on a single core and on a GPU"),
-    Parameter("queue", "latest", "latest: only the newest image waits while one is worked on; "
-              "all: nothing is dropped and results do not depend on timing (for replays)",
+    Parameter("encode_ahead", True,
+              "encode the next image while the pose of this one is computed: a higher rate; no "
+              "effect on a single core or on a GPU"),
+    Parameter("queue", "latest",
+              "latest: only the newest image waits while another is worked on; all: nothing is "
+              "dropped, and results do not depend on timing (for replays)",
               choices=("latest", "all")),
-    Parameter("queue_mb", 1024, "with queue: all, memory of the images that may wait, MiB; what "
-              "comes when it is full is dropped and reported", low=1, high=1048576),
+    Parameter("queue_mb", 1024,
+              "with queue: all, memory of the images that may wait, MiB; images that come when "
+              "it is full are dropped and reported", low=1, high=1048576),
 ]  # fmt: skip
 
 _INPUTS = [
@@ -136,27 +142,36 @@ _INPUTS = [
               "<depth>/compressedDepth (PNG or RVL)", choices=("raw", "compressedDepth")),
     Parameter("max_image_pixels", MAX_PIXELS, "a compressed image whose header states more is "
               "refused before it is decoded", low=1, high=2**30),
-    Parameter("rectified", "auto", "is the image rectified (camera_info's P holds instead of K and "
-              "D)? use: yes, ignore: no, auto: where D = 0, R = I and P = K, or the topic has a "
-              "word `rect` (image_proc)", choices=("auto", "use", "ignore")),
-    Parameter("image_bits", 0, "bits that the camera fills of a 16-bit image (10, 12, 14); 0 = the "
-              "most it used so far, of 10, 12, 14 and 16", low=0, high=16),
-    Parameter("depth", "auto", "depth images: auto uses them while somebody publishes them",
+    Parameter("rectified", "auto",
+              "is the image rectified (then camera_info's P holds instead of K and D)? use: "
+              "yes; ignore: no; auto: yes where D = 0, R = I and P = K, or where the topic has "
+              "the word `rect` (image_proc)", choices=("auto", "use", "ignore")),
+    Parameter("image_bits", 0,
+              "how many bits of a 16-bit image the camera uses (10, 12, 14); 0 = the most seen "
+              "so far, of 10, 12, 14 and 16", low=0, high=16),
+    Parameter("depth", "auto",
+              "depth images. auto: used while somebody publishes them; use: waited for; ignore:"
+              " not used",
               choices=USE),
-    Parameter("right", "auto", "right image of a stereo pair: auto uses it while somebody "
-              "publishes it", choices=USE),
-    Parameter("odom", "auto", "wheel or inertial odometry, for the scale of a single camera",
+    Parameter("right", "auto",
+              "right image of a stereo pair, likewise", choices=USE),
+    Parameter("odom", "auto",
+              "odometry of the base, for the metres of a single camera, likewise",
               choices=USE),
-    Parameter("sync.slop_s", INPUTS.slop_ns / 1e9, "largest difference of stamps within one frame, "
-              "seconds; 0 = exactly equal", "frame", low=0.0, high=1.0),
-    Parameter("sync.odom_gap_s", INPUTS.odom_gap_ns / 1e9, "odometry is interpolated over no "
-              "longer gap between two messages, seconds", "frame", low=0.0, high=60.0),
-    Parameter("odometry.sigma_m_per_m", TRACKER.odometry.sigma_m_per_m, "noise of odometry's way "
-              "per metre, where its messages' covariance is constant, zero or 1e6", "frame",
+    Parameter("sync.slop_s", INPUTS.slop_ns / 1e9,
+              "largest difference of stamps within one frame, seconds; 0 = exactly equal",
+              "frame", low=0.0, high=1.0),
+    Parameter("sync.odom_gap_s", INPUTS.odom_gap_ns / 1e9,
+              "odometry is interpolated only between messages at most this far apart, seconds",
+              "frame", low=0.0, high=60.0),
+    Parameter("odometry.sigma_m_per_m", TRACKER.odometry.sigma_m_per_m,
+              "noise of odometry's distance per metre, used where the messages' covariance is "
+              "constant, zero or 1e6", "frame",
               low=1e-4, high=1.0),
-    Parameter("odometry.sigma_rad_per_rad", TRACKER.odometry.sigma_rad_per_rad, "noise of "
-              "odometry's turn per radian, likewise", "frame", low=1e-4, high=1.0),
-    Parameter("stale_after_s", 2.0, "an input that is silent for longer is reported, seconds",
+    Parameter("odometry.sigma_rad_per_rad", TRACKER.odometry.sigma_rad_per_rad,
+              "noise of odometry's turn per radian, likewise", "frame", low=1e-4, high=1.0),
+    Parameter("stale_after_s", 2.0,
+              "an input that is silent for longer is reported, seconds",
               "frame", low=0.1, high=3600.0),
 ]  # fmt: skip
 
@@ -165,92 +180,114 @@ _FRAMES = [
               "camera (or the base) was at the first frame"),
     Parameter("frames.base", "base_link", "the robot's base; parent of the camera for TF and odom"),
     Parameter("frames.keyframe", "l2m_keyframe", "frame of ~/pose: the keyframe's optical frame"),
-    Parameter("frames.map", "map", "frame of ~/map_pose: the base where the map begins"),
+    Parameter("frames.map", "map",
+              "frame of ~/map_pose: the base where the map begins"),
     Parameter("base_from_camera", FORWARD_LOOKING, "pose of the camera's optical frame in the "
               "base: x y z (metres) qx qy qz qw; the default looks along the base's x axis"),
     Parameter("base_from_tf", False, "take base_from_camera from TF instead (needs tf2_ros)"),
-    Parameter("publish_tf", False, "publish odom -> base and odom -> keyframe to /tf (needs "
-              "tf2_ros); false where another node publishes odom -> base"),
+    Parameter("publish_tf", False,
+              "publish odom -> base and odom -> keyframe to /tf (needs tf2_ros); false if "
+              "another node publishes odom -> base"),
 ]  # fmt: skip
 
 _GATES, _KEYFRAMES, _POSE = TRACKER.gates, TRACKER.keyframes, TRACKER.pose
 
 _TRACKING = [
-    Parameter("tracking.max_matches", TRACKER.max_matches, "correspondences per frame that the "
-              "pose is computed from and ~/correspondences holds", "frame", low=50, high=100000),
-    Parameter("tracking.subpixel", TRACKER.subpixel, "correspondences of a dense matcher are "
-              "refined by their own patches of pixels: finer poses for a few ms a frame"),
+    Parameter("tracking.max_matches", TRACKER.max_matches,
+              "correspondences of a frame that the pose is computed from and that "
+              "~/correspondences holds", "frame", low=50, high=100000),
+    Parameter("tracking.subpixel", TRACKER.subpixel,
+              "refine the correspondences of a dense matcher by their own patches of pixels: "
+              "finer poses for a few ms a frame"),
     Parameter("tracking.min_inliers", _GATES.min_inliers, "a pose with fewer inliers is not "
               "published", "frame", low=6, high=100000),
-    Parameter("tracking.min_support", float(TRACKER.trust.min_support), "a pose is not published "
-              "where a smaller share of the matches with depth agrees on it", "frame", low=0.0,
+    Parameter("tracking.min_support", float(TRACKER.trust.min_support),
+              "a pose is not published if a smaller share of the matches with depth agrees with"
+              " it", "frame", low=0.0,
               high=1.0),
-    Parameter("tracking.max_disagreement", float(TRACKER.trust.max_disagreement), "a pose is not "
-              "published where two-view geometry of the same matches differs by more (chi-square, "
-              "5 degrees of freedom)", "frame", low=20.0, high=1e9),
-    Parameter("tracking.max_depth_misfit", float(TRACKER.trust.max_depth_misfit), "a pose is not "
-              "published where the median match lies further (squared) from where depth puts it, "
-              "over what twice the depth noise explains", "frame", low=1.0, high=1e9),
-    Parameter("tracking.max_depth_unexplained", float(TRACKER.trust.max_depth_unexplained), "... "
-              "where depth leaves a larger share of the parallax unexplained", "frame", low=0.0,
+    Parameter("tracking.max_disagreement", float(TRACKER.trust.max_disagreement),
+              "a pose is not published if two-view geometry of the same matches differs from it"
+              " by more (chi-square, 5 degrees of freedom)", "frame", low=20.0, high=1e9),
+    Parameter("tracking.max_depth_misfit", float(TRACKER.trust.max_depth_misfit),
+              "a pose is not published if the median match lies further from where depth puts "
+              "it: squared distance, over what twice the depth noise explains",
+              "frame", low=1.0, high=1e9),
+    Parameter("tracking.max_depth_unexplained", float(TRACKER.trust.max_depth_unexplained),
+              "a pose is not published if depth leaves a larger share of the parallax "
+              "unexplained", "frame", low=0.0,
               high=1e9),
-    Parameter("tracking.depth_distrusted_after", TRACKER.trust.depth_distrusted_after, "depth "
-              "that so many of the last ten frames with parallax contradicted is not believed in "
-              "frames without parallax", "frame", low=1, high=11),
+    Parameter("tracking.depth_distrusted_after", TRACKER.trust.depth_distrusted_after,
+              "if so many of the last ten frames with parallax contradict depth, it is not used"
+              " in frames without parallax", "frame", low=1, high=11),
     Parameter("tracking.max_sigma_m", float(_GATES.max_sigma_m), "a pose whose position is less "
               "certain is not published, metres", "frame", low=1e-4, high=1000.0),
     Parameter("tracking.max_sigma_rad", float(_GATES.max_sigma_rad), "a pose whose rotation is "
               "less certain is not published, radians", "frame", low=1e-5, high=3.15),
-    Parameter("tracking.max_speed_m_s", float(_GATES.max_speed_m_s), "faster motion since the last "
-              "pose is not believed", "frame", low=0.01, high=1000.0),
-    Parameter("tracking.max_turn_rad_s", float(_GATES.max_turn_rad_s), "faster turns since the "
-              "last pose are not believed", "frame", low=0.01, high=1000.0),
-    Parameter("tracking.max_acceleration_m_s2", float(_GATES.max_acceleration_m_s2), "a pose "
-              "further from where the last velocity leads than this allows is not believed",
+    Parameter("tracking.max_speed_m_s", float(_GATES.max_speed_m_s),
+              "a pose is not published if it means faster motion since the last pose",
+              "frame", low=0.01, high=1000.0),
+    Parameter("tracking.max_turn_rad_s", float(_GATES.max_turn_rad_s),
+              "a pose is not published if it means a faster turn since the last pose",
+              "frame", low=0.01, high=1000.0),
+    Parameter("tracking.max_acceleration_m_s2", float(_GATES.max_acceleration_m_s2),
+              "a pose is not published if it lies further from where the last velocity leads "
+              "than this acceleration allows (docs/robots.md has values for robots)",
               "frame", low=0.01, high=10000.0),
     Parameter("tracking.max_turn_acceleration_rad_s2", float(_GATES.max_turn_acceleration_rad_s2),
+
               "the same for turns", "frame", low=0.01, high=10000.0),
-    Parameter("tracking.accept_repeated", TRACKER.accept_repeated, "use images that equal the one "
-              "before bit for bit: a rendered camera that stands, or a frozen driver", "frame"),
-    Parameter("tracking.kept_keyframes", TRACKER.kept_keyframes, "earlier keyframes that are tried "
-              "after a loss", "frame", low=1, high=100),
-    Parameter("tracking.restart_after", TRACKER.restart_after, "frames lost before a new chain "
-              "begins; fewer where keyframes last less than a third of it", "frame", low=1,
+    Parameter("tracking.accept_repeated", TRACKER.accept_repeated,
+              "use images that equal the one before bit for bit. true: for a simulated camera "
+              "that stands still; false: such images are a frozen driver", "frame"),
+    Parameter("tracking.kept_keyframes", TRACKER.kept_keyframes,
+              "how many earlier keyframes are tried after a loss", "frame", low=1, high=100),
+    Parameter("tracking.restart_after", TRACKER.restart_after,
+              "a new chain of keyframes begins after so many lost frames; sooner if keyframes "
+              "last less than a third of it", "frame", low=1,
               high=100000),
-    Parameter("keyframes.coverage_min", float(_KEYFRAMES.coverage_min), "new keyframe below this "
-              "share of the best covered area", "frame", low=0.0, high=0.99),
-    Parameter("keyframes.inliers_min", float(_KEYFRAMES.inliers_min), "new keyframe below this "
-              "share of the best number of inliers", "frame", low=0.0, high=0.99),
-    Parameter("keyframes.certain_min", float(_KEYFRAMES.certain_min), "new keyframe below this "
-              "share of the best certain area (dense matchers)", "frame", low=0.0, high=0.99),
-    Parameter("keyframes.parallax_max_rad", float(_KEYFRAMES.parallax_max_rad), "new keyframe "
-              "above this median parallax, radians", "frame", low=0.01, high=3.0),
-    Parameter("keyframes.zoom_max", float(_KEYFRAMES.zoom_max), "new keyframe where the matched "
-              "scene has grown or shrunk by more (0.14: by 15 %), as in forward motion", "frame",
+    Parameter("keyframes.coverage_min", float(_KEYFRAMES.coverage_min),
+              "new keyframe if the matched area is below this share of the best",
+              "frame", low=0.0, high=0.99),
+    Parameter("keyframes.inliers_min", float(_KEYFRAMES.inliers_min),
+              "new keyframe if the number of inliers is below this share of the best",
+              "frame", low=0.0, high=0.99),
+    Parameter("keyframes.certain_min", float(_KEYFRAMES.certain_min),
+              "new keyframe if the certain area is below this share of the best (dense "
+              "matchers)", "frame", low=0.0, high=0.99),
+    Parameter("keyframes.parallax_max_rad", float(_KEYFRAMES.parallax_max_rad),
+              "new keyframe if the median parallax is above this, radians",
+              "frame", low=0.01, high=3.0),
+    Parameter("keyframes.zoom_max", float(_KEYFRAMES.zoom_max),
+              "new keyframe if the matched scene has grown or shrunk by more (0.14: by 15 %), "
+              "as in forward motion", "frame",
               low=0.01, high=3.0),
-    Parameter("keyframes.hysteresis", float(_KEYFRAMES.hysteresis), "how far a measure must come "
-              "back before the wish for a keyframe ends", "frame", low=0.0, high=0.5),
+    Parameter("keyframes.hysteresis", float(_KEYFRAMES.hysteresis),
+              "how far one of these measures must recover before no new keyframe is wanted any "
+              "more", "frame", low=0.0, high=0.5),
     Parameter("keyframes.sharpness_min", float(_KEYFRAMES.sharpness_min), "an image below this "
               "share of the usual sharpness never becomes a keyframe", "frame", low=0.0, high=0.99),
     Parameter("keyframes.texture_min", float(_KEYFRAMES.texture_min), "an image with less texture "
               "(mean Laplacian, grey levels) never becomes a keyframe", "frame", low=0.0, high=99),
-    Parameter("pose.max_scale_sigma", float(_POSE.max_scale_sigma), "metres that a network reads "
-              "from images (mickey, mono_depth) are used where their common error is smaller than "
-              "this fraction; else the pose has no metres", "frame", low=0.01, high=10.0),
-    Parameter("pose.floor_below_base_m", -1.0, "how far the floor that the robot drives on lies "
-              "below the origin of the base frame, metres (0: base_footprint): a camera without "
-              "depth then has metres from its height (base_from_camera); -1: not on wheels",
+    Parameter("pose.max_scale_sigma", float(_POSE.max_scale_sigma),
+              "metres that a network reads from images (mickey, mono_depth) are used only if "
+              "their common error is below this fraction; else the pose has no metres",
+              "frame", low=0.01, high=10.0),
+    Parameter("pose.floor_below_base_m", -1.0,
+              "for a robot on wheels: how far the floor lies below the origin of the base "
+              "frame, metres (0: base_footprint). A camera without depth then has metres from "
+              "its height (base_from_camera); -1: not used",
               "frame", low=-1.0, high=20.0),
-    Parameter("pose.threshold_px", float(_POSE.threshold_px), "reprojection error of an inlier, "
-              "pixels", "frame", low=0.1, high=50.0),
+    Parameter("pose.threshold_px", float(_POSE.threshold_px),
+              "largest reprojection error of an inlier, pixels", "frame", low=0.1, high=50.0),
     Parameter("pose.common_px", float(_POSE.common_px), "error that the matches of a region (a "
               "twelfth of the image) have in common, pixels: more makes covariances larger",
               "frame", low=0.0, high=100.0),
     Parameter("pose.depth_noise_m", float(_POSE.depth_noise.constant_m), "noise of a depth image "
               "at any distance, metres: sigma = this + pose.depth_noise_per_m z^2", "frame",
               low=0.0, high=1.0),
-    Parameter("pose.depth_noise_per_m", float(_POSE.depth_noise.quadratic_per_m), "noise of a "
-              "depth image that grows with the square of the distance, 1/m", "frame", low=0.0,
+    Parameter("pose.depth_noise_per_m", float(_POSE.depth_noise.quadratic_per_m),
+              "noise of a depth image that grows with the square of the distance, 1/m",
+              "frame", low=0.0,
               high=1.0),
     Parameter("pose.depth_scale_sigma", float(_POSE.depth_scale_sigma), "error that all depths "
               "have in common, as a share of each: focal length, baseline, calibration", "frame",
@@ -258,36 +295,47 @@ _TRACKING = [
     Parameter("pose.depth_shared", float(_POSE.depth_shared), "of the depth noise's sigma, the "
               "share that all depths of a region (a 48th of the image) have in common: more makes "
               "covariances larger", "frame", low=0.0, high=10.0),
-    Parameter("pose.stereo_noise", float(_POSE.stereo_noise), "factor of the noise that the "
-              "disparities of a stereo pair are taken to have", "frame", low=0.05, high=100.0),
-    Parameter("pose.focal_sigma", float(_POSE.focal_sigma), "error of the focal length in "
-              "camera_info, relative", "frame", low=0.0, high=1.0),
-    Parameter("pose.shutter_sigma_s", float(_POSE.shutter_sigma_s), "seconds from an image's first "
-              "row to its last that a rolling shutter may take, until tracking has learnt it "
-              "from depth; 0: a global shutter", "frame", low=0.0, high=1.0),
-    Parameter("pose.depth_delay_sigma_s", float(_POSE.depth_delay_sigma_s), "seconds between a "
-              "depth image and the image of its stamp", "frame", low=0.0, high=1.0),
-    Parameter("pose.texture_grey", float(_POSE.texture.grey), "by how many grey levels two images "
-              "of a point differ: more trusts blank walls and edges less; 0 = all matches alike",
+    Parameter("pose.stereo_noise", float(_POSE.stereo_noise),
+              "factor on the assumed noise of a stereo pair's disparities",
+              "frame", low=0.05, high=100.0),
+    Parameter("pose.focal_sigma", float(_POSE.focal_sigma),
+              "relative error of the focal length in camera_info", "frame", low=0.0, high=1.0),
+    Parameter("pose.shutter_sigma_s", float(_POSE.shutter_sigma_s),
+              "how long a rolling shutter may take from the first row to the last, seconds, "
+              "until tracking has learnt it from depth; 0: a global shutter",
+              "frame", low=0.0, high=1.0),
+    Parameter("pose.depth_delay_sigma_s", float(_POSE.depth_delay_sigma_s),
+              "how far apart in time a depth image and the image of its stamp may be, seconds",
+              "frame", low=0.0, high=1.0),
+    Parameter("pose.texture_grey", float(_POSE.texture.grey),
+              "by how many grey levels two images of a point differ: a larger value trusts "
+              "blank walls and edges less; 0 = all matches alike",
               "frame", low=0.0, high=255.0),
 ]  # fmt: skip
 
 _MAP = [
-    Parameter("map.mode", MAP.mode, "off; localize: find the robot in the map of map.path; build: "
-              "make or extend it", choices=MODES),
-    Parameter("map.path", MAP.path, "the map: a file, or postgresql://... that a fleet shares; "
-              "~/load_map takes up a change", "frame"),
-    Parameter("map.max_keyframes", MAP.mapper.max_keyframes, "the most redundant keyframes beyond "
-              "are dropped; 0 = no bound", low=0, high=10_000_000),
-    Parameter("map.every_m", MAP.picker.every_m, "a keyframe where the view differs by this from "
-              "those of this drive, metres (0.6 rad of turning count as one)", low=0.01, high=99.0),
-    Parameter("map.period_s", MAP.period_s, "between two relocalizations, seconds", low=0.0,
+    Parameter("map.mode", MAP.mode,
+              "off; localize: find the robot in the map of map.path; build: make a map or "
+              "extend it", choices=MODES),
+    Parameter("map.path", MAP.path,
+              "the map: a file, or postgresql://... that a fleet shares; call ~/load_map after "
+              "a change", "frame"),
+    Parameter("map.max_keyframes", MAP.mapper.max_keyframes,
+              "beyond this number the most redundant keyframes are dropped; 0 = no bound",
+              low=0, high=10_000_000),
+    Parameter("map.every_m", MAP.picker.every_m,
+              "a new keyframe where the view differs by this from all keyframes of this drive, "
+              "metres (a turn of 0.6 rad counts as 1 m)", low=0.01, high=99.0),
+    Parameter("map.period_s", MAP.period_s,
+              "time between two relocalizations, seconds", low=0.0,
               high=3600.0),
     Parameter("map.publish_tf", False, "publish map -> odom to /tf, as AMCL does"),
-    Parameter("map.voxel_m", MAP.voxel_m, "of ~/map_points, metres", low=0.005, high=10.0),
-    Parameter("map.nice", MAP.nice, "how much the map process gives way on the CPU: 0 "
-              "= not at all; from 15 it takes only what nobody else asks for, and on "
-              "few cores stands still while a frame is at work", low=0, high=19),
+    Parameter("map.voxel_m", MAP.voxel_m,
+              "~/map_points has one point in each cube of this size, metres", low=0.005, high=10.0),
+    Parameter("map.nice", MAP.nice,
+              "how much the map process gives way on the CPU: 0 = not at all; from 15 on it "
+              "takes only what no other process asks for, and on four cores or fewer stands "
+              "still while a frame is at work", low=0, high=19),
 ]  # fmt: skip
 
 PARAMETERS: dict[str, Parameter] = {p.name: p for p in _NODE + _INPUTS + _FRAMES + _TRACKING + _MAP}
