@@ -19,7 +19,6 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial import cKDTree
 
 from l2m_ros.geometry import se3
 from l2m_ros.geometry.rays import Index
@@ -70,6 +69,8 @@ def seam(rgb: ByteArray, keyframe_rgb: ByteArray, pairs: Correspondences) -> Row
     least, found = MIN_SEAM, None
     if share.max() < least:
         return None
+    from scipy.spatial import cKDTree  # 0.1 s to import; needed where something looks like a seam
+
     matches, keyframe = cKDTree(pairs.query_px), _grey(keyframe_rgb).astype(np.int16)
     for _ in range(MAX_LINES):
         row = int(share.argmax())
