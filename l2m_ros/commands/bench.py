@@ -24,14 +24,24 @@ COLUMNS = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", action="append", metavar="NAME", help="default: lite")
-    parser.add_argument("--backend", action="append", choices=BACKENDS, help="default: auto")
     parser.add_argument(
-        "--size", action="append", type=size_of("WxH"), metavar="WxH", help="default: the card's"
+        "--model", action="append", metavar="NAME", help="matcher by name or folder (default: lite)"
+    )
+    parser.add_argument(
+        "--backend", action="append", choices=BACKENDS, help="engine (default: auto)"
+    )
+    parser.add_argument(
+        "--size",
+        action="append",
+        type=size_of("WxH"),
+        metavar="WxH",
+        help="of images and network (default: the card's)",
     )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 = all cores")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--runs", type=int, default=20, help="default 20, fewer if slow")
+    parser.add_argument(
+        "--runs", type=int, default=20, help="measured frames (default 20, fewer if slow)"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
 
 

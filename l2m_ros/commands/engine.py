@@ -19,10 +19,17 @@ from l2m_ros.commands.options import show_log
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=("build", "info"))
     parser.add_argument(
-        "what", nargs="?", metavar="MODEL|FILE", help="build: a model; info: a file"
+        "what",
+        nargs="?",
+        metavar="MODEL|FILE",
+        help="build: a model's name or folder; info: an engine file",
     )
-    parser.add_argument("--workspace-mib", type=int, default=2048, help="default 2048")
-    parser.add_argument("--optimization-level", type=int, default=3, help="0 to 5, default 3")
+    parser.add_argument(
+        "--workspace-mib", type=int, default=2048, help="of TensorRT (default 2048)"
+    )
+    parser.add_argument(
+        "--optimization-level", type=int, default=3, help="of TensorRT, 0 to 5 (default 3)"
+    )
     parser.add_argument("--cache-dir", help="default: ~/.cache/l2m_ros/engines")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
 

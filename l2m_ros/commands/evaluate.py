@@ -44,11 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, metavar="N", help="at most N pairs of each scene")
     parser.add_argument(
         "--max-matches", type=int, default=defaults.max_matches, metavar="N",
-        help=f"given to the solver (default {defaults.max_matches})",
+        help=f"at most so many are given to the solver (default {defaults.max_matches})",
     )  # fmt: skip
     parser.add_argument(
         "--sampling", choices=list(METHODS), default=defaults.sampling,
-        help="of dense matches (default %(default)s)",
+        help="how pairs of dense matches are drawn (default %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--subpixel", action="store_true",
@@ -61,9 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--json", nargs="?", type=Path, const=STDOUT, metavar="FILE",
-        help="the figures as JSON into FILE, or on stdout instead of the table",
+        help="write the figures as JSON into FILE, or to stdout instead of the table",
     )  # fmt: skip
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="the table into FILE")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table into FILE")
     parser.add_argument(
         "--map-free", type=Path, metavar="DIR",
         help="the Map-free benchmark's folder instead of scenes: its own figures, in metres",
@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_runner_arguments(parser)
     parser.add_argument(
         "--keep", type=place, metavar="DIR|URL",
-        help="results of each matcher on each scene, so that an interrupted run goes on",
+        help="keep finished results here, so that an interrupted run goes on",
     )  # fmt: skip
 
 

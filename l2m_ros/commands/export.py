@@ -17,15 +17,25 @@ from l2m_ros.files import check_outputs
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a model's name, or its folder")
-    parser.add_argument("--size", type=size_of("HxW"), metavar="HxW", help="default: the card's")
+    parser.add_argument(
+        "--size",
+        type=size_of("HxW"),
+        metavar="HxW",
+        help="of the network's input (default: the card's)",
+    )
     parser.add_argument("--precision", choices=("fp32", "fp16"), default="fp32")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: MODEL-HxW-PRECISION")
     parser.add_argument(
         "--card", type=Path, metavar="FILE", help="card to update in place of DIR's"
     )
     parser.add_argument("--weights", metavar="FILE", help="a checkpoint instead of the card's")
-    parser.add_argument("--opset", type=int, default=18, help="17 to 20, default 18")
-    parser.add_argument("--ops", type=Path, metavar="FILE", help="another table of operators")
+    parser.add_argument("--opset", type=int, default=18, help="of ONNX, 17 to 20 (default 18)")
+    parser.add_argument(
+        "--ops",
+        type=Path,
+        metavar="FILE",
+        help="another table of the operators that TensorRT takes",
+    )
     parser.add_argument("--check", action="store_true", help="check the graphs of MODEL only")
     parser.add_argument("--no-verify", action="store_true", help="do not compare with torch")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of words")

@@ -24,12 +24,16 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("map", metavar="MAP", help="a .l2m file or postgresql://...")
     parser.add_argument("queries", type=Path, metavar="BAG_OR_FOLDER")
-    parser.add_argument("--out", type=Path, metavar="FILE.tum", help="poses of the camera in map")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE.tum", help="write the poses of the camera in the map"
+    )
     parser.add_argument("--json", action="store_true", help="figures as JSON on stdout")
     parser.add_argument("--model", help="matcher by name (default: the map's)")
     parser.add_argument("--backend", default="auto", choices=BACKENDS)
     parser.add_argument("--no-query-depth", action="store_true", help="use the map's depth only")
-    parser.add_argument("--every", type=whole(1), default=1, metavar="N", help="each Nth image")
+    parser.add_argument(
+        "--every", type=whole(1), default=1, metavar="N", help="take each Nth image"
+    )
     parser.add_argument("--world", help="name of the queries' truth, if the folder has none")
     parser.add_argument("--verbose", action="store_true", help="a line for each image")
     parser.add_argument("--force", action="store_true", help="overwrite --out")

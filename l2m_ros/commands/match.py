@@ -40,19 +40,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = defaults_shown(parser)
     add("--model", default=DEFAULT_MODEL, help="matcher by name or folder")
     parser.add_argument("--backend", default="auto", choices=BACKENDS)
-    parser.add_argument("--size", type=size_of("WxH"), metavar="WxH", help="network's input")
+    parser.add_argument(
+        "--size", type=size_of("WxH"), metavar="WxH", help="size of the network's input"
+    )
     parser.add_argument("--weights", metavar="FILE", help="a checkpoint instead of the card's")
-    parser.add_argument("--camera", type=numbers(4), metavar="fx,fy,cx,cy", help="of A and B")
-    parser.add_argument("--camera-b", type=numbers(4), metavar="fx,fy,cx,cy", help="B's, if other")
-    parser.add_argument("--depth-a", type=Path, metavar="FILE", help="16-bit PNG or .npy")
-    parser.add_argument("--depth-b", type=Path, metavar="FILE", help="the same of B")
+    parser.add_argument(
+        "--camera",
+        type=numbers(4),
+        metavar="fx,fy,cx,cy",
+        help="focal lengths and centre of A and B, pixels",
+    )
+    parser.add_argument(
+        "--camera-b", type=numbers(4), metavar="fx,fy,cx,cy", help="of B, if it differs"
+    )
+    parser.add_argument(
+        "--depth-a", type=Path, metavar="FILE", help="depth of A: a 16-bit PNG, or a .npy in metres"
+    )
+    parser.add_argument("--depth-b", type=Path, metavar="FILE", help="depth of B")
     add("--depth-scale", type=float, default=DEPTH_SCALE_M, help="metres per unit of a PNG")
-    add("--limit", type=int, default=LIMIT, help="most matches")
-    parser.add_argument("--out", type=Path, default=Path("match"), metavar="DIR|FILE.jpg")
+    add("--limit", type=int, default=LIMIT, help="at most so many matches")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("match"),
+        metavar="DIR|FILE.jpg",
+        help="where the pictures go (default: match)",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of words")
     reference = parser.add_argument_group("the published schedule")
     reference.add_argument("--like-reference", action="store_true")
-    reference.add_argument("--fine-size", type=size_of("WxH"), metavar="WxH", help="second pass")
+    reference.add_argument(
+        "--fine-size", type=size_of("WxH"), metavar="WxH", help="size of the second pass"
+    )
     reference.add_argument("--one-direction", action="store_true", help="A to B only")
     reference.add_argument("--no-upsample", action="store_true", help="no second pass")
     reference.add_argument("--no-attenuate", action="store_true")
@@ -64,7 +83,9 @@ def run(args: argparse.Namespace) -> int:
 
     show_log()
     if not 0 < args.depth_scale < math.inf:
-        raise InvalidInput(f"--depth-scale {args.depth_scale}: metres per unit are more than 0")
+        raise InvalidInput(
+            f"--depth-scale is {args.depth_scale}: it must be more than 0 (metres per unit)"
+        )
     read = [args.a, args.b, args.depth_a, args.depth_b]
     if _is_picture(args.out):
         check_outputs([args.out], read)

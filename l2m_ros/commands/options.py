@@ -39,7 +39,9 @@ def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
         except ValueError:
             number = least - 1
         if not least <= number <= most:
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least} to {most}")
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is not a whole number from {least} to {most}"
+            )
         return number
 
     return parse
@@ -54,7 +56,7 @@ def real(low: float, high: float) -> Callable[[str], float]:
         except ValueError:
             number = math.nan
         if not low <= number <= high:
-            raise argparse.ArgumentTypeError(f"{text!r} is no number from {low:g} to {high:g}")
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:g} to {high:g}")
         return number
 
     return parse
@@ -76,7 +78,7 @@ def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
     """Where the work is done; the result is the same."""
     parser.add_argument(
         "--processes", type=whole(1, 1024), default=1, metavar="N",
-        help="of this machine (default 1)",
+        help="use N processes of this machine (default 1)",
     )  # fmt: skip
     parser.add_argument(
         "--ray", metavar="ADDRESS|auto",
@@ -93,7 +95,7 @@ def numbers(count: int) -> Callable[[str], list[float]]:
         except ValueError as error:
             raise argparse.ArgumentTypeError(f"{text!r}: {error}") from error
         if not all(map(math.isfinite, values)):
-            raise argparse.ArgumentTypeError(f"{text!r} holds what is no number")
+            raise argparse.ArgumentTypeError(f"{text!r}: NaN and infinity are not allowed")
         if len(values) != count:
             raise argparse.ArgumentTypeError(f"{text!r} holds {len(values)} numbers, not {count}")
         return values

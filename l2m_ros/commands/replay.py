@@ -28,9 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bag", type=Path)
     add_tracking_arguments(parser)
     add_truth_arguments(parser)
-    parser.add_argument("--out", type=Path, help="poses of the camera: .tum, or .kitti / .txt")
-    parser.add_argument("--out-bag", type=Path, help="poses as a bag: .mcap or .db3")
-    parser.add_argument("--report", type=Path, help="an HTML page with pictures")
+    parser.add_argument(
+        "--out", type=Path, help="write the poses of the camera: .tum, or .kitti / .txt"
+    )
+    parser.add_argument("--out-bag", type=Path, help="write the poses as a bag: .mcap or .db3")
+    parser.add_argument("--report", type=Path, help="write an HTML page with pictures")
     parser.add_argument("--rerun", action="store_true", help="show it in the Rerun viewer")
     parser.add_argument("--force", action="store_true", help="overwrite what exists")
     parser.add_argument("--json", action="store_true", help="figures as JSON on stdout")
@@ -39,10 +41,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_tracking_arguments(parser: argparse.ArgumentParser) -> None:
     """What says how a bag is tracked."""
     parser.add_argument("--model", help="matcher by name (the node's parameter `model`)")
-    parser.add_argument("--backend", help="what runs a network (the node's parameter `backend`)")
+    parser.add_argument("--backend", help="engine of a network (the node's parameter `backend`)")
     parser.add_argument("--params-file", type=Path, help="YAML of the node's parameters")
     parser.add_argument(
-        "-p", "--param", action="append", default=[], metavar="NAME:=VALUE", help="one parameter"
+        "-p",
+        "--param",
+        action="append",
+        default=[],
+        metavar="NAME:=VALUE",
+        help="set a parameter of the node; may be repeated",
     )
     for name in TOPICS:
         option = f"--{name.replace('_', '-')}"

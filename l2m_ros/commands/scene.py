@@ -20,13 +20,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     add = defaults_shown(parser)
     parser.add_argument("action", choices=["import"])
-    parser.add_argument("layout", choices=list(DATASETS), help="who published it")
-    parser.add_argument("source", type=Path, metavar="SRC", help="its folder")
+    parser.add_argument("layout", choices=list(DATASETS), help="the data set")
+    parser.add_argument("source", type=Path, metavar="SRC", help="its folder, as published")
     parser.add_argument("--out", type=Path, required=True, help="a folder, NAME.mcap or NAME.db3")
     add("--every", type=int, default=1, help="take every n-th frame of a sequence")
     parser.add_argument("--limit", type=int, help="at most so many frames or pairs")
     parser.add_argument(
-        "--gaps", metavar="N,N", help="frames between the pictures of a pair (by the layout)"
+        "--gaps",
+        metavar="N,N",
+        help="frames between the pictures of a pair (default: by the data set)",
     )
     parser.add_argument("--force", action="store_true", help="replace what is there")
 
@@ -50,7 +52,7 @@ def _import(args: argparse.Namespace) -> int:
         refuse_overwriting([args.out], [args.source])
     refuse_existing(args.out, force=args.force)
     if args.every < 1:
-        raise InvalidInput(f"--every {args.every}: take every frame with 1")
+        raise InvalidInput(f"--every is {args.every}: it must be 1 (every frame) or more")
     bag = args.out.suffix in BAG_SUFFIXES
     if dataset.shots is None and dataset.pairs is not None:
         if bag:

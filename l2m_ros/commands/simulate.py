@@ -26,9 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", required=True, type=Path, help="NAME.mcap, NAME.db3 or a folder")
     add("--scene", default=d.scene, help=", ".join(SCENES))
     add("--path", default=d.path, help=", ".join(PATHS))
-    add("--frames", type=int, default=d.frames, help="before any are dropped")
-    add("--size", type=size_of("WxH"), default=(d.width, d.height), metavar="WxH", help="pixels")
-    add("--hfov", type=float, default=d.hfov_deg, help="degrees")
+    add("--frames", type=int, default=d.frames, help="number of frames, before any are dropped")
+    add("--size", type=size_of("WxH"), default=(d.width, d.height), metavar="WxH", help="of images")
+    add("--hfov", type=float, default=d.hfov_deg, help="horizontal field of view, degrees")
     add("--rate", type=float, default=d.rate_hz, help="frames a second")
     parser.add_argument(
         "--faults",
@@ -45,11 +45,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             f"{name}: {fault.words}".replace("%", "%%") for name, fault in SENSOR_FAULTS.items()
         ),
     )
-    add("--baseline", type=float, default=d.baseline_m, help="stereo, metres")
+    add("--baseline", type=float, default=d.baseline_m, help="of the stereo pair, metres")
     parser.add_argument("--no-right", action="store_true", help="no right image: twice as fast")
-    add("--depth-encoding", default="16UC1", help="16UC1 (mm) or 32FC1 (m)")
-    add("--pairs", type=whole(0), default=60, help="of a folder")
-    add("--least-overlap", type=real(0.0, 1.0), default=LEAST_OVERLAP, help="of a folder's pairs")
+    add("--depth-encoding", default="16UC1", help="of a bag: 16UC1 (mm) or 32FC1 (m)")
+    add("--pairs", type=whole(0), default=60, help="number of pairs of a folder")
+    add(
+        "--least-overlap",
+        type=real(0.0, 1.0),
+        default=LEAST_OVERLAP,
+        help="least overlap of a folder's pairs",
+    )
     add("--seed", type=int, default=d.seed, help="of path and noise")
     add("--scene-seed", type=int, default=d.scene_seed, help="of the world")
     parser.add_argument("--force", action="store_true", help="replace what is there")

@@ -50,7 +50,10 @@ def run_depth(args: argparse.Namespace, config: Path | None) -> int:
         recordings_with_depth(args.measure)
     anew = options.loop.device.startswith("cuda") if options.anew is None else options.anew
     if args.photographs is not None and not anew:
-        raise InvalidInput("--photographs help a head whose images are seen anew: set `anew`")
+        raise InvalidInput(
+            "--photographs are used where each step cuts its images anew: set `anew: true` in "
+            "the config, or use --device cuda"
+        )
     made = anew_run(args, options) if anew else kept_run(args, options, folder)
     if train_head(options, network, made.batches, made.some, made.unseen, folder):
         measured = made.measured()
@@ -89,7 +92,10 @@ def kept_run(args: argparse.Namespace, options: HeadOptions, folder: Path) -> De
     recorded = recorded_samples(args.sequences, options, matcher, crops=options.crops)
     worlds = [*simulated(args.pairs, options, matcher), *rendered_samples(options, matcher, folder)]
     if len(worlds) < HELD_OUT_EVERY:
-        raise InvalidInput(f"{len(worlds)} worlds are too few, it takes {HELD_OUT_EVERY}")
+        raise InvalidInput(
+            f"{len(worlds)} worlds are too few: {HELD_OUT_EVERY} or more are needed (`worlds` of "
+            "the config, or --pairs)"
+        )
     unseen = merged(worlds[::HELD_OUT_EVERY])
     seen = merged([w for k, w in enumerate(worlds) if k % HELD_OUT_EVERY])
     batches = HeadBatches([seen, *recorded], shares_of(True, len(recorded), options), options)

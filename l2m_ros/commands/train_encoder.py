@@ -85,7 +85,7 @@ def run_encoder(args: argparse.Namespace) -> int:
         from l2m_ros.workshop.encoder.pair_contrast import contrast_pairs, pair_contrast_loss
 
         if args.depth or args.depth_model:
-            raise InvalidInput("method contrast makes up its depth: leave --depth away")
+            raise InvalidInput("method contrast makes up its depth: leave --depth out")
         pairs = contrast_pairs([p.image for p in material.photographs], options)
         run = train_encoder(options, encoder, pairs, folder, validate, pair_contrast_loss)
     else:

@@ -77,7 +77,10 @@ def seen_and_unseen(
     if options.loop.minutes is not None and options.loop.minutes <= TRIAL_MINUTES:
         count = min(count, TRIAL_WORLDS)
     if not unseen and count < 2:
-        raise InvalidInput("nothing is held out: worlds of 2 and more, or held_out_every")
+        raise InvalidInput(
+            "nothing is held out to measure on: set `worlds` to 2 or more in the config, or "
+            "`held_out_every`"
+        )
     wanted = replace(options, worlds=replace(options.worlds, worlds=count))
     for number, part in rendered_pairs(wanted, matcher, folder):
         (seen if number % HELD_OUT_EVERY else unseen).append(part)

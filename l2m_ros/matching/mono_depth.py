@@ -171,8 +171,8 @@ def load_depth_reader(
     own = load_matcher(name, **options)
     if not isinstance(own, MetricMatcher):
         raise InvalidInput(
-            f"mono_depth is {name!r}, which reads no metres: name a model of "
-            "`l2m train depth` or `l2m train metric`, or mickey"
+            f"mono_depth is {name!r}, which reads no metres: name lite_depth, mickey, or a model "
+            "of `l2m train depth` or `l2m train metric`"
         )
     return MetricDepthReader(own)
 

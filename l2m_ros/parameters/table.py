@@ -66,9 +66,9 @@ class Parameter:
             if not math.isfinite(value):
                 return f"{self.name} is {value}: it must be a number"
             if self.low is not None and value < self.low:
-                return f"{self.name} is {value:g}, at least {self.low:g} is asked for"
+                return f"{self.name} is {value:g}, but must be at least {self.low:g}"
             if self.high is not None and value > self.high:
-                return f"{self.name} is {value:g}, at most {self.high:g} is allowed"
+                return f"{self.name} is {value:g}, but must be at most {self.high:g}"
         return None
 
 

@@ -83,7 +83,10 @@ class MetricOptions:
     def __post_init__(self) -> None:
         weights = self.depth_weight + (self.seen_weight if self.on_lite else 0.0)
         if not (self.reinforce or self.direct or weights > 0):
-            raise InvalidInput("nothing would be learnt: reinforce, direct or a weight of depths")
+            raise InvalidInput(
+                "nothing would be learnt: switch on reinforce or direct, or set depth_weight or "
+                "seen_weight above 0"
+            )
 
     @property
     def size(self) -> tuple[int, int]:
