@@ -98,7 +98,7 @@ def test_identical_images_did_not_move():
     found = lifted_motion(x, x, np.ones(120))
     assert np.abs(found.pose - np.eye(4)).max() < 1e-12
     assert found.log_size == 0
-    assert found.spread == 0
+    assert found.spread < 1e-12  # not 0 on every processor
 
 
 def test_points_on_one_line_are_degenerate():
