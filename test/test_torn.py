@@ -4,10 +4,19 @@ import cv2
 import numpy as np
 import pytest
 
+from l2m_ros.geometry import se3
 from l2m_ros.matching.catalogue import load_matcher
-from l2m_ros.tracking.torn import repeated_rows, seam
+from l2m_ros.tracking.torn import repeated_rows, seam, two_poses
 from l2m_ros.tracking.tracker import Tracker
-from l2m_ros.types import Camera, Correspondences, Frame, LostReason
+from l2m_ros.types import (
+    Camera,
+    Correspondences,
+    Frame,
+    Lost,
+    LostReason,
+    MetricPose,
+    RelativePose,
+)
 
 WIDTH, HEIGHT = 320, 240
 CAMERA = Camera(WIDTH, HEIGHT, np.array([[250.0, 0, 160], [0, 250.0, 120], [0, 0, 1]]))
@@ -112,7 +121,7 @@ def test_a_line_of_the_scene_costs_no_second_pose(wall, monkeypatch):
     shelf[100:] *= 0.6
     looked = []
     monkeypatch.setattr(
-        "l2m_ros.tracking.pose_checks.torn", lambda *args, **kwargs: looked.append(args)
+        "l2m_ros.tracking.pose_checks.two_poses", lambda *args, **kwargs: looked.append(args)
     )
     tracker = Tracker(load_matcher("sift"))
     tracker.process(frame(picture(shelf, 0, 0), 0))
@@ -120,6 +129,42 @@ def test_a_line_of_the_scene_costs_no_second_pose(wall, monkeypatch):
     torn = torn_picture(picture(wall, 40, 2), picture(wall, 10, 1))
     tracker.process(frame(torn, 2))
     assert looked
+
+
+def test_an_image_of_two_moments_is_that_by_any_keyframe(wall, monkeypatch):
+    verdicts = [Lost(LostReason.REPEATED_IMAGE, "torn"), None]
+    monkeypatch.setattr(
+        "l2m_ros.tracking.pose_checks.two_poses", lambda *args, **kwargs: verdicts.pop(0)
+    )
+    tracker = Tracker(load_matcher("sift"))
+    tracker.process(frame(picture(wall, 0, 0), 0))
+    tracker.set_keyframe()
+    assert tracker.process(frame(picture(wall, 5, 1), 1)).new_keyframe
+    torn = torn_picture(picture(wall, 40, 2), picture(wall, 10, 3))
+    result = tracker.process(frame(torn, 2))
+    assert result.outcome.reason is LostReason.REPEATED_IMAGE
+    assert verdicts == [None]
+
+
+@pytest.mark.parametrize("turned_deg, lost", [(0.2, False), (2.0, True)])
+def test_a_part_without_metres_is_compared_by_its_turn(turned_deg, lost):
+    """As of a sky, whose depth nothing measures."""
+    turn = se3.transform(se3.rotation(np.radians([0.0, turned_deg, 0.0])), np.zeros(3))
+    variance = np.diag([1e-4] * 3 + [np.radians(0.2) ** 2] * 3)
+    turned = []
+
+    def posed(part):
+        agree = np.ones(len(part), dtype=bool)
+        turned.append(part)
+        if len(turned) == 1:
+            return RelativePose(turn, agree, "rotation", np.diag([0.0] * 3 + [1e-5] * 3))
+        return MetricPose(np.eye(4), variance, agree, "depth")
+
+    rows = np.arange(HEIGHT) >= HEIGHT // 2
+    found = two_poses(pairs_shifted(10), rows, repeated=False, min_support=0.5, posed=posed)
+    assert (found is not None) is lost
+    if lost:
+        assert "the two parts differ by 2.00 degrees" in found.detail
 
 
 def test_a_torn_image_whose_rows_were_never_sent_has_no_pose(wall):

@@ -30,7 +30,7 @@ from l2m_ros.tracking.place import Place
 from l2m_ros.tracking.readout import ShutterWatch
 from l2m_ros.tracking.result import Outcome
 from l2m_ros.tracking.scale_evidence import floor_below, scale_evidence
-from l2m_ros.tracking.torn import Rows, seam, torn
+from l2m_ros.tracking.torn import Rows, seam, two_poses, unsupported_part
 from l2m_ros.tracking.trust import contradicted_content, contradicted_scale
 from l2m_ros.types import Correspondences, Frame, Lost, LostReason, MetricPose, RelativePose
 
@@ -76,6 +76,7 @@ class PoseChecks:
         self._wheels = OdometryTrust()
         self._scale = ScaleAgainstOdometry()
         self._shutter = ShutterWatch(self.options.pose.shutter_sigma_s)
+        self._two_moments: tuple[int, Lost] | None = None  # the stamp of a torn image, and why
 
     def pose(self, seen: MatchedFrame, before: Before) -> tuple[Outcome, Remarks]:
         """The pose, if it may be believed.
@@ -136,19 +137,30 @@ class PoseChecks:
         step: OdometryStep | None,
         options: PoseOptions,
     ) -> Lost | None:
+        """Why the image is of two moments; once known, also against other keyframes."""
+        stamp_ns, min_support = seen.frame.stamp_ns, self.options.trust.min_support
+        if self._two_moments is not None and self._two_moments[0] == stamp_ns:
+            return self._two_moments[1]
         rows, repeated = seen.repeated, seen.repeated is not None
         if rows is None:
             rows = seam(seen.frame.rgb, seen.keyframe.frame.rgb, seen.pairs)
         if rows is None:
             return None
+        if repeated:
+            unsupported = unsupported_part(outcome, seen.pairs, rows, min_support)
+            if unsupported is not None:
+                return unsupported
 
         def posed(pairs: Correspondences) -> Outcome:
-            return self._estimated(replace(seen, pairs=pairs), step, options)
+            part = replace(seen, pairs=pairs)
+            pose = self._estimated(part, step, options)
+            if isinstance(pose, Lost):  # its depth may say nothing: of a sky
+                pose = self._estimated(part, None, replace(options, sources=()))
+            return pose
 
-        min_support = self.options.trust.min_support
-        return torn(
-            outcome, seen.pairs, rows, repeated=repeated, min_support=min_support, posed=posed
-        )
+        lost = two_poses(seen.pairs, rows, repeated=repeated, min_support=min_support, posed=posed)
+        self._two_moments = None if lost is None else (stamp_ns, lost)
+        return lost
 
     @property
     def _pose_options(self) -> PoseOptions:
