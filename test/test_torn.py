@@ -6,7 +6,8 @@ import pytest
 
 from l2m_ros.geometry import se3
 from l2m_ros.matching.catalogue import load_matcher
-from l2m_ros.tracking.torn import repeated_rows, seam, two_poses
+from l2m_ros.tracking.seam import seam
+from l2m_ros.tracking.torn import repeated_rows, two_poses
 from l2m_ros.tracking.tracker import Tracker
 from l2m_ros.types import (
     Camera,

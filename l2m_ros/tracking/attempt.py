@@ -20,7 +20,7 @@ from l2m_ros.tracking.keyframes import (
 from l2m_ros.tracking.odometry import OdometrySample
 from l2m_ros.tracking.pose_checks import MatchedFrame, Remarks
 from l2m_ros.tracking.result import Outcome, TrackResult, TrackState
-from l2m_ros.tracking.torn import Rows
+from l2m_ros.tracking.seam import Rows
 from l2m_ros.types import Features, Frame, Lost, RelativePose
 
 

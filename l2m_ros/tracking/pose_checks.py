@@ -30,7 +30,8 @@ from l2m_ros.tracking.place import Place
 from l2m_ros.tracking.readout import ShutterWatch
 from l2m_ros.tracking.result import Outcome
 from l2m_ros.tracking.scale_evidence import floor_below, scale_evidence
-from l2m_ros.tracking.torn import Rows, seam, two_poses, unsupported_part
+from l2m_ros.tracking.seam import Rows, seam
+from l2m_ros.tracking.torn import two_poses, unsupported_part
 from l2m_ros.tracking.trust import contradicted_content, contradicted_scale
 from l2m_ros.types import Correspondences, Frame, Lost, LostReason, MetricPose, RelativePose
 

@@ -31,7 +31,8 @@ from l2m_ros.tracking.options import TrackerOptions
 from l2m_ros.tracking.pose_checks import Before, MatchedFrame, PoseChecks
 from l2m_ros.tracking.recovery import Recovery
 from l2m_ros.tracking.result import TrackResult, TrackState
-from l2m_ros.tracking.torn import Rows, repeated_rows
+from l2m_ros.tracking.seam import Rows
+from l2m_ros.tracking.torn import repeated_rows
 from l2m_ros.types import (
     Features,
     Frame,
