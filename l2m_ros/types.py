@@ -378,7 +378,7 @@ class MetricPose:
     keyframe_from_camera: FloatArray  # 4x4
     covariance: FloatArray  # 6x6
     inliers: npt.NDArray[np.bool_]  # (N,) over the correspondences given
-    scale_source: str  # a key of geometry.scale.SCALE_SOURCES, or scene: `tracking.scene_scale`
+    scale_source: str  # a key of geometry.scale.SCALE_SOURCES
     support: float = 1.0  # of the matches that could contradict the pose, the share that agrees
     disagreement: float = 0.0  # with two-view geometry: chi-square of five degrees of freedom
     depth_check: DepthCheck | None = None  # None: no depth, or no two-view geometry to check it by

@@ -11,21 +11,24 @@ from l2m_ros.types import MetricPose
 NOISE = OdometryNoise()
 
 
-def ways(factor, modelled=None, scatter=0.01, n=20, seed=0):
-    """(pose by depth, step by odometry): depth's ways are longer by a factor."""
+def ways(factor, modelled=None, scatter=0.01, n=20, seed=0, first=0):
+    """(keyframe, pose by depth, step by odometry): depth's ways are longer by a factor.
+
+    Four ways a keyframe.
+    """
     rng = np.random.default_rng(seed)
-    for _ in range(n):
+    for number in range(n):
         T = se3.exp(np.array([0.3, 0.05, 0.1, 0.02, 0.1, 0.0]))
         longer = T.copy()
         longer[:3, 3] *= factor * np.exp(scatter * rng.standard_normal())
         pose = MetricPose(longer, 1e-6 * np.eye(6), np.ones(1, bool), "depth")
-        yield pose, OdometryStep(T, 1e-6 * np.eye(6), modelled)
+        yield first + number // 4, pose, OdometryStep(T, 1e-6 * np.eye(6), modelled)
 
 
 def excess(pairs, sigma=0.01):
     scale = ScaleAgainstOdometry()
-    for pose, step in pairs:
-        scale.learn(pose, step, NOISE)
+    for keyframe, pose, step in pairs:
+        scale.learn(keyframe, pose, step, NOISE)
     return scale.excess(sigma)
 
 
@@ -36,17 +39,35 @@ def test_depth_of_a_wrong_scale_is_admitted():
 def test_what_both_admit_is_left_alone():
     assert excess(ways(1.01)) == 0.0
     assert excess(ways(1.05, modelled="is constant")) == 0.0  # wheels that may err by 5 %
-    assert excess(ways(1.05, n=4)) == 0.0
+
+
+def test_the_first_way_that_is_long_enough_tells():
+    assert excess(ways(1.05, n=1)) == pytest.approx(0.05, abs=0.02)
+
+
+def test_the_longest_way_speaks_for_its_keyframe():
+    """Short ways by odometry are unsure, and all from one keyframe err alike."""
+
+    def way(length_m, factor):
+        T, longer = np.eye(4), np.eye(4)
+        T[0, 3], longer[0, 3] = length_m, length_m * factor
+        pose = MetricPose(longer, 1e-6 * np.eye(6), np.ones(1, bool), "depth")
+        return 0, pose, OdometryStep(T, 0.005**2 * np.eye(6) + (0.02 * length_m) ** 2, None)
+
+    short = [way(0.12, 1.0)] * 20
+    assert excess(short) == 0.0
+    assert excess([*short, way(0.6, 1.05)]) == pytest.approx(0.05, abs=0.01)
 
 
 def test_a_slip_for_a_while_is_no_scale():
-    slipping = list(ways(0.6, n=6, seed=1))
+    slipping = list(ways(0.6, n=6, seed=1, first=5))
     assert excess([*list(ways(1.0, n=20)), *slipping]) == 0.0
+    assert excess(slipping) == 0.0
 
 
 def test_short_ways_say_nothing():
     short = [
-        (MetricPose(se3.exp(np.array([0.02, 0, 0, 0, 0, 0])), 1e-6 * np.eye(6),
+        (0, MetricPose(se3.exp(np.array([0.02, 0, 0, 0, 0, 0])), 1e-6 * np.eye(6),
                     np.ones(1, bool), "depth"), OdometryStep(np.eye(4), np.eye(6), None))
     ] * 20  # fmt: skip
     assert excess(short) == 0.0

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from l2m_ros.geometry import se3
+from l2m_ros.geometry.scene_depth import SceneDepth
 from l2m_ros.tracking import parallax
 from l2m_ros.tracking.gates import GateOptions
 from l2m_ros.tracking.motion import SLACK_M, SLACK_RAD, predicted, unexpected
-from l2m_ros.tracking.parallax import SceneDepth
 from l2m_ros.tracking.place import Place, Twist
 from l2m_ros.types import Camera, Correspondences, Frame, RelativePose
 

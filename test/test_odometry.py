@@ -204,6 +204,21 @@ def test_poses_go_on_by_the_scene_while_wheels_slip(shots):
     assert result.keyframe.id > 1
 
 
+def test_poses_go_on_before_a_shallow_scene_while_odometry_pauses(shots):
+    """Its known depth tells a turn from a step to the side, which the matches alone do not."""
+    tracker = Tracker(oracle(shots), TrackerOptions(base_from_camera=shots[0].base_from_camera))
+    for number, shot in enumerate(shots[:14]):
+        if number == 13:
+            tracker.set_keyframe()
+        tracker.process(without_depth(shot.frame), sample(shot))
+    truth = {shot.frame.stamp_ns: shot.world_from_camera for shot in shots}
+    for shot in shots[14:19]:
+        result = tracker.process(without_depth(shot.frame), None)
+        T, P = _pose(result)
+        way = np.linalg.inv(truth[result.keyframe.frame.stamp_ns]) @ shot.world_from_camera
+        assert result.pose.scale_source == "scene" and nees(T, P, way) < 25
+
+
 def test_a_slip_over_many_keyframes_is_seen_to_its_end(shots):
     """The known scene thinned out from one to the next, and what could not be checked passed."""
     options = TrackerOptions(base_from_camera=shots[0].base_from_camera)

@@ -91,9 +91,9 @@ def request(world=None, evidence=None, right_from_camera=None, **frames):
 def test_every_source_is_silent_without_its_evidence():
     blind = World("blind", matches=20, keyframe_depth=False)
     assert list(SCALE_SOURCES) == [
-        "depth", "stereo", "odometry", "floor", "mickey", "mono_depth",
+        "depth", "stereo", "odometry", "floor", "mickey", "mono_depth", "scene",
     ]  # fmt: skip
-    assert [source(request(blind)) for source in SCALE_SOURCES.values()] == [None] * 6
+    assert [source(request(blind)) for source in SCALE_SOURCES.values()] == [None] * 7
 
 
 def test_depth_comes_from_either_frame():

@@ -7,7 +7,7 @@ from l2m_ros.geometry import se3
 from l2m_ros.geometry.ransac import Search, accidental
 from l2m_ros.geometry.rays import ray_pairs
 from l2m_ros.geometry.refine import epipolar_terms, settle
-from l2m_ros.geometry.rival_motions import motions
+from l2m_ros.geometry.rival_motions import motion_cost, motions
 from l2m_ros.geometry.synthetic import PINHOLE, World, trial
 from l2m_ros.geometry.triangulation import (
     epipolar_distance,
@@ -50,6 +50,17 @@ def test_direction_with_outliers(outliers):
 def test_backward_motion_is_not_taken_for_forward():
     t, _, view = view_of(World("back", (0.0, 0.02, -0.4, 0.0, 0.02, 0.0), outliers=0.3))
     assert np.linalg.norm((view.fit.pose - unit(t.keyframe_from_camera))[:3, 3]) < 0.05
+
+
+def test_half_a_turn_about_the_way_is_no_rival():
+    """It has the same epipolar lines; its points lie ahead of one camera and behind the other."""
+    _, pairs, view = view_of(World("twisted"))
+    T = view.fit.pose
+    twisted = T.copy()
+    twisted[:3, :3] = se3.rotation(np.pi * T[:3, 3]) @ T[:3, :3]
+    costs = [motion_cost(pairs, motion, view.fit.noise) for motion in (T, twisted)]
+    assert epipolar_distance(pairs, twisted) == pytest.approx(epipolar_distance(pairs, T))
+    assert costs[1] > costs[0] + 5 * len(pairs)
 
 
 def test_a_plane_keeps_its_second_motion_only_where_it_is_as_likely():

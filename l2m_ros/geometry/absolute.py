@@ -28,11 +28,12 @@ def absolute_pose(
     shift_sigma_m: float = 0.0,
     initial: FloatArray | None = None,
     hole_sigma: float = 0.0,
+    patient: bool = False,
 ) -> Fit | Lost:
     """The pose that the matches with depth agree on, then all matches.
 
     image_area in normalised units; `initial` replaces the search. hole_sigma: what a match without
-    depth errs on top, normalised units.
+    depth errs on top, normalised units. patient: see `with_rays`.
     """
     flat = one_depth(pairs)
     if flat is not None:
@@ -53,7 +54,7 @@ def absolute_pose(
     probability = np.pi * radius**2 / image_area
     if accidental(inliers, len(pairs), sample=POINTS_SAMPLE, probability=probability):
         return _too_few(inliers, len(pairs))
-    return with_rays(pairs, fit, search, shift_sigma_m, hole_sigma)
+    return with_rays(pairs, fit, search, shift_sigma_m, hole_sigma, patient)
 
 
 def accepted_radius(pairs: RayPairs, fit: Fit, *, dof: int) -> float:
@@ -77,12 +78,17 @@ def one_depth(pairs: RayPairs) -> Lost | None:
 
 
 def with_rays(
-    pairs: RayPairs, fit: Fit, search: Search, shift_sigma_m: float, hole_sigma: float
+    pairs: RayPairs,
+    fit: Fit,
+    search: Search,
+    shift_sigma_m: float,
+    hole_sigma: float,
+    patient: bool = False,
 ) -> Fit:
     """Matches without depth join in by their epipolar lines, once t has a direction.
 
     A depth camera fails on gloss, on dark things and beside edges, and there the matches are worse
-    too: hole_sigma.
+    too: hole_sigma. patient: goes on once more where the refinement has not settled.
     """
     without = ~(np.isfinite(pairs.keyframe_m) | np.isfinite(pairs.query_m))
     if without.sum() < MIN_FRACTION_WITHOUT_DEPTH * len(pairs):
@@ -97,6 +103,8 @@ def with_rays(
     joint = pairs.select(chosen).blurred(np.where(without[chosen], hole_sigma**2, 0.0))
     terms = depth_terms(joint, shift_sigma_m=shift_sigma_m, epipolar=True)
     both = refine(joint, fit.pose, terms, fit.noise)
+    if patient and both is not None and not both.converged:
+        both = refine(joint, both.pose, terms, both.noise)
     return fit if both is None else replace(both.over(chosen, len(pairs)), fewer=fit)
 
 

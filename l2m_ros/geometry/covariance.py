@@ -1,6 +1,6 @@
 """The 6x6 covariance of a pose.
 
-    P = W (k s f A^-1) + A^-1 (r^2 sum G G^T + sum d d^T + c c^T + l l^T) A^-1 + u^2 t t^T
+    P = W (k s f A^-1) + A^-1 (r^2 sum G G^T + sum d d^T + c c^T + l l^T + z z^T) A^-1 + u^2 t t^T
 
     A  Gauss-Newton Hessian of the robust cost, residuals in units of their estimated noise
     f  covariance under the robust weights / covariance by plain least squares (0.99 to 1.01)
@@ -22,6 +22,7 @@ residuals; parameters state those:
        image that was taken a little earlier or later is off by)
     l  the same for the focal length: flow is longer or shorter by a factor; and for the rows'
        moments: a rolling shutter sees each a little later than the one above
+    z  the same for shapes that a known scene may have instead (`scene_depth`)
     u  the depths' scale, relative: along t, whatever the matches say
 
 The effective number is measured, not assumed. Residuals are summed over blocks of the image:
@@ -42,6 +43,7 @@ import numpy.typing as npt
 from l2m_ros import compiled
 from l2m_ros.geometry.rays import Index
 from l2m_ros.geometry.refine import Fit, Part
+from l2m_ros.geometry.residuals import SHIFT
 from l2m_ros.geometry.se3 import difference
 from l2m_ros.types import FloatArray
 
@@ -66,11 +68,15 @@ class Common:
     sigma: float = 0.0  # of the keyframe's pixel by region, each axis, normalised units
     scale_sigma: float = 0.0  # of all depths, relative
     shift: FloatArray | None = None  # (m, 2, N) of the keyframe's pixels, all together, m causes
+    depth_shapes_m: FloatArray | None = None  # (m, N) of the depths, all together, m causes
 
     def select(self, index: Index) -> Common:
         shift = None if self.shift is None else self.shift[:, :, index]
+        shapes_m = None if self.depth_shapes_m is None else self.depth_shapes_m[:, index]
         region, depth_region = self.region[index], self.depth_region[index]
-        return replace(self, region=region, depth_region=depth_region, shift=shift)
+        return replace(
+            self, region=region, depth_region=depth_region, shift=shift, depth_shapes_m=shapes_m
+        )
 
 
 def regions(pixels: FloatArray, size: tuple[int, int], grid: tuple[int, int] = REGIONS) -> Index:
@@ -161,7 +167,10 @@ def _shared(fit: Fit, inverse: FloatArray, common: Common) -> FloatArray:
         else:
             _shared_sums_compiled(kernel, part, common, sums)
     shifts = common.sigma * fit.noise.texture * sums.shifts.reshape(7, -1)
-    moved = inverse @ np.column_stack([shifts, *sums.depths, sums.bias, sums.shifted])
+    causes = [shifts, *sums.depths, sums.bias, sums.shifted]
+    if common.depth_shapes_m is not None:
+        causes.append(_by_depth_shapes(fit, common.depth_shapes_m))
+    moved = inverse @ np.column_stack(causes)
     return np.asarray((moved @ moved.T)[:6, :6])
 
 
@@ -189,6 +198,15 @@ def _shared_sums_numpy(part: Part, common: Common, sums: _Shared) -> None:
     sums.bias[:] += np.einsum("irn,rn->i", Jw, part.by_bias)
     if common.shift is not None:
         sums.shifted[:] += np.einsum("ikn,mkn->im", score, common.shift[:, :, part.index])
+
+
+def _by_depth_shapes(fit: Fit, shapes_m: FloatArray) -> FloatArray:
+    """(7, m): what the shapes of the depths (m, N) do to the normal equations."""
+    sums: FloatArray = np.zeros((7, len(shapes_m)))
+    for part in fit.parts:
+        by_m = (part.J * part.weights * part.J[SHIFT]).sum(axis=1)  # (7, N)
+        sums += by_m @ shapes_m[:, part.index].T
+    return sums
 
 
 def _shared_sums_compiled(kernel: ModuleType, part: Part, common: Common, sums: _Shared) -> None:

@@ -1,6 +1,7 @@
 """A pose in metres: from the first scale source that suffices.
 
 depths (any source)     search and refinement, compared with two-view geometry
+known scene             the same; most matches must agree, also those without depth
 coarse depths           two-view geometry, its length from the depths; as above without parallax
 floor                   two-view geometry, its length from the camera's height above the floor
 translation prior       two-view geometry, its length from the prior
@@ -15,7 +16,7 @@ import numpy as np
 from l2m_ros.geometry import se3
 from l2m_ros.geometry.absolute import absolute_pose
 from l2m_ros.geometry.agreement import CHI2_999_5, disagreement
-from l2m_ros.geometry.covariance import admit, direction_covariance
+from l2m_ros.geometry.covariance import admit, direction_covariance, independent_fraction
 from l2m_ros.geometry.depth_check import depth_check
 from l2m_ros.geometry.floor import length_from_floor
 from l2m_ros.geometry.fusion import fused
@@ -23,10 +24,11 @@ from l2m_ros.geometry.halves import BLOCKS, poses_of_halves, widened_by_halves
 from l2m_ros.geometry.length import Length, length_from_depths
 from l2m_ros.geometry.pose_problem import MIN_MATCHES, PoseProblem
 from l2m_ros.geometry.rays import RayPairs, focal_px
-from l2m_ros.geometry.refine import Fit, epipolar_terms, refine
+from l2m_ros.geometry.refine import Fit, epipolar_terms, refine, settle
+from l2m_ros.geometry.rival_motions import ahead, motion_cost
 from l2m_ros.geometry.scale import SCALE_SOURCES, Depths, Floor, TranslationPrior
 from l2m_ros.geometry.triangulation import epipolar_distance, triangulated_depth
-from l2m_ros.geometry.two_view import TwoView
+from l2m_ros.geometry.two_view import SAME_COST, TwoView
 from l2m_ros.types import FloatArray, Lost, LostReason, MetricPose
 
 FRAME_DEPTH = "depth"  # of `SCALE_SOURCES`: another sensor than the camera
@@ -34,6 +36,9 @@ MONO_DEPTH = "mono_depth"  # matched by the tracker's matcher: most of it is rig
 # Of the matches, that agree within the search's threshold. On a hand-held recording with fast turns
 # the five poses that 20 to 45 % agreed on were 3 to 16 degrees off and stated 1 to 3.
 MAJORITY = 0.5
+# Of the matches, that agree with a known scene; those without depth join by their epipolar lines.
+# Where they did (0.46 and more) poses were up to 0.9 degrees off, else (0.17 and less) up to 4.
+LEAST_AGREED = 0.3
 ACROSS = 3.0  # lengths: a prior on the length alone says nothing across the direction
 # A direction that is known worse than this leaves the translation to the prior; twice a wrong one,
 # 60 degrees off at 30 degrees claimed, was scaled to a fifth of its length.
@@ -42,6 +47,9 @@ CHI2_99_3 = 11.34  # 99 % of chi-square with three degrees of freedom
 # Chi-square of five degrees of freedom between the matches and odometry; up to it the covariance
 # grows with their difference.
 MAX_APART = 100.0
+# A known scene's pose explains the matches if they cost so much in the mean (noise alone: 1; of
+# another place: 2 and more), and so many times more than those of equally likely motions.
+MOST_COST, WITH_DEPTH = 1.5, 2.0
 
 
 def metric_pose(problem: PoseProblem) -> MetricPose | Lost | None:
@@ -60,7 +68,7 @@ def metric_pose(problem: PoseProblem) -> MetricPose | Lost | None:
             outcome = _from_floor(problem, term, name)
         else:
             outcome = _from_depths(problem, term, name)
-            if isinstance(outcome, Lost) and term.coarse and is_final(outcome):
+            if isinstance(outcome, Lost) and (term.coarse or term.sparse) and is_final(outcome):
                 # Such depths may fail where the matches alone still show a rotation.
                 outcome = Lost(LostReason.NO_SCALE, f"{name}: {outcome.detail}")
         if isinstance(outcome, MetricPose) or is_final(outcome):
@@ -97,6 +105,7 @@ def _from_depths(problem: PoseProblem, depths: Depths, source: str) -> MetricPos
             shift_sigma_m=depths.shift_sigma_m,
             initial=initial,
             hole_sigma=problem.hole_sigma,
+            patient=depths.sparse,  # few depths say little of the noise of the many matches
         )
 
     fit = posed(pairs, depths.initial if initial is None else initial)
@@ -105,9 +114,18 @@ def _from_depths(problem: PoseProblem, depths: Depths, source: str) -> MetricPos
         fit = posed(pairs, fit.pose)
     if isinstance(fit, Lost):
         return fit
+    if depths.sparse and float((fit.weights > 0.5).mean()) < LEAST_AGREED:
+        agree = 100 * float((fit.weights > 0.5).mean())
+        return Lost(
+            LostReason.NO_SCALE,
+            f"{agree:.0f} % of the matches agree with the known {source}, "
+            f"{100 * LEAST_AGREED:.0f} are the least: little of it is seen",
+        )
     with_depth = np.isfinite(pairs.keyframe_m) | np.isfinite(pairs.query_m)
-    pose = problem.metric(fit, source, depths.scale_sigma, pairs.keyframe_m, with_depth)
-    return pose if isinstance(pose, Lost) else _compared(problem, pairs, pose)
+    pose = problem.metric(
+        fit, source, depths.scale_sigma, pairs.keyframe_m, with_depth, depths.keyframe_shapes_m
+    )
+    return pose if isinstance(pose, Lost) else _compared(problem, pairs, pose, depths.sparse)
 
 
 def _from_coarse_depths(
@@ -217,10 +235,13 @@ def _length(
     )
 
 
-def _compared(problem: PoseProblem, pairs: RayPairs, pose: MetricPose) -> MetricPose:
+def _compared(problem: PoseProblem, pairs: RayPairs, pose: MetricPose, sparse: bool) -> MetricPose:
     """The pose, as uncertain as its difference from the two-view geometry asks for.
 
     Skipped where a rotation explains the matches: the direction of so small a motion is unknown.
+    sparse: its depths came of matches too, that saw the scene from elsewhere. Two views of a wall
+    have several motions; the pose need not agree with the one that was found, if it explains the
+    matches as well.
     """
     view, Q = problem.rough_two_view()
     if isinstance(view, Lost):
@@ -234,8 +255,27 @@ def _compared(problem: PoseProblem, pairs: RayPairs, pose: MetricPose) -> Metric
         (disagreement(pose.keyframe_from_camera, pose.covariance, T, Q) for T in motions),
         key=lambda it: it.squared,
     )
+    if sparse and found.squared > CHI2_999_5:
+        near = _as_likely(problem, view, pose.keyframe_from_camera)
+        if near is not None:
+            found = disagreement(pose.keyframe_from_camera, pose.covariance, near, Q)
     P = admit(pose.covariance, found.apart, found.squared, CHI2_999_5)
     return replace(pose, covariance=P, disagreement=found.squared)
+
+
+def _as_likely(problem: PoseProblem, view: TwoView, T: FloatArray) -> FloatArray | None:
+    """The two-view motion (4x4) next to T, if it explains the matches as the one found does."""
+    some = problem.pairs.select(problem.compared)
+    start = se3.transform(T[:3, :3], T[:3, 3] / max(float(np.linalg.norm(T[:3, 3])), 1e-9))
+    near = settle(some, start, epipolar_terms(some), view.general.noise)
+    if near is None:
+        return None
+    motion = ahead(some, near.pose, near.weights)
+    found, cost = (motion_cost(some, T, view.general.noise) for T in (view.general.pose, motion))
+    if cost > MOST_COST * len(some):
+        return None
+    told = independent_fraction(view.general, some.query)
+    return motion if told * (cost - found) < WITH_DEPTH * SAME_COST else None
 
 
 def _scaled(problem: PoseProblem, pairs: RayPairs) -> FloatArray | None:

@@ -181,7 +181,11 @@ class PoseProblem:
         return regions(self.request.matches.query_px, self.query.size, grid)
 
     def common(
-        self, T: FloatArray, depth_m: FloatArray | None = None, scale_sigma: float = 0.0
+        self,
+        T: FloatArray,
+        depth_m: FloatArray | None = None,
+        scale_sigma: float = 0.0,
+        depth_shapes_m: FloatArray | None = None,
     ) -> Common:
         """What the matches' errors have in common, at a pose; depth_m (N,) in the keyframe."""
         pixels = self.request.matches.query_px
@@ -202,7 +206,7 @@ class PoseProblem:
                 *(readout_s * by_velocity),
             ]
         shift = np.stack([focal, *rolling])
-        return Common(region, depth_region, sigma, scale_sigma, shift)
+        return Common(region, depth_region, sigma, scale_sigma, shift, depth_shapes_m)
 
     def by_readout(self, T: FloatArray, depth_m: FloatArray, motion: ImageMotion) -> FloatArray:
         """(2, N) by how much the matches in the keyframe are off, for each second of read-out."""
@@ -292,6 +296,7 @@ class PoseProblem:
         scale_sigma: float,
         depth_m: FloatArray,
         with_depth: npt.NDArray[np.bool_],
+        depth_shapes_m: FloatArray | None = None,
     ) -> MetricPose | Lost:
         bad = self.degenerate(fit.weights)
         if bad is not None:
@@ -301,7 +306,7 @@ class PoseProblem:
                 LostReason.DEGENERATE,
                 "the refinement did not settle: the matches agree on no single pose",
             )
-        common = self.common(fit.pose, depth_m, scale_sigma)
+        common = self.common(fit.pose, depth_m, scale_sigma, depth_shapes_m)
         covariance = pose_covariance(fit, self.pairs.query, common)
         bad = _undetermined(covariance)
         support = self.support(fit, with_depth)

@@ -16,7 +16,7 @@ from l2m_ros.geometry import se3
 from l2m_ros.geometry.rays import Noise, RayPairs
 from l2m_ros.geometry.refine import HALF_WEIGHT, epipolar_terms, robust_cost, settle
 from l2m_ros.geometry.residuals import epipolar_rows
-from l2m_ros.geometry.triangulation import triangulated_depth
+from l2m_ros.geometry.triangulation import behind_a_camera, triangulated_depth
 from l2m_ros.types import FloatArray
 
 # Radians, or of the unit translation: iterations stop up to 0.06 beside the minimum they seek.
@@ -55,10 +55,14 @@ def apart(a: FloatArray, b: FloatArray) -> float:
 def motion_cost(
     pairs: RayPairs, T: FloatArray, noise: Noise, weights: FloatArray | None = None
 ) -> float:
-    """-2 log likelihood; an inlier whose point would lie behind a camera costs like an outlier."""
+    """-2 log likelihood; an inlier whose point would lie behind a camera costs like an outlier.
+
+    Behind either one: turned by half a turn about the translation, a motion has the same epipolar
+    lines and its points ahead of one camera only.
+    """
     rows = epipolar_rows(pairs, T, None, noise, 0.0)
     weights = rows.squared < HALF_WEIGHT[1] if weights is None else weights
-    behind = float((weights * (triangulated_depth(pairs, T) < 0)).sum())
+    behind = float((weights * behind_a_camera(pairs, T)).sum())
     return robust_cost(rows) + float(HALF_WEIGHT[1]) * behind
 
 

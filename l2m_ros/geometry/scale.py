@@ -16,6 +16,7 @@ from l2m_ros.errors import InvalidInput
 from l2m_ros.geometry.camera import unproject
 from l2m_ros.geometry.image_motion import ImageMotion
 from l2m_ros.geometry.lifted import lifted_motion
+from l2m_ros.geometry.scene_depth import MIN_POINTS, NEIGHBOUR, SceneDepth
 from l2m_ros.types import Camera, Correspondences, FloatArray, Frame, Lost
 
 EDGE_RATIO = 0.03  # neighbours that differ by more than this and the noise lie on two surfaces
@@ -79,6 +80,7 @@ class ScaleEvidence:
     mono_shift_sigma_m: float = 0.05  # common to all pixels
     floor: Floor | None = None  # below the keyframe's camera
     motion: ImageMotion | None = None  # how fast the camera moved while the images were taken
+    scene: SceneDepth | None = None  # points of the keyframe that an earlier motion showed
 
     def __post_init__(self) -> None:
         if (self.odometry is None) != (self.odometry_covariance is None):
@@ -121,7 +123,9 @@ class Depths:
     shared: float = 0.0  # of the noise's sigma, what the depths of a region have in common
     scale_sigma: float = 0.0  # common to all, as a fraction
     shift_sigma_m: float = 0.0  # common to all; > 0: estimated with the pose
+    keyframe_shapes_m: FloatArray | None = None  # (m, N) errors common to all, one sigma each
     coarse: bool = False  # good for a length only where the matches show a direction
+    sparse: bool = False  # of single points, which matches showed: see `metric_pose`
     initial: FloatArray | None = None  # 4x4 keyframe_from_camera to begin with where parallax fails
 
     @property
@@ -233,6 +237,27 @@ def relative_sigma(log_sigma: float) -> float:
     return float(np.sqrt(np.expm1(2.0 * square) - 2.0 * np.expm1(0.5 * square)))
 
 
+def scene(request: ScaleRequest) -> Depths | None:
+    """Points whose depth an earlier motion showed, at the matches among them."""
+    known = request.evidence.scene
+    if known is None:
+        return None
+    depth_m, shapes = known.between(request.matches.keyframe_px)
+    if np.count_nonzero(np.isfinite(depth_m)) < MIN_POINTS:
+        return None
+    n = len(depth_m)
+    return Depths(
+        depth_m,
+        np.ones(n),
+        *_unknown(n),
+        DepthNoise(0.0, 0.0, float(np.hypot(known.noise, NEIGHBOUR))),
+        shared=request.depth_shared,
+        scale_sigma=float(np.hypot(known.sigma, NEIGHBOUR)),
+        keyframe_shapes_m=None if shapes is None else shapes * np.nan_to_num(depth_m),
+        sparse=True,
+    )
+
+
 def _at_pixels(image: FloatArray | float, pixels: FloatArray) -> FloatArray:
     """(N,) the value of the nearest pixel; a number is that of all."""
     if np.ndim(image) == 0:
@@ -292,6 +317,7 @@ SCALE_SOURCES: dict[str, ScaleSource] = {
     "floor": floor,
     "mickey": mickey,
     "mono_depth": mono_depth,
+    "scene": scene,
 }
 
 

@@ -19,6 +19,13 @@ def triangulated_depth(pairs: RayPairs, T: FloatArray) -> FloatArray:
     return nearest_depths(k, v, T[:3, 3:4], axis=0)[0]
 
 
+def behind_a_camera(pairs: RayPairs, T: FloatArray) -> npt.NDArray[np.bool_]:
+    """(N,) whether the rays pass each other behind the keyframe's camera or the query's."""
+    k, v = homogeneous(pairs.keyframe), T[:3, :3] @ homogeneous(pairs.query)
+    in_keyframe, in_query, _ = nearest_depths(k, v, T[:3, 3:4], axis=0)
+    return (in_keyframe < 0) | (in_query < 0)
+
+
 def nearest_depths(
     k: FloatArray, v: FloatArray, t: FloatArray, axis: int = -1
 ) -> tuple[FloatArray, FloatArray, FloatArray]:

@@ -4,11 +4,15 @@ one pose    depth that was contradicted lately is not believed against odometry
 many poses  the lengths by depth over those by odometry: their common factor is seen by nothing
             else. Neither is known to be the right one, so a difference beyond what both admit
             becomes part of the depth's scale uncertainty
+
+Ways from one keyframe err alike, and the longest is the surest: it speaks for its keyframe. Of few
+keyframes the weighted mean counts, up to `EARLY_MOST`: more is a slip. Of more, the weighted
+median: one slip is outvoted.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,20 +20,29 @@ from l2m_ros.tracking.odometry import MOUNTING, OdometryNoise, OdometryStep
 from l2m_ros.types import MetricPose
 
 LEAST_WAY_M = 0.1
-REMEMBERED = 30  # ways
-LEAST = 8  # ways before a median is believed
-TOGETHER = 4.0  # ways from one keyframe err alike
-SIGMAS = 1.5  # of what both admit
+REMEMBERED = 8  # keyframes
+FEW, EARLY_MOST = 3, 0.1  # keyframes; the log of the factor
+LEAST_SIGMA = 0.01  # of a way by odometry, relative, besides what all ways have in common
+
+
+@dataclass(frozen=True)
+class _Way:
+    """The log of its length by depth over that by odometry, and its own variance."""
+
+    log: float
+    variance: float
 
 
 class ScaleAgainstOdometry:
     """Remembers by how much ways are longer by depth than by odometry."""
 
     def __init__(self) -> None:
-        self._logs: deque[float] = deque(maxlen=REMEMBERED)
+        self._ways: dict[int, _Way] = {}  # by keyframe, the surest of each
         self._systematic = 0.0
 
-    def learn(self, pose: MetricPose, step: OdometryStep | None, noise: OdometryNoise) -> None:
+    def learn(
+        self, keyframe: int, pose: MetricPose, step: OdometryStep | None, noise: OdometryNoise
+    ) -> None:
         """A pose by depth that was believed, and the same way by odometry."""
         if step is None:
             return
@@ -39,14 +52,28 @@ class ScaleAgainstOdometry:
             return
         # What all ways by this odometry may have in common.
         self._systematic = MOUNTING if step.modelled is None else noise.sigma_m_per_m
-        self._logs.append(float(np.log(seen_m / told_m)))
+        along = float(o @ step.covariance[:3, :3] @ o) / told_m**4
+        variance = max(along - self._systematic**2, LEAST_SIGMA**2)
+        known = self._ways.get(keyframe)
+        if known is None or variance <= known.variance:
+            self._ways[keyframe] = _Way(float(np.log(seen_m / told_m)), variance)
+        while len(self._ways) > REMEMBERED:
+            del self._ways[next(iter(self._ways))]
 
     def excess(self, depth_scale_sigma: float) -> float:
         """The factor between both, relative, where it is more than both admit; else 0."""
-        if len(self._logs) < LEAST:
+        if not self._ways:
             return 0.0
-        middle = float(np.median(self._logs))
-        spread = 1.4826 * float(np.median(np.abs(np.array(self._logs) - middle)))
-        chance = spread * np.sqrt(TOGETHER / len(self._logs))
-        admitted = np.linalg.norm([depth_scale_sigma, self._systematic, chance])
-        return abs(middle) if abs(middle) > SIGMAS * admitted else 0.0
+        logs = np.array([way.log for way in self._ways.values()])
+        weights = 1.0 / np.array([way.variance for way in self._ways.values()])
+        if len(logs) < FEW:
+            log = abs(float(np.average(logs, weights=weights)))
+            if log > EARLY_MOST:
+                return 0.0
+        else:
+            order = np.argsort(logs)
+            reached = np.cumsum(weights[order]) - 0.5 * weights[order]
+            log = abs(float(np.interp(0.5 * weights.sum(), reached, logs[order])))
+        chance = 1.0 / weights.sum()
+        admitted = np.sqrt(depth_scale_sigma**2 + self._systematic**2 + chance)
+        return log if log > admitted else 0.0

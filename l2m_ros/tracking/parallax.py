@@ -17,7 +17,8 @@ import numpy as np
 from l2m_ros.geometry import se3
 from l2m_ros.geometry.camera import unproject
 from l2m_ros.geometry.metric_pose import MAX_VAGUE_RAD
-from l2m_ros.geometry.rays import focal_px
+from l2m_ros.geometry.rays import Mask, focal_px
+from l2m_ros.geometry.scene_depth import MIN_POINTS, NEIGHBOUR, SceneDepth, shapes_by_motion
 from l2m_ros.tracking.keyframes import Keyframe, parallax_rad
 from l2m_ros.tracking.scale_evidence import triangulate
 from l2m_ros.types import Correspondences, FloatArray, Frame, MetricPose, RelativePose
@@ -25,51 +26,10 @@ from l2m_ros.types import Correspondences, FloatArray, Frame, MetricPose, Relati
 SOURCE = "odometry"
 MIN_PARALLAX_RAD = 0.02  # less triangulates nothing worth remembering
 CHECKED_RAD = 0.003  # less shows no slip either
-MIN_POINTS = 20
 UNSEEN_PX = 0.5  # parallax that passes for none
 ALONG_VIEW = 3.0  # a motion along the view moves the pixels of an ordinary lens that much less
-SAME_PX = 4.0  # a point this near in the keyframe is the same point
-NEIGHBOUR = 0.03  # relative: depths of such neighbours differ by that, as a whole
-MIN_RELIEF = 0.1  # of a wall; the image's width shows the rest
 SIGMAS = 3.0
 REMEDY = "do the wheels slip? is base_from_camera right? is odom this robot's?"
-
-
-@dataclass(frozen=True, eq=False)
-class SceneDepth:
-    """Depth of points that a keyframe sees, from a motion that odometry measured."""
-
-    pixels: FloatArray  # (N, 2)
-    depth_m: FloatArray  # (N,)
-    sigma: float  # relative, common to all points
-
-    @property
-    def far_m(self) -> float:
-        """Three quarters are nearer."""
-        return float(np.quantile(self.depth_m, 0.75))
-
-    @property
-    def relief(self) -> float:
-        """Spread of the inverse depth, relative: what shows a motion that a turn does not undo."""
-        inverse = 1.0 / self.depth_m
-        middle = float(np.median(inverse))
-        spread = 1.4826 * float(np.median(np.abs(inverse - middle))) / middle
-        return float(np.clip(spread, MIN_RELIEF, 1.0))
-
-    def log_ratios(self, other: SceneDepth) -> FloatArray | None:
-        """By how much the other is further at each point that both have; None of too few."""
-        from scipy.spatial import cKDTree  # 0.1 s to import; needed with odometry only
-
-        apart, index = cKDTree(self.pixels).query(other.pixels)
-        same = apart < SAME_PX
-        if np.count_nonzero(same) < MIN_POINTS:
-            return None
-        return np.asarray(np.log(other.depth_m[same] / self.depth_m[index[same]]))
-
-    def log_ratio(self, other: SceneDepth) -> float | None:
-        """By how much the other is further, in the median."""
-        logs = self.log_ratios(other)
-        return None if logs is None else float(np.median(logs))
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,11 +50,27 @@ def seen_depth(
     min_parallax_rad: float = MIN_PARALLAX_RAD,
 ) -> SceneDepth | None:
     """Of the keyframe, by triangulation of the inliers; None where there is too little parallax."""
-    inliers, T = pairs.select(pose.inliers), pose.keyframe_from_camera
-    seen = triangulated_scene(keyframe, query, inliers, T, min_parallax_rad)
-    if seen is None:
+    T = pose.keyframe_from_camera
+    found = triangulated_scene(keyframe, query, pairs.select(pose.inliers), T, min_parallax_rad)
+    if found is None:
         return None
-    return replace(seen, sigma=float(np.hypot(_relative_sigma(pose), seen.sigma)))
+    return replace(found[0], sigma=float(np.hypot(_relative_sigma(pose), found[0].sigma)))
+
+
+def learned_scene(
+    keyframe: Keyframe, query: Frame, pairs: Correspondences, pose: MetricPose
+) -> SceneDepth | None:
+    """The same, with the shapes that the pose's covariance leaves open: to find poses by it."""
+    inliers, T = pairs.select(pose.inliers), pose.keyframe_from_camera
+    found = triangulated_scene(keyframe, query, inliers, T, MIN_PARALLAX_RAD)
+    if found is None:
+        return None
+    scene, known = found
+    rays = unproject(keyframe.frame.camera, inliers.keyframe_px[known])
+    others = unproject(query.camera, inliers.query_px[known])
+    shapes = shapes_by_motion(rays, others, T, pose.covariance)
+    sigma = float(np.hypot(_relative_sigma(pose), scene.sigma))
+    return replace(scene, sigma=sigma, shapes=shapes)
 
 
 def triangulated_scene(
@@ -103,8 +79,8 @@ def triangulated_scene(
     pairs: Correspondences,
     keyframe_from_camera: FloatArray,
     min_parallax_rad: float,
-) -> SceneDepth | None:
-    """Of the keyframe, as if the pose were exact: the sigma is that of the triangulation alone."""
+) -> tuple[SceneDepth, Mask] | None:
+    """Of the keyframe, as if the pose were exact, and which of the pairs it has."""
     depth = _triangulated(keyframe, query, pairs, keyframe_from_camera)
     known = np.isfinite(depth) & (depth > 0)
     if np.count_nonzero(known) < MIN_POINTS:
@@ -112,8 +88,9 @@ def triangulated_scene(
     angle = _parallax_rad(keyframe, query, pairs, keyframe_from_camera)
     if angle < min_parallax_rad:
         return None
-    sigma = UNSEEN_PX / focal_px(query.camera) / angle / np.sqrt(MIN_POINTS)
-    return SceneDepth(pairs.keyframe_px[known], depth[known], sigma)
+    noise = UNSEEN_PX / focal_px(query.camera) / angle
+    sigma = noise / float(np.sqrt(MIN_POINTS))
+    return SceneDepth(pairs.keyframe_px[known], depth[known], sigma, noise), known
 
 
 def check(
@@ -217,10 +194,18 @@ def depth_in_query(
     inliers = pairs.select(pose.inliers)
     T = pose.keyframe_from_camera
     depth = _triangulated(keyframe, query, inliers, T)
-    points = unproject(keyframe.frame.camera, inliers.keyframe_px) * depth[:, None]
-    z = ((points - T[:3, 3]) @ T[:3, :3])[:, 2] * scale
+    others = unproject(keyframe.frame.camera, inliers.keyframe_px)
+    z = ((others * depth[:, None] - T[:3, 3]) @ T[:3, :3])[:, 2] * scale
     good = np.isfinite(z) & (z > 0)
-    return SceneDepth(inliers.query_px[good], z[good], sigma) if good.any() else None
+    if not good.any():
+        return None
+    shapes = shapes_by_motion(
+        unproject(query.camera, inliers.query_px[good]),
+        others[good],
+        se3.inverse(T),
+        se3.inverse_covariance(T, pose.covariance),
+    )
+    return SceneDepth(inliers.query_px[good], z[good], sigma, seen.noise, shapes)
 
 
 def _triangulated(

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from l2m_ros.geometry.image_motion import ImageMotion
 from l2m_ros.geometry.pose import estimate_pose
 from l2m_ros.geometry.pose_problem import PoseOptions
+from l2m_ros.geometry.scene_depth import SceneDepth
 from l2m_ros.tracking import odometry as wheels
 from l2m_ros.tracking import parallax, scene_scale
 from l2m_ros.tracking.chain import locate
@@ -69,7 +70,7 @@ class PoseChecks:
         self.reset()
 
     def reset(self) -> None:
-        self._scenes: dict[int, parallax.SceneDepth] = {}  # by keyframe, as odometry measured them
+        self._scenes: dict[int, SceneDepth] = {}  # by keyframe, as odometry measured them
         self._anchors: dict[int, scene_scale.Anchor] = {}  # by keyframe, after a slip
         self._slipped_ns: int | None = None  # when the scene last contradicted odometry
         self._agreed_ns = self._learned_ns = 0  # when it last agreed; when the scene became known
@@ -205,7 +206,8 @@ class PoseChecks:
         """A pose is believed. before: the newest place of its chain before it."""
         self._shutter.learn(seen.keyframe, pose, before, seen.frame.stamp_ns)
         if pose.scale_source == DEPTH:
-            self._scale.learn(pose, self._odometry_step(seen), self.options.odometry)
+            step = self._odometry_step(seen)
+            self._scale.learn(seen.keyframe.id, pose, step, self.options.odometry)
         self._learn_scene(seen, pose)
 
     def _learn_scene(self, seen: MatchedFrame, pose: MetricPose) -> None:
@@ -217,7 +219,7 @@ class PoseChecks:
             self._wheels.restart(keyframe.id)
         if pose.scale_source != parallax.SOURCE or keyframe.id in self._scenes:
             return
-        scene = parallax.seen_depth(keyframe, seen.frame, seen.pairs, pose)
+        scene = parallax.learned_scene(keyframe, seen.frame, seen.pairs, pose)
         if scene is not None:
             self._scenes[keyframe.id] = scene
             self._agreed_ns = self._learned_ns = seen.frame.stamp_ns
@@ -262,12 +264,17 @@ class PoseChecks:
         return self._slipped_ns is not None and seen.frame.stamp_ns - self._slipped_ns < WARY_NS
 
     def _estimated(
-        self, seen: MatchedFrame, step: OdometryStep | None, options: PoseOptions
+        self,
+        seen: MatchedFrame,
+        step: OdometryStep | None,
+        options: PoseOptions,
+        scene: SceneDepth | None = None,
     ) -> Outcome:
         evidence = replace(
             scale_evidence(seen.keyframe, step),
             motion=seen.motion,
             floor=floor_below(self.options),
+            scene=scene,
         )
         return estimate_pose(seen.pairs, seen.frame, seen.keyframe.frame, options, evidence)
 
@@ -282,43 +289,62 @@ class PoseChecks:
         if isinstance(outcome, Lost):
             return outcome, None
         if step is None:
-            return self._by_scene(seen, outcome, None), None
+            return self._by_scene(seen, outcome, None, options), None
         against = self._wheels.against(seen.keyframe.id, outcome)
         if against is not None:
             self._slipped_ns = seen.frame.stamp_ns
             alone = self._estimated(seen, None, options)
-            return self._by_scene(seen, alone, step), against
+            return self._by_scene(seen, alone, step, options), against
         scene, moved_m = self._scenes.get(seen.keyframe.id), step.a_from_b[:3, 3]
         judged = parallax.check(seen.keyframe, seen.frame, seen.pairs, outcome, scene, moved_m)
         if judged.outcome is None:
             self._slipped_ns = seen.frame.stamp_ns
         if judged.outcome is None or (judged.unchecked and self._slipped_lately(seen)):
             alone = self._estimated(seen, None, options)
-            return self._by_scene(seen, alone, step), judged.contradiction or WARY
+            return self._by_scene(seen, alone, step, options), judged.contradiction or WARY
         if judged.agreed:
             self._agreed_ns = seen.frame.stamp_ns
-        return judged.outcome, judged.contradiction
+        return self._by_scene(seen, judged.outcome, step, options), judged.contradiction
 
-    def _by_scene(self, seen: MatchedFrame, outcome: Outcome, step: OdometryStep | None) -> Outcome:
+    def _by_scene(
+        self,
+        seen: MatchedFrame,
+        outcome: Outcome,
+        step: OdometryStep | None,
+        options: PoseOptions,
+    ) -> Outcome:
         """In metres by the scene's known depth, where odometry's length is wrong or absent.
 
-        step: odometry's way, whose turn must still agree: without metres matches choose badly
-        between a turn and a step to the side.
+        step: odometry's way, if there is one: its turn must agree, slip lengthens ways only.
         """
-        scene = self._scenes.get(seen.keyframe.id)
+        scene = self._known_scene(seen)
         if scene is None or not isinstance(outcome, RelativePose):
             return outcome
-        established = self._agreed_ns - self._learned_ns >= scene_scale.ESTABLISHED_NS
-        carried_ns = seen.frame.stamp_ns - self._agreed_ns
-        if not established or carried_ns > scene_scale.MAX_CARRIED_NS:
+        by_scene = replace(options, sources=(scene_scale.SOURCE,))
+        pose: Outcome | None = None
+        if scene.shape_sigma <= scene_scale.MAX_SHAPE_SIGMA:
+            pose = self._estimated(seen, None, by_scene, scene)
+        elif scene.relief >= scene_scale.MIN_RELIEF_ALONE:
+            views = seen.keyframe, seen.frame, seen.pairs
+            pose = scene_scale.length_by_scene(*views, outcome, scene)
+        if not isinstance(pose, MetricPose) or scene_scale.contradicted(pose, self.options.trust):
             return outcome
-        if step is None and scene.relief < scene_scale.MIN_RELIEF_ALONE:
-            return outcome
-        views = seen.keyframe, seen.frame, seen.pairs
-        pose = scene_scale.posed_by_scene(*views, outcome, scene)
-        if pose is None or (step is not None and scene_scale.turned_otherwise(pose, step)):
+        if step is not None and scene_scale.turned_otherwise(pose, step):
             return outcome
         return pose
+
+    def knows_scene(self, seen: MatchedFrame) -> bool:
+        """Whether this keyframe gives metres without odometry."""
+        return self._known_scene(seen) is not None
+
+    def _known_scene(self, seen: MatchedFrame) -> SceneDepth | None:
+        """Of the keyframe, if odometry has agreed with it for long enough, and not long ago."""
+        scene = self._scenes.get(seen.keyframe.id)
+        if scene is None:
+            return None
+        established = self._agreed_ns - self._learned_ns >= scene_scale.ESTABLISHED_NS
+        carried_ns = seen.frame.stamp_ns - self._agreed_ns
+        return scene if established and carried_ns <= scene_scale.MAX_CARRIED_NS else None
 
     def _implausible(self, seen: MatchedFrame, pose: MetricPose, before: Before) -> Lost | None:
         stamp_ns, gates = seen.frame.stamp_ns, self.options.gates

@@ -1,8 +1,10 @@
 """Metres from a scene whose depth odometry showed earlier, while odometry errs or is absent.
 
-    outcome of the matches alone: R, unit direction d
-    length L = what puts its triangulated points where the scene has them
-    sigma of L: the scene's own, what neighbouring points differ by, and that of the triangulation
+The scene is used as a depth camera's image is, but of single points (`geometry/scene_depth.py`). A
+turn and a step to the side move the pixels of a shallow scene nearly alike; its depth tells them
+apart, as surely as that depth is known, which is part of the pose's covariance. Of a scene whose
+shape is not known so well the median depth gives a length alone, with the matches' own rotation
+and direction, if its relief shows these.
 
 Slipping wheels move no point of the scene, so poses go on through a slip. The scale is not measured
 anew: its sigma grows from keyframe to keyframe, and after `MAX_CARRIED_NS` without a word of
@@ -17,20 +19,28 @@ import numpy as np
 
 from l2m_ros.geometry import se3
 from l2m_ros.geometry.camera import unproject
+from l2m_ros.geometry.scene_depth import MIN_POINTS, NEIGHBOUR, SceneDepth
 from l2m_ros.tracking import parallax
+from l2m_ros.tracking.depth_trust import DepthVerdict, judge
 from l2m_ros.tracking.keyframes import Keyframe
 from l2m_ros.tracking.odometry import OdometrySample, OdometryStep
-from l2m_ros.tracking.parallax import SceneDepth
+from l2m_ros.tracking.trust import TrustOptions
 from l2m_ros.types import Correspondences, FloatArray, Frame, MetricPose, RelativePose
 
 SOURCE = "scene"
 MAX_CARRIED_NS = 5_000_000_000
 ESTABLISHED_NS = 500_000_000  # odometry must have agreed for so long: it may slip from the start
 CHI2_999_3 = 16.27  # 99.9 % of chi-square with three degrees of freedom
-# A shallow scene moves nearly alike under a turn and a step to the side; without odometry's turn
-# the matches chose wrongly by 2 to 8 degrees at a relief of 0.14 to 0.18, by 0.3 at 0.29.
+# A scene that may look otherwise by more gives a length alone: good poses came of scenes of 0.053
+# and less, those of 0.07 and 0.11 were 1 to 3 degrees and 13 to 17 cm off within 12 frames.
+MAX_SHAPE_SIGMA = 0.06
+# Without depth and without odometry's turn matches chose wrongly by 2 to 8 degrees at a relief of
+# 0.14 to 0.18, by 0.3 at 0.29.
 MIN_RELIEF_ALONE = 0.25
 MAX_SPREAD = 0.25  # of the log of depth: more says that the motion is not the scene's
+# What a scene's depth leaves over of where matches lie, squared, over what noise explains: 0.5
+# and less on recordings, 1.0 in the simulator; 2 to 4 where a scene was bent.
+MAX_LEFT_OVER = 1.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +60,7 @@ class Anchor:
         return OdometryStep(T, P, way.modelled)
 
 
-def posed_by_scene(
+def length_by_scene(
     keyframe: Keyframe,
     query: Frame,
     pairs: Correspondences,
@@ -60,26 +70,29 @@ def posed_by_scene(
     """The outcome of the matches alone with the scene's metres; None where they do not fit it."""
     if outcome.covariance is None or outcome.kind == "rotation" or parallax.is_vague(outcome):
         return None
-    unit = outcome.keyframe_from_camera
-    inliers = pairs.select(outcome.inliers)
-    seen = parallax.triangulated_scene(keyframe, query, inliers, unit, parallax.CHECKED_RAD)
-    if seen is None:
-        return None
-    logs = scene.log_ratios(seen)
-    if logs is None:
+    unit, inliers = outcome.keyframe_from_camera, pairs.select(outcome.inliers)
+    found = parallax.triangulated_scene(keyframe, query, inliers, unit, parallax.CHECKED_RAD)
+    logs = None if found is None else scene.log_ratios(found[0])
+    if found is None or logs is None:
         return None
     middle = float(np.median(logs))
     if 1.4826 * float(np.median(np.abs(logs - middle))) > MAX_SPREAD:
         return None
     length = float(np.exp(-middle))
-    sigma = float(np.sqrt(scene.sigma**2 + seen.sigma**2 + parallax.NEIGHBOUR**2))
+    sigma = float(np.sqrt(scene.sigma**2 + found[0].sigma ** 2 + NEIGHBOUR**2))
     d = unit[:3, 3]
     P = outcome.covariance.copy()
     P[:3] *= length
     P[:, :3] *= length
     P[:3, :3] += (length * sigma) ** 2 * np.outer(d, d)
-    T = se3.transform(unit[:3, :3], length * d)
-    return MetricPose(T, P, outcome.inliers, SOURCE)
+    return MetricPose(se3.transform(unit[:3, :3], length * d), P, outcome.inliers, SOURCE)
+
+
+def contradicted(pose: MetricPose, options: TrustOptions) -> bool:
+    """Whether the scene's depth leaves unexplained where the matches lie."""
+    if judge(pose.depth_check, options) is DepthVerdict.CONTRADICTED:
+        return True
+    return pose.depth_check is not None and pose.depth_check.left_over > MAX_LEFT_OVER
 
 
 def turned_otherwise(pose: MetricPose, step: OdometryStep) -> bool:
@@ -98,19 +111,18 @@ def carried_scene(
 ) -> SceneDepth | None:
     """What the query sees of the known points, with their depth there."""
     inliers = pairs.select(pose.inliers)
-    from scipy.spatial import cKDTree  # 0.2 s to import; a node with depth needs none of it
-
-    apart, index = cKDTree(known.pixels).query(inliers.keyframe_px)
-    same = apart < parallax.SAME_PX
-    if np.count_nonzero(same) < parallax.MIN_POINTS:
-        return None
+    index, same = known.beside(inliers.keyframe_px)
     T = pose.keyframe_from_camera
-    rays = unproject(keyframe.frame.camera, inliers.keyframe_px[same])
-    points = rays * known.depth_m[index[same], None]
+    points = unproject(keyframe.frame.camera, inliers.keyframe_px) * known.depth_m[index, None]
     z = ((points - T[:3, 3]) @ T[:3, :3])[:, 2]
-    good = np.isfinite(z) & (z > 0)
-    if np.count_nonzero(good) < parallax.MIN_POINTS:
+    good = same & np.isfinite(z) & (z > 0)
+    if np.count_nonzero(good) < MIN_POINTS:
         return None
     moved_m = float(np.sqrt(np.linalg.eigvalsh(pose.covariance[:3, :3])[-1]))
-    sigma = float(np.hypot(known.sigma, moved_m / np.median(z[good])))
-    return SceneDepth(inliers.query_px[same][good], z[good], sigma)
+    return SceneDepth(
+        inliers.query_px[good],
+        z[good],
+        float(np.hypot(known.sigma, moved_m / np.median(z[good]))),
+        float(np.hypot(known.noise, NEIGHBOUR)),
+        None if known.shapes is None else known.shapes[:, index[good]],
+    )
