@@ -24,7 +24,7 @@ def sample(seed):
 def done():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calibration, "LEAST_POSES", 12)
-        patch.setattr(calibration, "MOST_FITTED", 5)
+        patch.setattr(calibration, "MOST_FITTED", 3)
         return calibration.calibrate([sample(k) for k in range(24)], CAUTIOUS, TruthSigma())
 
 

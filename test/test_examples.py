@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -53,12 +54,19 @@ def test_the_lines_of_the_readme_print_a_metric_pose(rendered, monkeypatch, caps
     assert found.scale_source == "depth"
 
 
-def run(name, *arguments, cwd):
-    return subprocess.run(
-        [sys.executable, EXAMPLES / name, *map(str, arguments)],
-        cwd=cwd, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin"}, text=True,
-        capture_output=True, timeout=120, check=False,
-    )  # fmt: skip
+@pytest.fixture
+def run(rendered, monkeypatch, capsys):
+    """An example as a script beside `pair`, in this process: what it prints; it must end with 0."""
+    monkeypatch.chdir(rendered)
+
+    def script(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        assert not end.value.code
+        return capsys.readouterr().out
+
+    return script
 
 
 def command_of(name):
@@ -68,17 +76,15 @@ def command_of(name):
     return command.split()
 
 
-def test_match_two_images(rendered):
-    done = run("match_two_images.py", *command_of("match_two_images.py"), cwd=rendered)
-    assert done.returncode == 0, done.stderr
-    x, y, z = map(float, re.findall(r"is at (\S+) (\S+) (\S+) m", done.stdout)[0])
+def test_match_two_images(rendered, run):
+    said = run("match_two_images.py", *command_of("match_two_images.py"))
+    x, y, z = map(float, re.findall(r"is at (\S+) (\S+) (\S+) m", said)[0])
     expected = truth(rendered, "000000.png", "000007.png")[:3, 3]
     assert np.abs(np.array([x, y, z]) - expected).max() < 0.01
 
 
-def test_track_a_folder(rendered):
-    done = run("track_folder.py", "pair", "--out", "pair.tum", cwd=rendered)
-    assert done.returncode == 0, done.stderr
+def test_track_a_folder(rendered, run):
+    run("track_folder.py", "pair", "--out", "pair.tum")
     poses = np.loadtxt(rendered / "pair.tum")
     assert len(poses) == 7  # the first frame becomes the keyframe
     expected = truth(rendered, "000000.png", "000007.png")[:3, 3]

@@ -18,7 +18,7 @@ from l2m_ros.errors import InvalidInput, ModelError
 from l2m_ros.export import onnx_graph
 from l2m_ros.export.half_precision import to_half
 from l2m_ros.export.parser_check import load_table, problems_of
-from l2m_ros.export.stages import ExportOptions, agreement, export_model
+from l2m_ros.export.stages import HEAD_RESULTS, ExportOptions, agreement, export_model
 from l2m_ros.export.tidy import tidy
 from l2m_ros.matching.preprocess import network_input
 
@@ -227,10 +227,12 @@ def test_a_network_that_tensorrt_cannot_take_is_not_written(tmp_path):
         export_model(Nonzero(), CARD, ExportOptions(out=tmp_path / "x", height=64, width=64))
     assert not (tmp_path / "x" / "card.yaml").exists()
 
-    class Determinant(ToyNetwork):
-        def match(self, features, reference):
-            out = super().match(features, reference)
-            return {**out, "warp": out["warp"] * torch.linalg.det(features["coarse"][0, 0])}
+    class Determinant(torch.nn.Module):  # as a depth head, which is one graph
+        def feature_stand_ins(self, height, width):
+            return {"fine": torch.zeros(1, 1, 4, 4)}
+
+        def depth(self, features):
+            return dict.fromkeys(HEAD_RESULTS, torch.linalg.det(features["fine"]))
 
     with pytest.raises(ModelError, match="TensorRT would not take"):
         export_model(Determinant(), CARD, ExportOptions(out=tmp_path / "x", height=64, width=64))

@@ -17,7 +17,7 @@ from l2m_ros.workshop.simulation.bag import write_bag
 from l2m_ros.workshop.simulation.sensor_faults import spoil
 from l2m_ros.workshop.simulation.sequence import SimulationOptions, simulate
 
-FRAMES = 12
+FRAMES = 8
 
 
 @pytest.fixture(scope="module", params=[".mcap", pytest.param(".db3", marks=pytest.mark.slow)])

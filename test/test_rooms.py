@@ -66,20 +66,26 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 
 @functools.cache
-def parsed(path: Path) -> ast.Module:
-    return ast.parse(path.read_text())
-
-
-@functools.cache
-def imports_of(path: Path) -> list[str]:
-    names = []
-    for node in ast.walk(parsed(path)):
+def read(path: Path) -> tuple[list[str], list[int]]:
+    """Names that a file imports; lines at its top that call something. Trees are not kept: there
+    are a million nodes for the garbage collector to walk."""
+    tree, names = ast.parse(path.read_text()), []
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative imports hide the arrow"
             names += [f"{node.module}.{alias.name}" for alias in node.names]
-    return names
+    calls = [
+        node.lineno
+        for node in tree.body
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+    ]
+    return names, calls
+
+
+def imports_of(path: Path) -> list[str]:
+    return read(path)[0]
 
 
 def room_of(path: Path) -> str:
@@ -145,6 +151,4 @@ def test_engines_have_one_importer(engine):
 def test_importing_only_defines():
     """No module prints, opens or computes at import: top-level statements are definitions."""
     for path in FILES:
-        for node in parsed(path).body:
-            call = isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
-            assert not call, f"{path}:{node.lineno} calls something at import"
+        assert not read(path)[1], f"{path}:{read(path)[1][0]} calls something at import"

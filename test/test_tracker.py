@@ -28,7 +28,7 @@ from l2m_ros.workshop.evaluation.trajectory import Trajectory
 from l2m_ros.workshop.simulation.oracle import OracleMatcher
 from l2m_ros.workshop.simulation.sequence import SimulationOptions, simulate
 
-FRAMES = 30
+FRAMES = 22
 
 
 @pytest.fixture(scope="module")
