@@ -159,6 +159,19 @@ def test_both_branches_take_as_many_steps_however_long_a_step_takes(folder, tmp_
     assert report.steps == 34 and clock[0] < 0.6
 
 
+def test_a_fit_begins_and_ends_with_the_photographs_alone(folder, tmp_path, monkeypatch):
+    real, regularised = building.Fit._geometry, []
+
+    def noted(self, *args):
+        regularised.append(self.step)
+        return real(self, *args)
+
+    monkeypatch.setattr(building.Fit, "_geometry", noted)
+    options = BuildOptions(fit=FitOptions(steps=20, max_gaussians=100))
+    build_scene(folder, tmp_path / "short.ply", options)
+    assert regularised == list(range(2, 17))  # 0.1 to 0.85 of one branch, none of the other
+
+
 def test_worse_gaussians_are_called_worse(folder, built):
     """Means moved by 2 % of their distance: errors rise, and fewer depths agree well enough."""
     out, _ = built
