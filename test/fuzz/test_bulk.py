@@ -8,6 +8,7 @@ import contextlib
 import io
 import json
 import random
+import struct
 import types
 
 import cv2
@@ -17,6 +18,7 @@ import pytest
 pytest.importorskip("rclpy")
 
 from sensor_msgs.msg import CameraInfo
+from test_bad_files import encode_rvl
 
 from fuzz.budget import bulk
 from fuzz.test_bags import bags, storage  # noqa: F401  a fixture
@@ -67,10 +69,6 @@ def changed_bytes(rng: random.Random, content: bytes) -> bytes:
     return bytes(out[: rng.randrange(len(out) + 1)]) if rng.randrange(4) == 0 else bytes(out)
 
 
-def changed_number(rng: random.Random, value: float) -> float:
-    return rng.choice(DOUBLES) if rng.randrange(6) == 0 else value * rng.uniform(0.5, 2.0)
-
-
 # ---- targets: one random input each; anything but an L2MError is a find -------------------------
 
 
@@ -98,23 +96,33 @@ def a_raw_image(rng):
     assert m.read_image(message).dtype == np.uint8
 
 
-PACKED = bytes(12) + cv2.imencode(".png", np.full((9, 11), 700, np.uint16))[1].tobytes()
+LEVELS = np.full((36, 44), 700, np.uint16)
+LEVELS[:9] = 0  # unknown
+PACKED = {"png": cv2.imencode(".png", LEVELS)[1].tobytes(), "rvl": encode_rvl(LEVELS)}
 
 
 def a_compressed_depth(rng):
-    form = rng.choice(("16UC1; compressedDepth png", "32FC1; compressedDepth rvl", "jpeg", ""))
-    depth = decompress_depth(changed_bytes(rng, PACKED), form, LIMITS)
+    packing, encoding = rng.choice(sorted(PACKED)), rng.choice(("16UC1", "32FC1"))
+    content = struct.pack("<iff", 1, 900.0, 0.5) + PACKED[packing]
+    form = rng.choice((*6 * (f"{encoding}; compressedDepth {packing}",), "jpeg", ""))
+    depth = decompress_depth(changed_bytes(rng, content), form, LIMITS)
     assert (np.isnan(depth) | (depth > 0)).all()
 
 
 def a_camera(rng):
     model, count = rng.choice(LENSES)
-    info = CameraInfo(width=rng.choice((0, 1, 64, 640)), height=rng.choice((0, 48, 480)))
-    info.distortion_model = rng.choice((model, model, "", "martian"))
-    info.d = [changed_number(rng, rng.uniform(-0.3, 0.3)) for _ in range(rng.choice((0, count)))]
-    info.k = [changed_number(rng, x) for x in (500.0, 0, 320, 0, 500, 240, 0, 0, 1)]
-    info.p = [changed_number(rng, x) for x in (500.0, 0, 320, -50, 0, 500, 240, 0, 0, 0, 1, 0)]
-    info.binning_x, info.roi.width = rng.choice((0, 0, 2, 99)), rng.choice((0, 0, 30))
+    info = CameraInfo(width=rng.choice((0, 1, *6 * (640,))), height=rng.choice((0, *6 * (480,))))
+    info.distortion_model = rng.choice((*6 * (model,), "", "martian"))
+    d = [rng.uniform(-0.3, 0.3) for _ in range(rng.choice((0, count)))]
+    k = [500.0 * rng.uniform(0.5, 2.0), 0.0, 320.0, 0.0, 500.0, 240.0, 0.0, 0.0, 1.0]
+    p = [500.0, 0.0, 320.0, -50.0, 0.0, 500.0, 240.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+    for _ in range(rng.randrange(4)):  # with more of them every camera would be refused
+        numbers = rng.choice((d, k, p))
+        if numbers:
+            at = rng.randrange(len(numbers))
+            numbers[at] = rng.choice((*DOUBLES, numbers[at] * rng.uniform(0.5, 2.0)))
+    info.d, info.k, info.p = d, k, p
+    info.binning_x, info.roi.width = rng.choice((*6 * (0,), 2, 99)), rng.choice((*6 * (0,), 30))
     with contextlib.suppress(L2MError):
         assert np.isfinite(m.read_right_from_camera(info)).all()
     camera = m.read_camera(info, rectified=bool(rng.randrange(2)))
@@ -176,13 +184,17 @@ def rounds(target, number: int) -> random.Random:
     ("target", "share"), TARGETS.items(), ids=lambda v: getattr(v, "__name__", "")
 )
 def test_targets(target, share):
+    """Some must be taken: where all are refused, nothing is asserted of what was read."""
+    refused = 0
     for number in range(bulk(share)):
         try:
             target(rounds(target, number))
         except L2MError as error:
+            refused += 1
             assert len(str(error)) < 2000
         except Exception as error:
             raise AssertionError(f"{target.__name__}({number})") from error
+    assert refused < 0.95 * bulk(share) or bulk(share) < 40
 
 
 def test_shards_and_arrays_in_files(tmp_path):
