@@ -63,8 +63,10 @@ def judge(
     """distrusted: depth was contradicted lately, so that only a close fit confirms it."""
     if check is None or check.rotation_only == 0.0:
         return DepthVerdict.SILENT
+    # A little parallax that noise might explain, too, does not restore a bad reputation.
+    unexplained = options.max_depth_unexplained * check.rotation_only
     left_over_bound = min(
-        max(EXPLAINED, options.max_depth_unexplained * check.rotation_only),
+        unexplained if distrusted else max(EXPLAINED, unexplained),
         WORSE_THAN_NONE * check.rotation_only + SLACK,
     )
     if (
