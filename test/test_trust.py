@@ -250,7 +250,7 @@ def test_a_little_parallax_does_not_restore_depth_of_bad_repute():
     """Noise explains what it leaves over, but the depth explains little of the parallax."""
     little = replace(GOOD, left_over=0.9, rotation_only=2.3)
     assert judge(little, TrustOptions()) is DepthVerdict.CONFIRMED
-    assert judge(little, TrustOptions(), distrusted=True) is DepthVerdict.CONTRADICTED
+    assert judge(little, TrustOptions(), distrusted=True) is DepthVerdict.SILENT
 
 
 def test_depth_of_bad_repute_is_believed_again_once_it_fits():

@@ -63,18 +63,18 @@ def judge(
     """distrusted: depth was contradicted lately, so that only a close fit confirms it."""
     if check is None or check.rotation_only == 0.0:
         return DepthVerdict.SILENT
-    # A little parallax that noise might explain, too, does not restore a bad reputation.
     unexplained = options.max_depth_unexplained * check.rotation_only
     left_over_bound = min(
-        unexplained if distrusted else max(EXPLAINED, unexplained),
-        WORSE_THAN_NONE * check.rotation_only + SLACK,
+        max(EXPLAINED, unexplained), WORSE_THAN_NONE * check.rotation_only + SLACK
     )
     if (
         check.misfit > _misfit_bound(check, options, distrusted)
         or check.left_over > left_over_bound
     ):
         return DepthVerdict.CONTRADICTED
-    return DepthVerdict.CONFIRMED if check.rotation_only > PARALLAX else DepthVerdict.SILENT
+    # Parallax that noise might explain as well as depth does not restore a bad reputation.
+    shown = check.rotation_only > PARALLAX and not (distrusted and check.left_over > unexplained)
+    return DepthVerdict.CONFIRMED if shown else DepthVerdict.SILENT
 
 
 def _misfit_bound(check: DepthCheck, options: TrustOptions, distrusted: bool) -> float:
