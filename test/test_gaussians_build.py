@@ -159,17 +159,26 @@ def test_both_branches_take_as_many_steps_however_long_a_step_takes(folder, tmp_
     assert report.steps == 34 and clock[0] < 0.6
 
 
-def test_a_fit_begins_and_ends_with_the_photographs_alone(folder, tmp_path, monkeypatch):
-    real, regularised = building.Fit._geometry, []
+@pytest.mark.parametrize("from_matches", [False, True])
+def test_a_fit_ends_with_the_photographs_alone_where_depth_was_measured(
+    folder, tmp_path, monkeypatch, from_matches
+):
+    begin, regularised = building.Fit.__init__, []
+
+    def begun(self, *args):
+        begin(self, *args)
+        self.photographs = [None] if from_matches else []
 
     def noted(self, *args):
         regularised.append(self.step)
-        return real(self, *args)
+        return torch.zeros(())
 
+    monkeypatch.setattr(building.Fit, "__init__", begun)
     monkeypatch.setattr(building.Fit, "_geometry", noted)
     options = BuildOptions(fit=FitOptions(steps=20, max_gaussians=100))
     build_scene(folder, tmp_path / "short.ply", options)
-    assert regularised == list(range(2, 17))  # 0.1 to 0.85 of one branch, none of the other
+    # From 0.1 to 0.85 or 1 of one branch, never of the other.
+    assert regularised == list(range(2, 20 if from_matches else 17))
 
 
 def test_worse_gaussians_are_called_worse(folder, built):
