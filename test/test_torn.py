@@ -147,9 +147,11 @@ def test_an_image_of_two_moments_is_that_by_any_keyframe(wall, monkeypatch):
     assert verdicts == [None]
 
 
-@pytest.mark.parametrize("turned_deg, lost", [(0.2, False), (2.0, True)])
-def test_a_part_without_metres_is_compared_by_its_turn(turned_deg, lost):
-    """As of a sky, whose depth nothing measures."""
+@pytest.mark.parametrize(
+    "turned_deg, metres, lost", [(0.2, True, False), (2.0, True, True), (2.0, False, False)]
+)
+def test_a_part_without_metres_is_compared_by_its_turn(turned_deg, metres, lost):
+    """As of a sky, whose depth nothing measures; not where neither part has metres."""
     turn = se3.transform(se3.rotation(np.radians([0.0, turned_deg, 0.0])), np.zeros(3))
     variance = np.diag([1e-4] * 3 + [np.radians(0.2) ** 2] * 3)
     turned = []
@@ -157,7 +159,7 @@ def test_a_part_without_metres_is_compared_by_its_turn(turned_deg, lost):
     def posed(part):
         agree = np.ones(len(part), dtype=bool)
         turned.append(part)
-        if len(turned) == 1:
+        if len(turned) == 1 or not metres:
             return RelativePose(turn, agree, "rotation", np.diag([0.0] * 3 + [1e-5] * 3))
         return MetricPose(np.eye(4), variance, agree, "depth")
 

@@ -96,16 +96,18 @@ def two_poses(
         poses.append(pose)
     a, b = poses
     assert a.covariance is not None and b.covariance is not None
-    # Where a part has no metres (of a sky), its turn says whether it is of another moment.
-    metric = isinstance(a, MetricPose) and isinstance(b, MetricPose)
-    free = slice(None) if metric else slice(3, None)
+    metric = [isinstance(pose, MetricPose) for pose in poses]
+    if not any(metric):
+        return None  # turns alone differ by a degree on whole images
+    # Where one part has no metres (of a sky), its turn says whether it is of another moment.
+    free = slice(None) if all(metric) else slice(3, None)
     apart = se3.difference(a.keyframe_from_camera, b.keyframe_from_camera)[free]
     P = (a.covariance + b.covariance)[free, free]
     limit = (CHI2_95 if repeated else CHI2_99)[len(apart)]
     if float(apart @ np.linalg.solve(P, apart)) < limit:
         return None
     far = float(np.linalg.norm(apart[:3]))
-    words = f"{far:.3f} m" if metric else f"{np.degrees(far):.2f} degrees"
+    words = f"{far:.3f} m" if all(metric) else f"{np.degrees(far):.2f} degrees"
     return _two_moments(rows, repeated, f"the two parts differ by {words}")
 
 
