@@ -148,10 +148,11 @@ def test_an_image_of_two_moments_is_that_by_any_keyframe(wall, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "turned_deg, metres, lost", [(0.2, True, False), (2.0, True, True), (2.0, False, False)]
+    "turned_deg, other, lost",
+    [(0.2, "depth", False), (2.0, "depth", True), (2.0, "odometry", False), (2.0, None, False)],
 )
-def test_a_part_without_metres_is_compared_by_its_turn(turned_deg, metres, lost):
-    """As of a sky, whose depth nothing measures; not where neither part has metres."""
+def test_a_part_without_metres_is_compared_by_its_turn(turned_deg, other, lost):
+    """As of a sky, whose depth nothing measures; with one whose turn depth shows."""
     turn = se3.transform(se3.rotation(np.radians([0.0, turned_deg, 0.0])), np.zeros(3))
     variance = np.diag([1e-4] * 3 + [np.radians(0.2) ** 2] * 3)
     turned = []
@@ -159,9 +160,9 @@ def test_a_part_without_metres_is_compared_by_its_turn(turned_deg, metres, lost)
     def posed(part):
         agree = np.ones(len(part), dtype=bool)
         turned.append(part)
-        if len(turned) == 1 or not metres:
+        if len(turned) == 1 or other is None:
             return RelativePose(turn, agree, "rotation", np.diag([0.0] * 3 + [1e-5] * 3))
-        return MetricPose(np.eye(4), variance, agree, "depth")
+        return MetricPose(np.eye(4), variance, agree, other)
 
     rows = np.arange(HEIGHT) >= HEIGHT // 2
     found = two_poses(pairs_shifted(10), rows, repeated=False, min_support=0.5, posed=posed)

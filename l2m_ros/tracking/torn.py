@@ -35,6 +35,7 @@ MIN_ROWS = 0.05  # of the image
 # Of chi-square by degrees of freedom. Parts of a whole image differ by more than 90 % admits (10.6)
 # on 4 of 70 images of the office, whose depth errs by region.
 CHI2_95, CHI2_99 = {6: 12.59, 3: 7.81}, {6: 16.81, 3: 11.34}
+BY_DEPTH = ("depth", "stereo")  # scale sources whose poses have a turn of their own
 MIN_MATCHES = 20  # in a part; fewer do not say whether it moved
 
 
@@ -96,19 +97,23 @@ def two_poses(
         poses.append(pose)
     a, b = poses
     assert a.covariance is not None and b.covariance is not None
-    metric = [isinstance(pose, MetricPose) for pose in poses]
-    if not any(metric):
-        return None  # turns alone differ by a degree on whole images
+    metric = all(isinstance(pose, MetricPose) for pose in poses)
+    if not metric and not any(_by_depth(pose) for pose in poses):
+        return None  # turns by matches alone differ by a degree on whole images
     # Where one part has no metres (of a sky), its turn says whether it is of another moment.
-    free = slice(None) if all(metric) else slice(3, None)
+    free = slice(None) if metric else slice(3, None)
     apart = se3.difference(a.keyframe_from_camera, b.keyframe_from_camera)[free]
     P = (a.covariance + b.covariance)[free, free]
     limit = (CHI2_95 if repeated else CHI2_99)[len(apart)]
     if float(apart @ np.linalg.solve(P, apart)) < limit:
         return None
     far = float(np.linalg.norm(apart[:3]))
-    words = f"{far:.3f} m" if all(metric) else f"{np.degrees(far):.2f} degrees"
+    words = f"{far:.3f} m" if metric else f"{np.degrees(far):.2f} degrees"
     return _two_moments(rows, repeated, f"the two parts differ by {words}")
+
+
+def _by_depth(pose: Pose) -> bool:
+    return isinstance(pose, MetricPose) and pose.scale_source in BY_DEPTH
 
 
 def _parts(pairs: Correspondences, rows: Rows) -> list[Mask]:
