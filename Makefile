@@ -1,5 +1,5 @@
 # make demo    simulate a robot, run the matcher, write demo/report.html
-# make test    everything that is tested quickly (about 8 minutes on 2 cores)
+# make test    everything that is tested quickly (about 5 minutes on 2 cores)
 # make test-slow   the rest, with 200,000 random inputs; about half an hour on 2 free cores
 # make soak    the node for hours: about six (SOAK="frames --minutes 10" for a part)
 # make audit   known faults of pinned packages, and a list of them

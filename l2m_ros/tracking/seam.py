@@ -22,6 +22,7 @@ STEP, STEP_GREY = 2, 3  # a step is twice as high as those of the rows beside it
 # camera moves least).
 MIN_SEAM, STANDS_OUT = 0.15, 1.5
 BESIDE = 3  # rows that belong to the same seam
+LEAST_PART = 6  # of the height: a pose of less says little of another moment
 # Of the image's upright strips, in which a seam steps: 14 to 16 in 23 torn images; 8 to 13, and in
 # three of 18 more, along lines of whole images that the keyframe does not show.
 STRIPS, MIN_STRIPS = 16, 14
@@ -45,7 +46,7 @@ def seam(rgb: ByteArray, keyframe_rgb: ByteArray, pairs: Correspondences) -> Row
     grey = _grey(rgb)
     steps = _steps(grey)
     share = steps.mean(axis=1)
-    share[: height // 10] = share[-(height // 10) :] = 0.0
+    share[: height // LEAST_PART] = share[-(height // LEAST_PART) :] = 0.0
     least, found = MIN_SEAM, None
     if share.max() < least:
         return None
