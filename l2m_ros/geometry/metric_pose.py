@@ -114,11 +114,11 @@ def _from_depths(problem: PoseProblem, depths: Depths, source: str) -> MetricPos
         fit = posed(pairs, fit.pose)
     if isinstance(fit, Lost):
         return fit
-    if depths.sparse and float((fit.weights > 0.5).mean()) < LEAST_AGREED:
-        agree = 100 * float((fit.weights > 0.5).mean())
+    agreed = float((fit.weights > 0.5).mean())
+    if depths.sparse and agreed < LEAST_AGREED:
         return Lost(
             LostReason.NO_SCALE,
-            f"{agree:.0f} % of the matches agree with the known {source}, "
+            f"{100 * agreed:.0f} % of the matches agree with the known {source}, "
             f"{100 * LEAST_AGREED:.0f} are the least: little of it is seen",
         )
     with_depth = np.isfinite(pairs.keyframe_m) | np.isfinite(pairs.query_m)
@@ -271,7 +271,7 @@ def _as_likely(problem: PoseProblem, view: TwoView, T: FloatArray) -> FloatArray
     if near is None:
         return None
     motion = ahead(some, near.pose, near.weights)
-    found, cost = (motion_cost(some, T, view.general.noise) for T in (view.general.pose, motion))
+    found, cost = (motion_cost(some, m, view.general.noise) for m in (view.general.pose, motion))
     if cost > MOST_COST * len(some):
         return None
     told = independent_fraction(view.general, some.query)

@@ -30,6 +30,7 @@ import numpy as np
 from l2m_ros.tracking.trust import TrustOptions
 from l2m_ros.types import DepthCheck, Lost, LostReason, MetricPose
 
+DEPTH, STEREO = "depth", "stereo"  # the frames' own, of `SCALE_SOURCES`
 CLEARED_AFTER = 2  # confirmations in a row at least
 CLEARED_SHARE = 0.7  # ... and of the remembered votes against, so many
 REMEMBERED = 10  # verdicts of frames that could be checked

@@ -50,27 +50,40 @@ def seen_depth(
     min_parallax_rad: float = MIN_PARALLAX_RAD,
 ) -> SceneDepth | None:
     """Of the keyframe, by triangulation of the inliers; None where there is too little parallax."""
-    T = pose.keyframe_from_camera
-    found = triangulated_scene(keyframe, query, pairs.select(pose.inliers), T, min_parallax_rad)
-    if found is None:
-        return None
-    return replace(found[0], sigma=float(np.hypot(_relative_sigma(pose), found[0].sigma)))
+    inliers = pairs.select(pose.inliers)
+    found = _scene_by_pose(keyframe, query, inliers, pose, min_parallax_rad)
+    return None if found is None else found[0]
 
 
 def learned_scene(
     keyframe: Keyframe, query: Frame, pairs: Correspondences, pose: MetricPose
 ) -> SceneDepth | None:
     """The same, with the shapes that the pose's covariance leaves open: to find poses by it."""
-    inliers, T = pairs.select(pose.inliers), pose.keyframe_from_camera
-    found = triangulated_scene(keyframe, query, inliers, T, MIN_PARALLAX_RAD)
+    inliers = pairs.select(pose.inliers)
+    found = _scene_by_pose(keyframe, query, inliers, pose, MIN_PARALLAX_RAD)
     if found is None:
         return None
     scene, known = found
     rays = unproject(keyframe.frame.camera, inliers.keyframe_px[known])
     others = unproject(query.camera, inliers.query_px[known])
-    shapes = shapes_by_motion(rays, others, T, pose.covariance)
-    sigma = float(np.hypot(_relative_sigma(pose), scene.sigma))
-    return replace(scene, sigma=sigma, shapes=shapes)
+    shapes = shapes_by_motion(rays, others, pose.keyframe_from_camera, pose.covariance)
+    return replace(scene, shapes=shapes)
+
+
+def _scene_by_pose(
+    keyframe: Keyframe,
+    query: Frame,
+    inliers: Correspondences,
+    pose: MetricPose,
+    min_parallax_rad: float,
+) -> tuple[SceneDepth, Mask] | None:
+    """Of the keyframe, with the pose's sigma, and which of the inliers it has."""
+    T = pose.keyframe_from_camera
+    found = triangulated_scene(keyframe, query, inliers, T, min_parallax_rad)
+    if found is None:
+        return None
+    scene, known = found
+    return replace(scene, sigma=float(np.hypot(_relative_sigma(pose), scene.sigma))), known
 
 
 def triangulated_scene(

@@ -19,7 +19,7 @@ from l2m_ros.tracking import odometry as wheels
 from l2m_ros.tracking import parallax, scene_scale
 from l2m_ros.tracking.chain import locate
 from l2m_ros.tracking.depth_odometry import ScaleAgainstOdometry
-from l2m_ros.tracking.depth_trust import MOST_LEFT_OVER_STEREO, DepthTrust
+from l2m_ros.tracking.depth_trust import DEPTH, MOST_LEFT_OVER_STEREO, STEREO, DepthTrust
 from l2m_ros.tracking.doubts import looks_alike
 from l2m_ros.tracking.gates import StampedPose, gate, implausible_motion
 from l2m_ros.tracking.keyframes import Keyframe
@@ -36,7 +36,6 @@ from l2m_ros.tracking.torn import two_poses, unsupported_part
 from l2m_ros.tracking.trust import contradicted_content, contradicted_scale
 from l2m_ros.types import Correspondences, Frame, Lost, LostReason, MetricPose, RelativePose
 
-DEPTH, STEREO = "depth", "stereo"  # the frames' own, of `SCALE_SOURCES`
 WARY_NS = 2_000_000_000  # how long odometry is not believed unchecked after it was contradicted
 WARY = "odometry was contradicted a moment ago and nothing can check it here: the wheels may slip"
 Remarks = dict[str, str | None]  # by what they are about; None: all is well with it

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from l2m_ros.geometry import se3
+from l2m_ros.tracking.depth_trust import DEPTH, STEREO
 from l2m_ros.tracking.seam import Rows
 from l2m_ros.types import (
     ByteArray,
@@ -35,7 +36,7 @@ MIN_ROWS = 0.05  # of the image
 # Of chi-square by degrees of freedom. Parts of a whole image differ by more than 90 % admits (10.6)
 # on 4 of 70 images of the office, whose depth errs by region.
 CHI2_95, CHI2_99 = {6: 12.59, 3: 7.81}, {6: 16.81, 3: 11.34}
-BY_DEPTH = ("depth", "stereo")  # scale sources whose poses have a turn of their own
+BY_DEPTH = (DEPTH, STEREO)  # scale sources whose poses have a turn of their own
 MIN_MATCHES = 20  # in a part; fewer do not say whether it moved
 
 
