@@ -89,6 +89,16 @@ def test_parameters_that_cannot_be_are_one_line(given, words):
         Bench(activate=False, **given)
 
 
+def test_a_running_node_refuses_a_camera_on_the_floor_and_goes_on():
+    with Bench() as bench:
+        change = Parameter("pose.floor_below_base_m", value=0.0).to_parameter_msg()
+        request = SetParameters.Request(parameters=[change])
+        answer = called(bench, SetParameters, "/l2m/set_parameters", request)
+        assert not answer.results[0].successful
+        assert "above the floor" in answer.results[0].reason
+        bench.recover()
+
+
 def test_a_qos_override_of_another_type_fails_activate_in_words():
     given = {"qos_overrides./image.subscription.depth": "many"}
     with Bench(activate=False, **given) as bench:

@@ -73,6 +73,15 @@ def test_camera_on_its_base():
     assert "base_from_camera" in validation_error({**DEFAULTS, "base_from_camera": [0.0] * 7})
 
 
+def test_a_camera_on_the_floor_is_an_error_in_words():
+    """It was an exception of `tracker_options`: set while the node ran, it ended the node."""
+    values = {**DEFAULTS, "pose.floor_below_base_m": 0.0}  # base_from_camera's z is 0
+    assert "above the floor" in validation_error(values)
+    assert validation_error({**values, "base_from_tf": True}) is None
+    mounted = [0.0, 0.0, 0.3, *DEFAULTS["base_from_camera"][3:]]
+    assert validation_error({**values, "base_from_camera": mounted}) is None
+
+
 def test_only_what_was_set_goes_to_the_matcher():
     assert matcher_options(DEFAULTS) == {"backend": "auto"}
     values = {**DEFAULTS, "threads": 2, "model_width": 320, "model_height": 240}

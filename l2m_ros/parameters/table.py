@@ -354,6 +354,8 @@ def validation_error(values: Values) -> str | None:
     try:
         if "base_from_camera" in values:
             base_from_camera(values)
+        if {"base_from_camera", "base_from_tf", "pose.floor_below_base_m"} <= values.keys():
+            _floor_below_base_m(values)
     except InvalidInput as error:
         return str(error)
     return None
