@@ -57,7 +57,7 @@ def _actions(context):
     inputs = ("image", "camera_info", "depth", "right", "odom")
     names = [*(argument.name for argument in ARGUMENTS), "namespace", *inputs]
     value = {name: LaunchConfiguration(name).perform(context) for name in names}
-    node = f"{value['namespace'].rstrip('/')}/l2m" if value["namespace"] else "/l2m"
+    node = "/".join(["", *filter(None, value["namespace"].split("/")), "l2m"])
     player = ExecuteProcess(
         cmd=["ros2", "bag", "play", value["bag"], "--clock", "100", "--rate", value["rate"],
              "--start-paused"],
@@ -75,6 +75,7 @@ def _actions(context):
         package="l2m_ros",
         executable="wait_until_listening",
         name="l2m_wait",
+        namespace=value["namespace"],  # so that it finds relative topics as the matcher does
         arguments=["--node", node, *_topics(value)],
         output="screen",
     )

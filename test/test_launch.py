@@ -235,6 +235,16 @@ def test_replay_plays_records_and_ends(modules):
     assert when_played.keywords["target_action"] is player
 
 
+@pytest.mark.parametrize("namespace", ["robot1", "/robot1", "robot1/"])
+def test_replay_waits_for_the_matcher_in_its_namespace(modules, namespace):
+    """A full name begins with a slash: `robot1/l2m` was waited for in vain."""
+    launched = Launched("replay.launch.py", bag="my_bag", namespace=namespace)
+    (listening,) = launched.of("Node")
+    assert listening.keywords["arguments"][:2] == ["--node", "/robot1/l2m"]
+    assert listening.keywords["namespace"] == namespace
+    assert "/robot1/l2m/pose" in launched.of("ExecuteProcess")[0].keywords["cmd"]
+
+
 @pytest.mark.parametrize(
     ("name", "mode"), [("localization.launch.py", "localize"), ("mapping.launch.py", "build")]
 )

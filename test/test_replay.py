@@ -2,12 +2,14 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from l2m_ros import cli
 from l2m_ros.bags.reader import open_bag
+from l2m_ros.bags.recording import open_recording
 from l2m_ros.bags.replay import find_topics, read_truth
 from l2m_ros.errors import InvalidInput
 from l2m_ros.parameters.file import parameter_values
@@ -176,3 +178,29 @@ def test_odometry_of_nan_is_left_out_and_the_replay_goes_on(capsys, tmp_path):
     assert code == 0, said.err
     assert said.err.count("a message on /odom left out: odom holds NaN") == 1
     assert json.loads(said.out)["frames"] == 4
+    with open_recording(tmp_path / "nan.mcap") as recording:  # what a map is built of
+        assert len(list(recording.shots())) == 4
+
+
+def test_images_after_the_end_of_odometry_are_in_a_recording_too(tmp_path):
+    """Lossless inputs wait for odometry: what waited at the end of the bag was left out."""
+    options = SimulationOptions(frames=4, width=160, height=120, stereo=False)
+    shots = [replace(shot, odom_published=k < 2) for k, shot in enumerate(simulate(options))]
+    write_bag(tmp_path / "ended.mcap", shots)
+    with open_recording(tmp_path / "ended.mcap") as recording:
+        assert len(list(recording.shots())) == 4
+
+
+def test_what_a_matcher_published_is_no_input():
+    """`ros2 bag record -a`: its own odometry would agree with it about everything."""
+    types = {
+        "/camera/image": "sensor_msgs/msg/Image",
+        "/camera/camera_info": "sensor_msgs/msg/CameraInfo",
+        "/odom": "nav_msgs/msg/Odometry",
+        "/l2m/odometry": "nav_msgs/msg/Odometry",
+        "/robot1/l2m/odometry": "nav_msgs/msg/Odometry",
+        "/l2m/keyframe": "sensor_msgs/msg/Image",
+        "/l2m/matches": "sensor_msgs/msg/Image",
+    }
+    found = find_topics(SimpleNamespace(types=types, path="all.mcap"), {})
+    assert (found.image, found.odom) == ("/camera/image", "/odom")

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from l2m_ros.bags.reader import open_bag
-from l2m_ros.bags.replay import GROUND_TRUTH, AnyBag, BagTopics, find_topics, read_truth
+from l2m_ros.bags.replay import GROUND_TRUTH, AnyBag, BagTopics, bundles_of, find_topics, read_truth
 from l2m_ros.errors import InvalidInput
 from l2m_ros.files import foreign_values, inside, read_json
 from l2m_ros.frames.builder import FrameBuilder
@@ -188,15 +188,13 @@ def _bag_shots(bag: AnyBag, topics: BagTopics, truth: dict[int, FloatArray]) -> 
     )
     builder = FrameBuilder(image_topic=topics.image)
     stamps = np.array(sorted(truth), np.int64)
-    roles = topics.inputs()
-    for topic, message in bag.messages(list(roles)):
-        for bundle in inputs.add(roles[topic], message, received_s=0.0):
-            try:
-                frame = builder.build(bundle)
-            except InvalidInput:
-                continue
-            known = _at(stamps, truth, frame.stamp_ns)
-            yield Shot(frame, "", known, inputs.odometry_at(frame.stamp_ns))
+    for bundle in bundles_of(bag, topics, inputs):
+        try:
+            frame = builder.build(bundle)
+        except InvalidInput:
+            continue
+        known = _at(stamps, truth, frame.stamp_ns)
+        yield Shot(frame, "", known, inputs.odometry_at(frame.stamp_ns))
 
 
 def _at(stamps: np.ndarray, truth: dict[int, FloatArray], stamp_ns: int) -> FloatArray | None:

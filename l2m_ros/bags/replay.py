@@ -56,6 +56,7 @@ WITHOUT_EFFECT = ("autostart", "publish_tf", "image_transport", "stale_after_s",
 GROUND_TRUTH = "/ground_truth/pose"  # where `l2m simulate` writes it
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 DEPTH_WORDS = ("depth", "disparity")
+NODE = "l2m"  # the matcher's name: its topics are /l2m/odometry and so on
 OTHER_WORDS = ("right", "cam1", "mask", "infra")
 
 
@@ -151,10 +152,13 @@ def _single(bag: AnyBag, what: str, types: tuple[str, ...], without: tuple[str, 
 
 
 def _of_type(bag: AnyBag, types: tuple[str, ...], without: tuple[str, ...]) -> list[str]:
+    """Leaves out what a matcher published: its odometry would be taken for the wheels'."""
     return sorted(
         topic
         for topic, kind in bag.types.items()
-        if kind in types and not any(word in topic for word in without)
+        if kind in types
+        and not any(word in topic for word in without)
+        and topic.split("/")[-2:-1] != [NODE]
     )
 
 
@@ -198,7 +202,7 @@ def replay(
     tracker = Tracker(matcher, tracker_options(values), reader)
     mounting = _Mounting(bag, values)
     names = FrameNames(values["frames.odom"], values["frames.base"], values["frames.keyframe"])
-    for bundle in _bundles(bag, topics, inputs):
+    for bundle in bundles_of(bag, topics, inputs):
         if bundle.reset:
             tracker.reset()
         try:
@@ -234,7 +238,8 @@ def without_effect(values: Values) -> list[str]:
     return [name for name in changed if (name, values[name]) != ("queue", "all")]
 
 
-def _bundles(bag: AnyBag, topics: BagTopics, inputs: Inputs) -> Iterator[Bundle]:
+def bundles_of(bag: AnyBag, topics: BagTopics, inputs: Inputs) -> Iterator[Bundle]:
+    """Every bundle of the bag, those that still wait at its end included."""
     input_of_topic = topics.inputs()
     for topic, message in bag.messages(list(input_of_topic)):
         try:
