@@ -189,6 +189,21 @@ def test_without_camera_info_only_the_newest_image_waits_unless_lossless():
         assert [bundle.stamp_ns // S for bundle in bundles] == expected
 
 
+@pytest.mark.parametrize("depth", [False, True])
+def test_lossless_images_that_wait_take_no_more_memory_than_they_may(depth):
+    """Without camera_info, or depth, all of them were kept until the memory was full."""
+    inputs = Inputs(InputOptions(lossless=True, depth=depth, waiting_bytes=1000))
+    for second in range(1, 21):
+        image = stamped(second * S)
+        image.data = bytes(100)
+        inputs.add("image", image, 0.0)
+    assert inputs.unpaired == 10
+    bundles = inputs.add("camera_info", stamped(S, CameraInfo), 0.0)
+    for second in range(1, 21) if depth else ():
+        bundles += inputs.add("depth", stamped(second * S), 0.0)
+    assert [bundle.stamp_ns // S for bundle in bundles] == list(range(11, 21))
+
+
 def test_images_that_wait_in_vain_are_counted():
     inputs = Inputs(InputOptions(depth=True))
     for second in range(1, 20):

@@ -18,7 +18,7 @@ from l2m_ros.frames.camera_infos import CameraInfos
 from l2m_ros.frames.messages import read_odometry, stamp_ns
 from l2m_ros.frames.odometry_buffer import MAX_GAP_NS, OdometryBuffer
 from l2m_ros.frames.stamps import StampGuard, Verdict
-from l2m_ros.frames.synchroniser import MessageSet, make_synchroniser
+from l2m_ros.frames.synchroniser import MAX_BYTES, MessageSet, bytes_of, make_synchroniser
 from l2m_ros.tracking.odometry import OdometrySample
 
 IMAGE, CAMERA_INFO, DEPTH = "image", "camera_info", "depth"
@@ -43,7 +43,8 @@ class InputOptions:
     odom: bool = False
     slop_ns: int = 20_000_000
     odom_gap_ns: int = MAX_GAP_NS  # odometry is interpolated over no longer gap
-    lossless: bool = False  # drop nothing, and never depend on the order of arrival
+    lossless: bool = False  # drop nothing, and never depend on the order of arrival ...
+    waiting_bytes: int = MAX_BYTES  # ... as long as the images that wait take no more memory
 
     @property
     def synchronised(self) -> tuple[str, ...]:
@@ -62,7 +63,7 @@ class Bundle:
     @property
     def image_bytes(self) -> int:
         """Memory that its images hold."""
-        return sum(len(getattr(message, "data", ())) for message in self.messages.values())
+        return sum(map(bytes_of, self.messages.values()))
 
 
 class Inputs:
@@ -87,7 +88,10 @@ class Inputs:
     def _make_synchroniser(self) -> None:
         o = self.options
         self._synchroniser = make_synchroniser(
-            o.synchronised, slop_ns=o.slop_ns, lossless=o.lossless
+            o.synchronised,
+            slop_ns=o.slop_ns,
+            lossless=o.lossless,
+            max_bytes=o.waiting_bytes,
         )
 
     @property
@@ -160,11 +164,16 @@ class Inputs:
             self._unmatched, self._matched_ns = 0, stamp
             infos = {topic: info for topic, kept in self._infos.items() if (info := kept.at(stamp))}
             bundles.append(Bundle(stamp, messages | infos, received_s, reset))
-        if not self.options.lossless:
-            while len(self._pending) > 1:  # only the newest is of use once camera_info comes
-                self._pending.popleft()
-                self._given_up += 1
+        while len(self._pending) > 1 and self._pending_are_too_many():
+            self._pending.popleft()
+            self._given_up += 1
         return bundles
+
+    def _pending_are_too_many(self) -> bool:
+        if not self.options.lossless:
+            return True  # only the newest is of use once camera_info comes
+        waiting = sum(bytes_of(message) for one in self._pending for message in one.values())
+        return waiting > self.options.waiting_bytes
 
     def _complete(self, stamp: int, ended: bool = False) -> bool:
         needed = [CAMERA_INFO, *([RIGHT_INFO] if self.options.right else [])]

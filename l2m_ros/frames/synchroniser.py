@@ -17,15 +17,17 @@ from typing import Any
 from l2m_ros.frames.messages import stamp_ns
 
 MessageSet = dict[str, Any]  # message by topic
-LIVE_LIMIT, LOSSLESS_LIMIT = 10, 1000  # messages that wait in each topic
+LIVE_LIMIT, LOSSLESS_LIMIT = 10, 1000  # messages that wait in each topic ...
+MAX_BYTES = 2**30  # ... and what they take: 1000 of Full HD have 6 GB
 
 
 class _Waiting:
     """The messages of one topic that wait, by stamp; the oldest arrival leaves when they are too
-    many, whatever its stamp."""
+    many or take too much memory, whatever its stamp."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self, limit: int, max_bytes: int) -> None:
+        self._limit, self._max_bytes = limit, max_bytes
+        self._bytes = 0
         self._keys: list[tuple[int, int]] = []  # (stamp, number of arrival), sorted
         self._messages: dict[tuple[int, int], Any] = {}
         self._arrivals: deque[tuple[int, int]] = deque()
@@ -40,11 +42,16 @@ class _Waiting:
         self._count += 1
         bisect.insort(self._keys, key)
         self._messages[key] = message
+        self._bytes += bytes_of(message)
         self._arrivals.append(key)
         left = 0
-        while len(self._keys) > self._limit:
+        while self._is_full():
             left += self._remove(self._arrivals.popleft())
         return left
+
+    def _is_full(self) -> bool:
+        waiting = len(self._keys)
+        return waiting > self._limit or (waiting > 1 and self._bytes > self._max_bytes)
 
     def stamps(self) -> list[int]:
         return [stamp for stamp, _ in self._keys]
@@ -72,8 +79,10 @@ class _Waiting:
         self._arrivals = deque(key for key in self._arrivals if key in self._messages)
 
     def _remove(self, key: tuple[int, int]) -> int:
-        if self._messages.pop(key, None) is None:
+        message = self._messages.pop(key, None)
+        if message is None:
             return 0
+        self._bytes -= bytes_of(message)
         del self._keys[bisect.bisect_left(self._keys, key)]
         return 1
 
@@ -92,12 +101,13 @@ class Synchroniser:
         slop_ns: int,
         patient: bool = False,
         limit: int = LIVE_LIMIT,
+        max_bytes: int = MAX_BYTES,
     ) -> None:
         self.topics = tuple(topics)
         self.unpaired = 0
         self._slop_ns = slop_ns
         self._patient = patient
-        self._waiting = {topic: _Waiting(limit) for topic in topics}
+        self._waiting = {topic: _Waiting(limit, max_bytes) for topic in topics}
 
     def add(self, topic: str, message: Any) -> list[MessageSet]:
         """Store a message; the sets that it completed, in the leader's order."""
@@ -140,7 +150,14 @@ class Synchroniser:
         return taken | {topic: self._waiting[topic].take(s) for topic, s in partners.items()}
 
 
-def make_synchroniser(topics: Sequence[str], *, slop_ns: int, lossless: bool) -> Synchroniser:
+def make_synchroniser(
+    topics: Sequence[str], *, slop_ns: int, lossless: bool, max_bytes: int = MAX_BYTES
+) -> Synchroniser:
     """Live: low latency, few wait. Lossless: patient, the same result for every timing."""
     limit = LOSSLESS_LIMIT if lossless else LIVE_LIMIT
-    return Synchroniser(topics, slop_ns=slop_ns, patient=lossless, limit=limit)
+    return Synchroniser(topics, slop_ns=slop_ns, patient=lossless, limit=limit, max_bytes=max_bytes)
+
+
+def bytes_of(message: Any) -> int:
+    """Memory that a message's pixels hold."""
+    return len(getattr(message, "data", ()))

@@ -39,7 +39,6 @@ class NodeConfig:
     base_from_camera: FloatArray
     base_from_tf: bool
     publish_tf: bool
-    queue_bytes: int
     image_bits: int
     encode_ahead: bool
 
@@ -52,6 +51,7 @@ class NodeConfig:
                 slop_ns=slop_ns,
                 odom_gap_ns=round(values["sync.odom_gap_s"] * 1e9),
                 lossless=lossless,
+                waiting_bytes=values["queue_mb"] * 2**20,
             ),
             use={
                 DEPTH: values["depth"],
@@ -74,7 +74,6 @@ class NodeConfig:
             publish_tf=values["publish_tf"],
             image_bits=values["image_bits"],
             encode_ahead=values["encode_ahead"],
-            queue_bytes=values["queue_mb"] * 2**20,
         )
 
     def topic_requests(self, resolve: Callable[[str], str]) -> list[TopicRequest]:

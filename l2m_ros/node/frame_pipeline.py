@@ -86,7 +86,7 @@ class FramePipeline:
             self._on_error,
             lossless=config.lossless,
             ahead=config.encode_ahead and tracker.may_encode_ahead,
-            max_bytes=config.queue_bytes,
+            max_bytes=config.input_options.waiting_bytes,
         )
         self._monitor = InputMonitor(
             node, self._subscriptions, self._inputs, self._worker, health, config
