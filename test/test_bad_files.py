@@ -5,6 +5,7 @@ import os
 import resource
 import struct
 import tarfile
+import types
 import zipfile
 import zlib
 
@@ -15,14 +16,18 @@ import pytest
 from l2m_ros.errors import InvalidInput
 from l2m_ros.files import inside, read_file, read_text, refuse_overwriting, whole_file, write_whole
 from l2m_ros.frames.compressed_depth import decode_rvl, decompress_depth
-from l2m_ros.frames.encodings import decompress
-from l2m_ros.image_header import SizeLimits, header_size
+from l2m_ros.frames.messages import read_image
+from l2m_ros.image_header import USUAL, SizeLimits, header_size
 from l2m_ros.images import decoded, read_array, read_arrays, read_depth, read_rgb
 from l2m_ros.workshop.lifting.photographs import read_photograph
 from l2m_ros.workshop.lifting.shards import is_whole
 
 RGB = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
 SUFFIXES = (".jpg", ".png", ".bmp", ".tiff", ".webp", ".ppm")
+
+
+def decompress(data: bytes, limits=USUAL) -> np.ndarray:
+    return read_image(types.SimpleNamespace(format="", data=data), limits)
 
 
 def encoded(suffix: str, image=RGB) -> bytes:

@@ -132,6 +132,33 @@ def test_compressed_png_is_exact_and_jpeg_is_near():
         assert np.abs(m.read_image(message).astype(int) - pixels).max() <= tolerance
 
 
+@pytest.mark.parametrize("encoding", ["bayer_rggb8", "bayer_gbrg8", "bayer_grbg16", "mono16"])
+@pytest.mark.parametrize("bits", [12, 16])
+def test_a_compressed_image_is_what_it_was_before_it_was_packed(encoding, bits):
+    """image_transport packs a mosaic as grey, and 16 bits as they are: it was shown as a mosaic,
+    and the high byte of 12 bits has four."""
+    kind = np.uint16 if encoding.endswith("16") else np.uint8
+    stored = noise(16, 16, dtype=kind) >> (16 - bits if kind is np.uint16 else 0)
+    packed = array.array("B", cv2.imencode(".png", stored)[1].tobytes())
+    message = CompressedImage(format=f"{encoding}; png compressed ", data=packed)
+    plain = m.image_message(stored, encoding, HEAD)
+    found = m.unpacked_image(message)
+    assert m.image_bits(found) == m.image_bits(plain)
+    bits = m.image_bits(plain) or 16
+    np.testing.assert_array_equal(m.read_image(found, bits=bits), m.read_image(plain, bits=bits))
+
+
+def test_a_compressed_image_is_not_turned_as_its_exif_says():
+    """image_transport does not turn it, nor was the camera calibrated so."""
+    pixels = cv2.GaussianBlur(noise(48, 64, 3), (0, 0), 4)
+    jpeg = cv2.imencode(".jpg", pixels[..., ::-1])[1].tobytes()
+    upside_down = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x03\0\0\0\0\0\0"
+    exif = b"Exif\0\0" + upside_down
+    turned = jpeg[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + jpeg[2:]
+    message = CompressedImage(format="rgb8; jpeg compressed bgr8", data=array.array("B", turned))
+    assert np.abs(m.read_image(message).astype(int) - pixels).max() <= 12
+
+
 @pytest.mark.parametrize(
     ("message", "words"),
     [

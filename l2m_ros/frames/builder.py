@@ -10,7 +10,13 @@ import numpy as np
 from l2m_ros.errors import InvalidInput
 from l2m_ros.frames.encodings import BIT_DEPTHS
 from l2m_ros.frames.inputs import CAMERA_INFO, DEPTH, IMAGE, RIGHT, RIGHT_INFO, Bundle, Report
-from l2m_ros.frames.messages import image_bits, read_camera, read_depth, read_image
+from l2m_ros.frames.messages import (
+    image_bits,
+    read_camera,
+    read_depth,
+    read_image,
+    unpacked_image,
+)
 from l2m_ros.frames.rectified import camera_info_bytes, is_rectified
 from l2m_ros.frames.stereo_pair import StereoPairs
 from l2m_ros.image_header import USUAL, SizeLimits, check_sides
@@ -104,6 +110,7 @@ class FrameBuilder:
         return rgb, pair.left, {"right_rgb": right, **parts}
 
     def _image(self, topic: str, message: Any) -> ByteArray:
+        message = unpacked_image(message, self._limits)
         rgb = read_image(message, self._limits, self._bits(topic, message))
         check_sides(rgb.shape[1], rgb.shape[0], "the image", self._limits)
         return rgb

@@ -6,6 +6,7 @@ The common encodings are read here: cv_bridge breaks with NumPy 2 and copies whe
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -208,11 +209,39 @@ def _view(
     return pixels[..., 0] if channels == 1 else pixels
 
 
-def decompress(data: Any, limits: SizeLimits = USUAL) -> ByteArray:
-    """(H, W, 3) uint8 of a JPEG, PNG or whatever else OpenCV reads."""
+@dataclass(frozen=True, eq=False)
+class Unpacked:
+    """The pixels of a compressed image, with the fields of a sensor_msgs/Image."""
+
+    data: Pixels
+    width: int
+    height: int
+    step: int
+    encoding: str
+    is_bigendian: bool = sys.byteorder == "big"
+
+
+def unpacked(data: Any, fmt: str, limits: SizeLimits = USUAL) -> Unpacked:
+    """A JPEG, PNG or whatever else OpenCV reads, with the bits that it has, not turned by EXIF.
+
+    fmt: CompressedImage.format. image_transport packs a Bayer mosaic as it is and names it there:
+    "bayer_rggb8; jpeg compressed ".
+    """
     packed = bytes(memoryview(data).cast("B"))
     try:
-        bgr = decoded(packed, "the compressed image", cv2.IMREAD_COLOR, limits)
+        pixels = decoded(packed, "the compressed image", cv2.IMREAD_UNCHANGED, limits)
     except InvalidInput as error:
         raise InvalidInput(f"{error}; check its publisher and the link") from error
-    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    kind = {1: "mono", 3: "bgr", 4: "bgra"}.get(channels)
+    if kind is None or pixels.dtype not in (np.uint8, np.uint16):
+        raise InvalidInput(
+            f"the compressed image holds {channels} channels of {pixels.dtype}: publish 8 or 16 "
+            "bits, grey or colour"
+        )
+    named = fmt.partition(";")[0].strip().rstrip("0123456789")
+    if kind == "mono" and named.startswith("bayer_"):
+        kind = named
+    height, width = pixels.shape[:2]
+    encoding = f"{kind}{8 * pixels.itemsize}"
+    return Unpacked(pixels, width, height, pixels.strides[0], encoding)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from l2m_ros.errors import InvalidInput
 from l2m_ros.frames.compressed_depth import decompress_depth
-from l2m_ros.frames.encodings import ENCODINGS, bits_used, decompress, to_depth, to_rgb
+from l2m_ros.frames.encodings import ENCODINGS, bits_used, to_depth, to_rgb, unpacked
 from l2m_ros.geometry import se3
 from l2m_ros.geometry.camera import camera_from_info
 from l2m_ros.image_header import USUAL, SizeLimits
@@ -60,16 +60,22 @@ def header(stamp: int, frame_id: str) -> Any:
 
 def read_image(message: Any, limits: SizeLimits = USUAL, bits: int = 16) -> ByteArray:
     """(H, W, 3) uint8 RGB of a sensor_msgs/Image or CompressedImage; bits: see `to_rgb`."""
-    if hasattr(message, "format"):
-        return decompress(message.data, limits)
+    message = unpacked_image(message, limits)
     if message.encoding not in ENCODINGS and (bridge := _cv_bridge()) is not None:
         return _by_bridge(bridge, message)
     return to_rgb(message.data, bits=bits, **_layout(message))
 
 
+def unpacked_image(message: Any, limits: SizeLimits = USUAL) -> Any:
+    """A CompressedImage with the fields of an Image; an Image as it is."""
+    if not hasattr(message, "format"):
+        return message
+    return unpacked(message.data, str(message.format), limits)
+
+
 def image_bits(message: Any) -> int:
-    """Bits of the brightest value of a 16-bit image; 0 for any other."""
-    return 0 if hasattr(message, "format") else bits_used(message.data, **_layout(message))
+    """Bits of the brightest value of a 16-bit Image; 0 for any other."""
+    return bits_used(message.data, **_layout(message))
 
 
 def read_depth(message: Any, limits: SizeLimits = USUAL) -> FloatArray:

@@ -18,7 +18,7 @@ from fuzz.budget import share
 from l2m_ros.errors import InvalidInput
 from l2m_ros.frames import messages as m
 from l2m_ros.frames.compressed_depth import decompress_depth
-from l2m_ros.frames.encodings import DEPTH_ENCODINGS, ENCODINGS, decompress
+from l2m_ros.frames.encodings import DEPTH_ENCODINGS, ENCODINGS
 from l2m_ros.geometry.lens import fold_radius
 from l2m_ros.geometry.pose_problem import PoseOptions
 from l2m_ros.image_header import SizeLimits
@@ -75,7 +75,7 @@ def damaged_pictures(draw):
 @given(damaged_pictures(), st.binary(max_size=12))
 def test_compressed_images(data, header):
     try:
-        rgb = decompress(data, LIMITS)
+        rgb = m.read_image(types.SimpleNamespace(format="", data=data), LIMITS)
         assert rgb.ndim == 3 and rgb.shape[2] == 3 and rgb.dtype == np.uint8
     except InvalidInput:
         pass
