@@ -268,6 +268,23 @@ def test_full_queue_drops_the_oldest_that_no_other_was_posed_in(bound, most, mon
     process.stop(1.0)
 
 
+def test_a_bag_that_loops_is_localized_again(monkeypatch):
+    """Time went back: the next search was due when the bag came to where the last one was."""
+    monkeypatch.setattr(MapProcess, "_read", lambda self: None)
+    monkeypatch.setattr(MapProcess, "_send", lambda self: None)
+    monkeypatch.setattr(map_process, "known", lambda result: result)
+    process = begun("none.l2m", LOCALIZE)
+
+    def searched(second):
+        process.submit(picked(second * 1_000_000_000))
+        return process._newest is not None and bool(process._next())
+
+    assert [searched(second) for second in (100, 100.5, 101, 40, 40.5, 41)] == [
+        True, False, True, True, False, True,
+    ]  # fmt: skip
+    process.stop(1.0)
+
+
 def answered(what, **values):
     return wire.Message("answer", {"asked": what, "epoch": 0, **values})
 

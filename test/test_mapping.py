@@ -27,7 +27,15 @@ from l2m_ros.mapping.drive_recorder import DriveRecorder
 from l2m_ros.mapping.keyframe_picker import Picked
 from l2m_ros.mapping.likeness import STORED_ERROR, cells, from_grid, likeness
 from l2m_ros.mapping.mapper import Mapper
-from l2m_ros.mapping.options import Hint, PickerOptions, RelocalizerOptions
+from l2m_ros.mapping.online import OnlineMap
+from l2m_ros.mapping.options import (
+    BUILD,
+    Hint,
+    MapperOptions,
+    OnlineOptions,
+    PickerOptions,
+    RelocalizerOptions,
+)
 from l2m_ros.mapping.places import Places
 from l2m_ros.mapping.records import Edge
 from l2m_ros.mapping.relocalizer import Localized, Query, Relocalizer
@@ -102,6 +110,30 @@ def test_camera_finds_itself(store, matcher, with_depth):
     d = se3.difference(world_from_map(store) @ found.map_from_camera, NEAR)
     assert np.linalg.norm(d[:3]) < 0.02 and np.linalg.norm(d[3:]) < 0.01
     assert set(found.stages_ms) >= {"encode", "retrieve", "match", "pose", "combine"}
+
+
+def test_a_map_at_its_bound_keeps_what_tracking_refers_to(matcher, tmp_path):
+    """A robot that stays in one place: its keyframe was thinned, and no other could be added."""
+    options = OnlineOptions(
+        path=str(tmp_path / "bound.l2m"),
+        mode=BUILD,
+        mapper=MapperOptions(max_keyframes=8, first_vocabulary=10**6),
+    )
+    online = OnlineMap(matcher, options)
+    online.open()
+    for k, x in enumerate([0.0, *np.linspace(0.3, 0.33, 11)]):
+        T, parent = pose(x=x), min(k - 1, 1)  # all in the second one
+        rgb, depth = render(T)
+        motion = OdometrySample(k + 1, T, 1e-6 * np.eye(6))
+        known = (
+            (se3.inverse(pose(x=[0.0, 0.3][parent])) @ T, 1e-6 * np.eye(6)) if k else (None,) * 2
+        )
+        edge = (parent + 1 if k else None, "depth", T, *known, motion, np.eye(4))
+        online.add(Picked(Frame(rgb, CAMERA, depth, stamp_ns=k + 1), 1, *edge))
+    assert len(online.poses()) == len(online._store.ids()) == 8
+    assert online.fix.stamp_ns == 12
+    online.save()
+    online.close()
 
 
 @pytest.mark.parametrize("seed", range(5, 10))

@@ -36,6 +36,8 @@ from l2m_ros.matching import portable
 from l2m_ros.matching.matcher import Matcher
 from l2m_ros.types import FloatArray, Frame
 
+IN_USE = 6  # tracking tries five keyframes; and the newest
+
 
 @dataclass(frozen=True, eq=False)
 class TrackedEdge:
@@ -72,6 +74,7 @@ class DriveRecorder:
         self._features_bytes = store.features_bytes()
         self.arrays = KeyframeArrays(store, matcher, self.places.checksum)
         self._learnt_at = len(self.places.index) if self.places.fits else 0
+        self.in_use: dict[int, None] = {}  # what tracking may name in its next edge, latest last
 
     def _check_model(self, known: dict[str, str]) -> None:
         if self.store.ids() and self.places.vocabulary is not None and not self.places.fits:
@@ -118,6 +121,7 @@ class DriveRecorder:
         kept = self._kept(frame.camera.size, arrays)
         id = self.store.add(keyframe, known, kept, vector, self._cells(arrays))
         self.run_of[id] = self.run
+        self._use(id, *(e.keyframe for e in (edge, motion) if e is not None))
         self.arrays.put(id, arrays)
         self.edges += [Edge(e.a, id, e.a_from_b, e.covariance, e.kind) for e in known]
         if pose is not None and covariance is not None:
@@ -125,6 +129,13 @@ class DriveRecorder:
         if vector is not None:
             self.places.index.add(id, vector)
         return id
+
+    def _use(self, *ids: int) -> None:
+        for id in ids:
+            self.in_use.pop(id, None)
+            self.in_use[id] = None
+        while len(self.in_use) > IN_USE:
+            del self.in_use[next(iter(self.in_use))]
 
     def _keyframe(
         self,

@@ -76,7 +76,7 @@ class MapProcess:
         self._waiting: deque[wire.Message | Picked] = deque()
         self._newest: Picked | None = None
         self._answers: deque[wire.Message] = deque()
-        self._due_ns = 0
+        self._searched_ns: int | None = None  # stamp of the last image that was searched for
         self._epoch = 0  # of what is known: grows when it is forgotten
         self._stopping = self._loaded = False
         self._pause_s = FIRST_PAUSE_S
@@ -127,10 +127,16 @@ class MapProcess:
             if picked is not None:
                 self._waiting.append(picked)
                 self._bound()
-            elif self.mode == LOCALIZE and result.frame.stamp_ns >= self._due_ns:
+            elif self.mode == LOCALIZE and self._is_due(result.frame.stamp_ns):
                 self._newest = known(result)
             self._allow()
             self._changed.notify_all()
+
+    def _is_due(self, stamp_ns: int) -> bool:
+        """Also where time went back: a bag that loops."""
+        if self._searched_ns is None:
+            return True
+        return not 0 <= stamp_ns - self._searched_ns < self.options.period_s * 1e9
 
     def _allow(self) -> None:
         """Whether the process may be stopped: not while the robot waits for its place, nor where it
@@ -178,7 +184,7 @@ class MapProcess:
             self._changed.notify_all()
 
     def _forget(self, hint: Hint | None) -> None:
-        self.fix, self._newest, self._due_ns = None, None, 0
+        self.fix = self._newest = self._searched_ns = None
         self._searches = 0
         self._epoch += 1
         poses = (
@@ -249,7 +255,7 @@ class MapProcess:
             return self._waiting.popleft()
         newest, self._newest = self._newest, None
         assert newest is not None
-        self._due_ns = newest.frame.stamp_ns + round(self.options.period_s * 1e9)
+        self._searched_ns = newest.frame.stamp_ns
         return newest
 
     def _message(self, entry: wire.Message | Picked) -> wire.Message:

@@ -70,6 +70,7 @@ class Mapper:
         self.drive.learn_vocabulary()
         for id in progress(self.ids):
             self.close_loops(id)
+        self.drive.in_use.clear()
         self.settle()
 
     def settle(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 
 from l2m_ros.mapping import graph
@@ -11,18 +13,19 @@ from l2m_ros.types import FloatArray
 
 
 def thin(drive: DriveRecorder, keep: int) -> list[int]:
-    """Takes away the most redundant keyframes until `keep` are left; their ids."""
+    """Takes away the most redundant keyframes until `keep` are left; their ids. The first one and
+    those that tracking uses stay."""
     surplus = max(len(drive.ids) - keep, 0)
-    gone = redundant(drive.places.poses, surplus, min(drive.ids, default=0))
+    gone = redundant(drive.places.poses, surplus, {*drive.ids[:1], *drive.in_use})
     if gone:
         drive.remove(gone, graph.bridges(set(gone), drive.edges))
     return gone
 
 
 def redundant(
-    poses: dict[int, tuple[FloatArray, FloatArray]], count: int, origin: int
+    poses: dict[int, tuple[FloatArray, FloatArray]], count: int, needed: Collection[int]
 ) -> list[int]:
-    """The keyframes whose view another one nearly has, one after another; never the origin."""
+    """The keyframes whose view another one nearly has, one after another; never a needed one."""
     ids = np.array(list(poses))
     if len(ids) < 2 or count <= 0:
         return []
@@ -32,9 +35,9 @@ def redundant(
         row[:] = view_distance(stack, pose)
     np.fill_diagonal(away, np.inf)
     nearest = away.min(axis=1)
-    kept = ids != origin
+    kept = ~np.isin(ids, list(needed))
     gone: list[int] = []
-    for _ in range(min(count, len(ids) - 2)):
+    for _ in range(min(count, len(ids) - 2, int(kept.sum()))):
         worst = int(np.argmin(np.where(kept, nearest, np.inf)))
         gone.append(int(ids[worst]))
         kept[worst] = False

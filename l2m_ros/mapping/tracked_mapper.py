@@ -24,7 +24,9 @@ class TrackedMapper:
         self._ids: OrderedDict[int, int] = OrderedDict()  # stamp of a keyframe: id in the map
 
     def id_of(self, stamp_ns: int) -> int | None:
-        return self._ids.get(stamp_ns)
+        """None where it is not known, or was thinned."""
+        id = self._ids.get(stamp_ns)
+        return id if id in self.mapper.drive.run_of else None
 
     def resume(self, run: int) -> None:
         """After the map's process was started again: the stamps of this drive's keyframes."""
@@ -36,7 +38,7 @@ class TrackedMapper:
 
     def add(self, picked: Picked, name: str = "", truth: FloatArray | None = None) -> int:
         edge = None
-        parent = None if picked.parent_ns is None else self._ids.get(picked.parent_ns)
+        parent = None if picked.parent_ns is None else self.id_of(picked.parent_ns)
         T, P = picked.keyframe_from_camera, picked.covariance
         if parent is not None and T is not None and P is not None:
             edge = TrackedEdge(parent, T, P)
@@ -58,5 +60,7 @@ class TrackedMapper:
         if self._before is None or now is None or now.stamp_ns <= self._before[1].stamp_ns:
             return None
         id, before = self._before
+        if id not in self.mapper.drive.run_of:  # thinned
+            return None
         moved = step(before, now, self._noise, picked.base_from_camera)
         return TrackedEdge(id, se3.compose(moved.a_from_b), moved.covariance, "motion")
