@@ -2,6 +2,7 @@
 
 import array
 import sys
+import threading
 import time
 import traceback
 import types
@@ -473,6 +474,25 @@ def test_odometry_waits_for_the_camera_s_place_on_the_base(monkeypatch):
             time.sleep(0.03)
         bench.wait(lambda: used)
         assert set(used) == {None}
+
+
+def test_the_frame_at_hand_still_has_tf_when_the_node_is_deactivated(monkeypatch):
+    sent, working = [], threading.Event()
+    monkeypatch.setitem(sys.modules, "tf2_ros", fake_tf2_ros(sent, {}))
+    process = Tracker.process
+
+    def slow(self, frame, *given):
+        result = process(self, frame, *given)
+        if result.pose is not None:
+            working.set()
+            time.sleep(0.3)
+        return result
+
+    monkeypatch.setattr(Tracker, "process", slow)
+    with Bench(publish_tf=True) as bench:
+        bench.wait(lambda: bench.send() and working.is_set(), every_s=0.05)
+        bench.node.trigger_deactivate()
+        assert sent and bench.node.health.counts["failed"] == 0
 
 
 def test_tf_that_cannot_be_is_said():

@@ -11,11 +11,12 @@ pytest.importorskip("faiss")
 pytest.importorskip("gtsam")
 
 from fakes.scenes import HEIGHT, WIDTH, K, pose, render
-from geometry_msgs.msg import PoseArray, PoseWithCovarianceStamped
+from geometry_msgs.msg import PoseArray, PoseStamped, PoseWithCovarianceStamped
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from ros_bench import Bench, stamp_of
 from sensor_msgs.msg import PointCloud2
 
+from l2m_ros.frames import map_outputs
 from l2m_ros.frames.messages import (
     camera_info_message,
     header,
@@ -23,9 +24,12 @@ from l2m_ros.frames.messages import (
     read_cloud,
     read_pose,
 )
+from l2m_ros.frames.outputs import FrameNames
+from l2m_ros.mapping.options import Hint
 from l2m_ros.mapping.store import open_map
 from l2m_ros.matching.catalogue import load_matcher
 from l2m_ros.node.frame_pipeline import FramePipeline
+from l2m_ros.node.map_thread import DrivenPath, MapThread
 from l2m_ros.types import Camera
 
 CAMERA = Camera(WIDTH, HEIGHT, K)
@@ -110,6 +114,41 @@ def test_the_map_stands_still_while_a_frame_is_at_work():
     assert held == ["stopped", 1, "let go"]
     pipeline._map = None
     assert pipeline._apart_from_the_map(work) is work
+
+
+def test_the_path_is_made_of_each_stop_once_and_shown_now_and_then(monkeypatch):
+    made = []
+    monkeypatch.setattr(map_outputs, "stop", lambda T, head: made.append(T[0, 3]) or PoseStamped())
+    path, head = DrivenPath(), header(1, "map")
+    for k in range(100):
+        path.add(pose(x=0.02 * k))
+        path.message(head, listeners=0, now_s=0.01 * k)
+    assert len(made) == 34  # 5 cm apart
+    assert len(path.message(head, listeners=1, now_s=1.0).poses) == 34  # at once
+    path.add(pose(x=9.0))
+    assert path.message(head, 1, 1.5) is None
+    assert len(path.message(head, listeners=2, now_s=1.6).poses) == 35
+    assert path.message(head, 2, 9.0) is None  # as before
+    path.add(pose(x=10.0))
+    assert len(path.message(head, 2, 9.1).poses) == 36
+    assert len(made) == 36
+
+
+def test_an_initial_pose_of_another_frame_is_refused():
+    """RViz sends it in its fixed frame: taken for a place in the map, it led elsewhere."""
+    said = []
+    thread = MapThread.__new__(MapThread)
+    thread._frames, thread._base = FrameNames(), np.eye(4)
+    thread._health = types.SimpleNamespace(report=lambda key, words: said.append(words))
+    thread.process = types.SimpleNamespace(relocalize=lambda hint: said.append(hint))
+    nonsense = PoseWithCovarianceStamped(header=header(1, "map"))
+    nonsense.pose.pose.orientation.w = 0.0
+    thread._on_hint(PoseWithCovarianceStamped(header=header(1, "odom")))
+    thread._on_hint(nonsense)
+    thread._on_hint(PoseWithCovarianceStamped(header=header(1, "map")))
+    assert "'odom'" in said[0] and "frames.map" in said[0]
+    assert said[1].startswith("initialpose holds a quaternion")
+    assert isinstance(said[2], Hint)
 
 
 def test_map_that_cannot_be_opened_is_said_and_tracking_goes_on(tmp_path):

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from l2m_ros.frames.messages import fill_data, message_class, pose_with_covariance
+from l2m_ros.frames.messages import fill_data, message_class, plain_pose
 from l2m_ros.types import ByteArray, FloatArray
 
 FLOAT32 = 7  # of sensor_msgs/PointField
 STEP = 16  # bytes a point: x, y, z, rgb
 
 
-def _pose(T: FloatArray) -> Any:
-    return pose_with_covariance(T, np.eye(6)).pose
-
-
 def pose_array(poses: Sequence[FloatArray], head: Any) -> Any:
     """geometry_msgs/PoseArray."""
-    return message_class("geometry_msgs/PoseArray")(header=head, poses=[_pose(T) for T in poses])
+    return message_class("geometry_msgs/PoseArray")(
+        header=head, poses=[plain_pose(T) for T in poses]
+    )
 
 
-def path(poses: Sequence[FloatArray], head: Any) -> Any:
-    """nav_msgs/Path."""
-    Stamped = message_class("geometry_msgs/PoseStamped")
-    stops = [Stamped(header=head, pose=_pose(T)) for T in poses]
-    return message_class("nav_msgs/Path")(header=head, poses=stops)
+def stop(pose: FloatArray, head: Any) -> Any:
+    """geometry_msgs/PoseStamped: one of a path."""
+    return message_class("geometry_msgs/PoseStamped")(header=head, pose=plain_pose(pose))
+
+
+def path(stops: Iterable[Any], head: Any) -> Any:
+    """nav_msgs/Path of what `stop` made."""
+    return message_class("nav_msgs/Path")(header=head, poses=list(stops))
 
 
 def coloured_cloud(xyz: FloatArray, rgb: ByteArray, head: Any) -> Any:

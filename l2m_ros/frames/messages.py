@@ -226,15 +226,15 @@ def read_odometry(message: Any) -> OdometrySample:
     return OdometrySample(stamp_ns(message), pose, covariance)
 
 
-def read_pose(message: Any) -> tuple[FloatArray, FloatArray]:
-    """(4x4, 6x6) of a geometry_msgs/PoseWithCovariance."""
+def read_pose(message: Any, what: str = "odom") -> tuple[FloatArray, FloatArray]:
+    """(4x4, 6x6) of a geometry_msgs/PoseWithCovariance; `what` names it in a refusal."""
     p, q = message.pose.position, message.pose.orientation
     T = np.eye(4)
-    T[:3, :3] = checked_rotation(np.array([q.x, q.y, q.z, q.w], float), "odom")
+    T[:3, :3] = checked_rotation(np.array([q.x, q.y, q.z, q.w], float), what)
     T[:3, 3] = p.x, p.y, p.z
     covariance = np.asarray(message.covariance, float).reshape(6, 6)
     if not (np.isfinite(T).all() and np.isfinite(covariance).all()):
-        raise InvalidInput("odom holds NaN or infinity: check the node that publishes it")
+        raise InvalidInput(f"{what} holds NaN or infinity: check the node that publishes it")
     return T, covariance
 
 
@@ -258,17 +258,19 @@ def positive_definite(covariance: FloatArray) -> FloatArray:
     return symmetric
 
 
-def pose_with_covariance(T: FloatArray, covariance: FloatArray) -> Any:
+def plain_pose(T: FloatArray) -> Any:
+    """geometry_msgs/Pose."""
     Point = message_class("geometry_msgs/Point")
     Pose = message_class("geometry_msgs/Pose")
-    PoseWithCovariance = message_class("geometry_msgs/PoseWithCovariance")
     Quaternion = message_class("geometry_msgs/Quaternion")
     x, y, z = (float(value) for value in T[:3, 3])
     qx, qy, qz, qw = (float(value) for value in se3.quaternion(T[:3, :3]))
-    return PoseWithCovariance(
-        pose=Pose(position=Point(x=x, y=y, z=z), orientation=Quaternion(x=qx, y=qy, z=qz, w=qw)),
-        covariance=positive_definite(covariance).ravel(),
-    )
+    return Pose(position=Point(x=x, y=y, z=z), orientation=Quaternion(x=qx, y=qy, z=qz, w=qw))
+
+
+def pose_with_covariance(T: FloatArray, covariance: FloatArray) -> Any:
+    PoseWithCovariance = message_class("geometry_msgs/PoseWithCovariance")
+    return PoseWithCovariance(pose=plain_pose(T), covariance=positive_definite(covariance).ravel())
 
 
 def pose_message(T: FloatArray, covariance: FloatArray, head: Any) -> Any:

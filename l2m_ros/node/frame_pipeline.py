@@ -130,9 +130,9 @@ class FramePipeline:
         """False where the worker is still at a frame after the timeout; may be called again."""
         self._monitor.stop()
         self._subscriptions.destroy()
-        self._transforms.destroy()
         if not self._worker.stop(timeout_s):
             return False
+        self._transforms.destroy()  # the frame at hand used them
         # The executor may hold the last subscription, and this with it, until it wakes again: the
         # model must not wait for that, else two of them are in memory at the next configure.
         vars(self).pop("_tracker", None)

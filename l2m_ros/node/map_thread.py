@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -33,10 +34,43 @@ WAIT_S = 0.2
 LOADING_S = 30.0  # of the map's model; goes on without it then
 PATH_KEPT = 5000
 PATH_EVERY_M = 0.05
-SHOW_EVERY_S = 2.0  # ~/map_keyframes, at most
+SHOW_EVERY_S = 2.0  # ~/map_keyframes and ~/path, at most
 # ~/map_points reads every keyframe: it is made anew after so many new ones, or so large a share.
 POINTS_EVERY, POINTS_GROWTH = 10, 0.2
 MADE_OF_ALL = ("map_points", "map_keyframes")
+
+
+class DrivenPath:
+    """Where the base was in the map: added by tracking's thread, made messages by the map's.
+
+    Each stop becomes a message once: 5000 of them take 0.3 s, with Python's lock held.
+    """
+
+    def __init__(self) -> None:
+        self._last: FloatArray | None = None
+        self._new: deque[FloatArray] = deque(maxlen=PATH_KEPT)
+        self._stops: deque[Any] = deque(maxlen=PATH_KEPT)
+        self._grown = False  # since it was shown
+        self._shown_s, self._listeners = float("-inf"), 0
+
+    def add(self, map_from_base: FloatArray) -> None:
+        here, last = map_from_base[:3, 3], self._last
+        if last is None or np.linalg.norm(here - last) > PATH_EVERY_M:
+            self._last = here
+            self._new.append(map_from_base)
+
+    def message(self, head: Any, listeners: int, now_s: float) -> Any:
+        """nav_msgs/Path where it has grown and somebody listens, not more often than
+        SHOW_EVERY_S; at once for a new listener. Else None."""
+        while self._new:
+            self._stops.append(map_outputs.stop(self._new.popleft(), head))
+            self._grown = True
+        new, self._listeners = listeners > self._listeners, listeners
+        due = new or now_s - self._shown_s >= SHOW_EVERY_S
+        if not (listeners and self._grown and due):
+            return None
+        self._grown, self._shown_s = False, now_s
+        return map_outputs.path(self._stops, head)
 
 
 class MapThread:
@@ -54,7 +88,7 @@ class MapThread:
         self._node, self.process, self._health = node, process, health
         self._frames = frames
         self._base: FloatArray | None = None
-        self._path: list[FloatArray] = []
+        self._path = DrivenPath()
         self._shown, self._shown_s = -1, 0.0  # version, when
         self._placed, self._shown_points = 0, 0  # keyframes
         self._listeners: dict[str, int] = {}
@@ -96,8 +130,7 @@ class MapThread:
             )
             self._publishers["map_pose"].publish(pose_message(in_map, covariance, stamp))
         self._transforms.send([(self._of_base(fix.map_from_odom), stamp, self._frames.odom)])
-        if not self._path or np.linalg.norm(in_map[:3, 3] - self._path[-1][:3, 3]) > PATH_EVERY_M:
-            self._path = [*self._path, in_map][-PATH_KEPT:]
+        self._path.add(in_map)
 
     def _of_base(self, map_from_camera: FloatArray) -> FloatArray:
         """As ROS has it: where the base is, in the frame of the base where the map begins."""
@@ -121,13 +154,20 @@ class MapThread:
 
     def _on_hint(self, message: Any) -> None:
         """initialpose: the base in map, as RViz and Nav2 send it."""
+        given = message.header.frame_id.lstrip("/")
+        if given not in ("", self._frames.map):
+            words = f"initialpose is in frame {given!r}, which is not frames.map"
+            self._health.report(
+                "map", f"{words} ({self._frames.map}): set RViz's fixed frame to it"
+            )
+            return
         if self._base is None:
             self._health.report("map", "initialpose came before base_from_camera is known")
             return
         try:
-            map_from_base, P = read_pose(message.pose)
+            map_from_base, P = read_pose(message.pose, "initialpose")
         except InvalidInput as error:
-            self._health.report("map", f"initialpose: {error}")
+            self._health.report("map", str(error))
             return
         back = se3.inverse(self._base)
         pose = back @ map_from_base @ self._base
@@ -230,9 +270,10 @@ class MapThread:
 
     def _publish_path(self) -> None:
         publisher = self._publishers["path"]
-        if self._path and publisher.get_subscription_count():
-            head = header(self._node.get_clock().now().nanoseconds, self._frames.map)
-            publisher.publish(map_outputs.path(self._path, head))
+        head = header(self._node.get_clock().now().nanoseconds, self._frames.map)
+        message = self._path.message(head, publisher.get_subscription_count(), time.monotonic())
+        if message is not None:
+            publisher.publish(message)
 
 
 TOPICS = {
