@@ -1,5 +1,7 @@
 """Both stores by the same tests; then what only a file can suffer."""
 
+import dataclasses
+import json
 import os
 import random
 import select
@@ -17,10 +19,14 @@ from fakes.keyframes import CAMERA, features, map_keyframe, stored_cells
 
 from l2m_ros.errors import InvalidInput, L2MError, MapError
 from l2m_ros.files import without_password
-from l2m_ros.mapping import codec, sql, sqlite
+from l2m_ros.mapping import codec, export, sql, sqlite
+from l2m_ros.mapping.places import Places
 from l2m_ros.mapping.records import Edge
 from l2m_ros.mapping.repair import problems
 from l2m_ros.mapping.store import open_map
+from l2m_ros.matching.catalogue import load_matcher
+from l2m_ros.types import Camera
+from l2m_ros.workshop.gaussians.captures import _nerfstudio_camera
 
 try:
     from l2m_ros.mapping import postgres as postgres_store
@@ -406,6 +412,50 @@ def test_pictures_that_cannot_be_decoded_are_refused_in_words(content):
             decode(content)
     with pytest.raises(InvalidInput):
         codec.decode_arrays(content)
+
+
+@pytest.mark.parametrize(
+    ("kind", "D"),
+    [
+        ("none", []),
+        ("plumb_bob", [-0.1, 0.02, 0.001, -0.002, 0.03]),
+        ("equidistant", [0.1, 0.02, -0.01, 0.004]),
+    ],
+)
+def test_a_lens_goes_to_nerfstudio_and_comes_back(kind, D, tmp_path):
+    """A fisheye's numbers went out as those of a plumb bob, and the fifth of a plumb bob not."""
+    camera = Camera(CAMERA.width, CAMERA.height, CAMERA.K, kind, np.array(D))
+    keyframe = map_keyframe(map_from_camera=np.eye(4), covariance=1e-6 * np.eye(6))
+    store = open_map(str(tmp_path / "bent.l2m"), create=True)
+    store.add(dataclasses.replace(keyframe, camera=camera))
+    export.write_nerfstudio(store, tmp_path / "ns", voxel_m=0.05)
+    meta = json.loads((tmp_path / "ns/transforms.json").read_text())
+    (frame,) = meta["frames"]
+    back = _nerfstudio_camera({**meta, **frame}, keyframe.frame().rgb, "it")
+    assert back.distortion == kind and np.allclose(back.K, camera.K)
+    assert np.allclose(back.D, camera.D)
+    with pytest.raises(InvalidInput, match="undistort first"):
+        _nerfstudio_camera({**frame, "camera_model": "EQUIRECTANGULAR"}, keyframe.frame().rgb, "it")
+    rational = Camera(CAMERA.width, CAMERA.height, CAMERA.K, "rational_polynomial", np.full(8, 0.1))
+    store.add(dataclasses.replace(keyframe, camera=rational))
+    with pytest.raises(InvalidInput, match="rectify first"):
+        export.write_nerfstudio(store, tmp_path / "ns", voxel_m=0.05)
+    store.close()
+
+
+def test_keyframes_near_a_place_are_those_that_the_map_has_now(tmp_path):
+    """One that was taken away was still near, where another had taken its number's place."""
+    store = open_map(str(tmp_path / "near.l2m"), create=True)
+    for k in range(3):
+        moved = np.eye(4)
+        moved[0, 3] = k
+        store.add(map_keyframe(k, map_from_camera=moved, covariance=1e-6 * np.eye(6)))
+    places = Places(store, load_matcher("orb"))
+    assert places.near(np.eye(4), 3) == [1, 2, 3]
+    places.poses[4] = places.poses.pop(2)
+    places.forget([2])
+    assert places.near(np.eye(4), 3) == [1, 4, 3]
+    store.close()
 
 
 def test_arrays_beyond_half_precision_are_clipped_not_infinite():

@@ -23,6 +23,13 @@ STRIDE_PX = 4  # of the pixels whose depth becomes a point
 # COLMAP's cameras take distortion in the same order, and pixel centres at halves: +0.5.
 COLMAP_MODELS = {"none": "PINHOLE", "plumb_bob": "OPENCV", "equidistant": "OPENCV_FISHEYE"}
 
+# Model and what it calls the numbers of D.
+NERFSTUDIO_LENSES = {
+    "none": ("OPENCV", ()),
+    "plumb_bob": ("OPENCV", ("k1", "k2", "p1", "p2", "k3")),
+    "equidistant": ("OPENCV_FISHEYE", ("k1", "k2", "k3", "k4")),
+}
+
 
 def placed_keyframes(store: MapStore) -> Iterator[MapKeyframe]:
     for id in store.poses():
@@ -117,9 +124,11 @@ def _colmap_camera(camera: Camera) -> str:
 
 def write_nerfstudio(store: MapStore, folder: Path, *, voxel_m: float) -> str:
     """images/, transforms.json (OpenGL axes) and the points to start splats from."""
-    frames = []
+    frames, models = [], set()
     for keyframe in placed_keyframes(store):
         name = _image_name(keyframe)
+        model, lens = _nerfstudio_lens(keyframe.camera)
+        models.add(model)
         write_whole(folder / "images" / name, keyframe.image)
         K, pose = keyframe.camera.K, _pose(keyframe) @ np.diag([1.0, -1.0, -1.0, 1.0])
         entry = {
@@ -131,7 +140,7 @@ def write_nerfstudio(store: MapStore, folder: Path, *, voxel_m: float) -> str:
             "cy": K[1, 2] + 0.5,
             "w": keyframe.camera.width,
             "h": keyframe.camera.height,
-            **dict(zip(("k1", "k2", "p1", "p2"), keyframe.camera.D.tolist(), strict=False)),
+            **lens,
         }
         if keyframe.depth is not None:
             depth = Path("depths") / f"{keyframe.id:06d}.png"
@@ -139,9 +148,19 @@ def write_nerfstudio(store: MapStore, folder: Path, *, voxel_m: float) -> str:
             entry["depth_file_path"] = str(depth)
         frames.append(entry)
     write_ply(store, folder / "points.ply", voxel_m=voxel_m)
-    whole = {"camera_model": "OPENCV", "ply_file_path": "points.ply", "frames": frames}
+    if len(models) > 1:
+        raise InvalidInput(f"nerfstudio takes one kind of lens, this map has {len(models)}")
+    whole = {"camera_model": "".join(models), "ply_file_path": "points.ply", "frames": frames}
     write_whole(folder / "transforms.json", json.dumps(whole, indent=1).encode())
     return f"{len(frames)} images"
+
+
+def _nerfstudio_lens(camera: Camera) -> tuple[str, dict[str, float]]:
+    lens = NERFSTUDIO_LENSES.get(camera.distortion)
+    if lens is None:
+        raise InvalidInput(f"nerfstudio has no camera like {camera.distortion}: rectify first")
+    model, names = lens
+    return model, dict(zip(names, camera.D.tolist(), strict=False))
 
 
 def _pose(keyframe: MapKeyframe) -> FloatArray:

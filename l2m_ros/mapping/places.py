@@ -41,7 +41,7 @@ class Places:
         self._cached = cached
         self._places: OrderedDict[int, Place] = OrderedDict()
         self._turn = threading.RLock()
-        self._stack: tuple[tuple[int, int], np.ndarray, FloatArray] | None = None
+        self._stack: tuple[object, int, np.ndarray, FloatArray] | None = None
         self.load()
 
     def load(self) -> None:
@@ -105,16 +105,17 @@ class Places:
         return Place(id, frame, self.matcher.reference(features), cells(arrays))
 
     def forget(self, ids: Iterable[int]) -> None:
+        self._stack = None
         for id in ids:
             self._places.pop(id, None)
 
     def _stacked(self) -> tuple[np.ndarray, FloatArray]:
         """Ids (N,) and poses (N, 4, 4), kept while the poses are the same: 10,000 take 10 ms."""
-        key = (id(self.poses), len(self.poses))
-        if self._stack is None or self._stack[0] != key:
+        kept, count = self._stack, len(self.poses)
+        if kept is None or kept[0] is not self.poses or kept[1] != count:
             poses = np.stack([pose for pose, _ in self.poses.values()])
-            self._stack = (key, np.array(list(self.poses)), poses)
-        return self._stack[1], self._stack[2]
+            kept = self._stack = (self.poses, count, np.array(list(self.poses)), poses)
+        return kept[2], kept[3]
 
     def near(self, map_from_camera: FloatArray, count: int) -> list[int]:
         """The placed keyframes that look at about the same part of the map, best first."""

@@ -155,21 +155,37 @@ def _nerfstudio(source: Path) -> Any:
 
 def _nerfstudio_camera(entry: dict[str, Any], rgb: ByteArray, where: str) -> Camera:
     height, width = rgb.shape[:2]
+    stated = float(entry.get("w", width))
     if "fl_x" in entry:
         fx = float(entry["fl_x"])
     elif "camera_angle_x" in entry:
-        fx = 0.5 * width / np.tan(0.5 * float(entry["camera_angle_x"]))
+        fx = 0.5 * stated / np.tan(0.5 * float(entry["camera_angle_x"]))
     else:
         raise InvalidInput(f"{where} has no focal length (fl_x or camera_angle_x)")
-    stated = float(entry.get("w", width))
     scale = width / stated  # images may have been shrunk since
     fy = float(entry.get("fl_y", fx)) * scale
     cx = float(entry.get("cx", stated / 2)) * scale - 0.5
     cy = float(entry.get("cy", float(entry.get("h", height / scale)) / 2)) * scale - 0.5
     K = np.array([[fx * scale, 0, cx], [0, fy, cy], [0, 0, 1.0]])
-    D = [float(entry.get(name, 0.0)) for name in ("k1", "k2", "p1", "p2", "k3")]
-    lens = ("plumb_bob", np.array(D)) if any(D) else ("none", np.zeros(0))
+    model = str(entry.get("camera_model", "OPENCV"))
+    if model not in NERFSTUDIO_LENSES:
+        raise InvalidInput(
+            f"{where} is of model {model}: undistort first, to {', '.join(NERFSTUDIO_LENSES)}"
+        )
+    kind, names = NERFSTUDIO_LENSES[model]
+    D = [float(entry.get(name, 0.0)) for name in names]
+    lens = (kind, np.array(D)) if any(D) or kind == "equidistant" else ("none", np.zeros(0))
     return Camera(width, height, K, *lens)
+
+
+BENT = ("plumb_bob", ("k1", "k2", "p1", "p2", "k3"))
+# nerfstudio's model -> ours, and what it calls the numbers of D
+NERFSTUDIO_LENSES = {
+    "OPENCV": BENT,
+    "PINHOLE": BENT,
+    "SIMPLE_PINHOLE": BENT,
+    "OPENCV_FISHEYE": ("equidistant", ("k1", "k2", "k3", "k4")),
+}
 
 
 def _colmap_at(folder: str) -> Any:
