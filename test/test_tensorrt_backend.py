@@ -17,7 +17,7 @@ from fakes.exported import exported_toy
 from fakes.toy_network import ramp
 
 from l2m_ros.engines.backend import BackendOptions, choose_backend, load_backend
-from l2m_ros.engines.tensorrt.engine_cache import EngineCache, read_engine
+from l2m_ros.engines.tensorrt.engine_cache import EngineCache, engines_folder, read_engine
 from l2m_ros.errors import BackendUnavailable, ModelError
 from l2m_ros.matching.network_matcher import NetworkMatcher
 
@@ -222,6 +222,19 @@ def test_an_engine_that_tensorrt_refuses_is_built_again(gpu, card, options):
         cache.put(replace(key, gpu="Fake GPU"), engine)
     gpu.module.load(card, options)
     assert len(gpu.trt.BUILDS) == 6
+
+
+def test_an_engine_that_cannot_be_kept_is_used_all_the_same(gpu, card, options, caplog, tmp_path):
+    """Minutes of building were thrown away where the cache was full or not ours."""
+    (tmp_path / "engines").write_text("a file where the folder should be")
+    matcher = NetworkMatcher(card, gpu.module.load(card, options))
+    assert matcher.encode(ramp(64, 48)).data
+    assert "set cache_dir" in caplog.text
+
+
+def test_the_cache_of_a_parameter_file_may_begin_with_a_tilde(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert engines_folder("~/engines") == tmp_path / "engines"
 
 
 def test_a_copied_engine_of_another_gpu_is_not_used(gpu, card, options, caplog):

@@ -53,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
 def _built(args: argparse.Namespace) -> list[dict[str, Any]]:
     from l2m_ros.engines.backend import BackendOptions, engine_module
     from l2m_ros.errors import InvalidInput
+    from l2m_ros.files import check_folder
     from l2m_ros.matching.catalogue import DEFAULT_MODEL, find_card
 
     if args.workspace_mib < 1:
@@ -66,21 +67,24 @@ def _built(args: argparse.Namespace) -> list[dict[str, Any]]:
     tensorrt = engine_module("tensorrt")
     card = find_card(args.what or DEFAULT_MODEL)
     tensorrt.check_usable(options)
+    check_folder(tensorrt.cache_of(options).folder)
     found = []
     for stage in tensorrt.stages_of(card):
         key, plan = tensorrt.ensure_engine(card, stage, options)
         path = tensorrt.cache_of(options).path(key)
+        if not path.is_file():
+            raise InvalidInput(f"{path} could not be written: name another --cache-dir")
         found.append({"path": str(path), "mib": _mib(len(plan)), **asdict(key)})
     return found
 
 
 def _listed(args: argparse.Namespace) -> list[dict[str, Any]]:
-    from l2m_ros.engines.tensorrt.engine_cache import EngineCache, read_engine
+    from l2m_ros.engines.tensorrt.engine_cache import EngineCache, engines_folder, read_engine
     from l2m_ros.errors import ModelError
-    from l2m_ros.files import cache_folder
 
-    folder = Path(args.cache_dir) if args.cache_dir else cache_folder() / "engines"
-    paths = [Path(args.what)] if args.what else EngineCache(folder).engines()
+    paths = (
+        [Path(args.what)] if args.what else EngineCache(engines_folder(args.cache_dir)).engines()
+    )
     found: list[dict[str, Any]] = []
     for path in paths:
         try:

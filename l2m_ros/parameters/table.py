@@ -122,7 +122,7 @@ _NODE = [
     Parameter("device", "auto", "where a network runs", choices=("auto", "cpu", "cuda")),
     Parameter("threads", 0, "CPU threads of a network; 0 = as many as there are cores",
               low=0, high=256),
-    Parameter("cache_dir", "", "where TensorRT engines are kept; empty = ~/.cache/l2m_ros"),
+    Parameter("cache_dir", "", "where TensorRT engines are kept; empty = ~/.cache/l2m_ros/engines"),
     Parameter("encode_ahead", True,
               "encode the next image while the pose of this one is computed: a higher rate; no "
               "effect on a single core or on a GPU"),

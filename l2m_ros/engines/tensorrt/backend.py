@@ -15,7 +15,8 @@ from __future__ import annotations
 import logging
 import weakref
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,8 @@ from l2m_ros.engines.keyframe_stage import keyframe_tensors
 from l2m_ros.engines.model_card import ModelCard, sha256_of
 from l2m_ros.engines.tensorrt import cuda_memory
 from l2m_ros.engines.tensorrt.cuda_memory import DeviceTensor, Graph, Stream
-from l2m_ros.engines.tensorrt.engine_cache import EngineCache, EngineKey
-from l2m_ros.errors import BackendUnavailable, ModelError
+from l2m_ros.engines.tensorrt.engine_cache import EngineCache, EngineKey, engines_folder
+from l2m_ros.errors import BackendUnavailable, InvalidInput, ModelError
 from l2m_ros.files import write_whole
 from l2m_ros.progress import progress
 
@@ -98,9 +99,7 @@ def key_of(card: ModelCard, stage: str, options: BackendOptions) -> EngineKey:
 
 
 def cache_of(options: BackendOptions) -> EngineCache:
-    from l2m_ros.files import cache_folder
-
-    return EngineCache(Path(options.cache_dir) if options.cache_dir else cache_folder() / "engines")
+    return EngineCache(engines_folder(options.cache_dir))
 
 
 def ensure_engine(card: ModelCard, stage: str, options: BackendOptions) -> tuple[EngineKey, bytes]:
@@ -109,8 +108,19 @@ def ensure_engine(card: ModelCard, stage: str, options: BackendOptions) -> tuple
     engine = cache.get(key)
     if engine is None:
         engine = build(card.file(GRAPHS[stage]), key, options, cache.timing(key))
-        log.info("engine written: %s", cache.put(key, engine))
+        with _kept_if_it_can_be(cache.folder):
+            log.info("engine written: %s", cache.put(key, engine))
     return key, engine
+
+
+@contextmanager
+def _kept_if_it_can_be(folder: Path) -> Iterator[None]:
+    """A full or read-only disk costs the next start minutes, not this one its engine."""
+    try:
+        yield
+    except (OSError, InvalidInput) as error:
+        words = " ".join(str(error).split())
+        log.warning("%s keeps nothing (%s): set cache_dir to a folder of yours", folder, words)
 
 
 def build(path: Path, key: EngineKey, options: BackendOptions, timing: Path) -> bytes:
@@ -162,7 +172,8 @@ def _use_timing(config: trt.IBuilderConfig, path: Path) -> None:
 def _keep_timing(config: trt.IBuilderConfig, path: Path) -> None:
     cache: trt.ITimingCache = config.get_timing_cache()
     serialized: trt.IHostMemory = cache.serialize()
-    write_whole(path, bytes(serialized))
+    with _kept_if_it_can_be(path.parent):
+        write_whole(path, bytes(serialized))
 
 
 class _Log(trt.ILogger):  # type: ignore[misc]

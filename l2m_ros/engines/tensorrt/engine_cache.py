@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from l2m_ros.errors import ModelError
-from l2m_ros.files import write_whole
+from l2m_ros.files import cache_folder, write_whole
 
 MAGIC = b"l2m engine 1\n"
 SUFFIX = ".engine"
@@ -95,6 +95,11 @@ class EngineCache:
 
     def engines(self) -> list[Path]:
         return sorted(self.folder.glob(f"*{SUFFIX}"))
+
+
+def engines_folder(given: str | None) -> Path:
+    """Where engines are kept; `given` is the parameter cache_dir, in a file that no shell reads."""
+    return Path(given).expanduser() if given else cache_folder() / "engines"
 
 
 def read_engine(path: Path) -> tuple[EngineKey, bytes]:
