@@ -71,6 +71,7 @@ def make_euroc(root):
         "intrinsics: [60.0, 61.0, 31.5, 23.5]\n"
         "distortion_model: radial-tangential\n"
         "distortion_coefficients: [0.0, 0.0, 0.0, 0.0]\n"
+        "resolution: [64, 48]\n"
     )
     (folder / "state_groundtruth_estimate0").mkdir()
     lines = ["#timestamp, p_RS_R_x [m], ..."]
@@ -151,6 +152,74 @@ def test_a_sequence_becomes_a_bag_that_replay_reads(tmp_path):
         stamps, poses = read_truth(bag, GROUND_TRUTH)
     assert len(stamps) == FRAMES // 2
     np.testing.assert_allclose(poses[3], truth(6), atol=1e-6)
+
+
+DOTS_M = np.array([[-0.4, 0.3, 2.0], [0.5, -0.2, 2.5], [0.1, 0.1, 4.0]])  # in the body
+
+
+def seen_by(body_from_camera):
+    """The dots in that camera, metres."""
+    T = se3.inverse(body_from_camera)
+    return DOTS_M @ T[:3, :3].T + T[:3, 3]
+
+
+def euroc_camera(folder, body_from_camera, K, D, header):
+    """A camera of EuRoC's and one picture of dots, distorted as the lens has it."""
+    camera = Camera(
+        160, 120, np.array([[K[0], 0, K[2]], [0, K[1], K[3]], [0, 0, 1]]), "plumb_bob", D
+    )
+    dots = project(camera, seen_by(body_from_camera))
+    v, u = np.mgrid[:120, :160]
+    grey = sum(255 * np.exp(-((u - x) ** 2 + (v - y) ** 2) / 8) for x, y in dots)
+    (folder / "data").mkdir(parents=True)
+    cv2.imwrite(str(folder / "data" / f"{10**18}.png"), np.clip(grey, 0, 255).astype(np.uint8))
+    (folder / "data.csv").write_text(f"#timestamp [ns],filename\n{10**18},{10**18}.png")
+    (folder / "sensor.yaml").write_text(
+        f"{header}T_BS:\n  data: {body_from_camera.ravel().tolist()}\n"
+        f"intrinsics: {K}\ndistortion_model: radial-tangential\n"
+        f"distortion_coefficients: {D}\nresolution: [160, 120]\n"
+    )
+
+
+def dots_in(rgb):
+    """Their places, from left to right."""
+    _, _, _, places = cv2.connectedComponentsWithStats((rgb[..., 0] > 100).astype(np.uint8))
+    return np.array(sorted(places[1:], key=lambda place: place[0]))
+
+
+@pytest.mark.parametrize("header", ["", "%YAML:1.0\n"])
+def test_euroc_gives_a_rectified_pair(header, tmp_path):
+    from l2m_ros.workshop.importers import euroc
+
+    left = se3.exp(np.array([0.0, 0.0, 0.0, 0.02, -0.03, 0.1]))
+    right = se3.exp(np.array([0.11, 0.01, 0.004, 0.01, 0.02, 0.12]))
+    folder = tmp_path / "mav0"
+    euroc_camera(folder / "cam0", left, [150.0, 149, 80, 61], [-0.28, 0.07, 2e-4, 0.0], header)
+    euroc_camera(folder / "cam1", right, [152.0, 151, 78, 58], [-0.27, 0.06, 0.0, 1e-4], header)
+    (folder / "state_groundtruth_estimate0").mkdir()
+    world_from_body = truth(3)
+    x, y, z, w = se3.quaternion(world_from_body[:3, :3])
+    row = ",".join(str(v) for v in [10**18, *world_from_body[:3, 3], w, x, y, z])
+    (folder / "state_groundtruth_estimate0/data.csv").write_text(row)
+    (shot,) = euroc.shots(tmp_path)
+    frame, baseline_m = shot.frame, -shot.frame.right_from_camera[0, 3]
+    assert baseline_m == pytest.approx(np.linalg.norm((left - right)[:3, 3]), rel=1e-6)
+    seen = seen_by(se3.inverse(world_from_body) @ shot.world_from_camera)
+    expected = np.array(sorted(project(frame.camera, seen), key=lambda place: place[0]))
+    found = dots_in(frame.rgb)
+    np.testing.assert_allclose(found, expected, atol=0.5)
+    disparity = frame.camera.K[0, 0] * baseline_m / np.sort(seen[:, 2])
+    others = dots_in(frame.right_rgb)
+    np.testing.assert_allclose(found[:, 1], others[:, 1], atol=0.5)
+    np.testing.assert_allclose(np.sort((found - others)[:, 0])[::-1], disparity, atol=0.7)
+
+
+def test_euroc_calibration_that_is_no_yaml_is_refused(tmp_path, capsys):
+    source, _ = make_euroc(tmp_path)
+    (source / "mav0/cam0/sensor.yaml").write_text("T_BS: [1, 2")
+    out = str(tmp_path / "scene")
+    assert cli.main(["scene", "import", "euroc", str(source), "--out", out]) == 2
+    assert "is no YAML" in capsys.readouterr().err
 
 
 def pair_line(names, b_from_a, full):

@@ -12,6 +12,7 @@ from l2m_ros.workshop.evaluation.tracking import (
     pose_errors,
     summarize,
 )
+from l2m_ros.workshop.evaluation.tracking_report import TrackedRun
 from l2m_ros.workshop.evaluation.trajectory import Trajectory
 
 
@@ -106,3 +107,28 @@ def test_a_sigma_that_is_none_is_refused(text):
 
 def test_a_sigma_is_metres_and_degrees():
     assert TruthSigma.parse("0.003,0.2") == TruthSigma(m=0.003, deg=0.2)
+
+
+def test_a_truth_that_begins_later_is_compared_from_there_on():
+    truth = world()
+    late = Trajectory(truth.stamps_ns[300:], truth.poses[300:])
+    run = TrackedRun("", "", frames=400, posed=posed(truth, CLAIMED, 1.0), truth=late)
+    run.posed += [
+        PosedFrame(int(later), int(earlier), np.linalg.inv(A) @ B, CLAIMED)
+        for earlier, later, A, B in zip(
+            late.stamps_ns, late.stamps_ns[1:], late.poses, late.poses[1:], strict=False
+        )
+    ]
+    figures = run.figures()
+    assert figures["posed_without_truth"] == 399  # their keyframe is of the first frame
+    assert figures["poses"]["posed"] == 99
+    assert figures["poses"]["translation_p95_mm"] < 1e-6
+    assert "399 posed frames" in dict(run.rows())["truth"]
+
+
+def test_a_truth_of_another_clock_leaves_the_other_figures():
+    truth = world(5)
+    run = TrackedRun("", "", frames=5, posed=posed(truth, CLAIMED, 1.0))
+    run.truth = Trajectory(truth.stamps_ns + 10**15, truth.poses)
+    assert "poses" not in run.figures()
+    assert "clock" in dict(run.rows())["truth"]

@@ -98,3 +98,17 @@ def test_association_by_the_nearest_stamp():
     assert len(a) == 7
     with pytest.raises(InvalidInput, match="clock"):
         t.associate(t.Trajectory(shifted.stamps_ns + 10**12, shifted.poses), truth)
+
+
+def test_a_pose_between_two_stamps_is_interpolated():
+    """At 1 m/s the nearest pose of a truth at 100 Hz is up to 5 mm off."""
+    stamps = np.arange(10) * 10_000_000 + 10**18
+    poses = np.tile(np.eye(4), (10, 1, 1))
+    poses[:, 0, 3] = 0.01 * np.arange(10)
+    truth = t.Trajectory(stamps, poses)
+    assert truth.at(10**18 + 34_000_000)[0, 3] == pytest.approx(0.034)
+    assert truth.at(10**18 + 30_000_000)[0, 3] == pytest.approx(0.03)
+    assert truth.at(10**18 - 9_000_000)[0, 3] == 0.0  # before the first: the nearest
+    assert truth.at(10**18 - 11_000_000) is None
+    gaps = t.Trajectory(10**18 + 100 * (stamps - 10**18), poses)  # one a second: none between
+    assert gaps.at(10**18 + 3_500_000_000) is None

@@ -126,6 +126,15 @@ def pose_errors(
     return PoseErrors(np.array(stamps, dtype=np.int64), *(np.array(c, float) for c in columns))
 
 
+def with_truth(posed: list[PosedFrame], truth: Trajectory) -> list[PosedFrame]:
+    """Those whose own view and keyframe the truth knows: it may begin later or have gaps."""
+    return [
+        record
+        for record in posed
+        if truth.at(record.stamp_ns) is not None and truth.at(record.keyframe_stamp_ns) is not None
+    ]
+
+
 def summarize(errors: PoseErrors, frames: int, margin: Margin = Margin()) -> TrackingSummary:
     n = len(errors.nees)
     low, high = (chi2.ppf([0.025, 0.975], 6 * n) / n) if n else (np.nan, np.nan)
@@ -153,7 +162,7 @@ def summarize(errors: PoseErrors, frames: int, margin: Margin = Margin()) -> Tra
 def _at(truth: Trajectory, stamp_ns: int) -> FloatArray:
     pose = truth.at(stamp_ns)
     if pose is None:
-        raise InvalidInput(f"the truth has no pose within 10 ms of stamp {stamp_ns}")
+        raise InvalidInput(f"the truth has no pose at stamp {stamp_ns}")
     return pose
 
 

@@ -18,6 +18,7 @@ from l2m_ros.workshop.evaluation.tracking import (
     TruthSigma,
     pose_errors,
     summarize,
+    with_truth,
 )
 from l2m_ros.workshop.evaluation.trajectory import Trajectory, trajectory_error
 
@@ -95,11 +96,17 @@ class TrackedRun:
             },
         }
         if self.truth is not None:
-            errors = pose_errors(self.posed, self.truth, self.truth_sigma)
-            out["poses"] = summarize(errors, self.frames).as_dict()
-            if len(self.chained) >= MIN_FOR_TRAJECTORY:
-                out["trajectory"] = vars(trajectory_error(self.trajectory(), self.truth))
+            known = self.posed_with_truth()
+            out["posed_without_truth"] = unknown = len(self.posed) - len(known)
+            if known:
+                errors = pose_errors(known, self.truth, self.truth_sigma)
+                out["poses"] = summarize(errors, self.frames - unknown).as_dict()
+                if len(self.chained) >= MIN_FOR_TRAJECTORY:
+                    out["trajectory"] = vars(trajectory_error(self.trajectory(), self.truth))
         return out
+
+    def posed_with_truth(self) -> list[PosedFrame]:
+        return [] if self.truth is None else with_truth(self.posed, self.truth)
 
     def rows(self) -> list[tuple[str, str]]:
         """The table, line by line."""
@@ -133,17 +140,18 @@ class TrackedRun:
             page.heading("Matches")
             for rgb, caption in self.pictures:
                 page.picture(rgb, caption)
-        if self.truth is not None and len(self.chained) >= MIN_FOR_TRAJECTORY:
+        known = self.posed_with_truth()
+        if self.truth is not None and known and len(self.chained) >= MIN_FOR_TRAJECTORY:
             page.heading("Trajectory")
             page.plot(
                 plots.trajectory_figure(self.truth, aligned(self.trajectory(), self.truth)),
                 "Seen from above and from the side: the keyframes' poses chained, laid on the "
                 "truth at the first frame.",
             )
-        if self.truth is not None and self.posed:
+        if self.truth is not None and known:
             page.heading("Error over time")
             page.plot(
-                plots.error_figure(pose_errors(self.posed, self.truth), self.unposed_stamps_ns),
+                plots.error_figure(pose_errors(known, self.truth), self.unposed_stamps_ns),
                 "Error of each published pose, and three standard deviations of what its "
                 "covariance claimed. Red lines: frames without a pose.",
             )
@@ -160,8 +168,20 @@ def aligned(estimate: Trajectory, truth: Trajectory) -> Trajectory:
     return Trajectory(estimate.stamps_ns, move @ estimate.poses)
 
 
+def _scale_error(percent: float) -> str:
+    return f"median {percent:.1f}" if np.isfinite(percent) else "unknown: the camera hardly moved"
+
+
 def _truth_rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
     rows = []
+    if unknown := figures.get("posed_without_truth"):
+        words = f"none for {unknown} posed frames or their keyframes: they are not compared"
+        if "poses" not in figures:
+            words = (
+                "none at the stamps of both a posed frame and its keyframe, so nothing is "
+                "compared: is it of this recording and clock?"
+            )
+        rows.append(("truth", words))
     if "poses" in figures:
         p = figures["poses"]
         band = f"{p['nees_low']:.2f} to {p['nees_high']:.2f}"
@@ -174,7 +194,7 @@ def _truth_rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
                 "rotation error",
                 f"median {p['rotation_median_deg']:.3f} deg, p95 {p['rotation_p95_deg']:.3f} deg",
             ),
-            ("scale error [%]", f"median {p['scale_median_percent']:.1f}"),
+            ("scale error [%]", _scale_error(p["scale_median_percent"])),
             ("NEES (6 = honest)", f"{p['nees_mean']:.2f} (95 % band {band})"),
             (
                 "wrong poses (> 5 sigma)",

@@ -22,6 +22,7 @@ from l2m_ros.types import FloatArray
 
 FARTHEST_M = 1e9  # a position beyond is a mistake of units or a broken file
 MAX_STAMP_DIFFERENCE_S = 0.01  # evo's default
+MAX_GAP_S = 0.1  # between two poses, none is made up across a longer one
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,9 +45,18 @@ class Trajectory:
         return len(self.stamps_ns)
 
     def at(self, stamp_ns: int) -> FloatArray | None:
-        """The pose nearest to a stamp; None where none lies within MAX_STAMP_DIFFERENCE_S."""
+        """The pose at a stamp, between two that are at most MAX_GAP_S apart.
+
+        Else the nearest one; None where none lies within MAX_STAMP_DIFFERENCE_S.
+        """
         if not len(self):
             return None
+        after = int(np.searchsorted(self.stamps_ns, stamp_ns))
+        if 0 < after < len(self) and self.stamps_ns[after] != stamp_ns:
+            first, last = (int(stamp) for stamp in self.stamps_ns[after - 1 : after + 1])
+            if last - first <= MAX_GAP_S * 1e9:
+                share = (stamp_ns - first) / (last - first)
+                return se3.interpolate(self.poses[after - 1], self.poses[after], share)
         i = int(np.abs(self.stamps_ns - stamp_ns).argmin())
         near = abs(int(self.stamps_ns[i]) - stamp_ns) <= MAX_STAMP_DIFFERENCE_S * 1e9
         return self.poses[i] if near else None
