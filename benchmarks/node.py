@@ -34,6 +34,7 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from l2m_ros.errors import L2MError
 from l2m_ros.frames.messages import camera_info_message, header, image_message
 from l2m_ros.matching.catalogue import CLASSICAL, find_card
+from l2m_ros.node.fastdds import PROFILE_VARIABLES
 from l2m_ros.progress import track
 from l2m_ros.types import Frame
 from l2m_ros.workshop.simulation.sequence import SimulationOptions, simulate
@@ -45,7 +46,6 @@ LISTENED = {
 GOALS_MS = {"pose + correspondences": 5.0, "+ warp + certainty": 10.0}
 START_S = 60.0  # for the node to load its model
 ROOT = Path(__file__).parent.parent
-PROFILES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 
 
 @dataclass(frozen=True)
@@ -230,8 +230,9 @@ def parse(arguments: list[str] | None) -> Options:
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
-    if not any(name in os.environ for name in PROFILES):
-        os.environ[PROFILES[0]] = str(ROOT / "config" / "fastdds_large_images.xml")
+    if not any(name in os.environ for name in PROFILE_VARIABLES):
+        profile = str(ROOT / "config" / "fastdds_large_images.xml")
+        os.environ |= dict.fromkeys(PROFILE_VARIABLES, profile)
     copies.report(640, 480)
     scene = SimulationOptions(frames=options.frames, stereo=False)
     frames = [shot.frame for shot in track(simulate(scene), "rendering", options.frames)]

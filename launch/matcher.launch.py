@@ -19,10 +19,10 @@ from launch.events import Shutdown
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode, Node
 
+from l2m_ros.node.fastdds import PROFILE_VARIABLES
 from launch import LaunchDescription
 
 SHARE = Path(__file__).resolve().parents[1]
-PROFILES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 
 ARGUMENTS = [
     DeclareLaunchArgument("image", default_value="image", description="image topic"),
@@ -211,10 +211,10 @@ def _info_beside(topic):
 
 def _environment(value):
     """A profile that the user has chosen is left alone."""
-    if value["large_images"] != "true" or any(name in os.environ for name in PROFILES):
+    if value["large_images"] != "true" or any(name in os.environ for name in PROFILE_VARIABLES):
         return []
     profile = str(SHARE / "config" / "fastdds_large_images.xml")
-    return [SetEnvironmentVariable(name, profile) for name in PROFILES]
+    return [SetEnvironmentVariable(name, profile) for name in PROFILE_VARIABLES]
 
 
 def _handlers(value, node):

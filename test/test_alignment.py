@@ -414,7 +414,8 @@ def test_the_command_refuses_what_it_cannot_learn_from(tmp_path, capsys):
         assert words in capsys.readouterr().err
     head = tmp_path / "h.safetensors"
     head.write_bytes(b"anything")
-    assert cli.main(["train", "decoder", "--align", str(head), "--steps", "1"]) == 2
+    lite = ["train", "decoder", "--model", "lite"]
+    assert cli.main([*lite, "--align", str(head), "--steps", "1"]) == 2
     assert "--model lite2" in capsys.readouterr().err
 
 

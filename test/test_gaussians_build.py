@@ -159,9 +159,11 @@ def test_both_branches_take_as_many_steps_however_long_a_step_takes(folder, tmp_
     assert report.steps == 34 and clock[0] < 0.6
 
 
-@pytest.mark.parametrize("from_matches", [False, True])
+@pytest.mark.parametrize(
+    ("from_matches", "until", "end"), [(False, None, 17), (True, None, 20), (True, 0.5, 11)]
+)
 def test_a_fit_ends_with_the_photographs_alone_where_depth_was_measured(
-    folder, tmp_path, monkeypatch, from_matches
+    folder, tmp_path, monkeypatch, from_matches, until, end
 ):
     begin, regularised = building.Fit.__init__, []
 
@@ -175,10 +177,10 @@ def test_a_fit_ends_with_the_photographs_alone_where_depth_was_measured(
 
     monkeypatch.setattr(building.Fit, "__init__", begun)
     monkeypatch.setattr(building.Fit, "_geometry", noted)
-    options = BuildOptions(fit=FitOptions(steps=20, max_gaussians=100))
-    build_scene(folder, tmp_path / "short.ply", options)
-    # From 0.1 to 0.85 or 1 of one branch, never of the other.
-    assert regularised == list(range(2, 20 if from_matches else 17))
+    fit = FitOptions(steps=20, max_gaussians=100, regularise_until=until)
+    build_scene(folder, tmp_path / "short.ply", BuildOptions(fit=fit))
+    # From 0.1 to 0.85, 1 or what is asked for of one branch, never of the other.
+    assert regularised == list(range(2, end))
 
 
 def test_worse_gaussians_are_called_worse(folder, built):

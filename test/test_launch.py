@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from l2m_ros.node.fastdds import PROFILE_VARIABLES
+
 pytest.importorskip("lifecycle_msgs")
 
 ROOT = Path(__file__).parent.parent
@@ -206,7 +208,7 @@ def test_respawn_exit_and_rviz(modules, monkeypatch):
 
 
 def test_large_images_respects_the_users_own_profile(modules, monkeypatch):
-    for name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):
+    for name in PROFILE_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     variables = Launched("matcher.launch.py").of("SetEnvironmentVariable")
     assert len(variables) == 2 and all(Path(v.args[1]).is_file() for v in variables)

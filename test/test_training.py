@@ -21,6 +21,7 @@ from fakes.texture import texture
 
 from l2m_ros.cli import main
 from l2m_ros.errors import InvalidInput, ModelError
+from l2m_ros.matching.catalogue import find_card
 from l2m_ros.networks.registry import build
 from l2m_ros.workshop.training import checkpoint, curves
 from l2m_ros.workshop.training.carry import begin_from, write_carry
@@ -365,6 +366,16 @@ def test_command_refuses_in_one_line(tmp_path: Path, capsys) -> None:
     assert "l2m, lite, lite2" in capsys.readouterr().err
 
 
+def test_the_decoder_that_is_trained_by_default_is_the_one_that_ships(monkeypatch) -> None:
+    from l2m_ros.commands import train
+
+    named = []
+    for stage in ("decoder", "encoder", "align"):
+        monkeypatch.setattr(train, f"run_{stage}", lambda args: named.append(args.model) or 0)
+        assert main(["train", stage, "--steps", "1"]) == 0
+    assert named == [find_card("lite").architecture, "lite", "lite"]
+
+
 def test_damaged_and_huge_photographs_are_reported_and_left_out(tmp_path: Path) -> None:
     folder = write_photographs(tmp_path / "photographs", 2)
     (folder / "empty.jpg").write_bytes(b"")
@@ -524,6 +535,15 @@ def test_a_step_made_to_be_recorded_is_the_same_step() -> None:
         weights.append(run.model.state_dict())
     for name, value in weights[0].items():
         torch.testing.assert_close(weights[1][name], value, atol=0, rtol=0)
+
+
+def test_a_finished_run_makes_no_pairs_for_a_step_to_come() -> None:
+    schedule, model = _Difficulties(), torch.nn.Linear(1, 1)
+    options = LoopOptions(steps=3, bf16=False, graphs=True)
+    run = Run(model, lambda m, b: (m(torch.ones(1, 1)).sum(), {}), schedule, options, ALONE)
+    while run.step < 3:
+        run.advance(run.share())
+    assert sorted(schedule.asked) == [0, 1, 2]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="graphs are CUDA's")

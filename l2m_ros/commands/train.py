@@ -1,6 +1,6 @@
 """Train a matcher from photographs, each lifted to 3D and seen by two cameras; or a part of one.
 
-    l2m train decoder --model lite2 --photographs PHOTOS --minutes 60    what ships as lite
+    l2m train decoder --photographs PHOTOS --minutes 60                  what ships as lite
     l2m train decoder --minutes 2                    a trial on rendered worlds (docs/training.md)
     l2m train depth --minutes 10                     a head that reads metres (docs/metric.md)
     l2m train metric --minutes 30                    the same, from relative poses (docs/metric.md)
@@ -27,6 +27,7 @@ from l2m_ros.commands.train_encoder import add_encoder_arguments, run_encoder
 from l2m_ros.commands.train_input import check_amounts, check_device
 from l2m_ros.commands.train_metric import run_metric
 from l2m_ros.files import check_input_folder, check_outputs, check_readable
+from l2m_ros.matching.catalogue import DEFAULT_MODEL
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,9 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a folder, with its subfolders; or a zip or tar",
     )
     parser.add_argument(
-        "--model", default="lite",
-        help="decoder: the architecture: lite (default), lite2 (what ships as lite) or l2m; "
-        "encoder: lite, xfeat or LABEL=FILE",
+        "--model",
+        help="decoder: the architecture: lite2 (default; what ships as lite), lite or l2m; "
+        "encoder: lite (default), xfeat or LABEL=FILE",
     )  # fmt: skip
     parser.add_argument(
         "--config", type=Path, help="YAML of settings (default config/train/<model>.yaml)"
@@ -98,6 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    args.model = args.model or ("lite2" if args.stage == "decoder" else DEFAULT_MODEL)
     given = [args.sequences, args.measure, args.photographs, args.scenes, args.depth, args.align]
     read = [*given, *args.pairs]
     check_outputs([], read, [args.out])

@@ -26,13 +26,14 @@ except ImportError:  # Humble
 from l2m_ros.errors import InvalidInput
 from l2m_ros.frames.inputs import Report
 from l2m_ros.frames.messages import message_class
+from l2m_ros.node.fastdds import PROFILE_VARIABLES
 
 AUTO = "auto"
 LOSSLESS_DEPTH = 1000
 # What to do about images that DDS loses; the sender's process needs the same setting.
 LOSS_REMEDY = (
     "best-effort images do not fit Fast DDS's default shared memory (512 KB): let the driver "
-    "publish reliably, or start driver AND node with FASTRTPS_DEFAULT_PROFILES_FILE="
+    f"publish reliably, or start driver AND node with {PROFILE_VARIABLES[0]}="
     "<share/l2m_ros>/config/fastdds_large_images.xml"
 )
 

@@ -38,6 +38,10 @@ from l2m_ros.workshop.gaussians.rendering import render
 
 PARTNERS = 4  # views whose depth and photograph each view is compared with, in turn
 
+# Share of the run. The photometric end brings 0.1 dB of PSNR; where depth comes from matches it
+# would cost a tenth of the depth's exactness.
+REGULARISED = 0.85
+
 
 @dataclass(frozen=True)
 class FitOptions:
@@ -49,9 +53,8 @@ class FitOptions:
     steps: int = 2000
     max_gaussians: int = 30_000
     regularise_from: float = 0.1  # share of the run; 1 = never
-    # The photometric end brings 0.1 dB of PSNR. Where depth comes from matches there is none: it
-    # would cost a tenth of the depth's exactness.
-    regularise_until: float = 0.85
+    # None: REGULARISED, and where depth comes from matches 1.
+    regularise_until: float | None = None
     grow_until: float = 0.5
     grow_every: int = 25
     rate_means: float = 1.6e-4
@@ -132,8 +135,7 @@ class Fit:
         index = self._view_of(self.step)
         decay = (o.rate_means_end / o.rate_means) ** share
         self.adam.param_groups[0]["lr"] = o.rate_means * self.extent * decay
-        until = 1.0 if self.photographs else o.regularise_until
-        regular = o.regularise_from <= share < until
+        regular = o.regularise_from <= share < self._regularise_until()
         rendering = render(
             self.rasterizer, self.gaussians, self.captures[index].view, far=self.far,
             spread=regular and o.weights.spread > 0,
@@ -152,6 +154,11 @@ class Fit:
         if share < o.grow_until and self.step % o.grow_every == 0:
             self._revise(share)
         return float(loss.detach())
+
+    def _regularise_until(self) -> float:
+        if self.options.regularise_until is not None:
+            return self.options.regularise_until
+        return 1.0 if self.photographs else REGULARISED
 
     def _view_of(self, step: int) -> int:
         """Every view once a round, in an order of the round's own."""

@@ -130,7 +130,8 @@ class Run:
             group["lr"] = rate * group.get("factor", 1.0)
         loss, terms = self._gradients(batch)
         # While a GPU replays the step, Python launches what makes the next batch.
-        self._coming = self._next(self.step + 1, share) if options.graphs else None
+        ends = options.steps is not None and self.step + 1 >= options.steps
+        self._coming = self._next(self.step + 1, share) if options.graphs and not ends else None
         processes.average_gradients(self.model)
         processes.average_statistics(self.model)
         norm = torch.nn.utils.clip_grad_norm_(
