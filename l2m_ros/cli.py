@@ -98,7 +98,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         module.add_arguments(parser)
         args = parser.parse_args(argv[1:])
-        return int(module.run(args) or 0)
+        code = int(module.run(args) or 0)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever reads it has enough (| head); Python flushes once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (L2MError, OSError) as error:
         print(f"l2m {verb}: {_one_line(error)}", file=sys.stderr)
         return 2
@@ -151,11 +156,4 @@ def _missing(error: ModuleNotFoundError) -> str:
 
 
 if __name__ == "__main__":
-    # os._exit would skip buffers; a closed pipe (| head) must not end in a traceback.
-    try:
-        status = main()
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 1
-    sys.exit(status)
+    sys.exit(main())

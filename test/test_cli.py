@@ -1,6 +1,9 @@
 """The command line: every verb is listed, every refusal is one line with exit code 2."""
 
 import importlib
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -70,3 +73,14 @@ def test_refusals_are_one_line(capsys, monkeypatch, error, words):
     assert code == 2
     assert words in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    """`l2m weights list | head -1` said: Broken pipe, and 2."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    code = "import sys; from l2m_ros.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "weights", "list"]
+    with os.fdopen(writes, "wb") as closed:
+        done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (1, b"")

@@ -284,6 +284,28 @@ def test_get_downloads_converts_and_shows_the_licence(server, tmp_path, cache, m
     assert json.loads(capsys.readouterr().out)["tinyroma"]["here"] is True
 
 
+def test_get_leaves_what_the_user_had(server, tmp_path, cache, monkeypatch):
+    """A checkpoint, or an archive, that was in --dir before is not ours to delete."""
+    pytest.importorskip("torch")
+    from l2m_ros.networks import checkpoint
+
+    monkeypatch.setattr(checkpoint, "convert", lambda files, out, kind: len(files))
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "t.pth").write_bytes(CONTENT)
+    with zipfile.ZipFile(mine / "made.zip", "w") as file:
+        file.writestr("made.ckpt", b"weights")
+    sources = (
+        weights.Source("t.pth", server.url),
+        weights.Source("made.zip", f"{server.url}/not/asked", member="made.ckpt"),
+        weights.Source("new.pth", server.url),
+    )
+    entry = weights.Weights("tinyroma", sources, "WTFPL", "somebody", "a test")
+    monkeypatch.setitem(weights.WEIGHTS, "tinyroma", entry)
+    assert main(["weights", "get", "tinyroma", "--dir", str(mine)]) == 0
+    assert sorted(path.name for path in mine.iterdir()) == ["made.zip", "t.pth"]
+
+
 def test_every_published_entry_is_complete(capsys, cache):
     assert main(["weights", "list"]) == 0
     listed = capsys.readouterr().out

@@ -26,8 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     listing.add_argument("--json", action="store_true", help="one JSON object")
     get = actions.add_parser("get", help="download and convert")
     get.add_argument("name", metavar="NAME", help=", ".join(store.WEIGHTS))
-    get.add_argument("--dir", type=Path, help="where the download is kept (default: the cache)")
-    get.add_argument("--keep", action="store_true", help="keep the original files afterwards")
+    get.add_argument(
+        "--dir",
+        type=Path,
+        help="where files are downloaded to, or are already (default: the cache)",
+    )
+    get.add_argument("--keep", action="store_true", help="keep the files that were downloaded")
     get.add_argument(
         "--sha256", action="append", default=[], metavar="FILE=HEX", help="hold a file to this"
     )
@@ -75,17 +79,18 @@ def _get(args: argparse.Namespace) -> int:
     print(f"{args.name}: {entry.about}\nby {entry.by}\nlicence: {entry.licence}")
     wanted = store.stated_checksums(args.sha256, entry)
     folder = args.dir or store.download_folder()
-    files = [_fetched(source, folder, wanted) for source in entry.sources]
+    own = set(folder.glob("*")) if args.dir else set()  # the user's: what was in --dir before
+    files = [_fetched(source, folder, wanted, own) for source in entry.sources]
     out = store.converted_file(args.name)
     parameters = convert(files, out, entry.architecture)
     if not args.keep:
-        for file in files:
+        for file in set(files) - own:
             file.unlink()
     print(f"{out}: {parameters:,} numbers, checked against {entry.architecture}")
     return 0
 
 
-def _fetched(source: store.Source, folder: Path, wanted: dict[str, str]) -> Path:
+def _fetched(source: store.Source, folder: Path, wanted: dict[str, str], own: set[Path]) -> Path:
     if source.member and (folder / source.member).is_file():
         print(f"{folder / source.member} is here already")
         return folder / source.member
@@ -93,7 +98,8 @@ def _fetched(source: store.Source, folder: Path, wanted: dict[str, str]) -> Path
     if source.member is None:
         return archive
     member = store.unpacked(archive, source.member)
-    archive.unlink()
+    if archive not in own:
+        archive.unlink()
     return member
 
 
