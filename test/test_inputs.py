@@ -204,6 +204,15 @@ def test_lossless_images_that_wait_take_no_more_memory_than_they_may(depth):
     assert [bundle.stamp_ns // S for bundle in bundles] == list(range(11, 21))
 
 
+def test_odometry_that_begins_drops_no_image_that_waits_for_depth():
+    inputs = Inputs(InputOptions(lossless=True, depth=True))
+    inputs.add("camera_info", stamped(S, CameraInfo), 0.0)
+    inputs.add("image", stamped(2 * S), 0.0)
+    inputs.reconfigure(InputOptions(lossless=True, depth=True, odom=True))
+    inputs.add("depth", stamped(2 * S), 0.0)
+    assert [bundle.stamp_ns for bundle in inputs.flush()] == [2 * S]
+
+
 def test_images_that_wait_in_vain_are_counted():
     inputs = Inputs(InputOptions(depth=True))
     for second in range(1, 20):

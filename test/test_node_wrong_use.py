@@ -99,6 +99,15 @@ def test_a_running_node_refuses_a_camera_on_the_floor_and_goes_on():
         bench.recover()
 
 
+def test_a_parameter_set_between_configure_and_activate_holds():
+    """It was accepted, shown by `ros2 param get`, and never used."""
+    with Bench(activate=False) as bench:
+        bench.node.trigger_configure()
+        assert bench.set("tracking.min_inliers", 33) == ""
+        bench.node.trigger_activate()
+        assert bench.node._tracker.options.gates.min_inliers == 33
+
+
 def test_a_qos_override_of_another_type_fails_activate_in_words():
     given = {"qos_overrides./image.subscription.depth": "many"}
     with Bench(activate=False, **given) as bench:

@@ -100,8 +100,10 @@ class Inputs:
         return self._given_up + self._synchroniser.unpaired
 
     def reconfigure(self, options: InputOptions) -> None:
-        """Change topics or slop; incomplete sets are dropped."""
-        joined_alike = options == replace(self.options, odom_gap_ns=options.odom_gap_ns)
+        """Change topics or slop; where sets are joined otherwise, incomplete ones are dropped."""
+        joined_alike = options == replace(
+            self.options, odom=options.odom, odom_gap_ns=options.odom_gap_ns
+        )
         self.options = options
         self.odometry.max_gap_ns = options.odom_gap_ns
         if not joined_alike:

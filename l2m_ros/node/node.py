@@ -126,6 +126,7 @@ class MatcherNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         assert self._tracker is not None and self._outputs is not None  # configure made them
         self._tracker.reset()  # the robot may have been carried away meanwhile
+        self._tracker.reconfigure(parameters.tracker_options(self._values()))
         config = NodeConfig.from_parameters(self._values())
         self._map = start_map(self, self.health, self._values(), self._alive)
         self._pipeline = FramePipeline(
