@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("rosbags")
 
 from l2m_ros import cli
+from l2m_ros.errors import InvalidInput
 from l2m_ros.geometry import se3
 from l2m_ros.geometry.camera import project
 from l2m_ros.types import Camera
@@ -152,6 +153,20 @@ def test_a_sequence_becomes_a_bag_that_replay_reads(tmp_path):
         stamps, poses = read_truth(bag, GROUND_TRUTH)
     assert len(stamps) == FRAMES // 2
     np.testing.assert_allclose(poses[3], truth(6), atol=1e-6)
+
+
+@pytest.mark.parametrize("lens", ["", " 0.1 -0.2 0.001 0.0"])
+def test_a_camera_of_ones_own_in_the_layout_of_tum(lens, tmp_path):
+    source, pictures = make_tum(tmp_path)
+    source = source.rename(source.with_name("my_kitchen"))
+    (source / "calibration.txt").write_text(f"# fx fy cx cy\n60 61 31.5 23.5{lens}\n")
+    shot = next(tum.shots(source))
+    assert shot.frame.camera.K[[0, 1, 0, 1], [0, 1, 2, 2]].tolist() == [60, 61, 31.5, 23.5]
+    expected = undistorted(pictures[0], shot.frame.camera.K, np.array(lens.split(), float))
+    np.testing.assert_array_equal(shot.frame.rgb, expected)
+    (source / "calibration.txt").write_text("60 61 31.5")
+    with pytest.raises(InvalidInput, match="got 3 numbers"):
+        next(tum.shots(source))
 
 
 DOTS_M = np.array([[-0.4, 0.3, 2.0], [0.5, -0.2, 2.5], [0.1, 0.1, 4.0]])  # in the body

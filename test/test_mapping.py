@@ -260,7 +260,9 @@ def test_queries_of_another_world_have_no_errors(built, folder, capsys, tmp_path
     other = tmp_path / "other"
     write_relief(other, PATH[:2])
     assert main(["localize", str(built), str(other), "--json", "--world", "elsewhere"]) == 0
-    figures = json.loads(capsys.readouterr().out)
+    out, err = capsys.readouterr()
+    figures = json.loads(out)
+    assert "'elsewhere'" in err and "--world wall" in err
     errors = ("median_m", "median_deg", "within", "wrong")
     assert all(figures[key] is None for key in errors) and figures["localized"] == 2
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,11 +62,14 @@ def run(args: argparse.Namespace) -> int:
         with open_recording(args.queries, world=args.world) as recording:
             queries = _localized(args, recording, relocalizer)
             figures = _figures(queries, store, recording.world)
+            apart = _worlds_apart(queries, store, recording.world)
     finally:
         store.close()
     if args.out is not None:
         _write(args.out, queries)
     print(json.dumps(figures) if args.json else _words(figures))
+    if apart:
+        print(f"l2m localize: {apart}", file=sys.stderr)
     return 0 if figures["localized"] else 1
 
 
@@ -122,6 +127,19 @@ def _figures(queries: list[Query], store: MapStore, world: str | None) -> dict[s
         **errors,
         "ms": _times(queries),
     }
+
+
+def _worlds_apart(queries: list[Query], store: MapStore, world: str | None) -> str | None:
+    """Why queries with a truth show no errors, where the map has a truth of another world."""
+    from l2m_ros.mapping.meta import WORLD
+
+    own = store.meta().get(WORLD)
+    if own is None or own == world or all(query.truth is None for query in queries):
+        return None
+    return (
+        f"no errors are shown: the images' truth is of the world {world!r}, the map's of {own!r}. "
+        f"If both are one world, add --world {shlex.quote(str(own))}"
+    )
 
 
 def _times(queries: list[Query]) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """TUM RGB-D: rgb.txt, depth.txt, groundtruth.txt (the colour camera in the world), 16-bit depth.
 
-Intrinsics are not in the folder; they are those that the publishers give for freiburg1, 2 and 3,
-chosen by the folder's name.
+Intrinsics are those in calibration.txt, as ETH3D and other recordings of this layout have it: one
+line `fx fy cx cy`, or `fx fy cx cy k1 k2 p1 p2 [k3]`. Without it they are those that the publishers
+give for freiburg1, 2 and 3, chosen by the folder's name.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from l2m_ros.workshop.importers.undistort import undistorted, undistorted_depth
 DEPTH_SCALE_M = 1 / 5000
 LARGEST_DIFFERENCE_S = 0.02  # between a colour and a depth picture, as the publishers' tool has it
 LARGEST_GAP_NS = 100_000_000  # of the ground truth
+CALIBRATION, NUMBERS = "calibration.txt", "fx fy cx cy [k1 k2 p1 p2 [k3]]"
 CAMERAS = {  # fx fy cx cy, k1 k2 p1 p2 k3
     "freiburg1": ((517.3, 516.5, 318.6, 255.3), (0.2624, -0.9531, -0.0054, 0.0026, 1.1633)),
     "freiburg2": ((520.9, 521.0, 325.1, 249.7), (0.2312, -0.7849, -0.0033, -0.0001, 0.9172)),
@@ -47,10 +49,23 @@ def shots(folder: Path) -> Iterator[Shot]:
 
 
 def _camera(folder: Path) -> tuple[FloatArray, FloatArray]:
-    for name, ((fx, fy, cx, cy), D) in CAMERAS.items():
+    own = folder / CALIBRATION
+    if own.is_file():
+        numbers = [float(word) for row in _rows(own) for word in row]
+        if len(numbers) not in (4, 8, 9):
+            raise InvalidInput(f"{own}: expected {NUMBERS}, got {len(numbers)} numbers")
+        return _matrix(*numbers[:4]), np.array(numbers[4:] or [0.0] * 5)
+    for name, (numbers4, D) in CAMERAS.items():
         if name in folder.resolve().name:
-            return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]), np.array(D)
-    raise InvalidInput(f"{folder}: its name holds none of {', '.join(CAMERAS)}: which camera?")
+            return _matrix(*numbers4), np.array(D)
+    raise InvalidInput(
+        f"{folder}: its name holds none of {', '.join(CAMERAS)}, so which camera is it? "
+        f"Write {NUMBERS} into {own}"
+    )
+
+
+def _matrix(fx: float, fy: float, cx: float, cy: float) -> FloatArray:
+    return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
 
 
 def _listed(folder: Path, name: str) -> list[tuple[float, str]]:
