@@ -56,7 +56,7 @@ def slope():
 def test_surfels_look_like_the_photograph_that_they_stand_for():
     """Colour and depth against the mesh that lifting renders, from 25 degrees aside."""
     relief, rgb = slope()
-    T = orbit(relief, relief.K, 25.0, 1.0)
+    T = orbit(relief, 25.0, 1.0)
     mesh = render_mesh(relief, relief.K, T, *SIZE)
     view = view_of(relief, rgb, relief.K, T, *SIZE)
     drawn = render(load_rasterizer("cpu"), surfels(relief, rgb, 3), view.camera)
@@ -87,7 +87,7 @@ def test_features_that_are_the_same_from_everywhere_are_found_and_seen_from_anew
     """Three views gathered; two that nothing was fitted to show the truth within 2 %."""
     relief, rgb = slope()
     angles = [(0.0, 0.0), (20.0, 1.0), (20.0, 4.0), (12.0, 2.5), (15.0, 5.5)]
-    views = [view_of(relief, rgb, relief.K, orbit(relief, relief.K, *a), *SIZE) for a in angles]
+    views = [view_of(relief, rgb, relief.K, orbit(relief, *a), *SIZE) for a in angles]
     cells, cameras = (16, 24), [view.camera for view in views]
     truth = torch.stack([features_on_the_surface(relief, v, 12, cells) for v in views])
     seen = torch.stack([torch.from_numpy(v.seen)[None].float() for v in views])

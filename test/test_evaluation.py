@@ -290,6 +290,14 @@ def test_sift_on_a_rendered_relief(relief):
     assert {r.pair.a for r in results} == {"000.png", "001.png", "002.png"}
 
 
+def test_the_time_of_refinement_is_in_the_figures(relief):
+    """`l2m evaluate --subpixel` left it out: refined matches looked as cheap as plain ones."""
+    found, results = figures(relief, Oracle(relief), subpixel=True, limit=1)
+    assert found["ms"]["subpixel"] == pytest.approx(results[0].ms["subpixel"])
+    table = summary.markdown({"scenes": [found], "matchers": ["oracle"]})
+    assert len(table.splitlines()[2].rsplit("|", 2)[1].split("/")) == 5
+
+
 def test_homographies(planar):
     found, _ = figures(planar, "sift")
     assert found["kind"] == "homography" and "auc" not in found

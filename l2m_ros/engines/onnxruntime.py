@@ -23,7 +23,6 @@ from l2m_ros.errors import BackendUnavailable, ModelError
 
 CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
-DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 def has_cuda() -> bool:

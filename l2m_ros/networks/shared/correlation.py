@@ -39,7 +39,7 @@ def local_correlation(query: Tensor, support: Tensor, flow: Tensor, radius: int)
     taps = (2 * radius + 2) ** 2
     products = _by_matrix if height * width <= ALL_PAIRS_RATIO * taps else _by_gathering
     window = products(query, support, corner, radius) / query.shape[1] ** 0.5
-    return _blended(window, fraction, radius)
+    return _blended(window, fraction)
 
 
 def local_correlation_plain(query: Tensor, support: Tensor, flow: Tensor, radius: int) -> Tensor:
@@ -120,7 +120,7 @@ def _as_window(products: Tensor, height: int, width: int, side: int) -> Tensor:
     return products.reshape(-1, height, width, side, side).permute(0, 3, 4, 1, 2)
 
 
-def _blended(window: Tensor, fraction: Tensor, radius: int) -> Tensor:
+def _blended(window: Tensor, fraction: Tensor) -> Tensor:
     """Bilinear blend of (B, 2r+2, 2r+2, h, w) -> (B, (2r+1)^2, h, w)."""
     x, y = fraction[:, None, None, 0], fraction[:, None, None, 1]
     rows = window[:, :-1] * (1.0 - y) + window[:, 1:] * y

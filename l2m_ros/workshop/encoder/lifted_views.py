@@ -118,7 +118,7 @@ def view_of(
     return PhotographView(PosedCamera(Camera(width, height, K), T), image, image, view.seen)
 
 
-def orbit(relief: Relief, K: FloatArray, angle_deg: float, azimuth_rad: float) -> FloatArray:
+def orbit(relief: Relief, angle_deg: float, azimuth_rad: float) -> FloatArray:
     """view_from_photograph of a camera turned about the point in the middle of the photograph.
 
     The axis lies in the image plane, at `azimuth_rad` from x; the point stays where it is.

@@ -59,7 +59,7 @@ def lifted_changes(
         rgb = _of_shape(photograph.rgb(2 * max(size)), *size)
         relief = relief_of(rng, rgb, photograph.name, FIELD_OF_VIEW_DEG, depth, sky_by_rule)
         azimuth = rng.uniform(0, 2 * np.pi)
-        T = orbit(relief, relief.K, angle_deg, azimuth)
+        T = orbit(relief, angle_deg, azimuth)
         b = render(relief, relief.K, T, *size)
         a = render(relief, relief.K, np.eye(4), *size)
         warp, visible, _ = warp_between(relief, a, b, relief.K, T)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from l2m_ros.errors import InvalidInput
-from l2m_ros.files import read_text
+from l2m_ros.files import read_text, whole_file
 from l2m_ros.geometry import se3
 from l2m_ros.geometry.pose import estimate_pose
 from l2m_ros.matching.matcher import Matcher
@@ -274,12 +274,10 @@ def table(name: str, values: Mapping[str, Any]) -> str:
 
 def write_submission(path: Path, results: Sequence[SceneResult]) -> None:
     """The zip that the benchmark's site takes: pose_SCENE.txt, one line an estimate."""
-    partial = path.with_name(f".{path.name}.partial")
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as file:
+    with whole_file(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as file:
         for result in results:
             lines = [_line(name, estimate) for name, estimate in result.estimates.items()]
             file.writestr(f"pose_{result.name}.txt", "".join(lines))
-    partial.replace(path)
 
 
 def _line(name: str, estimate: Estimate) -> str:

@@ -39,10 +39,6 @@ class Report:
         self._parts.append(f"<h2>{_text(words)}</h2>")
         return self
 
-    def paragraph(self, words: str) -> Report:
-        self._parts.append(f"<p>{_text(words)}</p>")
-        return self
-
     def table(self, rows: Iterable[Sequence[Any]], header: Sequence[str] = ()) -> Report:
         head = "".join(f"<th>{_text(cell)}</th>" for cell in header)
         body = "".join(

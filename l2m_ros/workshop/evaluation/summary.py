@@ -24,7 +24,8 @@ ANGLES_DEG = (5, 10, 20)
 CORNERS_PX = (3, 5, 10)
 MATCH_PX = (1, 3, 5)
 GOOD_POSE = 0.05, 5.0  # metres and degrees: a pose as 7-Scenes counts a good one
-STAGES = ("encode", "reference", "match", "pose", "metric_pose")
+STAGES = ("encode", "reference", "match", "subpixel", "pose", "metric_pose")
+SHOWN = STAGES[:5]
 AVERAGED = ("auc", "corner_auc", "posed_percent", "precision", "warp", "metric", "ms")
 
 
@@ -109,7 +110,7 @@ def _path(*keys: str, digits: int = 1) -> Any:
 
 def _stages(row: Mapping[str, Any]) -> str:
     ms = row.get("ms", {})
-    return " / ".join(_number(ms.get(stage), 0) for stage in STAGES[:4]) if ms else ""
+    return " / ".join(_number(ms.get(stage), 0) for stage in SHOWN if stage in ms)
 
 
 def _number(value: Any, digits: int) -> str:
@@ -121,7 +122,7 @@ _COMMON = {
     "right within 1/3/5 px, %": _path("precision"),
     "whole warp: median px": _path("warp", "median_px", digits=2),
     "within 5 px, %": _path("warp", "within_percent", "5"),
-    "ms encode/reference/match/pose": _stages,
+    "ms encode/reference/match[/subpixel]/pose": _stages,
 }
 _POSE_COLUMNS = {
     "scene": _path("name"),
