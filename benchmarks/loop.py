@@ -29,7 +29,6 @@ from l2m_ros.mapping.store import MapStore, open_map
 from l2m_ros.matching.catalogue import load_matcher
 from l2m_ros.progress import track
 from l2m_ros.tracking.odometry import OdometrySample
-from l2m_ros.tracking.options import TrackerOptions
 from l2m_ros.types import FloatArray
 from l2m_ros.workshop.simulation.faults import Faults
 from l2m_ros.workshop.simulation.path import make_path
@@ -42,7 +41,7 @@ WRONG_M, WRONG_DEG = 0.10, 5.0  # of a loop, against the truth
 def drive(
     metres: float, width: int, rate_hz: float, *, wheels: bool
 ) -> tuple[int, FloatArray, Iterator[Shot]]:
-    """Frames, base_from_camera and shots of a wheeled robot with a depth camera, noise on all."""
+    """Frames and shots of a wheeled robot with a depth camera, noise on all."""
     world = make_world("corridor", 0)
     whole = make_path("drive", world=world, frames=4000, rate_hz=rate_hz)
     path = whole.world_from_camera
@@ -59,10 +58,16 @@ def drive(
         faults=Faults.named(["noise", "depth"]),
     )
     shots = (
-        Shot(s.frame, str(s.index), s.world_from_camera, _sample(s) if wheels else None)
+        Shot(
+            s.frame,
+            str(s.index),
+            s.world_from_camera,
+            _sample(s) if wheels else None,
+            s.base_from_camera,
+        )
         for s in simulate(options)
     )
-    return frames, whole.base_from_camera, shots
+    return frames, shots
 
 
 def _sample(shot: SimulatedFrame) -> OdometrySample:
@@ -120,7 +125,7 @@ def main() -> None:
         path = args.kept or Path(folder) / "loop.l2m"
         if not path.exists():
             wheels = not args.no_wheels
-            frames, base, shots = drive(args.metres, args.width, args.rate_hz, wheels=wheels)
+            frames, shots = drive(args.metres, args.width, args.rate_hz, wheels=wheels)
             recording = Recording(path, frames, "corridor", lambda: shots)
             part = path.with_suffix(".part")
             part.unlink(missing_ok=True)
@@ -130,10 +135,7 @@ def main() -> None:
                 recording,
                 store,
                 load_matcher(args.model),
-                BuildOptions(
-                    picker=PickerOptions(args.every_m),
-                    tracker=TrackerOptions(base_from_camera=base),
-                ),
+                BuildOptions(picker=PickerOptions(args.every_m)),
                 lambda s: track(s, "driving", frames),
                 lambda ids: track(ids, "closing loops"),
             )

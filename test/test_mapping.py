@@ -50,6 +50,8 @@ from l2m_ros.matching.catalogue import load_matcher
 from l2m_ros.timing import StageTimes
 from l2m_ros.tracking.odometry import OdometrySample
 from l2m_ros.types import Camera, Frame, Lost, LostReason
+from l2m_ros.workshop.simulation.bag import write_bag
+from l2m_ros.workshop.simulation.sequence import SimulationOptions, simulate
 
 CAMERA = Camera(WIDTH, HEIGHT, K)
 PATH = [pose(x=0.12 * i, y=0.03 * i, z=0.02 * i, turn_deg=-1.5 * i) for i in range(-2, 3)]
@@ -134,6 +136,24 @@ def test_a_map_at_its_bound_keeps_what_tracking_refers_to(matcher, tmp_path):
     assert online.fix.stamp_ns == 12
     online.save()
     online.close()
+
+
+def test_edges_of_wheels_lead_where_the_camera_went(tmp_path, capsys):
+    run = SimulationOptions(frames=6, width=320, height=240, stereo=False, path="drive", rate_hz=5)
+    write_bag(tmp_path / "drive.mcap", simulate(run))
+    out = str(tmp_path / "drive.l2m")
+    command = ["map", "build", str(tmp_path / "drive.mcap"), "--out", out, "--model", "sift"]
+    assert main([*command, "--every-m", "0.05", "-p", "map.mode:=build"]) == 2
+    assert "map.mode" in capsys.readouterr().err
+    assert main([*command, "--every-m", "0.05"]) == 0
+    store = open_map(out)
+    edges = [e for e in store.edges() if e.kind == "motion"]
+    for e in edges:
+        true = se3.inverse(store.keyframe(e.a).truth) @ store.keyframe(e.b).truth
+        away_m = np.linalg.norm(e.a_from_b[:3, 3] - true[:3, 3])
+        assert away_m < 0.2 * np.linalg.norm(true[:3, 3]) + 0.005
+    assert len(edges) >= 3
+    store.close()
 
 
 @pytest.mark.parametrize("seed", range(5, 10))

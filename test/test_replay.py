@@ -13,7 +13,8 @@ from l2m_ros.bags.recording import open_recording
 from l2m_ros.bags.replay import find_topics, read_truth
 from l2m_ros.errors import InvalidInput
 from l2m_ros.parameters.file import parameter_values
-from l2m_ros.parameters.table import PARAMETERS
+from l2m_ros.parameters.table import PARAMETERS, base_from_camera
+from l2m_ros.tracking.odometry import step as odometry_step
 from l2m_ros.workshop.evaluation.trajectory import read_tum
 from l2m_ros.workshop.simulation.bag import write_bag
 from l2m_ros.workshop.simulation.sensor_faults import spoil
@@ -164,8 +165,9 @@ def test_where_the_camera_is_mounted_comes_from_the_bag(driven, capsys, tmp_path
 
 
 def test_parameters_without_effect_are_named(bag, capsys):
-    said = replay(capsys, bag, "--model", "orb", "-p", "publish_tf:=true", "-p", "queue:=all")[1]
-    assert "replay ignores publish_tf: there is no graph" in said.err
+    given = ["-p", "publish_tf:=true", "-p", "queue:=all", "-p", "map.period_s:=3.0"]
+    said = replay(capsys, bag, "--model", "orb", *given)[1]
+    assert "replay ignores publish_tf, map.period_s: there is no graph" in said.err
 
 
 def test_odometry_of_nan_is_left_out_and_the_replay_goes_on(capsys, tmp_path):
@@ -189,6 +191,28 @@ def test_images_after_the_end_of_odometry_are_in_a_recording_too(tmp_path):
     write_bag(tmp_path / "ended.mcap", shots)
     with open_recording(tmp_path / "ended.mcap") as recording:
         assert len(list(recording.shots())) == 4
+
+
+def test_a_recording_knows_where_the_camera_is_on_the_base(tmp_path):
+    """A map took the wheels' way ahead for one to the right: it was built as if base and camera
+    were one."""
+    options = SimulationOptions(frames=3, width=160, height=120, stereo=False)
+    shots = list(simulate(options))
+    write_bag(tmp_path / "a.mcap", shots)
+    with open_recording(tmp_path / "a.mcap") as recording:
+        base, found = shots[0].base_from_camera, list(recording.shots())
+    np.testing.assert_allclose(found[0].base_from_camera, base, atol=1e-6)  # of /tf_static
+    step = odometry_step(found[0].odometry, found[2].odometry, base_from_camera=base).a_from_b
+    true = np.linalg.inv(shots[0].world_from_camera) @ shots[2].world_from_camera
+    assert np.linalg.norm(step[:3, 3] - true[:3, 3]) < 0.2 * np.linalg.norm(true[:3, 3])
+    values = parameter_values(None, {"frames.base": "elsewhere"})
+    with open_recording(tmp_path / "a.mcap", values=values) as recording:
+        (first, *_) = recording.shots()
+    np.testing.assert_allclose(first.base_from_camera, base_from_camera(values))  # the default
+    values = parameter_values(None, {"base_from_camera": "[1.0, 0, 0, 0, 0, 0, 1.0]"})
+    with open_recording(tmp_path / "a.mcap", values=values) as recording:
+        (first, *_) = recording.shots()
+    assert first.base_from_camera[0, 3] == 1.0
 
 
 def test_what_a_matcher_published_is_no_input():

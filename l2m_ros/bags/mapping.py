@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from l2m_ros.bags.recording import Recording, Shot
 from l2m_ros.mapping.keyframe_picker import KeyframePicker
@@ -57,13 +57,15 @@ def build_map(
     tracked = TrackedMapper(mapper, options.tracker.odometry)
     if recording.world and not store.meta().get(WORLD):
         store.set_meta({WORLD: recording.world})
-    frames, base = 0, options.tracker.base_from_camera
+    frames = 0
     known: OrderedDict[int, tuple[str, FloatArray | None]] = OrderedDict()  # by stamp
     for shot in progress(recording.shots()):
         frames += 1
         known[shot.frame.stamp_ns] = shot.name, shot.truth
         if len(known) > REMEMBERED:
             known.popitem(last=False)
+        base = shot.base_from_camera
+        tracker.reconfigure(replace(tracker.options, base_from_camera=base))
         picked = picker.pick(tracker.process(shot.frame, shot.odometry), shot.odometry, base)
         if picked is not None:  # this frame or one before
             tracked.add(picked, *known.get(picked.frame.stamp_ns, ("", None)))

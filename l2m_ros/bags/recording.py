@@ -8,7 +8,7 @@ meta.json           K, or cameras[name].K; stamp_s, world_from_camera, scene, wo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,13 +17,25 @@ from typing import Any
 import numpy as np
 
 from l2m_ros.bags.reader import open_bag
-from l2m_ros.bags.replay import GROUND_TRUTH, AnyBag, BagTopics, bundles_of, find_topics, read_truth
+from l2m_ros.bags.replay import (
+    GROUND_TRUTH,
+    STATIC,
+    AnyBag,
+    BagTopics,
+    bundles_of,
+    find_topics,
+    frame_builder,
+    input_options,
+    read_truth,
+)
 from l2m_ros.errors import InvalidInput
 from l2m_ros.files import foreign_values, inside, read_json
-from l2m_ros.frames.builder import FrameBuilder
-from l2m_ros.frames.inputs import InputOptions, Inputs
+from l2m_ros.frames.inputs import Inputs
+from l2m_ros.frames.static_transforms import StaticTransforms
 from l2m_ros.geometry import se3
 from l2m_ros.images import read_depth, read_rgb
+from l2m_ros.parameters.file import parameter_values
+from l2m_ros.parameters.table import PARAMETERS, Values, base_from_camera
 from l2m_ros.tracking.odometry import OdometrySample
 from l2m_ros.types import Camera, FloatArray, Frame
 
@@ -41,6 +53,7 @@ class Shot:
     name: str
     truth: FloatArray | None = None  # world_from_camera
     odometry: OdometrySample | None = None
+    base_from_camera: FloatArray | None = None  # None: odometry is of the camera itself
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,19 +71,21 @@ class Recording:
 
 @contextmanager
 def open_recording(
-    path: Path, topics: dict[str, str | None] | None = None, world: str | None = None
+    path: Path, world: str | None = None, values: Values | None = None
 ) -> Iterator[Recording]:
-    """A folder with a meta.json, else a bag."""
+    """A folder with a meta.json, else a bag. values: the node's parameters, for a bag."""
     if (path / "meta.json").is_file():
         yield _folder(path, world)
         return
     if path.is_dir() and (path / "images").is_dir():
         raise InvalidInput(f"{path} holds images but no meta.json: write one with K and cameras")
     with open_bag(path) as bag:
-        found = find_topics(bag, topics or {})
+        found = find_topics(bag, {})
         truth = _truth_of(bag)
         named = world or (f"bag {path.resolve().name}" if truth else None)
-        yield Recording(path, bag.count(found.image), named, lambda: _bag_shots(bag, found, truth))
+        given = values or parameter_values()
+        shots = lambda: _bag_shots(bag, found, truth, given)  # noqa: E731
+        yield Recording(path, bag.count(found.image), named, shots)
 
 
 # --- folders ---------------------------------------------------------------------------------
@@ -177,16 +192,11 @@ def _truth_of(bag: AnyBag) -> dict[int, FloatArray]:
     return dict(zip(stamps, poses, strict=True))
 
 
-def _bag_shots(bag: AnyBag, topics: BagTopics, truth: dict[int, FloatArray]) -> Iterator[Shot]:
-    inputs = Inputs(
-        InputOptions(
-            depth=topics.depth is not None,
-            right=topics.right_image is not None,
-            odom=topics.odom is not None,
-            lossless=True,
-        )
-    )
-    builder = FrameBuilder(image_topic=topics.image)
+def _bag_shots(
+    bag: AnyBag, topics: BagTopics, truth: dict[int, FloatArray], values: Values
+) -> Iterator[Shot]:
+    inputs = Inputs(input_options(topics, values))
+    builder, mounted = frame_builder(topics, values), _mounting(bag, values)
     stamps = np.array(sorted(truth), np.int64)
     for bundle in bundles_of(bag, topics, inputs):
         try:
@@ -194,7 +204,26 @@ def _bag_shots(bag: AnyBag, topics: BagTopics, truth: dict[int, FloatArray]) -> 
         except InvalidInput:
             continue
         known = _at(stamps, truth, frame.stamp_ns)
-        yield Shot(frame, "", known, inputs.odometry_at(frame.stamp_ns))
+        odometry = inputs.odometry_at(frame.stamp_ns)
+        yield Shot(frame, "", known, odometry, mounted(frame.frame_id))
+
+
+def _mounting(bag: AnyBag, values: Values) -> Callable[[str], FloatArray]:
+    """base_from_camera by the camera's frame: of the parameter if it was set, else of /tf_static
+    if that connects the two, else the parameter's default (it looks along the base's x axis)."""
+    given = base_from_camera(values)
+    name = "base_from_camera"
+    if list(values[name]) != PARAMETERS[name].default:
+        return lambda frame_id: given
+    static = StaticTransforms(message for _, message in bag.messages([STATIC]))
+
+    def mounted(frame_id: str) -> FloatArray:
+        try:
+            return static.lookup(values["frames.base"], frame_id)
+        except InvalidInput:
+            return given
+
+    return mounted
 
 
 def _at(stamps: np.ndarray, truth: dict[int, FloatArray], stamp_ns: int) -> FloatArray | None:

@@ -51,8 +51,9 @@ from l2m_ros.types import FloatArray
 FARTHEST_M = 1e9  # from its origin; a truth beyond is a mistake of units or a broken file
 STATIC = "/tf_static"
 # What belongs to a graph, to timing or to a life cycle: none of it is there.
-WITHOUT_EFFECT = ("autostart", "publish_tf", "image_transport", "stale_after_s", "queue",
-                  "queue_mb", "encode_ahead")  # fmt: skip
+WITHOUT_EFFECT = ("autostart", "publish_tf", "image_transport", "depth_transport",
+                  "stale_after_s", "queue", "queue_mb", "encode_ahead", "frames.map",
+                  *(name for name in PARAMETERS if name.startswith("map.")))  # fmt: skip
 GROUND_TRUTH = "/ground_truth/pose"  # where `l2m simulate` writes it
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 DEPTH_WORDS = ("depth", "disparity")
@@ -188,14 +189,8 @@ def replay(
     `report` hears what the node would say of its inputs in /diagnostics, when it changes.
     `matcher` stands in for the one that the parameters name.
     """
-    inputs = Inputs(_input_options(topics, values), report)
-    builder = FrameBuilder(
-        rectified=values["rectified"],
-        image_topic=topics.image,
-        report=report,
-        image_bits=values["image_bits"],
-        limits=SizeLimits(pixels=values["max_image_pixels"]),
-    )
+    inputs = Inputs(input_options(topics, values), report)
+    builder = frame_builder(topics, values, report)
     if matcher is None:
         matcher = load_matcher(values["model"], **matcher_options(values))
     reader = load_depth_reader(values["mono_depth"], matcher, **depth_reader_options(values))
@@ -251,7 +246,19 @@ def bundles_of(bag: AnyBag, topics: BagTopics, inputs: Inputs) -> Iterator[Bundl
     yield from inputs.flush()
 
 
-def _input_options(topics: BagTopics, values: Values) -> InputOptions:
+def frame_builder(
+    topics: BagTopics, values: Values, report: Report = lambda key, words: None
+) -> FrameBuilder:
+    return FrameBuilder(
+        rectified=values["rectified"],
+        image_topic=topics.image,
+        report=report,
+        image_bits=values["image_bits"],
+        limits=SizeLimits(pixels=values["max_image_pixels"]),
+    )
+
+
+def input_options(topics: BagTopics, values: Values) -> InputOptions:
     return InputOptions(
         depth=topics.depth is not None and values["depth"] != "ignore",
         right=topics.right_image is not None and values["right"] != "ignore",

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from l2m_ros.commands.options import BACKENDS, real, whole
+from l2m_ros.commands.replay import values_of
 from l2m_ros.errors import InvalidInput
 from l2m_ros.files import check_outputs, local, without_password
 
@@ -45,6 +46,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     build.add_argument("--max-keyframes", type=whole(0), default=0, help="0 (default): no bound")
     build.add_argument("--world", help="name of the truth's frame, if the folder has none")
+    build.add_argument("--params-file", type=Path, help="YAML of the node's parameters, for a bag")
+    build.add_argument(
+        "-p",
+        "--param",
+        action="append",
+        default=[],
+        metavar="NAME:=VALUE",
+        help="set a parameter of the node, as base_from_camera of a bag; may be repeated",
+    )
     build.add_argument("--append", action="store_true", help="add to a map that is there")
     build.add_argument("--force", action="store_true", help="replace a map that is there")
     _model(build)
@@ -112,17 +122,22 @@ def _build(args: argparse.Namespace) -> int:
 
     from l2m_ros.bags.mapping import BuildOptions, build_map
     from l2m_ros.bags.recording import open_recording
+    from l2m_ros.bags.replay import without_effect
     from l2m_ros.mapping.options import MapperOptions, PickerOptions
     from l2m_ros.mapping.store import open_map
+    from l2m_ros.parameters.table import tracker_options
     from l2m_ros.progress import track
 
-    check_outputs([local(args.out)], [args.recording])
+    check_outputs([local(args.out)], [args.recording, args.params_file])
+    values = values_of(args)
+    if ignored := without_effect(values):
+        raise InvalidInput(f"{', '.join(ignored)}: not of the building of a map; see the options")
     mapper = MapperOptions(max_keyframes=args.max_keyframes)
     if args.features_mb is not None:
         mapper = replace(mapper, features_mb=args.features_mb)
-    options = BuildOptions(mapper, PickerOptions(args.every_m))
+    options = BuildOptions(mapper, PickerOptions(args.every_m), tracker_options(values))
     with (
-        open_recording(args.recording, world=args.world) as recording,
+        open_recording(args.recording, world=args.world, values=values) as recording,
         _target(args.out, append=args.append, force=args.force) as target,
     ):
         store = open_map(target, create=True)
