@@ -213,9 +213,9 @@ def workshop(args: argparse.Namespace) -> dict[str, Any]:
         found[f"{type(source).__name__} pairs/s at 320x256"] = round(96e3 / ms)
     if not sources:
         return found
-    settings = settings_of(config_folder() / "lite2_gpu.yaml")
+    settings = settings_of(config_folder() / "lite_gpu.yaml")
     options = options_from({**settings, "loop": {**settings["loop"], "steps": 1}})
-    network = build("lite2").cuda().train().to(memory_format=torch.channels_last)
+    network = build("lite").cuda().train().to(memory_format=torch.channels_last)
     for size in options.sizes:
         batches = DeviceBatches(sources, (size,), 0, True, "cuda")
         batch = batches.batch(0, rank=0, count=1, difficulty=1.0).channels_last()

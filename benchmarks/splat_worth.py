@@ -1,4 +1,4 @@
-"""What pairs of Gaussian scenes are worth: `lite2` trained alike from four kinds of pairs.
+"""What pairs of Gaussian scenes are worth: `lite` trained alike from four kinds of pairs.
 
 python benchmarks/splat_worth.py bank A.ply B.ply ... --out bank.npz [--views 200] [--processes 4]
 python benchmarks/splat_worth.py train --arm both --photographs PHOTOS --bank bank.npz --out RUNS \
@@ -30,8 +30,8 @@ from torch import nn
 
 from l2m_ros.commands.train_decoder import with_head
 from l2m_ros.networks.checkpoint import weights_id
-from l2m_ros.networks.lite2.aligned import HEAD
-from l2m_ros.networks.lite2.head_file import load_head
+from l2m_ros.networks.lite.aligned import HEAD
+from l2m_ros.networks.lite.files import load_head
 from l2m_ros.networks.registry import build
 from l2m_ros.workshop.gaussians.bank import BankOptions, load_bank, view_bank
 from l2m_ros.workshop.jobs.runners import runner_of
@@ -63,14 +63,14 @@ def options_of(args: argparse.Namespace) -> DecoderOptions:
     )  # fmt: skip
     width, height = args.size
     size = SizeShare(width, height, args.batch, 1.0)
-    options = DecoderOptions(model="lite2", sizes=(size,), validation=(), loop=loop)
+    options = DecoderOptions(model="lite", sizes=(size,), validation=(), loop=loop)
     return with_head(options) if args.align is not None else options
 
 
 def network_of(config: dict[str, int], seed: int, eyes: Path, align: Path | None) -> nn.Module:
     """The beginning of every run: the eyes' weights, and numbers drawn from the seed."""
     torch.manual_seed(seed)
-    network = build("lite2", **config)
+    network = build("lite", **config)
     stored = load_file(eyes)
     own = {name.removeprefix(EYES): v for name, v in stored.items() if name.startswith(EYES)}
     network.eyes.load_state_dict(own or stored)
@@ -165,7 +165,7 @@ def measured(args: argparse.Namespace, network: nn.Module) -> dict[str, list[flo
     from l2m_ros.workshop.evaluation.scenes import find_scenes
 
     size = InputSpec(width=SIZE[0], height=SIZE[1], multiple=32, turn=True)
-    card = ModelCard(name="trained", architecture="lite2", input=size)
+    card = ModelCard(name="trained", architecture="lite", input=size)
     matcher = NetworkMatcher(card, TorchBackend(network, "cpu"))
     figures, off = {}, []
     for scene in find_scenes(args.scenes):
@@ -214,7 +214,7 @@ def arguments() -> argparse.Namespace:
         verb.add_argument("--size", type=int, nargs=2, default=(256, 192))
         verb.add_argument("--seed", type=int, default=0)
     for verb in (train, measure):
-        verb.add_argument("--eyes", type=Path, default=LITE, help="a lite2's weights, or its eyes'")
+        verb.add_argument("--eyes", type=Path, default=LITE, help="a lite's weights, or its eyes'")
     return parser.parse_args()
 
 

@@ -17,9 +17,10 @@ from torch.nn.functional import normalize
 from l2m_ros import cli
 from l2m_ros.commands.train_decoder import with_head
 from l2m_ros.errors import ModelError
-from l2m_ros.networks.lite2.aligned import HEAD, PatchHead
-from l2m_ros.networks.lite2.head_file import joined, load_head, save_head
-from l2m_ros.networks.lite2.network import build_lite2
+from l2m_ros.networks.lite.aligned import HEAD, PatchHead
+from l2m_ros.networks.lite.files import joined, load_head, save_head
+from l2m_ros.networks.lite.network import build_lite
+from l2m_ros.networks.shared.xfeat import XFeat
 from l2m_ros.types import Camera
 from l2m_ros.workshop.gaussians.bank import BankOptions, SceneTable, load_bank, view_bank
 from l2m_ros.workshop.gaussians.cpu import CpuRasterizer
@@ -329,7 +330,7 @@ def test_without_a_head_the_matcher_is_what_it_was_and_a_share_of_nothing_change
     networks = {}
     for aligned in (0, 128):
         torch.manual_seed(3)
-        networks[aligned] = build_lite2(aligned=aligned).eval()
+        networks[aligned] = build_lite(aligned=aligned).eval()
     plain, head = networks[0], networks[128]
     own = plain.state_dict()
     assert not any(name.startswith(("describe.align", "describe.share")) for name in own)
@@ -346,7 +347,7 @@ def test_without_a_head_the_matcher_is_what_it_was_and_a_share_of_nothing_change
 
 def test_joined_descriptors_compare_by_the_mean_of_both_cosines():
     torch.manual_seed(0)
-    network = shaken(build_lite2(aligned=128, aligned_share=0.25)).eval()
+    network = shaken(build_lite(aligned=128, aligned_share=0.25)).eval()
     image = torch.cat([tensor_of(texture(64, 64, seed)) for seed in range(2)])
     with torch.no_grad():
         features = network.encode(image)
@@ -372,10 +373,10 @@ def test_a_head_begins_with_what_the_eyes_see():
 
 def test_a_head_of_other_eyes_is_refused(tmp_path):
     torch.manual_seed(0)
-    network, other = build_lite2(), build_lite2()
+    network, other = build_lite(), build_lite()
     head = PatchHead()
     save_head(tmp_path / "head.safetensors", head, network.eyes, {"scenes": "a"})
-    whole = joined(build_lite2(aligned=128), network, head)
+    whole = joined(build_lite(aligned=128), network, head)
     assert torch.equal(whole.describe.align.patch.weight, head.patch.weight)
     load_head(tmp_path / "head.safetensors", PatchHead(), network.eyes)
     with pytest.raises(ModelError, match="l2m train align"):
@@ -384,11 +385,11 @@ def test_a_head_of_other_eyes_is_refused(tmp_path):
 
 def test_training_leaves_the_head_as_it_came(tmp_path):
     torch.manual_seed(0)
-    network = build_lite2(aligned=128, self_blocks=1, cross_blocks=1)
+    network = build_lite(aligned=128, self_blocks=1, cross_blocks=1)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     options = with_head(
         DecoderOptions(
-            model="lite2", sizes=(SizeShare(64, 64, 1, 1.0),), validation=(),
+            model="lite", sizes=(SizeShare(64, 64, 1, 1.0),), validation=(),
             loop=LoopOptions(steps=1, bf16=False, rates={"encoder.xfeat": 0.0}, validate_s=1e9),
         )
     )  # fmt: skip
@@ -405,7 +406,7 @@ def test_the_command_refuses_what_it_cannot_learn_from(tmp_path, capsys):
     for arguments, words in [
         ([], "l2m splat build"),
         (["--pairs", str(tmp_path)], "l2m splat build"),
-        (["--pairs", "SCENE", "--model", "lite_research"], "the frozen eyes of lite2"),
+        (["--pairs", "SCENE", "--model", "tinyroma"], "the frozen eyes of lite"),
         (["--pairs", "SCENE", "--measure", str(tmp_path)], "name a file"),
     ]:
         (tmp_path / "SCENE.ply").touch()
@@ -414,15 +415,15 @@ def test_the_command_refuses_what_it_cannot_learn_from(tmp_path, capsys):
         assert words in capsys.readouterr().err
     head = tmp_path / "h.safetensors"
     head.write_bytes(b"anything")
-    lite = ["train", "decoder", "--model", "lite"]
-    assert cli.main([*lite, "--align", str(head), "--steps", "1"]) == 2
-    assert "--model lite2" in capsys.readouterr().err
+    command = ["train", "decoder", "--model", "l2m", "--align", str(head), "--steps", "1"]
+    assert cli.main(command) == 2
+    assert "--model lite" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_the_command_leaves_a_head_and_a_matcher_that_has_it(tmp_path, scene, capsys):
     """From a scene to a model that every command takes by its folder, and to a training."""
-    from l2m_ros.matching.catalogue import find_card, load_matcher
+    from l2m_ros.matching.catalogue import load_matcher
 
     path = write_scene(tmp_path / "scene.ply", scene)
     config = tmp_path / "align.yaml"
@@ -441,19 +442,21 @@ def test_the_command_leaves_a_head_and_a_matcher_that_has_it(tmp_path, scene, ca
     photographs.mkdir()
     for index in range(2):
         cv2.imwrite(str(photographs / f"{index}.png"), texture(160, 120, index))
-    small = tmp_path / "lite2.yaml"
+    small = tmp_path / "lite.yaml"
     small.write_text(
-        "{model: lite2, sizes: [{width: 64, height: 64, batch: 1, share: 1}], validation: [], "
+        "{model: lite, sizes: [{width: 64, height: 64, batch: 1, share: 1}], validation: [], "
         "loop: {steps: 1, bf16: false, rates: {encoder.xfeat: 0}}}"
     )
-    command = ["train", "decoder", "--model", "lite2", "--photographs", str(photographs)]
+    command = ["train", "decoder", "--photographs", str(photographs)]
     command += ["--config", str(small), "--align", str(out / "head.safetensors")]
     command += ["--out", str(tmp_path / "more")]
-    assert cli.main(command) == 2  # it would begin with XFeat's eyes, the head reads those of lite
-    assert "reads eyes" in capsys.readouterr().err
-    assert cli.main([*command, "--start", str(find_card("lite").file("weights"))]) == 0
+    others = {f"net.{name}": value for name, value in XFeat().state_dict().items()}
+    torch.save(others, tmp_path / "xfeat.pt")
+    assert cli.main([*command, "--xfeat", str(tmp_path / "xfeat.pt")]) == 2
+    assert "reads eyes" in capsys.readouterr().err  # the head reads those of lite
+    assert cli.main(command) == 0
     head, more = (
         load_file(file)
-        for file in (out / "head.safetensors", tmp_path / "more/model/lite2.safetensors")
+        for file in (out / "head.safetensors", tmp_path / "more/model/lite.safetensors")
     )
     assert all(torch.equal(value, more[f"{HEAD}.{name}"]) for name, value in head.items())

@@ -63,7 +63,7 @@ def test_openvino_in_half_is_lite_within_a_fraction_of_a_pixel() -> None:
 
 
 def trained_lite():
-    return load_backend("torch", find_card("lite_research"), BackendOptions(device="cpu")).network
+    return load_backend("torch", find_card("lite"), BackendOptions(device="cpu")).network
 
 
 def moved_pictures(spec, by=(9, 5)):
@@ -96,7 +96,7 @@ def test_real_networks_through_onnx(architecture, config, spec, precision, tmp_p
     images = None
     if architecture == "lite":
         network, images = trained_lite(), moved_pictures(spec)
-        config = find_card("lite_research").config
+        config = find_card("lite").config
     else:
         network = registry.build(architecture, **config).eval()
     plain = ModelCard(name=architecture, architecture=architecture, input=spec, config=config)

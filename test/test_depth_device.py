@@ -107,7 +107,7 @@ def test_features_take_another_images_style_and_keep_their_pattern():
 @pytest.mark.slow
 def test_everything_a_step_makes_lies_on_the_device(monkeypatch):
     """By shapes alone: images on "meta" refuse to meet a tensor that was made elsewhere."""
-    from l2m_ros.networks.lite2.backbone import Backbone
+    from l2m_ros.networks.lite.backbone import Backbone
     from l2m_ros.networks.registry import build
     from l2m_ros.workshop.training.depth_device import AnewBatches, Eyes
     from l2m_ros.workshop.training.depth_head import head_loss

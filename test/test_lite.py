@@ -1,4 +1,4 @@
-"""lite: its parts against slow twins, its start as a dense RootSIFT, its shipped weights."""
+"""lite: its eyes, its parts against slow twins, an untrained match, its shipped weights."""
 
 from __future__ import annotations
 
@@ -11,18 +11,24 @@ import torch.nn.functional as F
 from fakes.texture import mapped, texture, turned_view
 
 from l2m_ros.engines.model_card import load_card
-from l2m_ros.errors import InvalidInput
+from l2m_ros.errors import InvalidInput, ModelError
+from l2m_ros.networks.checkpoint import weights_id
+from l2m_ros.networks.lite.backbone import Backbone
 from l2m_ros.networks.lite.coarse import Attention, cell_grid, read_peak
-from l2m_ros.networks.lite.matching import CompactMatcher, precision_factor
+from l2m_ros.networks.lite.files import load_eyes
 from l2m_ros.networks.lite.network import Lite, LiteConfig, build_lite
-from l2m_ros.networks.lite.pyramid import GradientPyramid, standardised
+from l2m_ros.networks.lite.pyramid import GradientPyramid, Gradients
 from l2m_ros.networks.lite.refiner import (
+    VECTOR,
+    Refiner,
     from_blocks,
     local_correlation,
+    precision_factor,
     to_blocks,
     upsampled_warp,
 )
 from l2m_ros.networks.registry import build
+from l2m_ros.networks.shared.xfeat import XFeat, standardised_grey
 
 MODELS = Path(__file__).parents[1] / "models"
 
@@ -34,11 +40,10 @@ def untrained() -> Lite:
 
 
 @pytest.fixture(scope="module")
-def shipped() -> CompactMatcher:
-    """The default model, whatever its architecture."""
+def shipped() -> Lite:
     from safetensors.torch import load_file
 
-    network = build(load_card(MODELS / "lite.yaml").architecture)
+    network = build_lite()
     network.load_state_dict(load_file(MODELS / "lite.safetensors"), strict=True)
     return network.eval()
 
@@ -48,9 +53,7 @@ def tensor_of(rgb: np.ndarray) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def match_of(
-    network: CompactMatcher, query: np.ndarray, keyframe: np.ndarray
-) -> dict[str, torch.Tensor]:
+def match_of(network: Lite, query: np.ndarray, keyframe: np.ndarray) -> dict[str, torch.Tensor]:
     reference = network.reference(network.encode(tensor_of(keyframe)))
     return network.match(network.encode(tensor_of(query)), reference)
 
@@ -64,6 +67,52 @@ def cells_px(match: dict[str, torch.Tensor], size: tuple[int, int]) -> tuple[np.
         ((grid + 1) * scale - 0.5).reshape(-1, 2),
         ((warp + 1) * scale - 0.5).reshape(-1, 2),
     )
+
+
+# --- eyes ----------------------------------------------------------------------------------
+
+
+def test_the_backbone_at_half_size_is_xfeat_and_keeps_its_statistics() -> None:
+    torch.manual_seed(0)
+    slow, backbone = XFeat(), Backbone()
+    for module in slow.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.3)
+            module.running_var.uniform_(0.5, 2.0)
+    backbone.load_state_dict(slow.state_dict())
+    image = torch.rand(2, 3, 64, 96)
+    with torch.no_grad():
+        fine, matched = slow.eval()(image)
+        seen = backbone.train().seen(standardised_grey(image))  # in training, too
+    torch.testing.assert_close(seen.fine, fine, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(seen.matched, matched, atol=1e-4, rtol=1e-4)
+    for name, value in slow.state_dict().items():
+        torch.testing.assert_close(backbone.state_dict()[name], value, atol=0, rtol=0)
+
+
+def test_eyes_are_xfeats_published_ones_or_those_of_a_lite(tmp_path: Path) -> None:
+    weights = {f"net.{name}": value + 1 for name, value in XFeat().state_dict().items()}
+    torch.save({**weights, "net.heatmap_head.2.bias": torch.zeros(1)}, tmp_path / "xfeat.pt")
+    backbone = Backbone()
+    load_eyes(backbone, tmp_path / "xfeat.pt")
+    torch.testing.assert_close(backbone.skip1[1].bias, weights["net.skip1.1.bias"])
+    torch.save({"net.skip1.1.bias": torch.zeros(24)}, tmp_path / "other.pt")
+    with pytest.raises(ModelError, match="neither XFeat's weights nor a lite"):
+        load_eyes(backbone, tmp_path / "other.pt")
+    load_eyes(backbone, MODELS / "lite.safetensors")
+    assert weights_id(backbone.state_dict()) == load_card(MODELS / "lite.yaml").eyes_id
+
+
+def test_gradients_scaled_to_length_one_do_not_see_exposure() -> None:
+    energy = torch.rand(1, 8, 8, 8)
+    turn = Gradients(24, finer=True)
+    one, other = (torch.nn.functional.normalize(turn(e)) for e in (energy, 3.0 * energy))
+    torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("radius, above", [(1, 16), (3, 32)])
+def test_refiners_fill_whole_vectors(radius: int, above: int) -> None:
+    assert Refiner(radius, 24, above, 16, 1).enter.in_channels % VECTOR == 0
 
 
 # --- parts ----------------------------------------------------------------------------------
@@ -89,15 +138,14 @@ def test_blocks_are_undone() -> None:
 def test_gradients_do_not_see_exposure_and_offset() -> None:
     image = tensor_of(texture(64, 64)) * 0.5 + 0.1
     pyramid = GradientPyramid()
-    darker = pyramid(standardised(0.6 * image + 0.2))
-    for level, other in zip(pyramid(standardised(image)), darker, strict=True):
+    darker = pyramid(standardised_grey(0.6 * image + 0.2))
+    for level, other in zip(pyramid(standardised_grey(image)), darker, strict=True):
         torch.testing.assert_close(level, other, atol=2e-2, rtol=2e-2)
 
 
 def test_a_ramp_has_its_slope_and_one_direction() -> None:
-    planes = torch.zeros(1, 3, 32, 32)
-    planes[:, 0] = 0.3 * torch.arange(32.0)  # grey grows to the right
-    energy = GradientPyramid()(planes)[0][0, :, 8, 8].square() - 1e-4
+    grey = 0.3 * torch.arange(32.0).expand(1, 1, 32, 32)  # grows to the right
+    energy = GradientPyramid()(grey)[0][0, :, 8, 8].square() - 1e-4
     # 2 |g| (cos 0 - 1/2) towards it, sqrt(2) - 1 of it at 45 degrees, nothing elsewhere.
     assert float(energy[0]) == pytest.approx(0.3, rel=1e-2)
     assert float(energy[1]) == pytest.approx(0.3 * (2**0.5 - 1), rel=2e-2)
@@ -172,16 +220,14 @@ def test_precision_factor_is_positive_and_starts_at_two_pixels() -> None:
 # --- the whole ------------------------------------------------------------------------------
 
 
-def test_sizes_are_multiples_of_32_and_a_batch_is_its_parts(untrained: Lite) -> None:
+def test_sizes_are_multiples_of_32_and_a_batch_is_its_parts(shipped: Lite) -> None:
     with pytest.raises(InvalidInput, match=r"multiples of 32.*640x470"):
-        untrained.encode(torch.zeros(1, 3, 470, 640))
+        shipped.encode(torch.zeros(1, 3, 470, 640))
     images = torch.cat([tensor_of(texture(96, 64, seed)) for seed in range(4)])
 
     def run(query: torch.Tensor, keyframe: torch.Tensor) -> dict[str, torch.Tensor]:
         with torch.inference_mode():
-            return untrained.match(
-                untrained.encode(query), untrained.reference(untrained.encode(keyframe))
-            )
+            return shipped.match(shipped.encode(query), shipped.reference(shipped.encode(keyframe)))
 
     both = run(images[:2], images[2:])
     assert {name: tuple(value.shape) for name, value in both.items()} == {
@@ -194,21 +240,19 @@ def test_sizes_are_multiples_of_32_and_a_batch_is_its_parts(untrained: Lite) -> 
         torch.testing.assert_close(both[name][1:], value, atol=1e-4, rtol=1e-4)
 
 
-def test_before_any_training_it_matches_like_dense_rootsift(untrained: Lite) -> None:
-    """A picture moved by 2 and 1 cells and darkened; chance would be some 100 px off."""
+def test_before_any_training_it_finds_what_has_moved(untrained: Lite) -> None:
+    """By 2 and 1 cells and darkened; even a backbone of random weights tells cells apart."""
     image = texture(352, 272)
     query, keyframe = image[16:272, 32:352], (image[:256, :320] * 0.6 + 20).astype(np.uint8)
     cells, found = cells_px(match_of(untrained, query, keyframe), (320, 256))
     truth = cells + (32, 16)
     inside = (truth < (312, 248)).all(axis=1)
-    error = np.linalg.norm(found - truth, axis=1)[inside]
-    assert np.median(error) < 4.0
+    assert np.median(np.linalg.norm(found - truth, axis=1)[inside]) < 10.0  # by chance 100
 
 
-def test_every_parameter_is_trained(untrained: Lite) -> None:
-    """Zero-initialised outputs hide what lies before them only in the first step."""
+def test_every_parameter_is_trained() -> None:
     torch.manual_seed(0)
-    network = build_lite()
+    network = build_lite(self_blocks=1, cross_blocks=1)
     for parameter in network.parameters():
         if not parameter.abs().sum():
             torch.nn.init.normal_(parameter, std=0.01)
@@ -224,8 +268,8 @@ def test_every_parameter_is_trained(untrained: Lite) -> None:
 
 
 def test_a_card_can_name_other_widths() -> None:
-    network = build_lite(fine=16, middle=32, coarse=64, heads=2, cross_blocks=1)
-    assert network.config == LiteConfig(fine=16, middle=32, coarse=64, heads=2, cross_blocks=1)
+    network = build_lite(coarse=64, context=32, heads=2, cross_blocks=1)
+    assert network.config == LiteConfig(coarse=64, context=32, heads=2, cross_blocks=1)
     image = tensor_of(texture(64, 64))
     with torch.inference_mode():
         features = network.encode(image)
@@ -236,7 +280,7 @@ def test_a_card_can_name_other_widths() -> None:
 # --- what ships -----------------------------------------------------------------------------
 
 
-def test_shipped_weights_match_a_turned_picture(shipped: CompactMatcher) -> None:
+def test_shipped_weights_match_a_turned_picture(shipped: Lite) -> None:
     """12 degrees, 0.9 in scale and a tilt: 90 % within 3 px at 640x480, median under 1 px."""
     image = texture(640, 480)
     query, image_from_query = turned_view(image)
@@ -252,7 +296,7 @@ def test_shipped_weights_match_a_turned_picture(shipped: CompactMatcher) -> None
     assert np.median(certainty[inside]) > 0.8 > 0.3 > np.median(certainty[outside])
 
 
-def test_shipped_precision_is_about_the_error_made(shipped: CompactMatcher) -> None:
+def test_shipped_precision_is_about_the_error_made(shipped: Lite) -> None:
     """Squared normalised errors: chi-square of 2 degrees has median 1.39.
 
     The training pairs are harder than this one, so it may be called worse than it is.
@@ -269,9 +313,7 @@ def test_shipped_precision_is_about_the_error_made(shipped: CompactMatcher) -> N
 
 
 @pytest.mark.parametrize("size", [(640, 480), (640, 352)])
-def test_shipped_graphs_are_the_shipped_weights(
-    shipped: CompactMatcher, size: tuple[int, int]
-) -> None:
+def test_shipped_graphs_are_the_shipped_weights(shipped: Lite, size: tuple[int, int]) -> None:
     from l2m_ros.engines.backend import BackendOptions, load_backend
     from l2m_ros.export.stages import agreement
     from l2m_ros.matching.catalogue import find_card
@@ -291,21 +333,17 @@ def test_all_shipped_weights_are_small() -> None:
     assert sum(path.stat().st_size for path in files) < 25e6
 
 
-@pytest.mark.parametrize(
-    ("model", "weight"),
-    [("lite", "describe_fine.enter.weight"), ("lite_research", "encoder.fine.first.weight")],
-)
-def test_shipped_golden_numbers_hold_and_other_weights_fail_them(model: str, weight: str) -> None:
+def test_shipped_golden_numbers_hold_and_other_weights_fail_them() -> None:
     from l2m_ros.workshop.parity import lite as lite_parity
     from l2m_ros.workshop.parity.golden import Cases, Report, read_cases
 
     cases: Cases = read_cases(MODELS)
-    network, report = build(cases.of(model)["architecture"]), Report(model)
-    lite_parity.run(network, cases, cases.of(model), report, lambda rgb, w, h: rgb)
+    network, report = build("lite"), Report("lite")
+    lite_parity.run(network, cases, cases.of("lite"), report, lambda rgb, w, h: rgb)
     assert report.passed, report.table()
-    golden = cases.load(f"{model}_golden.npz")
+    golden = cases.load("lite_golden.npz")
     with torch.no_grad():
-        network.get_parameter(weight).add_(0.01)
+        network.get_parameter("describe_fine.enter.weight").add_(0.01)
     moved = lite_parity.stages(network, golden["query"], golden["keyframe"])
     error = np.abs(moved["encode/fine"] - golden["encode/fine"]).max()
     assert error > 10 * lite_parity.FEATURES

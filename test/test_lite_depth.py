@@ -120,7 +120,7 @@ def test_features_of_the_tracking_matcher_are_used_and_others_are_not():
 
 
 def test_a_head_of_other_weights_is_refused():
-    lite = ModelCard(name="lite", architecture="lite2", input=InputSpec(64, 32), eyes_id="b" * 16)
+    lite = ModelCard(name="lite", architecture="lite", input=InputSpec(64, 32), eyes_id="b" * 16)
     with pytest.raises(ModelError, match="l2m train depth"):
         check_encoder(HEAD, lite)
     with pytest.raises(ModelError, match="l2m export lite"):

@@ -51,9 +51,9 @@ train decoder --photographs IN --out {out}
 train decoder --photographs {photographs} --out OUT
 train decoder --config IN --out {out}
 train decoder --start IN --out {out}
-train decoder --model lite2 --xfeat IN --out {out}
+train decoder --xfeat IN --out {out}
 train decoder --carry IN --out {out}
-train decoder --model lite2 --align IN --out {out}
+train decoder --align IN --out {out}
 train decoder --scenes IN --out {out}
 train decoder --photographs {photographs} --pairs IN --out {out}
 train metric --sequences IN --out {out}

@@ -52,8 +52,9 @@ from l2m_ros.workshop.training.validation import LiftedValidation
 
 ROOT = Path(__file__).parents[1]
 ALONE = Processes()
-TINY = {"fine": 8, "middle": 16, "coarse": 32, "descriptor": 16, "hidden": 16, "hidden_fine": 8}
-TINY |= {"descriptor_middle": 8, "descriptor_fine": 8, "self_blocks": 1, "cross_blocks": 1}
+TINY = {"coarse": 16, "context": 16, "descriptor": 16, "hidden": 16, "hidden_middle": 16}
+TINY |= {"descriptor_middle": 8, "descriptor_fine": 8, "hidden_fine": 8, "heads": 2}
+TINY |= {"self_blocks": 1, "cross_blocks": 1}
 
 
 def settings(steps: int, **loop: object) -> dict[str, object]:
@@ -363,7 +364,7 @@ def test_command_refuses_in_one_line(tmp_path: Path, capsys) -> None:
     assert main(["train", "decoder", "--photographs", str(tmp_path)]) == 2
     assert "either --minutes or --steps" in capsys.readouterr().err
     assert main([*command, str(tmp_path), "--model", "lit"]) == 2
-    assert "l2m, lite, lite2" in capsys.readouterr().err
+    assert "l2m, lite" in capsys.readouterr().err
 
 
 def test_the_decoder_that_is_trained_by_default_is_the_one_that_ships(monkeypatch) -> None:
@@ -406,7 +407,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(tmp_path: Path, monk
 
 def test_a_damaged_checkpoint_and_one_of_another_network_are_refused(tmp_path: Path) -> None:
     train_tiny(tmp_path / "run", options_from(settings(1)))
-    other = options_from({**settings(2), "network": {**TINY, "fine": 16}})
+    other = options_from({**settings(2), "network": {**TINY, "coarse": 32}})
     with pytest.raises(ModelError, match="do not fit this architecture"):
         train_tiny(tmp_path / "run", other)
     path = tmp_path / "run" / checkpoint.NAME

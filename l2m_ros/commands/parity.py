@@ -10,7 +10,7 @@ import argparse
 import json
 from pathlib import Path
 
-MODELS = ("l2m", "tinyroma", "lite", "lite_research", "mickey")
+MODELS = ("l2m", "tinyroma", "lite", "mickey")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

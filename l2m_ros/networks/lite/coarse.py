@@ -21,6 +21,11 @@ def image_of(tokens: Tensor, height: int, width: int) -> Tensor:
     return tokens.transpose(1, 2).reshape(tokens.shape[0], tokens.shape[2], height, width)
 
 
+def unit(image: Tensor) -> Tensor:
+    """Length 1 along the channels; 1e-4 keeps the division within half precision."""
+    return image / (image.square().sum(dim=1, keepdim=True) + 1e-4).sqrt()
+
+
 def cell_grid(height: int, width: int, device: torch.device | None = None) -> Tensor:
     """(h, w, 2): normalised [-1, 1] coordinates (x, y) of the cell centres."""
     y = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) * (2.0 / height) - 1.0
@@ -189,11 +194,6 @@ class Consensus(nn.Module):
             support.append(around)
         return offers, support
 
-    def _mixed(self, state: Tensor) -> Tensor:
-        for spread, mix in zip(self.spread, self.mix, strict=True):
-            state = state + F.relu(mix(spread(state)))
-        return state
-
     def forward(
         self, point: Tensor, window: Tensor, odds: Tensor, features: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -204,7 +204,8 @@ class Consensus(nn.Module):
         offers, support = self._beliefs(flow, odds)
         state = torch.cat([window * 0.1, features, flow, odds * 0.1, *offers, *support], dim=1)
         state = F.relu(self.enter(state))
-        state = self._mixed(state)
+        for spread, mix in zip(self.spread, self.mix, strict=True):
+            state = F.relu(state + mix(spread(state)))
         out = self.leave(state).float()
         for index, offer in enumerate(offers):
             point = point + out[:, index : index + 1] * offer

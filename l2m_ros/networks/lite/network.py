@@ -1,8 +1,8 @@
 """`lite`: the compact matcher that ships. Encode once a frame, prepare once a keyframe, match.
 
-    encode      oriented gradients (fixed), a convolutional pyramid 1/4, 1/8, 1/16, attention
+    encode      XFeat's backbone and oriented gradients (fixed), context by attention at 1/32
     reference   keys and values for the cross-attention, unit descriptors of the keyframe
-    match       cross-attention, correlation of every 1/16 cell with every keyframe cell,
+    match       cross-attention at 1/32, correlation of every 1/16 cell with every keyframe cell,
                 consensus among neighbours as a prior for a second look, refiners at 1/8 and 1/4
 
 Sizes: height and width multiples of 32. The warp comes at 1/4, normalised [-1, 1]
@@ -12,109 +12,95 @@ Sizes: height and width multiples of 32. The warp comes at 1/4, normalised [-1, 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from l2m_ros.errors import InvalidInput
+from l2m_ros.networks.lite.backbone import XFEAT, Backbone, Seen
 from l2m_ros.networks.lite.coarse import (
     Block,
     Consensus,
+    Mixer,
+    cell_grid,
+    image_of,
+    read_peak,
+    tokens_of,
+    unit,
 )
-from l2m_ros.networks.lite.matching import CompactMatcher, unit
-from l2m_ros.networks.lite.pyramid import (
-    ORIENTATIONS,
-    GradientDescriptor,
-    GradientPyramid,
-    standardised,
-)
-from l2m_ros.networks.lite.refiner import Refiner
-from l2m_ros.networks.shared.residual import Residual
+from l2m_ros.networks.lite.heads import FineHead, JoinedHead, UnitHead
+from l2m_ros.networks.lite.pyramid import GradientPyramid
+from l2m_ros.networks.lite.refiner import Refiner, precision_factor, upsampled, upsampled_warp
+from l2m_ros.networks.shared.xfeat import standardised_grey
+
+MULTIPLE = 32  # of heights and widths
 
 
 @dataclass(frozen=True)
 class LiteConfig:
     """Widths and depths; the defaults are what ships."""
 
-    fine: int = 32  # channels at 1/4
-    middle: int = 64  # at 1/8
-    coarse: int = 128  # at 1/16
-    middle_residuals: int = 1
-    coarse_residuals: int = 1
+    coarse: int = 96  # channels at 1/16
+    context: int = 128  # at 1/32
     heads: int = 4
     self_blocks: int = 2
     cross_blocks: int = 2
     descriptor: int = 64  # of the global correlation
     descriptor_middle: int = 48  # of the local correlation at 1/8
     descriptor_fine: int = 24  # at 1/4
-    hidden: int = 96  # of consensus and of the refiner at 1/8
-    hidden_fine: int = 48  # of the refiner at 1/4
-    gradients: bool = True  # descriptors begin as RootSIFT; False: everything is learnt
+    hidden: int = 96  # of consensus
+    hidden_middle: int = 64  # of the refiner at 1/8
+    hidden_fine: int = 32  # of the refiner at 1/4
+    gradients: bool = True  # oriented gradients in all descriptors; those at 1/4 begin as RootSIFT
     prior: bool = True  # the second look at the correlation knows what the neighbours believe
+    aligned: int = 0  # numbers of the head that Gaussians taught (128); 0 = without it
+    aligned_share: float = 0.1  # of the coarse correlation: what it begins with
 
 
-class UnitHead(nn.Module):
-    """Unit descriptors: the gradients' (at full weight) plus what is learnt (from zero)."""
+@dataclass(frozen=True)
+class Encoded:
+    """What the encoder makes of an image."""
 
-    def __init__(self, channels: int, width: int, gradients: bool) -> None:
-        super().__init__()
-        self.gradients = gradients
-        if gradients:
-            self.near = GradientDescriptor(width, finer=True)
-            self.wide = GradientDescriptor(width, finer=False)
-        self.learnt = nn.Conv2d(channels, width, 1)
-        if gradients:
-            nn.init.zeros_(self.learnt.weight)
-            nn.init.zeros_(self.learnt.bias)
+    seen: Seen
+    below: Tensor  # (B, 128, H/16, W/16) of what XFeat sees: nothing learnt here
+    energies: list[Tensor]
+    cells: Tensor  # (B, coarse, H/16, W/16)
+    context: Tensor  # (B, context, H/32, W/32)
 
-    def base(self, finer: Tensor, own: Tensor) -> Tensor:
-        """The share of the gradients, from the energies of the next finer and of its own level."""
-        if not self.gradients:
-            return torch.zeros_like(own[:, :1])
-        return self.near(finer) + self.wide(own)
 
-    def forward(self, base: Tensor, features: Tensor) -> Tensor:
-        return unit((base + self.learnt(features)).float())
+def below_of(seen: Seen) -> Tensor:
+    """(B, 128, H/16, W/16): what the frozen eyes see of a coarse cell."""
+    return torch.cat([seen.coarse, F.avg_pool2d(seen.matched, 2)], dim=1)
 
 
 class Encoder(nn.Module):
-    """Image -> features at 1/4, 1/8, 1/16 and the gradients' share of their descriptors."""
+    """Image -> what XFeat sees, the gradients' energies, cells at 1/16, their context at 1/32."""
 
     def __init__(self, config: LiteConfig) -> None:
         super().__init__()
-        fine, middle, coarse = config.fine, config.middle, config.coarse
+        self.xfeat = Backbone()
         self.gradients = GradientPyramid()
-        self.enter = nn.Conv2d(ORIENTATIONS + 3, fine, 4, stride=2, padding=1)
-        self.fine = Residual(fine)
-        self.to_middle = nn.Conv2d(fine, middle, 2, stride=2)
-        self.middle_gradients = nn.Conv2d(ORIENTATIONS, middle, 3, padding=1)
-        self.middle = nn.Sequential(*(Residual(middle) for _ in range(config.middle_residuals)))
-        self.to_coarse = nn.Conv2d(middle, coarse, 2, stride=2)
-        self.coarse_gradients = nn.Conv2d(ORIENTATIONS, coarse, 3, padding=1)
-        self.coarse = nn.Sequential(*(Residual(coarse) for _ in range(config.coarse_residuals)))
+        self.cells = nn.Conv2d(2 * XFEAT, config.coarse, 1)
+        self.enter = nn.Conv2d(XFEAT, config.context, 1)
         self.blocks = nn.ModuleList(
-            Block(coarse, config.heads, rotary=True) for _ in range(config.self_blocks)
+            Block(config.context, config.heads, rotary=True) for _ in range(config.self_blocks)
         )
 
-    def forward(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Features [1/4, 1/8, 1/16] and gradient energies [1/2, 1/4, 1/8, 1/16]."""
-        planes = standardised(image)
-        energies = self.gradients(planes)
-        first = torch.cat([energies[0], F.avg_pool2d(planes, 2)], dim=1)
-        fine = self.fine(F.relu(self.enter(first)))
-        middle = self.to_middle(fine) + self.middle_gradients(energies[2])
-        middle = self.middle(F.relu(middle))
-        coarse = self.to_coarse(middle) + self.coarse_gradients(energies[3])
-        coarse = self.coarse(F.relu(coarse))
+    def forward(self, image: Tensor) -> Encoded:
+        grey = standardised_grey(image.float())
+        seen, energies = self.xfeat.seen(grey), self.gradients(grey)
+        below = below_of(seen)
+        cells = F.relu(self.cells(below))
+        context = self.enter(seen.context)
         for block in self.blocks:
-            coarse = block(coarse, *block.attention.prepare(coarse))
-        return [fine, middle, coarse], energies
+            context = block(context, *block.attention.prepare(context))
+        return Encoded(seen, below, energies, cells, context)
 
 
-class Lite(CompactMatcher):
+class Lite(nn.Module):
     """The compact matcher: `encode`, `reference`, `match` on (B, 3, H, W) in [0, 1]."""
-
-    name = "lite"
 
     def __init__(self, config: LiteConfig | None = None) -> None:
         super().__init__()
@@ -122,14 +108,15 @@ class Lite(CompactMatcher):
         self.config = config
         self.encoder = Encoder(config)
         self.cross = nn.ModuleList(
-            Block(config.coarse, config.heads, rotary=False) for _ in range(config.cross_blocks)
+            Block(config.context, config.heads, rotary=False) for _ in range(config.cross_blocks)
         )
-        self.describe = UnitHead(config.coarse, config.descriptor, config.gradients)
-        self.describe_middle = UnitHead(config.middle, config.descriptor_middle, config.gradients)
-        self.describe_fine = UnitHead(config.fine, config.descriptor_fine, config.gradients)
-        self.tenth_scale = nn.Parameter(
-            torch.tensor(1.5)
-        )  # a tenth: so it learns ten times as fast
+        self.tell = nn.Conv2d(config.context, config.coarse, 1)
+        self.merge = Mixer(config.coarse, 2 * config.coarse)
+        self.describe = _coarse_head(config)
+        self.describe_middle = UnitHead(XFEAT, config.descriptor_middle, config.gradients)
+        self.describe_fine = FineHead(32, config.descriptor_fine, config.gradients)
+        # A tenth of it, so that it learns ten times as fast:
+        self.tenth_scale = nn.Parameter(torch.tensor(1.5))
         self.nowhere = nn.Conv2d(config.coarse, 1, 1)
         nn.init.zeros_(self.nowhere.weight)
         nn.init.constant_(self.nowhere.bias, 8.0)
@@ -137,39 +124,153 @@ class Lite(CompactMatcher):
         self.consensus = Consensus(25, 32, config.hidden)
         self.settle = Consensus(25, 32 + config.hidden, config.hidden)
         self.to_middle = nn.Conv2d(config.hidden, 32, 1)
-        self.to_fine = nn.Conv2d(config.hidden, 16, 1)
-        self.refine_middle = Refiner(3, config.descriptor_middle, 32, config.hidden, 3)
-        self.refine_fine = Refiner(2, config.descriptor_fine, 16, config.hidden_fine, 2)
+        self.to_fine = nn.Conv2d(config.hidden_middle, 16, 1)
+        self.refine_middle = Refiner(3, config.descriptor_middle, 32, config.hidden_middle, 3)
+        self.refine_fine = Refiner(1, config.descriptor_fine, 16, config.hidden_fine, 2)
         self.certainty = nn.Conv2d(config.hidden, 1, 1)
 
+    @property
+    def eyes(self) -> nn.Module:
+        """What `eyes` and `eyes_wide` come from; it stays as it is when the matcher trains on."""
+        return self.encoder.xfeat
+
+    def _check_size(self, image: Tensor) -> None:
+        height, width = image.shape[-2:]
+        if height % MULTIPLE or width % MULTIPLE:
+            raise InvalidInput(
+                f"lite takes heights and widths that are multiples of {MULTIPLE}, got "
+                f"{width}x{height}: resize first"
+            )
+
     def encode(self, image: Tensor) -> dict[str, Tensor]:
-        """Everything that one image alone determines."""
+        """Everything that one image alone determines; `eyes...` are for a depth head."""
         self._check_size(image)
-        (fine, middle, coarse), energies = self.encoder(image)
+        found = self.encoder(image)
+        seen, energies = found.seen, found.energies
+        matched = unit(seen.matched.float())
+        middle = self.describe_middle.base(matched, *energies[1:3])
+        base = self.describe.base(F.avg_pool2d(matched, 2), *energies[2:4])
+        if isinstance(self.describe, JoinedHead):
+            base = self.describe.joined_base(base, found.below)
         return {
-            "coarse": coarse,
-            "base": self.describe.base(*energies[2:4]),
-            "middle": self.describe_middle(self.describe_middle.base(*energies[1:3]), middle),
-            "fine": self.describe_fine(self.describe_fine.base(*energies[0:2]), fine),
+            "eyes": found.below,
+            "eyes_wide": seen.context,
+            "coarse": found.cells,
+            "context": found.context,
+            "base": base,
+            "middle": self.describe_middle(middle, seen.matched),
+            "fine": self.describe_fine(seen, energies),
         }
 
     def reference(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """What of the keyframe every later match needs."""
-        coarse = features["coarse"]
+        context = features["context"]
         prepared = {"middle": features["middle"], "fine": features["fine"]}
         for index, block in enumerate(self.cross):
-            key, value = block.attention.prepare(coarse)
+            key, value = block.attention.prepare(context)
             prepared[f"key{index}"], prepared[f"value{index}"] = key, value
-        prepared["descriptor"] = self.describe(features["base"], coarse)
+        cells = self._merged(features["coarse"], context)
+        prepared["descriptor"] = self.describe(features["base"], cells)
         return prepared
 
+    def _merged(self, cells: Tensor, context: Tensor) -> Tensor:
+        """The cells at 1/16 with what their context at 1/32 says."""
+        return self.merge(cells + upsampled(self.tell(context)))
+
     def _query(self, features: dict[str, Tensor], reference: dict[str, Tensor]) -> Tensor:
-        query = features["coarse"]
+        context = features["context"]
         for index, block in enumerate(self.cross):
-            query = block(query, reference[f"key{index}"], reference[f"value{index}"])
-        return query
+            context = block(context, reference[f"key{index}"], reference[f"value{index}"])
+        return self._merged(features["coarse"], context)
+
+    def match(self, features: dict[str, Tensor], reference: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The query's warp into the keyframe, its certainty (logits) and precision."""
+        return self.match_levels(features, reference)[-1]
+
+    def match_levels(
+        self, features: dict[str, Tensor], reference: dict[str, Tensor]
+    ) -> list[dict[str, Tensor]]:
+        """The same, with what training supervises on the way: 1/16 twice, 1/8, 1/4."""
+        query = self._query(features, reference)
+        levels = self._coarse_levels(query, features["base"], reference["descriptor"])
+        state = levels[-1].pop("state")
+        warp, certainty = levels[-1]["warp"].detach(), levels[-1]["certainty"].detach()
+        above = upsampled(self.to_middle(state))
+        warp, state, correction, _ = self.refine_middle(
+            features["middle"], reference["middle"], upsampled_warp(warp), above
+        )
+        certainty = upsampled(certainty) + correction
+        levels.append({"warp": warp, "certainty": certainty})
+        above = upsampled(self.to_fine(state))
+        warp, state, correction, shape = self.refine_fine(
+            features["fine"], reference["fine"], upsampled_warp(warp.detach()), above
+        )
+        certainty = upsampled(certainty.detach()) + correction
+        precision = precision_factor(shape)
+        levels.append({"warp": warp, "certainty": certainty, "precision": precision})
+        return levels
+
+    def _coarse_levels(
+        self, query: Tensor, base: Tensor, keyframe: Tensor
+    ) -> list[dict[str, Tensor]]:
+        """Global correlation, consensus, and the correlation again under the consensus' prior."""
+        rows, columns = keyframe.shape[-2:]
+        described = tokens_of(self.describe(base, query)) * (10.0 * self.tenth_scale)
+        none = tokens_of(self.nowhere(query)).float()
+        summary = self.summary(query)
+        with torch.autocast(query.device.type, enabled=False):
+            described, cells = described.float(), keyframe.flatten(2)
+            logits = described @ cells  # (B, N, M)
+        peak = self._peak(logits, none, query, keyframe)
+        believed, state, sharp = self.consensus(*peak, summary)
+        first = {"warp": believed, "logits": logits, "none": none}
+        if self.config.prior:
+            with torch.autocast(query.device.type, enabled=False):
+                left, right = self._prior(tokens_of(believed), tokens_of(sharp), rows, columns)
+                left = torch.cat([described, left], dim=-1)
+                right = torch.cat([cells, right.T.expand(len(cells), -1, -1)], dim=1)
+                logits = left @ right
+        peak = self._peak(logits, none, query, keyframe)
+        warp, state, _ = self.settle(*peak, torch.cat([summary, state], dim=1))
+        certainty = 0.3 * peak[2] + self.certainty(state).float()
+        second = {"warp": warp, "logits": logits, "none": none, "certainty": certainty}
+        return [first, {**second, "state": state}]
+
+    @staticmethod
+    def _peak(logits: Tensor, none: Tensor, query: Tensor, keyframe: Tensor) -> list[Tensor]:
+        """Point, window and log-odds of `read_peak` as images on the query's grid."""
+        parts = read_peak(logits, none, *keyframe.shape[-2:])
+        return [image_of(part, *query.shape[-2:]) for part in parts]
+
+    @staticmethod
+    def _prior(believed: Tensor, sharp: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+        """(B, N, 4) and (M, 4), whose product is the prior -s |p_j - believed_i|^2.
+
+        s = 4 softplus(sharp - 2): half a unit of s to begin with, which leaves the logits of
+        about 15 untouched.
+        """
+        strength = 4.0 * F.softplus(sharp - 2.0)
+        cells = cell_grid(rows, columns, believed.device).reshape(-1, 2)
+        ones = torch.ones_like(cells[:, :1])
+        left = torch.cat(
+            [
+                2 * strength * believed,
+                -strength,
+                -strength * believed.square().sum(-1, keepdim=True),
+            ],
+            dim=-1,
+        )
+        right = torch.cat([cells, cells.square().sum(-1, keepdim=True), ones], dim=-1)
+        return left, right
 
 
-def build_lite(**config: int) -> Lite:
+def _coarse_head(config: LiteConfig) -> UnitHead:
+    widths = (config.coarse, config.descriptor, config.gradients)
+    if not config.aligned:
+        return UnitHead(*widths)
+    return JoinedHead(*widths, config.aligned, config.aligned_share)
+
+
+def build_lite(**config: Any) -> Lite:
     """`lite` from the plain numbers that a model card holds."""
     return Lite(LiteConfig(**config))

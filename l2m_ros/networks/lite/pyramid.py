@@ -33,18 +33,8 @@ def _binomial(channels: int) -> Tensor:
     return (row[:, None] * row[None, :]).expand(channels, 1, 4, 4).contiguous()
 
 
-def standardised(image: Tensor) -> Tensor:
-    """(B, 3, H, W) in [0, 1] -> grey and two colour differences, grey of mean 0 and deviation 1."""
-    # By planes: a 1x1 convolution of three channels takes 2 ms more in ONNX Runtime.
-    red, green, blue = image.float().split(1, dim=1)
-    grey = 0.299 * red + 0.587 * green + 0.114 * blue
-    grey = grey - grey.mean(dim=(2, 3), keepdim=True)
-    scale = 1.0 / ((grey * grey).mean(dim=(2, 3), keepdim=True) + 1e-4).sqrt()
-    return torch.cat([grey, red - green, blue - 0.5 * (red + green)], dim=1) * scale
-
-
 class GradientPyramid(nn.Module):
-    """Image -> square-rooted oriented gradient energy at 1/2, 1/4, 1/8 and 1/16 (or fewer)."""
+    """Grey image -> square-rooted oriented gradient energy at 1/2, 1/4, 1/8 and 1/16 (or fewer)."""
 
     def __init__(self, levels: int = 4) -> None:
         super().__init__()
@@ -56,10 +46,10 @@ class GradientPyramid(nn.Module):
         self.register_buffer("steer", 2 * steer[:, :, None, None], persistent=False)
         self.register_buffer("blur", _binomial(ORIENTATIONS), persistent=False)
 
-    def forward(self, planes: Tensor) -> list[Tensor]:
-        """(B, 1 or 3, H, W), grey first -> levels x (B, 8, h, w), values about 0 to 1."""
-        with torch.autocast(planes.device.type, enabled=False):
-            slope = F.conv2d(planes[:, :1], self.derivative, stride=2, padding=2)
+    def forward(self, grey: Tensor) -> list[Tensor]:
+        """(B, 1, H, W) -> levels x (B, 8, h, w), values about 0 to 1."""
+        with torch.autocast(grey.device.type, enabled=False):
+            slope = F.conv2d(grey, self.derivative, stride=2, padding=2)
             size = ((slope * slope).sum(dim=1, keepdim=True) + NOISE**2).sqrt()
             # Lobes of 60 degrees to either side: 2 |g| (cos - 1/2), the negative part cut.
             energy = F.relu(F.conv2d(slope, self.steer) - size)
@@ -91,3 +81,21 @@ class GradientDescriptor(nn.Module):
             power = (energy * energy).sum(dim=1, keepdim=True)
             length = (F.avg_pool2d(power, kernel, stride, 1) * kernel**2 + 1e-3).sqrt()
         return self.turn(energy) / length
+
+
+class Gradients(nn.Module):
+    """Gradient energies of the cells about every cell; scaled to length 1 it is RootSIFT.
+
+    From energies of its own level (3x3 cells) or of the next finer one (4x4 half cells).
+    """
+
+    def __init__(self, width: int, finer: bool) -> None:
+        super().__init__()
+        kernel, stride = (4, 2) if finer else (3, 1)
+        self.turn = nn.Conv2d(ORIENTATIONS, width, kernel, stride, padding=1, bias=False)
+        nn.init.orthogonal_(self.turn.weight.view(width, -1), gain=0.3)
+
+    def forward(self, energy: Tensor) -> Tensor:
+        """(B, 8, h, w) -> (B, width, h / stride, w / stride)."""
+        described: Tensor = self.turn(energy)
+        return described

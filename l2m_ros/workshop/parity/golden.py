@@ -24,7 +24,7 @@ from l2m_ros.errors import InvalidInput
 
 Resize = Callable[[np.ndarray, int, int], np.ndarray]  # rgb, width, height -> rgb
 EXACT = 0.0
-MODELS = ("l2m", "tinyroma", "lite", "lite_research", "mickey")
+MODELS = ("l2m", "tinyroma", "lite", "mickey")
 
 
 @dataclass(frozen=True)

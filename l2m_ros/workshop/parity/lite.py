@@ -1,7 +1,6 @@
 """lite's golden numbers: every stage under the shipped weights, as the machine that trained has it.
 
-models/cases.json     {"lite": {"architecture": "lite2", "weights": "lite.safetensors",
-                                "files": ["lite_golden.npz"]}}
+models/cases.json     {"lite": {"weights": "lite.safetensors", "files": ["lite_golden.npz"]}}
 models/lite_golden.npz    two small pictures (uint8) and the tensors that follow from them
 
 So `l2m parity models --model lite` tells, on any machine, whether the weights are the shipped
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor
 
 from l2m_ros.errors import ModelError
-from l2m_ros.networks.lite.matching import CompactMatcher
+from l2m_ros.networks.lite.network import Lite
 from l2m_ros.workshop.parity.golden import Answer, Cases, Report, Resize
 
 INPUTS = ("query", "keyframe")
@@ -29,7 +28,7 @@ FEATURES = 5e-4
 
 
 def run(
-    network: CompactMatcher, cases: Cases, table: Mapping[str, Any], report: Report, resize: Resize
+    network: Lite, cases: Cases, table: Mapping[str, Any], report: Report, resize: Resize
 ) -> None:
     """Load the shipped weights into `network`, and compare every tensor of every file."""
     load_shipped(network, cases.folder / str(table["weights"]))
@@ -41,7 +40,7 @@ def run(
         report.add(file, {k: v for k, v in golden.items() if k not in INPUTS}, answers)
 
 
-def load_shipped(network: CompactMatcher, path: Path) -> None:
+def load_shipped(network: Lite, path: Path) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -49,7 +48,7 @@ def load_shipped(network: CompactMatcher, path: Path) -> None:
         network.load_state_dict(load_file(path), strict=True)
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"{path}: not the weights of this {network.name} ({reason})") from error
+        raise ModelError(f"{path}: not the weights of this lite ({reason})") from error
     network.eval()
 
 
@@ -58,9 +57,7 @@ def tolerance_of(name: str) -> float:
 
 
 @torch.inference_mode()
-def stages(
-    network: CompactMatcher, query: np.ndarray, keyframe: np.ndarray
-) -> dict[str, np.ndarray]:
+def stages(network: Lite, query: np.ndarray, keyframe: np.ndarray) -> dict[str, np.ndarray]:
     """Everything that the three steps give for two (H, W, 3) uint8 pictures."""
     first, second = _tensor(query), _tensor(keyframe)
     features, other = network.encode(first), network.encode(second)
@@ -78,9 +75,7 @@ def _tensor(rgb: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)[None].float() / 255.0
 
 
-def save_golden(
-    path: Path, network: CompactMatcher, query: np.ndarray, keyframe: np.ndarray
-) -> None:
+def save_golden(path: Path, network: Lite, query: np.ndarray, keyframe: np.ndarray) -> None:
     """The file that a shipped network is held to."""
     tensors = stages(network.eval(), query, keyframe)
     np.savez_compressed(path, query=query, keyframe=keyframe, **tensors)

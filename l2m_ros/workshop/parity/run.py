@@ -13,7 +13,6 @@ RUNS = {
     "l2m": l2m.run,
     "tinyroma": tinyroma.run,
     "lite": lite.run,
-    "lite_research": lite.run,
     "mickey": mickey.run,
 }
 

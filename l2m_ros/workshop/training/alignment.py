@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from l2m_ros.networks.lite2.aligned import PatchHead
+from l2m_ros.networks.lite.aligned import PatchHead
 from l2m_ros.types import ByteArray
 from l2m_ros.workshop.encoder.nearest import ViewChange, nearest_shares
 from l2m_ros.workshop.encoder.patch_encoders import FeatureMap

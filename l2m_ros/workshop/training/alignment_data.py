@@ -25,7 +25,7 @@ from l2m_ros.workshop.training.data import Schedule, SizeShare
 from l2m_ros.workshop.training.device_bank import BankViews
 from l2m_ros.workshop.training.loop import LoopOptions
 
-PATCH_PX = 16  # a coarse cell of `lite2`
+PATCH_PX = 16  # a coarse cell of `lite`
 MOST_VOXELS = 2048  # of a pair of views
 
 Eyes = Callable[[Tensor], Tensor]  # images (B, 3, H, W) -> features (B, C, H / 16, W / 16)

@@ -3,7 +3,7 @@
     the weights' mean over the steps, how far the weights are from it, AdamW's moments (both
     bfloat16), step and seconds
 
-What does not train is kept once. `lite2` takes 10 MB where its checkpoint takes 17.
+What does not train is kept once. `lite` takes 10 MB where its checkpoint takes 17.
 """
 
 from __future__ import annotations

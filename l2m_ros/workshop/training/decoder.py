@@ -110,7 +110,7 @@ def l2m_levels(model: nn.Module, batch: Batch) -> list[dict[str, Tensor]]:
     return [first, *({"warp": level.flow, "certainty": level.certainty} for level in refined)]
 
 
-LEVELS = {"lite": lite_levels, "lite2": lite_levels, "l2m": l2m_levels}
+LEVELS = {"lite": lite_levels, "l2m": l2m_levels}
 
 
 def match_of(model: nn.Module, batch: Batch) -> dict[str, Tensor]:

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from l2m_ros.networks.lite2.backbone import Backbone
-from l2m_ros.networks.lite2.network import below_of
+from l2m_ros.networks.lite.backbone import Backbone
+from l2m_ros.networks.lite.network import below_of
 from l2m_ros.networks.shared.xfeat import standardised_grey
 from l2m_ros.workshop.training.data import Schedule, SizeShare
 from l2m_ros.workshop.training.depth_colours import coloured, dropped, restyled

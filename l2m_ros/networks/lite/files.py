@@ -1,4 +1,4 @@
-"""The head of `l2m train align` as a file, which knows the eyes that it reads."""
+"""Parts of `lite` as files: its eyes, and the head of `l2m train align` that reads them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,21 @@ from torch import nn
 
 from l2m_ros.errors import ModelError
 from l2m_ros.networks.checkpoint import load_state, read_state, weights_id
-from l2m_ros.networks.lite2.aligned import HEAD
+from l2m_ros.networks.lite.aligned import HEAD
 
+PREFIXES = ("net.", "encoder.xfeat.", "")  # of its names in XFeat's file, in a `lite`, alone
 EYES_ID = "eyes_id"  # in the file's metadata: the weights_id of the eyes
+
+
+def load_eyes(eyes: nn.Module, path: Path) -> None:
+    """XFeat's published weights (xfeat.pt, Apache-2.0), or the eyes within a file of `lite`."""
+    weights = read_state(path)
+    own = eyes.state_dict()
+    for prefix in PREFIXES:
+        if all(prefix + name in weights for name in own):
+            load_state(eyes, {name: weights[prefix + name] for name in own}, str(path))
+            return
+    raise ModelError(f"{path}: holds neither XFeat's weights nor a lite: give xfeat.pt")
 
 
 def save_head(path: Path, head: nn.Module, eyes: nn.Module, about: Mapping[str, str]) -> None:

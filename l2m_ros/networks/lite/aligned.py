@@ -1,7 +1,7 @@
 """What Gaussians taught the eyes: 3x3 patches -> 128 numbers that a place has from every view.
 
 `l2m train align` trains the head; it is frozen afterwards. It reads what the frozen eyes see, so
-one head serves every `lite2` with those eyes.
+one head serves every `lite` with those eyes.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from l2m_ros.networks.lite.coarse import unit
+
 EYES = 128  # channels of what the eyes see at 1/16
 ALIGNED = 128  # numbers of a patch and of a voxel of Gaussians
-HEAD = "describe.align"  # where the head lies in a `lite2`
+HEAD = "describe.align"  # where the head lies in a `lite`
 SHARE = "describe.share"  # and how much of the coarse correlation it has
 
 
@@ -39,11 +41,7 @@ class PatchHead(nn.Module):
         nn.init.zeros_(self.learnt.bias)
 
     def forward(self, eyes: Tensor) -> Tensor:
-        halves = [_to_length(part.float(), 1.0) for part in eyes.split(self.half, dim=1)]
+        halves = [unit(part.float()) for part in eyes.split(self.half, dim=1)]
         seen = torch.cat(halves, dim=1)
         described = self.turn(seen) + self.learnt(F.relu(self.patch(4.0 * seen)))
-        return _to_length(described.float(), 1.0)
-
-
-def _to_length(image: Tensor, length: float) -> Tensor:
-    return image * (length / (image.square().sum(dim=1, keepdim=True) + 1e-4).sqrt())
+        return unit(described.float())
