@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("rclpy")
 
 from l2m_ros.frames.inputs import Bundle
+from l2m_ros.node.diagnostics import Health
 from l2m_ros.node.worker import Worker
 
 WAIT_S = 5.0
@@ -147,3 +148,18 @@ def test_a_full_queue_drops_what_comes_and_says_so():
     assert [bundle.stamp_ns for bundle in done] == [0, 1, 2, 5]
     assert [bundle.reset for bundle in done] == [False, False, False, True]
     assert worker.stop(5.0)
+
+
+def test_a_problem_that_comes_and_goes_does_not_flood_the_log():
+    """Each `good again` began the period anew: two lines a frame."""
+    logged, now = [], [0.0]
+    health = Health(log=lambda level, words: logged.append(words), clock=lambda: now[0])
+    for k in range(300):  # 30 Hz
+        now[0] = k / 30
+        health.report("tracking", None if k % 2 else "lost")
+    assert logged == ["lost", "tracking: good again"] * 3
+    for k in range(20, 25):  # seconds: it stays
+        now[0] = k
+        health.report("tracking", "lost")
+    health.report("tracking", None)
+    assert logged[6:] == ["lost", "tracking: good again"]

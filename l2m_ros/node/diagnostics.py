@@ -1,7 +1,8 @@
 """The node's problems, rates and latencies, and the diagnostics message made of them.
 
 A problem has a key and stays until something good is reported under the same key. It is logged when
-it appears, at most every LOG_PERIOD_S under one key, and once more when it is over.
+it appears, then at most every LOG_PERIOD_S under one key, and once more when it is over. One that
+comes and goes is logged APPEARANCES times in that period, not with every frame.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from l2m_ros.frames.messages import message_class
 
 OK, WARN, ERROR, STALE = 0, 1, 2, 3  # diagnostic_msgs/DiagnosticStatus
 LOG_PERIOD_S = 10.0
+APPEARANCES = 3
 RATE_WINDOW_S = 5.0
 LATENCIES = 300  # frames that median and 95th percentile are taken over
 
@@ -46,25 +48,33 @@ class Health:
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
         self._problems: dict[str, Problem] = {}
-        self._logged_s: dict[str, float] = {}
+        # When, by key; kept when the problem is over.
+        self._logged_s: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=APPEARANCES))
+        self._to_end: set[str] = set()  # problems that were logged and are not over
         self._stages_ms: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=LATENCIES))
         self._frames_s: deque[float] = deque(maxlen=1000)
 
     def report(self, key: str, words: str | None, level: int = WARN) -> None:
         """Report a problem under a key, or None: the problem is over."""
         with self._lock:
-            before = self._problems.get(key)
             if words is None:
                 self._problems.pop(key, None)
-                if before is not None and key in self._logged_s:
-                    del self._logged_s[key]
+                if key in self._to_end:
+                    self._to_end.remove(key)
                     self.log(OK, f"{key}: good again")
                 return
             self._problems[key] = Problem(level, words)
-            now = self.clock()
-            if key not in self._logged_s or now - self._logged_s[key] >= LOG_PERIOD_S:
-                self._logged_s[key] = now
+            if self._may_be_logged(key):
+                self._logged_s[key].append(self.clock())
+                self._to_end.add(key)
                 self.log(level, words)
+
+    def _may_be_logged(self, key: str) -> bool:
+        logged_s, since_s = self._logged_s[key], self.clock() - LOG_PERIOD_S
+        if not logged_s or logged_s[-1] <= since_s:
+            return True
+        appears = key not in self._to_end
+        return appears and (len(logged_s) < APPEARANCES or logged_s[0] <= since_s)
 
     def drop(self, *keys: str) -> None:
         """Forget problems that nobody looks for any more; that they are over is not known."""
@@ -72,6 +82,7 @@ class Health:
             for key in keys:
                 self._problems.pop(key, None)
                 self._logged_s.pop(key, None)
+                self._to_end.discard(key)
 
     def set_facts(self, **facts: object) -> None:
         with self._lock:
@@ -115,6 +126,7 @@ class Health:
         with self._lock:
             self._problems.clear()
             self._logged_s.clear()
+            self._to_end.clear()
             self._stages_ms.clear()
             self._frames_s.clear()
 
