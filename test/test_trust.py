@@ -302,7 +302,7 @@ def test_depth_that_fits_now_and_then_by_accident_has_a_record():
     left = [12.0, 1.5, 4.0, 0.9, 2.3, 1.5]
     said = [against(trust, replace(GOOD, left_over=value)) for value in left]
     assert all(lost is not None for lost in said)
-    assert "depth record" in said[3].detail
+    assert "depth record" in said[3].detail and "pose.depth_noise_m" in said[3].detail
     for _ in range(12):
         lost = against(trust, replace(GOOD, left_over=0.3))
     assert lost is None

@@ -139,8 +139,10 @@ class DepthTrust:
             return Lost(
                 LostReason.CONTRADICTED,
                 f"depth record: over the last {len(self._logs)} frames depth leaves "
-                f"{self.left_over:.1f} times as much (squared) of where matches lie unexplained "
-                f"as noise would ({self._most_left_over:g} is the most)",
+                f"{self.left_over:.2f} times as much (squared) of where matches lie unexplained "
+                f"as noise would ({self._most_left_over:g} is the most; if this depth is right, it "
+                "is noisier than pose.depth_noise_m and pose.depth_noise_per_m, or of a stereo "
+                "pair pose.stereo_noise, say)",
             )
         if verdict is DepthVerdict.CONFIRMED:
             return None
