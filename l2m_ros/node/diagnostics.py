@@ -1,12 +1,13 @@
 """The node's problems, rates and latencies, and the diagnostics message made of them.
 
 A problem has a key and stays until something good is reported under the same key. It is logged when
-it appears, then at most every LOG_PERIOD_S under one key, and once more when it is over. One that
-comes and goes is logged APPEARANCES times in that period, not with every frame.
+it appears, at most every LOG_PERIOD_S while it stays, and once more when it is over. One that comes
+and goes is logged APPEARANCES times in that period, not with every frame.
 """
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections import Counter, defaultdict, deque
@@ -21,6 +22,8 @@ from l2m_ros.frames.messages import message_class
 OK, WARN, ERROR, STALE = 0, 1, 2, 3  # diagnostic_msgs/DiagnosticStatus
 LOG_PERIOD_S = 10.0
 APPEARANCES = 3
+MOST_WORDS = 500  # remembered
+NUMBER = re.compile(r"[\d.+-]+")
 RATE_WINDOW_S = 5.0
 LATENCIES = 300  # frames that median and 95th percentile are taken over
 
@@ -48,9 +51,11 @@ class Health:
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
         self._problems: dict[str, Problem] = {}
-        # When, by key; kept when the problem is over.
-        self._logged_s: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=APPEARANCES))
-        self._to_end: set[str] = set()  # problems that were logged and are not over
+        # When problems appeared in the log, by key and words.
+        self._appeared_s: dict[tuple[str, str], deque[float]] = defaultdict(
+            lambda: deque(maxlen=APPEARANCES)
+        )
+        self._logged_s: dict[str, float] = {}  # when, of those that were logged and are not over
         self._stages_ms: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=LATENCIES))
         self._frames_s: deque[float] = deque(maxlen=1000)
 
@@ -59,22 +64,25 @@ class Health:
         with self._lock:
             if words is None:
                 self._problems.pop(key, None)
-                if key in self._to_end:
-                    self._to_end.remove(key)
+                if self._logged_s.pop(key, None) is not None:
                     self.log(OK, f"{key}: good again")
                 return
             self._problems[key] = Problem(level, words)
-            if self._may_be_logged(key):
-                self._logged_s[key].append(self.clock())
-                self._to_end.add(key)
+            if self._may_be_logged(key, words):
+                self._logged_s[key] = self.clock()
                 self.log(level, words)
 
-    def _may_be_logged(self, key: str) -> bool:
-        logged_s, since_s = self._logged_s[key], self.clock() - LOG_PERIOD_S
-        if not logged_s or logged_s[-1] <= since_s:
-            return True
-        appears = key not in self._to_end
-        return appears and (len(logged_s) < APPEARANCES or logged_s[0] <= since_s)
+    def _may_be_logged(self, key: str, words: str) -> bool:
+        now_s = self.clock()
+        if key in self._logged_s:
+            return now_s - self._logged_s[key] >= LOG_PERIOD_S
+        if len(self._appeared_s) > MOST_WORDS:
+            self._appeared_s.clear()
+        appeared_s = self._appeared_s[key, NUMBER.sub("", words)]
+        if len(appeared_s) == APPEARANCES and now_s - appeared_s[0] < LOG_PERIOD_S:
+            return False
+        appeared_s.append(now_s)
+        return True
 
     def drop(self, *keys: str) -> None:
         """Forget problems that nobody looks for any more; that they are over is not known."""
@@ -82,7 +90,8 @@ class Health:
             for key in keys:
                 self._problems.pop(key, None)
                 self._logged_s.pop(key, None)
-                self._to_end.discard(key)
+                for appeared in [one for one in self._appeared_s if one[0] == key]:
+                    del self._appeared_s[appeared]
 
     def set_facts(self, **facts: object) -> None:
         with self._lock:
@@ -126,7 +135,7 @@ class Health:
         with self._lock:
             self._problems.clear()
             self._logged_s.clear()
-            self._to_end.clear()
+            self._appeared_s.clear()
             self._stages_ms.clear()
             self._frames_s.clear()
 
