@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -456,3 +457,22 @@ def test_without_depth_a_scene_starts_from_matches(folder, tmp_path, monkeypatch
         CpuRasterizer(1), read_ply(tmp_path / "matched.ply"), captures.held_out[0].view
     ).plane_depth.numpy()
     assert np.median(np.abs(depth / captures.held_out[0].depth - 1)) < 0.02
+
+
+def test_a_folder_that_grew_is_checked_on_the_views_that_were_held_out(built, folder, tmp_path):
+    out, _ = built
+    grown = tmp_path / "grown"
+    shutil.copytree(folder, grown)
+    meta = json.loads((grown / "meta.json").read_text())
+    for name in ("0005.png", "0015.png", "0025.png"):
+        shutil.copy(grown / "images/000.png", grown / "images" / name)
+        meta["cameras"][name] = meta["cameras"]["000.png"]
+    (grown / "meta.json").write_text(json.dumps(meta))
+    captures = read_record(out).captures(grown)
+    assert [c.name for c in captures.held_out] == ["004.png"]
+    assert len(captures.items) == VIEWS
+    (grown / "meta.json").write_text(
+        json.dumps({**meta, "cameras": {k: v for k, v in meta["cameras"].items() if k > "001"}})
+    )
+    with pytest.raises(InvalidInput, match="1 images that the scene was built from.*000.png"):
+        read_record(out).captures(grown)

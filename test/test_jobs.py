@@ -332,3 +332,20 @@ def test_the_command_writes_to_an_address_by_processes(photographs, tmp_path, ca
     assert len(list(read_shard(tmp_path / "out" / "shard-000000.tar"))) == 2
     assert main([*command, "--picture", str(tmp_path / "x.png")]) == 2
     assert "--picture reads shards of a folder" in capsys.readouterr().err
+
+
+def test_a_pool_that_breaks_while_its_result_is_stored_loses_no_piece(tmp_path):
+    """Between two results nobody looks at the pool; the piece it then refuses is not forgotten."""
+    broken = []
+
+    class Pool(runners.ProcessPoolExecutor):
+        def submit(self, work, number):
+            if number == 3 and not broken:
+                broken.append(number)
+                raise runners.BrokenProcessPool("a child process terminated abruptly")
+            return super().submit(work, number)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runners, "ProcessPoolExecutor", Pool)
+        done = dict(Processes(1).run(Dying(tmp_path, 0), range(5)))
+    assert done == {n: n * n for n in range(5)}

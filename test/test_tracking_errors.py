@@ -132,3 +132,22 @@ def test_a_truth_of_another_clock_leaves_the_other_figures():
     run.truth = Trajectory(truth.stamps_ns + 10**15, truth.poses)
     assert "poses" not in run.figures()
     assert "clock" in dict(run.rows())["truth"]
+
+
+def test_a_truth_between_the_images_is_compared_at_the_images():
+    """A truth of 20 Hz whose stamps lie 25 ms off: the report would have ended in a refusal."""
+    step = np.eye(4)
+    stamps = np.arange(12) * 50_000_000 + 10**9
+    truth = Trajectory(stamps, np.tile(step, (12, 1, 1)))
+    truth.poses[:, 0, 3] = 1e-9 * (stamps - stamps[0])  # 1 m/s
+    images = stamps[:-1] + 25_000_000
+    run = TrackedRun("title", "lead", frames=len(images), truth=truth)
+    for ns in images:
+        pose = np.eye(4)
+        pose[0, 3] = 1e-9 * (ns - images[0])
+        run.posed.append(PosedFrame(int(ns), int(images[0]), pose, CLAIMED))
+        run.chained.append((int(ns), pose))
+    figures = run.figures()
+    assert figures["poses"]["translation_median_mm"] < 1e-6
+    assert figures["trajectory"]["poses"] == len(images)
+    assert figures["trajectory"]["rpe_rmse_m"] < 1e-9

@@ -112,3 +112,25 @@ def test_a_pose_between_two_stamps_is_interpolated():
     assert truth.at(10**18 - 11_000_000) is None
     gaps = t.Trajectory(10**18 + 100 * (stamps - 10**18), poses)  # one a second: none between
     assert gaps.at(10**18 + 3_500_000_000) is None
+
+
+def test_an_estimate_faster_than_the_truth_meets_each_true_pose_once():
+    """As evo does: a true pose that is met twice would be a step of no length."""
+    truth = wandering(3, 40)
+    shifted = np.concatenate([truth.stamps_ns, truth.stamps_ns + 4_000_000])
+    estimate = t.Trajectory(shifted, np.concatenate([truth.poses, truth.poses]))
+    mine, theirs = t.associate(estimate, truth)
+    assert (theirs.stamps_ns == truth.stamps_ns).all()
+    assert (mine.stamps_ns == truth.stamps_ns).all()
+    later = t.Trajectory(truth.stamps_ns + 4_000_000, truth.poses)
+    assert t.associate(truth, later)[1].stamps_ns[0] == later.stamps_ns[0]
+    sync = pytest.importorskip("evo.core.sync")
+    from evo.core.trajectory import PoseTrajectory3D
+
+    def as_evo(trajectory):
+        return PoseTrajectory3D(
+            poses_se3=list(trajectory.poses), timestamps=trajectory.stamps_ns * 1e-9
+        )
+
+    reference, aligned = sync.associate_trajectories(as_evo(truth), as_evo(estimate))
+    assert reference.num_poses == aligned.num_poses == len(mine)

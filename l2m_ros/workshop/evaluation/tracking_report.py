@@ -101,8 +101,10 @@ class TrackedRun:
             if known:
                 errors = pose_errors(known, self.truth, self.truth_sigma)
                 out["poses"] = summarize(errors, self.frames - unknown).as_dict()
-                if len(self.chained) >= MIN_FOR_TRAJECTORY:
-                    out["trajectory"] = vars(trajectory_error(self.trajectory(), self.truth))
+                chain = self.trajectory()
+                truth = self.truth.sampled(chain.stamps_ns)
+                if len(truth) >= MIN_FOR_TRAJECTORY:
+                    out["trajectory"] = vars(trajectory_error(chain, truth))
         return out
 
     def posed_with_truth(self) -> list[PosedFrame]:

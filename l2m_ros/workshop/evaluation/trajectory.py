@@ -61,6 +61,11 @@ class Trajectory:
         near = abs(int(self.stamps_ns[i]) - stamp_ns) <= MAX_STAMP_DIFFERENCE_S * 1e9
         return self.poses[i] if near else None
 
+    def sampled(self, stamps_ns: np.ndarray) -> Trajectory:
+        """The poses at those of the stamps where `at` knows one."""
+        known = [(int(ns), T) for ns in stamps_ns if (T := self.at(int(ns))) is not None]
+        return Trajectory(np.array([ns for ns, _ in known]), np.array([T for _, T in known]))
+
     def length_m(self) -> float:
         return float(np.linalg.norm(np.diff(self.poses[:, :3, 3], axis=0), axis=1).sum())
 
@@ -115,21 +120,32 @@ def associate(
     """The poses of both that share a stamp, nearest first within the difference allowed."""
     if not len(estimate) or not len(truth):
         raise InvalidInput("a trajectory without poses cannot be compared")
-    after = np.clip(np.searchsorted(truth.stamps_ns, estimate.stamps_ns), 1, len(truth) - 1)
-    after = np.minimum(after, len(truth) - 1)
-    before = np.maximum(after - 1, 0)
-    gap_before = np.abs(truth.stamps_ns[before] - estimate.stamps_ns)
-    gap_after = np.abs(truth.stamps_ns[after] - estimate.stamps_ns)
-    nearest = np.where(gap_before <= gap_after, before, after)
-    kept = np.minimum(gap_before, gap_after) <= max_difference_s * 1e9
-    if not kept.any():
+    # Each pose of the one that has fewer: no pose of the other is compared twice.
+    if len(truth) < len(estimate):
+        truth, estimate = _nearest(truth, estimate, max_difference_s)
+    else:
+        estimate, truth = _nearest(estimate, truth, max_difference_s)
+    if not len(estimate):
         raise InvalidInput(
             f"no stamp of the estimate lies within {max_difference_s} s of the truth: "
             "are both of the same recording and clock?"
         )
+    return estimate, truth
+
+
+def _nearest(
+    fewer: Trajectory, more: Trajectory, max_difference_s: float
+) -> tuple[Trajectory, Trajectory]:
+    """The poses of `fewer` that have one of `more` near in time, and those."""
+    after = np.clip(np.searchsorted(more.stamps_ns, fewer.stamps_ns), 0, len(more) - 1)
+    before = np.maximum(after - 1, 0)
+    gap_before = np.abs(more.stamps_ns[before] - fewer.stamps_ns)
+    gap_after = np.abs(more.stamps_ns[after] - fewer.stamps_ns)
+    nearest = np.where(gap_before <= gap_after, before, after)
+    kept = np.minimum(gap_before, gap_after) <= max_difference_s * 1e9
     return (
-        Trajectory(estimate.stamps_ns[kept], estimate.poses[kept]),
-        Trajectory(truth.stamps_ns[nearest[kept]], truth.poses[nearest[kept]]),
+        Trajectory(fewer.stamps_ns[kept], fewer.poses[kept]),
+        Trajectory(more.stamps_ns[nearest[kept]], more.poses[nearest[kept]]),
     )
 
 

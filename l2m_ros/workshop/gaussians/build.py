@@ -106,7 +106,7 @@ def build_scene(source: Path, out: Path, options: BuildOptions = BuildOptions())
         write_ply(plain_path(out), scenes["plain"])
     write_ply(out, scenes["regularised"])
     figures = asdict(report) | {"options": asdict(options)}
-    write_record(out, captures, longest_px=options.longest_px, views=options.views, figures=figures)
+    write_record(out, captures, longest_px=options.longest_px, figures=figures)
     run.forget()
     return report
 

@@ -27,18 +27,26 @@ class Record:
 
     source: Path
     longest_px: int
-    views: int
     cameras: dict[str, PosedCamera]
-    held_out: list[str]
     metric: bool
     figures: dict[str, Any]
 
     def captures(self, source: Path | None = None) -> Captures:
-        """The images again, from where they were or from `source`."""
+        """The same images again, from where they were or from `source`.
+
+        A folder or map that has grown since would hold out others, which the scene was fitted to.
+        """
         at = source or self.source
         if not at.exists():
             raise InvalidInput(f"{at}: the images are not there any more: name them by --source")
-        return load_captures(at, longest_px=self.longest_px, limit=self.views)
+        found = load_captures(at, longest_px=self.longest_px, only=self.cameras)
+        lacking = sorted(set(self.cameras) - {capture.name for capture in found.items})
+        if lacking:
+            raise InvalidInput(
+                f"{at}: {len(lacking)} images that the scene was built from are not there "
+                f"({lacking[0]}): name those images by --source, or build the scene anew"
+            )
+        return found
 
 
 def plain_path(scene: Path) -> Path:
@@ -47,14 +55,12 @@ def plain_path(scene: Path) -> Path:
 
 
 def write_record(
-    scene: Path, captures: Captures, *, longest_px: int, views: int, figures: dict[str, Any]
+    scene: Path, captures: Captures, *, longest_px: int, figures: dict[str, Any]
 ) -> None:
     record = {
         "source": str(captures.source.resolve()),
         "longest_px": longest_px,
-        "views": views,
         "metric": captures.metric,
-        "held_out": [capture.name for capture in captures.held_out],
         "cameras": {capture.name: _written(capture) for capture in captures.items},
         **figures,
     }
@@ -88,8 +94,7 @@ def read_record(scene: Path) -> Record:
             for name, entry in raw["cameras"].items()
         }
         return Record(
-            Path(raw["source"]), _count(raw["longest_px"]), _count(raw["views"]), cameras,
-            raw["held_out"], bool(raw["metric"]), raw,
+            Path(raw["source"]), _count(raw["longest_px"]), cameras, bool(raw["metric"]), raw
         )  # fmt: skip
 
 

@@ -73,9 +73,9 @@ class Processes:
             try:
                 while waiting or running:
                     while waiting and len(running) < AHEAD * self.count:
-                        number = waiting.pop()
-                        with _interrupts_held():
-                            running[pool.submit(work, number)] = number
+                        with _interrupts_held():  # a pool may break before it takes the piece
+                            running[pool.submit(work, waiting[-1])] = waiting[-1]
+                        waiting.pop()
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
                         result = future.result()
                         yield running.pop(future), result
