@@ -367,6 +367,9 @@ def test_damaged_map_is_repaired_and_used(built, folder, tmp_path, capsys):
     assert main(["map", "check", str(path), "--repair"]) == 0
     assert (tmp_path / "cut.l2m.broken").exists()
     assert main(["map", "check", str(path)]) == 0
+    assert main(["map", "check", str(path), "--repair"]) == 0  # for another --model, say
+    assert (tmp_path / "cut.l2m.broken").read_bytes() == content[: int(0.7 * len(content))]
+    assert (tmp_path / "cut.l2m.broken1").exists()
     assert main(["localize", str(path), str(folder), "--json"]) == 0
 
 

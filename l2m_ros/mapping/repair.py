@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -97,20 +98,31 @@ def repair(address: str) -> Saved:
     store = open_map(str(fresh), create=True)
     try:
         lines = _salvage(path, store)
-        count = len(store.ids())
+        saved = len(store.ids())
     finally:
         store.close()
-    if not count:
+    if not saved:
         sqlite.remove(fresh)
         raise MapError(f"{path}: nothing can be saved; build the map again")
-    broken = path.with_name(path.name + ".broken")
-    sqlite.remove(broken)
-    try:
-        os.link(path, broken)  # at no moment is there no map
-    except OSError:  # a file system without hard links
-        shutil.copy2(path, broken)
+    broken = _kept(path)
     sqlite.replace_map(fresh, path)
-    return Saved(count, [*lines, f"{path}: {count} keyframes saved; the old file is {broken}"])
+    return Saved(saved, [*lines, f"{path}: {saved} keyframes saved; the old file is {broken}"])
+
+
+def _kept(path: Path) -> Path:
+    """The map and its log once more, as <name>.broken; one of an earlier repair is left alone: it
+    may be the only one that holds what that repair could not read."""
+    names = (f"{path.name}.broken{n or ''}" for n in count())
+    broken = next(p for p in map(path.with_name, names) if not p.exists())
+    for end in ("-wal", ""):
+        old, new = Path(f"{path}{end}"), Path(f"{broken}{end}")
+        if not old.exists():
+            continue
+        try:
+            os.link(old, new)  # at no moment is there no map
+        except OSError:  # a file system without hard links
+            shutil.copy2(old, new)
+    return broken
 
 
 def _salvage(path: Path, out: MapStore) -> list[str]:
@@ -204,10 +216,10 @@ def _dropped(address: str) -> Saved:
     try:
         bad = [id for id in store.ids() if _keyframe(store, id, {})]
         store.remove(bad, graph.bridges(set(bad), store.edges()))
-        count = len(store.ids())
+        left = len(store.ids())
     finally:
         store.close()
-    return Saved(count, [f"{len(bad)} unusable keyframes dropped, {count} left"])
+    return Saved(left, [f"{len(bad)} unusable keyframes dropped, {left} left"])
 
 
 def describe_anew(address: str, matcher_of: Callable[[dict[str, str]], Matcher]) -> None:
