@@ -102,3 +102,17 @@ def test_a_scene_that_leaves_matches_unexplained_is_not_believed():
     tilted = scene.depth_m * (1.0 + 0.4 * (scene.pixels[:, 1] / PINHOLE.height - 0.5))
     bent = posed(World("again", SIDEWAYS, sigma_px=0.3), replace(scene, depth_m=tilted), 4)[1]
     assert not isinstance(bent, MetricPose) or scene_scale.contradicted(bent, TrustOptions())
+
+
+def test_a_keyframe_is_taken_while_it_knows_the_scene_well_enough():
+    scene, _ = first_view(0)
+    as_sure_as = {
+        sigma: replace(scene, shapes=scene.shapes * sigma / scene.shape_sigma)
+        for sigma in (0.01, 0.04, 0.09)
+    }
+    due = scene_scale.keyframe_due
+    assert due(as_sure_as[0.01], 0.01, True) and not due(as_sure_as[0.01], 0.01, False)
+    assert due(as_sure_as[0.04], 0.02, False), "before it is too vague to give metres"
+    assert not due(as_sure_as[0.04], 0.04, False), "parallax may still show it better"
+    assert not due(as_sure_as[0.09], 0.02, True), "the old keyframe gives metres, this would not"
+    assert not due(None, 0.02, True)

@@ -366,3 +366,15 @@ def test_a_minority_is_not_believed():
     lost = contradicted_scale(pose, TrustOptions())
     assert lost.reason is LostReason.CONTRADICTED
     assert "30 %" in lost.detail and "tracking.min_support" in lost.detail
+
+
+@pytest.mark.parametrize("left_over, believed", [(0.1, True), (1.5, False)])
+def test_two_views_speak_against_depth_only_where_it_leaves_something_unexplained(
+    left_over, believed
+):
+    """Two views of a corridor's wall had found a turn in place of a step to the side."""
+    check = DepthCheck(500, left_over, rotation_only=3.3, misfit=0.2)
+    pose = MetricPose(np.eye(4), np.eye(6) * 1e-6, np.ones(9, bool), "depth", disagreement=485.0)
+    lost = contradicted_scale(replace(pose, depth_check=check), TrustOptions())
+    assert (lost is None) is believed
+    assert believed or "two views" in lost.detail

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from l2m_ros.tracking.trust import TrustOptions
+from l2m_ros.tracking.trust import EXPLAINED, TrustOptions
 from l2m_ros.types import DepthCheck, Lost, LostReason, MetricPose
 
 DEPTH, STEREO = "depth", "stereo"  # the frames' own, of `SCALE_SOURCES`
@@ -35,7 +35,6 @@ CLEARED_AFTER = 2  # confirmations in a row at least
 CLEARED_SHARE = 0.7  # ... and of the remembered votes against, so many
 REMEMBERED = 10  # verdicts of frames that could be checked
 PARALLAX = 2.0  # squared, over what noise explains: less shows nothing
-EXPLAINED = 1.0  # what depth leaves over, where that is all noise
 # With the right depth a camera that stands leaves over what a rotation does, 1.2 times at most.
 WORSE_THAN_NONE, SLACK = 2.0, 0.1
 CLOSE_MISFIT = 0.8  # without parallax right depth of real cameras is at 0.7 and less

@@ -70,6 +70,7 @@ class PoseChecks:
 
     def reset(self) -> None:
         self._scenes: dict[int, SceneDepth] = {}  # by keyframe, as odometry measured them
+        self._sharpest = -1, 0.0  # a keyframe, and the least shape sigma of frames posed by it
         self._anchors: dict[int, scene_scale.Anchor] = {}  # by keyframe, after a slip
         self._slipped_ns: int | None = None  # when the scene last contradicted odometry
         self._agreed_ns = self._learned_ns = 0  # when it last agreed; when the scene became known
@@ -225,8 +226,32 @@ class PoseChecks:
 
     def hand_over(self, seen: MatchedFrame, pose: MetricPose, keyframe: Keyframe) -> None:
         """A posed frame became a keyframe: what its own keyframe knew is passed on to it."""
-        known = self._scenes.get(seen.keyframe.id)
         self._shutter.take(keyframe)
+        scene = self._scene_in_query(seen, pose)
+        if scene is None:
+            return
+        self._scenes[keyframe.id] = scene
+        if seen.keyframe.id not in self._scenes:
+            self._agreed_ns = self._learned_ns = seen.frame.stamp_ns
+
+    def keyframe_due(self, seen: MatchedFrame, pose: MetricPose, wanted: bool) -> bool:
+        """Whether to take this frame as a keyframe.
+
+        Where a known scene alone gives the metres: while the frame knows the scene well enough.
+        """
+        if pose.scale_source != scene_scale.SOURCE or seen.odometry is not None:
+            return wanted
+        scene = self._scene_in_query(seen, pose)
+        keyframe, best = self._sharpest
+        if scene is not None:
+            new = scene.shape_sigma
+            best = min(new, best) if keyframe == seen.keyframe.id else new
+            self._sharpest = seen.keyframe.id, best
+        return scene_scale.keyframe_due(scene, best, wanted)
+
+    def _scene_in_query(self, seen: MatchedFrame, pose: MetricPose) -> SceneDepth | None:
+        """What a posed frame knows of the scene that its keyframe knew."""
+        known = self._scenes.get(seen.keyframe.id)
         scene, views = None, (seen.keyframe, seen.frame, seen.pairs, pose)
         if pose.scale_source == parallax.SOURCE:
             scene = parallax.depth_in_query(*views, known)
@@ -234,11 +259,7 @@ class PoseChecks:
             scene = parallax.depth_in_query(*views, None)  # its metres are the known scene's own
         if scene is None and known is not None:
             scene = scene_scale.carried_scene(*views, known)
-        if scene is None:
-            return
-        self._scenes[keyframe.id] = scene
-        if known is None:
-            self._agreed_ns = self._learned_ns = seen.frame.stamp_ns
+        return scene
 
     def forget_all_but(self, keyframes: Iterable[int]) -> None:
         kept = set(keyframes)
@@ -331,10 +352,6 @@ class PoseChecks:
         if step is not None and scene_scale.turned_otherwise(pose, step):
             return outcome
         return pose
-
-    def knows_scene(self, seen: MatchedFrame) -> bool:
-        """Whether this keyframe gives metres without odometry."""
-        return self._known_scene(seen) is not None
 
     def _known_scene(self, seen: MatchedFrame) -> SceneDepth | None:
         """Of the keyframe, if odometry has agreed with it for long enough, and not long ago."""

@@ -34,6 +34,9 @@ CHI2_999_3 = 16.27  # 99.9 % of chi-square with three degrees of freedom
 # A scene that may look otherwise by more gives a length alone: good poses came of scenes of 0.053
 # and less, those of 0.07 and 0.11 were 1 to 3 degrees and 13 to 17 cm off within 12 frames.
 MAX_SHAPE_SIGMA = 0.06
+# A keyframe is taken where its scene would be that vague, and this much vaguer than a frame before
+# it: with the turn away from where the scene was seen, 0.02 becomes 0.03, a frame later 0.13.
+FADING_SHAPE_SIGMA, FADES = 0.03, 1.2
 # Without depth and without odometry's turn matches chose wrongly by 2 to 8 degrees at a relief of
 # 0.14 to 0.18, by 0.3 at 0.29.
 MIN_RELIEF_ALONE = 0.25
@@ -86,6 +89,18 @@ def length_by_scene(
     P[:, :3] *= length
     P[:3, :3] += (length * sigma) ** 2 * np.outer(d, d)
     return MetricPose(se3.transform(unit[:3, :3], length * d), P, outcome.inliers, SOURCE)
+
+
+def keyframe_due(scene: SceneDepth | None, best_shape_sigma: float, wanted: bool) -> bool:
+    """Whether to take a keyframe that would know this of the scene, while odometry is silent.
+
+    best_shape_sigma: of the frames since the last keyframe. Taken early, while it still gives
+    metres; once it would not, the old keyframe stays.
+    """
+    if scene is None or scene.shape_sigma > MAX_SHAPE_SIGMA:
+        return False
+    fades = scene.shape_sigma > max(FADING_SHAPE_SIGMA, FADES * best_shape_sigma)
+    return wanted or fades
 
 
 def contradicted(pose: MetricPose, options: TrustOptions) -> bool:

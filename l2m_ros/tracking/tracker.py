@@ -251,8 +251,10 @@ class Tracker:
         else:
             result = attempt.result(TrackState.TRACKING, reason, now)
         if wanted is None:
-            wanted = self._policy.wants_keyframe(attempt.quality) or self._requested
-        if not wanted or now.rejection is not None:
+            wanted = self._policy.wants_keyframe(attempt.quality)
+        if isinstance(attempt.outcome, MetricPose):
+            wanted = self._checks.keyframe_due(attempt.seen, attempt.outcome, wanted)
+        if not (wanted or self._requested) or now.rejection is not None:
             return result
         if self._would_end_metres(now, attempt):
             return result

@@ -8,7 +8,9 @@
     depth fit     `depth_trust`: depth must explain the parallax of the matches
 
     two views     rotation and direction against the same matches without depth: a small difference
-                  has widened the covariance (`geometry.agreement`), a large one refuses the pose
+                  has widened the covariance (`geometry.agreement`), a large one refuses the pose,
+                  unless depth explains the matches to within their noise: two views of a wall have
+                  several motions, and the one that was found need not be the camera's
 
 What fails is `Lost` with CONTRADICTED; the words name the test and the numbers.
 """
@@ -24,6 +26,7 @@ import numpy.typing as npt
 from l2m_ros.types import (
     ByteArray,
     Correspondences,
+    DepthCheck,
     FloatArray,
     Frame,
     Lost,
@@ -37,6 +40,7 @@ PATCH = 11  # pixels across
 PATCHES = 300
 MIN_PATCHES = 20
 MIN_CONTRAST = 3.0  # grey levels, standard deviation; a blank patch compares with nothing
+EXPLAINED = 1.0  # what depth leaves over of where the matches lie, where that is all noise
 SAME = 0.3  # median correlation of equal content is above 0.7, of different content below 0.1
 
 
@@ -80,13 +84,22 @@ def _against_scale(pose: MetricPose, options: TrustOptions) -> str | None:
             f"support: {100 * pose.support:.0f} % of the matches with {pose.scale_source} agree "
             f"on the pose, tracking.min_support asks for {100 * options.min_support:.0f} %"
         )
-    if pose.disagreement > options.max_disagreement:
+    if pose.disagreement > options.max_disagreement and not _explains(pose.depth_check):
         return (
             f"two views: rotation and direction differ from what the matches say without "
             f"{pose.scale_source} (chi-square {pose.disagreement:.0f}, "
             f"tracking.max_disagreement is {options.max_disagreement:g})"
         )
     return None
+
+
+def _explains(check: DepthCheck | None) -> bool:
+    """Whether depth puts the matches where they lie.
+
+    Of poses that differ so from two views, those with right depth of real cameras leave over 0.5 at
+    most, those with wrong depth 1.3 at least.
+    """
+    return check is not None and check.rotation_only > 0.0 and check.left_over <= EXPLAINED
 
 
 def _against_content(inliers: Correspondences, query: Frame, keyframe: Frame) -> str | None:
