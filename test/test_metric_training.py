@@ -14,7 +14,7 @@ from l2m_ros.networks.mickey import rigid
 from l2m_ros.networks.mickey.network import COMPACT, build_mickey
 from l2m_ros.networks.mickey.solver import Views
 from l2m_ros.types import Camera
-from l2m_ros.workshop.training import metric, metric_data
+from l2m_ros.workshop.training import depth_data, metric, metric_data
 from l2m_ros.workshop.training.loop import LoopOptions
 from l2m_ros.workshop.training.metric_data import PosedFrame
 from l2m_ros.workshop.training.metric_losses import LOSSES, Truth
@@ -251,6 +251,21 @@ def test_a_sequences_folder_is_read_by_segments(tmp_path):
     assert np.array_equal(read.world_from_camera, cameras["1.png"]["world_from_camera"])
     with pytest.raises(InvalidInput, match=r"no meta.json"):
         metric_data.frames_of_sequences(tmp_path / "office" / "images", (64, 32), said.append)
+    # Beyond max_depth a sensor guesses: it was learnt from.
+    (folder / "meta.json").write_text(json.dumps({**meta, "max_depth": 1.5}))
+    groups = metric_data.frames_of_sequences(tmp_path, (64, 32), said.append)
+    assert np.isnan(groups[0][1].depth).all()
+    assert all(np.isnan(image.depth).all() for image in depth_data.images_of_sequence(folder))
+    del meta["depth_scale"]  # as recordings have it, then: millimetres
+    (folder / "meta.json").write_text(json.dumps(meta))
+    assert np.allclose(next(depth_data.images_of_sequence(folder)).depth, 2.0)
+    (folder / "meta.json").write_text(json.dumps({**meta, "K": [[1, 2], [3]]}))
+    for read in (
+        lambda: list(depth_data.images_of_sequence(folder)),
+        lambda: metric_data.frames_of_sequences(tmp_path, (64, 32), said.append),
+    ):
+        with pytest.raises(InvalidInput, match=r"meta.json: 0.png"):
+            read()
 
 
 def test_an_interrupted_run_is_the_run_that_was_never_interrupted(tmp_path):

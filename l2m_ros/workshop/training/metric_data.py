@@ -9,7 +9,6 @@ is one, for the option to learn from it as well; the pose alone decides which im
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,14 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from l2m_ros import images
 from l2m_ros.errors import InvalidInput
-from l2m_ros.files import read_text
+from l2m_ros.files import foreign_values, inside, read_json
 from l2m_ros.geometry.se3 import angle_rad, inverse
 from l2m_ros.types import ByteArray, Camera, FloatArray
 from l2m_ros.workshop.evaluation.scenes import read_rgb
 from l2m_ros.workshop.simulation.sequence import SimulationOptions, simulate
 from l2m_ros.workshop.training.data import Schedule, SizeShare
+from l2m_ros.workshop.training.depth_data import depth_of
 
 Size = tuple[int, int]  # (width, height)
 READERS = 4  # threads
@@ -97,29 +96,21 @@ def frames_of_sequences(folder: Path, size: Size, report: Callable[[str], None])
 
 def _sequence(folder: Path, size: Size) -> dict[Any, list[PosedFrame]]:
     path = folder / "meta.json"
-    try:
-        meta = json.loads(read_text(path))
-    except ValueError as error:
-        raise InvalidInput(f"{path} is not JSON: {error}") from error
+    meta = read_json(path)
     groups: dict[Any, list[PosedFrame]] = {}
-    for name, entry in sorted(meta.get("cameras", {}).items()):
-        pose = entry.get("world_from_camera")
-        if pose is None:
-            continue
-        rgb = read_rgb(folder / "images" / name)
-        camera = Camera(rgb.shape[1], rgb.shape[0], np.asarray(entry.get("K") or meta["K"], float))
-        frame = PosedFrame(rgb, camera, np.asarray(pose, float), _depth(folder, name, meta))
-        groups.setdefault(entry.get("segment", 0), []).append(resized(frame, size))
+    with foreign_values(path):
+        entries = sorted(meta.get("cameras", {}).items())
+    for name, entry in entries:
+        with foreign_values(f"{path}: {name}"):
+            pose = entry.get("world_from_camera")
+            if pose is None:
+                continue
+            rgb = read_rgb(inside(folder / "images", name))
+            K = np.asarray(entry.get("K") or meta["K"], float)
+            camera = Camera(rgb.shape[1], rgb.shape[0], K)
+            frame = PosedFrame(rgb, camera, np.asarray(pose, float), depth_of(folder, name, meta))
+            groups.setdefault(entry.get("segment", 0), []).append(resized(frame, size))
     return groups
-
-
-def _depth(folder: Path, name: str, meta: dict[str, Any]) -> FloatArray | None:
-    path = folder / "depth" / f"{Path(name).stem}.png"
-    if not path.is_file():
-        return None
-    raw = images.read_grey16(path)
-    depth = raw.astype(np.float32) * np.float32(meta["depth_scale"])
-    return np.where(raw == 0, np.float32(np.nan), depth)
 
 
 @dataclass(frozen=True)
