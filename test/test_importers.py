@@ -133,6 +133,13 @@ def test_sequences_become_scenes(layout, tmp_path):
         np.testing.assert_allclose(known, DEPTH_M, atol=1e-3)
 
 
+@pytest.mark.parametrize("layout", SEQUENCES)
+def test_a_published_sequence_that_is_given_as_a_bag(layout, tmp_path, capsys):
+    source, _ = SEQUENCES[layout](tmp_path)
+    assert cli.main(["replay", str(source)]) == 2
+    assert f"l2m scene import {layout} {source}" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_sequence_becomes_a_bag_that_replay_reads(tmp_path):
     from l2m_ros.bags.reader import open_bag
     from l2m_ros.bags.replay import GROUND_TRUTH, find_topics, read_truth

@@ -15,7 +15,7 @@ from l2m_ros.errors import InvalidInput
 from l2m_ros.parameters.file import parameter_values
 from l2m_ros.parameters.table import PARAMETERS, base_from_camera
 from l2m_ros.tracking.odometry import step as odometry_step
-from l2m_ros.workshop.evaluation.trajectory import read_tum
+from l2m_ros.workshop.evaluation.trajectory import Trajectory, read_tum, write_tum
 from l2m_ros.workshop.simulation.bag import write_bag
 from l2m_ros.workshop.simulation.sensor_faults import spoil
 from l2m_ros.workshop.simulation.sequence import SimulationOptions, simulate
@@ -51,8 +51,15 @@ def test_poses_against_the_truth_of_the_bag(bag, capsys, tmp_path):
     written = read_tum(out)
     assert len(written) == FRAMES - 1
     with open_bag(bag) as opened:
-        stamps, _ = read_truth(opened, "/ground_truth/pose")
+        stamps, poses = read_truth(opened, "/ground_truth/pose")
     assert (written.stamps_ns == stamps[1:]).all()
+    truth = tmp_path / "groundtruth.txt"  # as TUM names it
+    write_tum(truth, Trajectory(np.array(stamps), np.array(poses)))
+    code, said = replay(capsys, bag, "--model", "sift", "--json", "--truth", truth)
+    again = json.loads(said.out)["poses"]
+    assert again["translation_median_mm"] == pytest.approx(
+        figures["poses"]["translation_median_mm"], abs=1e-3
+    )
 
 
 def test_twice_the_same_bits(bag, capsys, tmp_path):

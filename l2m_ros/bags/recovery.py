@@ -236,11 +236,24 @@ class SqliteStorage:
             database.close()
 
 
+# Public recordings that `l2m scene import` reads, and the files that show them.
+LAYOUTS = {
+    "tum": ("rgb.txt", "depth.txt"),
+    "euroc": ("mav0/cam0/sensor.yaml",),
+    "kitti": ("image_0", "calib.txt", "times.txt"),
+    "7scenes": ("frame-*.color.png", "frame-*.pose.txt"),
+}
 STORAGES: dict[str, Any] = {".mcap": McapStorage, ".db3": SqliteStorage}
 
 
 def refusal(path: Path, error: BaseException) -> InvalidInput:
     """Why a bag cannot be read, in words."""
+    for layout, files in LAYOUTS.items():
+        if all(any(path.glob(pattern)) for pattern in files):
+            return InvalidInput(
+                f"{path}: no bag, but in the layout of {layout}; make a bag of it: "
+                f"l2m scene import {layout} {path} --out NAME.mcap"
+            )
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     return InvalidInput(
         f"{path}: not a bag that can be read ({reason}); give the folder that `ros2 bag record` "

@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
 def _of_bag(args: argparse.Namespace) -> tuple[Iterable[TrackResult], Trajectory]:
     truth = truth_of(args)
     if truth is None:
-        raise InvalidInput("calibration compares with the truth: give --truth TOPIC or FILE.tum")
+        raise InvalidInput("calibration compares with the truth: give --truth TOPIC or FILE")
     return (frame.result for frame in tracked_frames(args)), truth
 
 

@@ -149,7 +149,9 @@ def show_log(level: int = logging.INFO) -> None:
 def add_truth_arguments(parser: argparse.ArgumentParser) -> None:
     """The truth that poses are compared with, and its own error."""
     parser.add_argument(
-        "--truth", metavar="TOPIC|FILE.tum", help="poses of the camera to compare with"
+        "--truth",
+        metavar="TOPIC|FILE",
+        help="poses of the camera to compare with; a file holds TUM's lines, as groundtruth.txt",
     )
     parser.add_argument(
         "--truth-sigma",

@@ -158,7 +158,7 @@ def truth_of(args: argparse.Namespace) -> Trajectory | None:
     from l2m_ros.bags.replay import GROUND_TRUTH, read_truth
     from l2m_ros.workshop.evaluation.trajectory import Trajectory, read_tum
 
-    if args.truth is not None and Path(args.truth).suffix == ".tum":
+    if args.truth is not None and (Path(args.truth).suffix == ".tum" or Path(args.truth).is_file()):
         return read_tum(Path(args.truth))
     with open_bag(args.bag) as bag:
         topic = args.truth or (GROUND_TRUTH if GROUND_TRUTH in bag.types else None)
