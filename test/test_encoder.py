@@ -32,6 +32,7 @@ from l2m_ros.workshop.encoder.stage import (
 )
 from l2m_ros.workshop.encoder.surfels import surfels
 from l2m_ros.workshop.gaussians.choice import load_rasterizer
+from l2m_ros.workshop.gaussians.model import SH_0
 from l2m_ros.workshop.gaussians.rendering import render
 from l2m_ros.workshop.lifting.motion import centred
 from l2m_ros.workshop.lifting.views import Relief
@@ -370,3 +371,27 @@ def test_pairs_alone_teach_features_to_find_their_points(tmp_path, monkeypatch):
     train_encoder(options, encoder, batches, tmp_path, loss_of=pair_contrast_loss)
     with torch.no_grad():
         assert float(pair_contrast_loss(encoder, batch)[0]) < before - 0.02
+
+
+@pytest.mark.parametrize("step_px", [3, 4])
+def test_a_surfel_shows_its_own_block_and_none_crosses_a_jump(step_px):
+    rows, columns = 8 * step_px, 10 * step_px
+    K = centred(60.0, columns, rows)
+    jump = 4 * step_px  # the fifth block begins behind the jump
+    w = np.ones((rows, columns), np.float32)
+    w[:, jump + 1 :] = 0.4  # between the block's first and second pixel
+    rgb = np.zeros((rows, columns, 3), np.uint8)
+    blocks = np.arange(rows)[:, None] // step_px * 20 + np.arange(columns)[None] // step_px
+    rgb[:] = (blocks % 250)[..., None]
+    found = surfels(Relief.from_inverse_depth(w, K), rgb, step_px)
+    px = found.means[:, :2] / found.means[:, 2:] * 60.0 + torch.tensor([K[0, 2], K[1, 2]])
+    column, row = (((px + 0.5) / step_px).floor().int()).unbind(1)
+    own = (row * 20 + column) % 250 / 255.0
+    colour = 0.5 + SH_0 * found.sh[:, 0, 0]
+    assert (colour - own).abs().max() < 1e-3
+    assert 4 not in column and {3, 5} <= set(column.tolist())
+    shifted = np.ones((rows, columns), np.float32)
+    shifted[:, jump:] = 0.4  # between two blocks: the edge of the first lies half across
+    kept = surfels(Relief.from_inverse_depth(shifted, K), rgb, step_px)
+    px = kept.means[:, :2] / kept.means[:, 2:] * 60.0 + torch.tensor([K[0, 2], K[1, 2]])
+    assert 3 not in ((px[:, 0] + 0.5) / step_px).floor().int()

@@ -6,6 +6,7 @@ import pytest
 from test_lifting_views import NO_EFFECTS, photograph, pixel_grid
 
 from l2m_ros.errors import InvalidInput
+from l2m_ros.workshop.lifting.camera_effects import blur
 from l2m_ros.workshop.lifting.pairs import PairOptions, PairSource
 
 OPTIONS = PairOptions(160, 120)
@@ -179,3 +180,16 @@ def test_torch_batches_obey_the_epipolar_constraint():
             for px, K in ((pixel_grid(160, 120), batch.K_a), (batch.warp[i].numpy(), batch.K_b))
         )
         assert np.quantile(np.abs((b @ E * a).sum(1)), 0.999) < 1e-3
+
+
+def test_blur_leaves_the_image_where_its_labels_are():
+    """A kernel of even length moved the content by half a pixel."""
+    spot = np.zeros((96, 320, 3), np.uint8)
+    spot[48, 160] = 255
+    spot = cv2.GaussianBlur(spot, (0, 0), 1.5)
+    spot = cv2.normalize(spot, None, 0, 255, cv2.NORM_MINMAX)
+    v, u = np.mgrid[:96, :320]
+    for seed in range(40):
+        seen = blur(np.random.default_rng(seed), spot)[..., 0].astype(float)
+        middle = np.array([(u * seen).sum(), (v * seen).sum()]) / seen.sum()
+        assert np.abs(middle - (160, 48)).max() < 0.06, seed

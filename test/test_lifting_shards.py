@@ -380,3 +380,25 @@ def test_broken_shards_are_refused(tmp_path):
     (tmp_path / "shard.tar").write_bytes(b"x" * 2000)
     with pytest.raises(InvalidInput, match="not a whole shard"):
         list(shards.read_shard(tmp_path / "shard.tar"))
+
+
+def test_places_in_a_large_photograph_are_stored_whole(tmp_path):
+    """Beyond 959 px there are no steps left: such a place was cut off, and called seen."""
+    cv2.imwrite(str(tmp_path / "a.png"), photograph(0, (1300, 60)))
+    options = LiftOptions(width=900, height=48, workers=1, homographies=1.0, relight=0.0, seed=5)
+    lift_folder(tmp_path / "a.png", tmp_path / "out", options)
+    (sample,) = shards.read_shard(tmp_path / "out/shard-000000.tar")
+    H = np.array(sample.meta["views"][0]["photograph_from_view"])
+    v, u = np.nonzero(sample.arrays["seen_0"])
+    true = np.stack([u, v, np.ones_like(u)], 1) @ H.T
+    stored = shards.pixels(sample.arrays["source_0"])[v, u]
+    assert np.abs(true[:, :2] / true[:, 2:] - stored).max() < 0.02
+
+
+def test_depth_of_another_size_is_that_of_the_pixel_in_the_middle(tmp_path):
+    """Thrice as large: pixel u lies on pixel 3 u + 1."""
+    large = np.tile(np.arange(300, 480, dtype=np.float32), (120, 1))
+    np.save(tmp_path / "a.npy", large)
+    w = lift(depth.DepthFiles(tmp_path)).inverse_depth
+    found = 1.0 / w[20]
+    assert found / found[0] == pytest.approx(large[0, 1::3] / large[0, 1], rel=1e-4)

@@ -1,6 +1,7 @@
 """Training from relative poses: gradients, bad input, resumption, pairs from folders."""
 
 import json
+import math
 from dataclasses import replace
 
 import cv2
@@ -256,9 +257,6 @@ def test_a_sequences_folder_is_read_by_segments(tmp_path):
     groups = metric_data.frames_of_sequences(tmp_path, (64, 32), said.append)
     assert np.isnan(groups[0][1].depth).all()
     assert all(np.isnan(image.depth).all() for image in depth_data.images_of_sequence(folder))
-    del meta["depth_scale"]  # as recordings have it, then: millimetres
-    (folder / "meta.json").write_text(json.dumps(meta))
-    assert np.allclose(next(depth_data.images_of_sequence(folder)).depth, 2.0)
     (folder / "meta.json").write_text(json.dumps({**meta, "K": [[1, 2], [3]]}))
     for read in (
         lambda: list(depth_data.images_of_sequence(folder)),
@@ -357,3 +355,34 @@ def test_a_run_says_what_it_learnt_and_when_that_is_nothing_yet():
     assert "21 % (56 % untrained" in words and "scale 17 %, rotation 3.2 degrees, 12 %" in words
     lost = learnt_words({**after, "lost_percent": 60.0}, 56.0)
     assert "60 % of the pairs have no metric pose" in lost and "rotation" not in lost
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (
+            lambda m, one: one["world_from_camera"][0].__setitem__(0, 2.0),
+            "does not hold a rotation",
+        ),
+        (lambda m, one: one["world_from_camera"][0].__setitem__(3, math.nan), "finite numbers"),
+        (lambda m, one: one.update(width=48), "96x64 but its camera says 48x64"),
+        (lambda m, one: m.pop("K"), "has no K"),
+        (lambda m, one: m.update(cameras=[1]), "must hold an object"),
+        (lambda m, one: m.pop("depth_scale"), "needs a positive depth_scale"),
+    ],
+)
+def test_a_recording_with_a_mistake_is_refused_not_learnt_from(tmp_path, spoil, words):
+    frame = posed_frames(1)[0]
+    for part in ("images", "depth"):
+        (tmp_path / part).mkdir()
+    cv2.imwrite(str(tmp_path / "images/0.png"), frame.rgb)
+    cv2.imwrite(str(tmp_path / "depth/0.png"), np.full((64, 96), 2000, np.uint16))
+    one = {"world_from_camera": np.eye(4).tolist()}
+    meta = {"K": frame.camera.K.tolist(), "cameras": {"0.png": one}, "depth_scale": 0.001}
+    spoil(meta, one)
+    (tmp_path / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(InvalidInput, match=words):
+        metric_data.frames_of_sequences(tmp_path, (64, 32), lambda words: None)
+    if "rotation" not in words and "finite" not in words:  # depth alone takes no pose
+        with pytest.raises(InvalidInput, match=words):
+            list(depth_data.images_of_sequence(tmp_path))

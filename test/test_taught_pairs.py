@@ -16,6 +16,7 @@ from l2m_ros.workshop.lifting.torch_scenes import Draws
 from l2m_ros.workshop.training import device_views
 from l2m_ros.workshop.training.device_taught import TaughtViews
 from l2m_ros.workshop.training.taught_pairs import TaughtPairs, between
+from l2m_ros.workshop.training.teach import pairs_to_try
 
 SIZE = (320, 256)
 PLAIN = EffectOptions(
@@ -129,3 +130,12 @@ def test_bad_folders_are_refused(
     out = tmp_path / "none"
     assert main(["teach", photos, "--out", str(out), "--teacher", "sift", "--least", "9999"]) == 2
     assert not out.exists()
+
+
+def test_a_folder_of_very_many_photographs_needs_no_list_of_all_pairs() -> None:
+    paths = [Path("place") / f"{i:06d}.jpg" for i in range(100_000)]
+    chosen = pairs_to_try(paths, 5, np.random.default_rng(0))
+    assert len(set(chosen)) == 5 and all(a < b for a, b in chosen) and chosen == sorted(chosen)
+    few = paths[:5] + [Path("alone") / "a.jpg"]
+    every = pairs_to_try(few, 99, np.random.default_rng(1))
+    assert every == [(a, b) for i, a in enumerate(few[:5]) for b in few[i + 1 : 5]]

@@ -61,8 +61,9 @@ def _point(relief: Relief, u: FloatArray, v: FloatArray) -> FloatArray:
 
 
 def _at(image: FloatArray, u: FloatArray, v: FloatArray) -> FloatArray:
-    """The image at the pixels nearest to (u, v)."""
-    return image[v.astype(int), u.astype(int)]
+    """What cv2.blur made of the blocks around (u, v): an even block's mean is at its third pixel
+    of four."""
+    return image[(v + 0.5).astype(int), (u + 0.5).astype(int)]
 
 
 def _ellipsoids(right: FloatArray, down: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -85,7 +85,7 @@ class Scene:
     @property
     def kind(self) -> str:
         """pose, or homography for planar scenes."""
-        return "homography" if self.pairs[0].homography is not None else "pose"
+        return "homography" if self.pairs and self.pairs[0].homography is not None else "pose"
 
     def limited(self, count: int | None) -> Scene:
         """At most `count` pairs, spread over the list."""
@@ -118,8 +118,9 @@ class Scene:
             if self.kind == "pose":
                 raise InvalidInput(f"{where} has no K, neither its own nor the scene's")
             return None
+        matrix = _matrix(K, (3, 3), f"{where}: K")
         try:
-            return Camera(*size, _matrix(K, (3, 3), f"{where}: K"))
+            return Camera(*size, matrix)
         except InvalidInput as error:
             raise InvalidInput(f"{where}: {error}") from error
 
@@ -174,21 +175,26 @@ def is_scene(path: Path) -> bool:
     return (path / "meta.json").is_file() or (path / "pairs.json").is_file()
 
 
-def load_scene(folder: Path) -> Scene:
-    meta, entries = (_json(folder / name) for name in ("meta.json", "pairs.json"))
+def load_cameras(folder: Path) -> Scene:
+    """The images and cameras of a folder, whatever pairs it lists."""
+    meta = _json(folder / "meta.json")
     if not isinstance(meta, dict) or not isinstance(meta.get("cameras", {}), dict):
         raise InvalidInput(f"{folder}/meta.json must hold an object, with cameras by image name")
     if not all(isinstance(camera, dict) for camera in meta.get("cameras", {}).values()):
         raise InvalidInput(f"{folder}/meta.json: each of cameras must be an object")
     if not _is_positive(meta.get("max_depth", 1.0)):
         raise InvalidInput(f"{folder}/meta.json: max_depth must be metres, and positive")
+    return Scene(folder.resolve().name, folder, [], meta)
+
+
+def load_scene(folder: Path) -> Scene:
+    scene, entries = load_cameras(folder), _json(folder / "pairs.json")
     if not isinstance(entries, list) or not entries:
         raise InvalidInput(f"{folder}/pairs.json must hold a list of at least one pair")
     pairs = [_pair(entry, folder, index) for index, entry in enumerate(entries)]
     if len({pair.homography is None for pair in pairs}) > 1:
         raise InvalidInput(f"{folder}/pairs.json mixes T_b_a and H_b_a: split it into two scenes")
-    name = folder.resolve().name
-    return Scene(name, folder, pairs, meta)
+    return replace(scene, pairs=pairs)
 
 
 def _pair(entry: Any, folder: Path, index: int) -> Pair:

@@ -24,7 +24,7 @@ from l2m_ros.files import foreign_values, inside, read_json, read_text
 from l2m_ros.geometry.camera import undistort_maps
 from l2m_ros.progress import track
 from l2m_ros.types import ByteArray, Camera, FloatArray
-from l2m_ros.workshop.evaluation.scenes import Scene, View, read_rgb
+from l2m_ros.workshop.evaluation.scenes import View, load_cameras, read_rgb
 from l2m_ros.workshop.gaussians.labels import at_jump, depth_at
 from l2m_ros.workshop.gaussians.model import PosedCamera
 
@@ -122,8 +122,8 @@ def spread(
 
 
 def _scene(source: Path) -> Any:
-    meta = read_json(source / "meta.json")
-    scene = Scene(source.name, source, [], meta)
+    scene = load_cameras(source)
+    meta = scene.meta
     names = [
         name
         for name, entry in meta.get("cameras", {}).items()

@@ -132,13 +132,15 @@ def blur(rng: np.random.Generator, rgb: ByteArray, strength: float = 1.0) -> Byt
     unit = rgb.shape[1] / 320
     if rng.random() < 0.6:
         return cv2.GaussianBlur(rgb, (0, 0), max(0.3, 2.0 * unit * strength * rng.random()))
-    length = int(np.clip(round(9 * unit * strength * rng.random()), 2, 15))
+    # Odd and the same both ways about its middle: else the image moves, its labels do not.
+    length = int(np.clip(round(9 * unit * strength * rng.random()), 2, 15)) | 1
     kernel = np.zeros((length, length), np.float32)
     angle = rng.uniform(0, np.pi)
     half = np.array([np.cos(angle), np.sin(angle)]) * (length - 1) / 2
     middle = np.array([(length - 1) / 2] * 2)
     start, end = np.rint(middle - half).astype(int), np.rint(middle + half).astype(int)
     cv2.line(kernel, start.tolist(), end.tolist(), 1.0)
+    kernel += kernel[::-1, ::-1].copy()
     return cv2.filter2D(rgb, -1, kernel / kernel.sum())
 
 

@@ -230,4 +230,4 @@ def _of_size(values: FloatArray, width: int, height: int, where: str) -> FloatAr
             f"{where}: is {columns}x{rows} but its photograph has the shape of {width}x{height}: "
             "it belongs to another image or was cropped"
         )
-    return cv2.resize(values, (width, height), interpolation=cv2.INTER_NEAREST)
+    return cv2.resize(values, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)

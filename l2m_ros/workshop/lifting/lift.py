@@ -181,7 +181,9 @@ def lift_photograph(
 ) -> Sample:
     """Views and correspondences of photograph number `index`; depends on nothing else drawn."""
     rng = np.random.default_rng((options.seed, index))
-    rgb = read_photograph(paths[index], round(1.5 * max(options.width, options.height)))
+    # Larger ones could not be stored: `source_i` reaches MAX_SIDE_PX.
+    longest = min(round(1.5 * max(options.width, options.height)), MAX_SIDE_PX)
+    rgb = read_photograph(paths[index], longest)
     if min(rgb.shape[:2]) < 16:
         raise InvalidInput(f"{paths[index]}: {rgb.shape[1]}x{rgb.shape[0]} is too small to lift")
     other = _other_photograph(paths, index, rng, options)

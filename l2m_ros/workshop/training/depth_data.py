@@ -11,21 +11,20 @@ log(depth / focal length in px) of the network's input, which holds for any came
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 
 from l2m_ros.engines.backend import Array, Backend
 from l2m_ros.errors import InvalidInput
-from l2m_ros.files import foreign_values, inside, read_file, read_json, write_whole
-from l2m_ros.images import DEPTH_SCALE_M, MAX_BYTES, read_arrays, read_depth
+from l2m_ros.files import foreign_values, read_file, write_whole
+from l2m_ros.images import MAX_BYTES, read_arrays
 from l2m_ros.matching.mono_depth import HEAD_FEATURES
 from l2m_ros.types import ByteArray, Camera, FloatArray
-from l2m_ros.workshop.evaluation.scenes import read_rgb
+from l2m_ros.workshop.evaluation.scenes import load_cameras
 
 CELL = 16  # px of a side
 LEAST_KNOWN = 0.4  # share of a cell's pixels whose depth must be known
@@ -43,28 +42,12 @@ class DepthImage:
 
 def images_of_sequence(folder: Path, every: int = 1) -> Iterator[DepthImage]:
     """Frames of an RGB-D recording: images/, depth/, meta.json with K."""
-    path = folder / "meta.json"
-    meta = read_json(path)
-    with foreign_values(path):
-        entries = sorted(meta.get("cameras", {}).items())[::every]
-    for name, entry in entries:
-        with foreign_values(f"{path}: {name}"):
-            depth = depth_of(folder, name, meta)
-            if depth is None:
-                continue
-            K = np.asarray(entry.get("K") or meta["K"], float)
-            image = DepthImage(read_rgb(inside(folder / "images", name)), K, depth)
-        yield image
-
-
-def depth_of(folder: Path, name: str, meta: Mapping[str, Any]) -> FloatArray | None:
-    """(H, W) metres, NaN = unknown: 0, or beyond max_depth, where a sensor only guesses."""
-    file = folder / "depth" / f"{Path(name).stem}.png"
-    if not file.is_file():
-        return None
-    depth = read_depth(file, float(meta.get("depth_scale", DEPTH_SCALE_M)))
-    far = float(meta.get("max_depth", np.inf))
-    return np.where(depth <= far, depth, np.float32(np.nan))
+    scene = load_cameras(folder)
+    for name in sorted(scene.meta.get("cameras", {}))[::every]:
+        view = scene.view(name)
+        if view.depth is not None:
+            assert view.camera is not None
+            yield DepthImage(view.rgb, view.camera.K, view.depth)
 
 
 # --- samples ----------------------------------------------------------------------------------

@@ -21,13 +21,11 @@ import torch
 from torch import Tensor
 
 from l2m_ros.errors import InvalidInput
-from l2m_ros.files import foreign_values, inside, read_json
 from l2m_ros.geometry.se3 import angle_rad, inverse
 from l2m_ros.types import ByteArray, Camera, FloatArray
-from l2m_ros.workshop.evaluation.scenes import read_rgb
+from l2m_ros.workshop.evaluation.scenes import load_cameras
 from l2m_ros.workshop.simulation.sequence import SimulationOptions, simulate
 from l2m_ros.workshop.training.data import Schedule, SizeShare
-from l2m_ros.workshop.training.depth_data import depth_of
 
 Size = tuple[int, int]  # (width, height)
 READERS = 4  # threads
@@ -95,21 +93,16 @@ def frames_of_sequences(folder: Path, size: Size, report: Callable[[str], None])
 
 
 def _sequence(folder: Path, size: Size) -> dict[Any, list[PosedFrame]]:
-    path = folder / "meta.json"
-    meta = read_json(path)
+    scene = load_cameras(folder)
     groups: dict[Any, list[PosedFrame]] = {}
-    with foreign_values(path):
-        entries = sorted(meta.get("cameras", {}).items())
-    for name, entry in entries:
-        with foreign_values(f"{path}: {name}"):
-            pose = entry.get("world_from_camera")
-            if pose is None:
-                continue
-            rgb = read_rgb(inside(folder / "images", name))
-            K = np.asarray(entry.get("K") or meta["K"], float)
-            camera = Camera(rgb.shape[1], rgb.shape[0], K)
-            frame = PosedFrame(rgb, camera, np.asarray(pose, float), depth_of(folder, name, meta))
-            groups.setdefault(entry.get("segment", 0), []).append(resized(frame, size))
+    for name, entry in sorted(scene.meta.get("cameras", {}).items()):
+        pose = scene.world_from_camera(name)
+        if pose is None:
+            continue
+        view = scene.view(name)
+        assert view.camera is not None
+        frame = PosedFrame(view.rgb, view.camera, pose, view.depth)
+        groups.setdefault(entry.get("segment", 0), []).append(resized(frame, size))
     return groups
 
 

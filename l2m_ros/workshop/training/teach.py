@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import combinations
 from pathlib import Path
 
 import cv2
@@ -32,8 +31,14 @@ def pairs_to_try(
         places.setdefault(path.parent, []).append(path)
     chosen = []
     for paths in places.values():
-        pairs = list(combinations(paths, 2))
-        chosen += [pairs[i] for i in sorted(rng.permutation(len(pairs))[:most])]
+        # Pair number i of all pairs (a, b), a < b: 100,000 photographs have 5 billion.
+        total = len(paths) * (len(paths) - 1) // 2
+        numbers = np.sort(rng.choice(total, min(most, total), replace=False))
+        ends = np.cumsum(np.arange(len(paths) - 1, 0, -1))  # how many pairs begin with 0 .. a
+        for number in numbers:
+            a = int(np.searchsorted(ends, number, side="right"))
+            b = len(paths) - int(ends[a] - number)
+            chosen.append((paths[a], paths[b]))
     return chosen
 
 
