@@ -20,11 +20,12 @@ pytest.importorskip("faiss")
 pytest.importorskip("gtsam")
 
 from l2m_ros.errors import InvalidInput
+from l2m_ros.geometry import se3
 from l2m_ros.mapping import map_process, wire, worker
 from l2m_ros.mapping.chaining import components
 from l2m_ros.mapping.keyframe_picker import Picked
 from l2m_ros.mapping.map_process import DIED, MapProcess, Spec
-from l2m_ros.mapping.options import BUILD, LOCALIZE, OnlineOptions, PickerOptions
+from l2m_ros.mapping.options import BUILD, LOCALIZE, MapFix, OnlineOptions, PickerOptions
 from l2m_ros.mapping.store import open_map
 from l2m_ros.mapping.worker import Worker
 from l2m_ros.matching.catalogue import load_matcher
@@ -85,7 +86,7 @@ def test_killed_process_is_started_again_and_goes_on_with_the_map(tmp_path, monk
     process.ask("show", points=True)
     *said, shown = until(process, "show")
     assert not errors(said) and process.restarts == 1
-    assert process.fix is not None and process.map_from_camera(results[-1]) is not None
+    assert process.fix is not None and process.fix_of(results[-1]) is process.fix
     pid = process.pid
     process.stop(20.0)
     assert not is_running(pid)
@@ -283,6 +284,42 @@ def test_a_bag_that_loops_is_localized_again(monkeypatch):
         True, False, True, True, False, True,
     ]  # fmt: skip
     process.stop(1.0)
+
+
+def test_the_covariance_in_the_map_is_that_of_drawn_errors():
+    """Odometry's was added about the axes of odom, and a turn of the fix did not grow with the
+    way since: 10 m on, 0.02 rad are 0.2 m."""
+    rng = np.random.default_rng(0)
+    at_fix = se3.exp(np.array([1.0, 2.0, 0.5, 0.3, -0.2, 1.5]))
+    map_from_odom = se3.exp(np.array([3.0, -1.0, 0.0, 0.0, 0.0, 2.0]))  # the robot began turned
+    moved = se3.exp(np.array([0.5, 0.0, 10.0, 0.0, 0.2, 0.0]))
+    P = np.diag([0.01, 0.02, 0.01, 0.005, 0.02, 0.005]) ** 2
+    of_odom = np.diag([0.3, 0.01, 0.01, 0.001, 0.001, 0.01]) ** 2
+    fix = MapFix(1, map_from_odom, at_fix, P, 1, "")
+    now = at_fix @ moved
+    odom_now = np.linalg.inv(map_from_odom) @ now
+
+    def drawn(pose, covariance):
+        """t = t0 + dt, R = exp(dphi) R0."""
+        d = rng.multivariate_normal(np.zeros(6), covariance)
+        turned = se3.exp(np.concatenate([np.zeros(3), d[3:]]))[:3, :3] @ pose[:3, :3]
+        return se3.transform(turned, pose[:3, 3] + d[:3])
+
+    def error():
+        where = drawn(at_fix, P) @ moved
+        drift = drawn(odom_now, of_odom) @ np.linalg.inv(odom_now)  # in odom, about now's place
+        turn = map_from_odom[:3, :3]
+        where[:3, 3] += turn @ (drift[:3, :3] @ odom_now[:3, 3] + drift[:3, 3] - odom_now[:3, 3])
+        where[:3, :3] = turn @ drift[:3, :3] @ turn.T @ where[:3, :3]
+        return se3.difference(where, now)
+
+    found = np.cov(np.array([error() for _ in range(4000)]).T)
+    stated = fix.covariance_at(now, of_odom)
+    sigma = np.sqrt(np.diag(stated))
+    np.testing.assert_allclose(np.sqrt(np.diag(found)), sigma, rtol=0.08)
+    np.testing.assert_allclose(
+        found / np.outer(sigma, sigma), stated / np.outer(sigma, sigma), atol=0.08
+    )
 
 
 def answered(what, **values):

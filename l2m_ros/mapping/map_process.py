@@ -159,12 +159,13 @@ class MapProcess:
             self._waiting.remove(gone)
             self.dropped += 1
 
-    def map_from_camera(self, result: TrackResult) -> FloatArray | None:
-        """Now, by the last fix and odometry since; None before the first or after a restart."""
+    def fix_of(self, result: TrackResult) -> MapFix | None:
+        """What leads from odom to the map; None before the first fix or after a restart, and where
+        it is not known where the camera is in odom."""
         fix, kept = self.fix, result.keyframe
         if fix is None or result.odom_from_camera is None or kept is None:
             return None
-        return None if kept.chain != fix.chain else fix.map_from_odom @ result.odom_from_camera
+        return fix if kept.chain == fix.chain else None
 
     # --- any thread -------------------------------------------------------------------------------
 
@@ -369,11 +370,11 @@ def _fix_of(answer: wire.Message) -> MapFix | None:
     if (fix := answer.values.get("fix")) is None:
         return None
     with foreign_values("an answer of the map's process"):
-        pose, P = (answer.arrays[name] for name in ("map_from_odom", "covariance"))
-        finite = bool(np.isfinite(pose).all() and np.isfinite(P).all())
-        if pose.shape != (4, 4) or P.shape != (6, 6) or not finite:
-            raise InvalidInput(f"a fix of shape {pose.shape} and {P.shape}, or not finite")
-        return MapFix(int(fix["stamp_ns"]), pose, P, int(fix["chain"]), str(fix["words"]))
+        given = [answer.arrays[name] for name in wire.FIX_ARRAYS]
+        finite = all(bool(np.isfinite(array).all()) for array in given)
+        if [array.shape for array in given] != [(4, 4), (4, 4), (6, 6)] or not finite:
+            raise InvalidInput(f"a fix of shapes {[a.shape for a in given]}, or not finite")
+        return MapFix(int(fix["stamp_ns"]), *given, int(fix["chain"]), str(fix["words"]))
 
 
 def _megabytes(frames: Iterable[Picked]) -> float:

@@ -168,4 +168,4 @@ class OnlineMap:
         if odom is None:
             return
         map_from_odom = se3.compose(pose, se3.inverse(odom))
-        self.fix = MapFix(picked.frame.stamp_ns, map_from_odom, P, picked.chain, words)
+        self.fix = MapFix(picked.frame.stamp_ns, map_from_odom, pose, P, picked.chain, words)

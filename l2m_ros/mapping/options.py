@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from l2m_ros.errors import InvalidInput
+from l2m_ros.geometry import se3
 from l2m_ros.geometry.pose_problem import PoseOptions
 from l2m_ros.types import FloatArray
 
@@ -148,9 +151,17 @@ class MapFix:
 
     stamp_ns: int
     map_from_odom: FloatArray
-    covariance: FloatArray  # of map_from_camera at the stamp
+    map_from_camera: FloatArray  # at the stamp
+    covariance: FloatArray  # of map_from_camera
     chain: int
     words: str
+
+    def covariance_at(self, map_from_camera: FloatArray, of_odom: FloatArray | None) -> FloatArray:
+        """6x6 of the camera now, by odometry since the fix. of_odom: of odom_from_camera, about the
+        axes of odom; all of it counts, as of the time since nobody knows its share."""
+        moved = se3.compose(se3.inverse(self.map_from_camera), map_from_camera)
+        P = se3.compose_covariance(self.map_from_camera, self.covariance, moved, np.zeros((6, 6)))
+        return P if of_odom is None else P + se3.transport_covariance(of_odom, self.map_from_odom)
 
 
 MAPPER, PICKER, RELOCALIZER = MapperOptions(), PickerOptions(), RelocalizerOptions()

@@ -144,6 +144,7 @@ def picked_message(what: str, picked: Picked) -> Message:
 
 FRAME_ARRAYS = ("rgb", "depth", "right_rgb", "right_from_camera")
 POSE_ARRAYS = ("odom_from_camera", "keyframe_from_camera", "covariance", "base_from_camera")
+FIX_ARRAYS = ("map_from_odom", "map_from_camera", "covariance")
 ODOMETRY_ARRAYS = ("odom_from_base", "covariance", "timing")
 
 

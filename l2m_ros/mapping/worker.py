@@ -60,7 +60,7 @@ class Worker:
             fix = self._online.fix
             if fix is not None and fix is not before:
                 values["fix"] = {"stamp_ns": fix.stamp_ns, "chain": fix.chain, "words": fix.words}
-                arrays |= {"map_from_odom": fix.map_from_odom, "covariance": fix.covariance}
+                arrays |= {name: getattr(fix, name) for name in wire.FIX_ARRAYS}
         return wire.Message("answer", values, arrays)
 
     def _do(

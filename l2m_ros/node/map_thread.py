@@ -115,16 +115,15 @@ class MapThread:
         self.process.submit(tracked.result, odometry, self._base)
         if self._base is None:
             return
-        place = self.process.map_from_camera(tracked.result)
-        fix, P = self.process.fix, tracked.result.odom_covariance
-        if place is None or fix is None:
+        fix, odom = self.process.fix_of(tracked.result), tracked.result.odom_from_camera
+        if fix is None or odom is None:
             return
+        place = fix.map_from_odom @ odom
         stamp = header(tracked.stamp_ns, self._frames.map)
         in_map = self._of_base(place)
         if self._publishers["map_pose"].get_subscription_count():
-            camera = se3.transport_covariance(
-                fix.covariance if P is None else fix.covariance + P, self._base
-            )
+            P = fix.covariance_at(place, tracked.result.odom_covariance)
+            camera = se3.transport_covariance(P, self._base)
             covariance = se3.compose_covariance(
                 self._base @ place, camera, se3.inverse(self._base), np.zeros((6, 6))
             )
