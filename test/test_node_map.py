@@ -149,6 +149,11 @@ def test_an_initial_pose_of_another_frame_is_refused():
     assert "'odom'" in said[0] and "frames.map" in said[0]
     assert said[1].startswith("initialpose holds a quaternion")
     assert isinstance(said[2], Hint)
+    thread._base[0, 3] = 1.0  # the camera is ahead of the base: a turn of the base moves it
+    turned = PoseWithCovarianceStamped(header=header(1, "map"))
+    turned.pose.covariance[35] = 0.04
+    thread._on_hint(turned)
+    assert said[3].covariance[1, 1] == pytest.approx(0.04 + 0.05**2)
 
 
 def test_map_that_cannot_be_opened_is_said_and_tracking_goes_on(tmp_path):

@@ -169,10 +169,10 @@ class MapThread:
             self._health.report("map", str(error))
             return
         back = se3.inverse(self._base)
-        pose = back @ map_from_base @ self._base
+        base, P = back @ map_from_base, se3.transport_covariance(P, back)
+        P = se3.compose_covariance(base, P, self._base, np.zeros((6, 6)))
         floor = np.diag([0.05**2] * 3 + [0.05**2] * 3)  # RViz leaves z, roll and pitch at 0
-        covariance = se3.transport_covariance(P, back) + floor
-        self.process.relocalize(Hint(pose, covariance))
+        self.process.relocalize(Hint(base @ self._base, P + floor))
 
     def stop(self, timeout_s: float) -> bool:
         self._stopping.set()
