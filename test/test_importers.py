@@ -5,6 +5,7 @@ import json
 import cv2
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 pytest.importorskip("rosbags")
 
@@ -101,6 +102,39 @@ def make_kitti(root):
     return folder, [np.repeat(p[..., None], 3, axis=2) for p in pictures]
 
 
+def make_kitti_drive(root):
+    """A drive as recorded: GPS and IMU poses, calibration in the folder of its date."""
+    day = root / "2011_09_26"
+    folder = day / "2011_09_26_drive_0001_sync"
+    names = [f"{n:010d}" for n in range(FRAMES)]
+    pictures = [picture(folder / f"image_00/data/{name}.png", grey=True) for name in names]
+    for name in names:
+        picture(folder / f"image_01/data/{name}.png", grey=True)
+    rect, velo = se3.exp(np.array([0, 0, 0, 0.01, 0.02, 0.0])), se3.exp(np.full(6, 0.3))
+    imu = se3.exp(np.array([0.8, -0.3, 0.8, 0.0, 0.01, -0.01]))
+    P = np.array([[60.0, 0, 31.5, 0], [0, 60.0, 23.5, 0], [0, 0, 1, 0]])
+    right = P.copy()
+    right[0, 3] = -60.0 * 0.54
+    rows = {"R_rect_00": rect[:3, :3], "P_rect_00": P, "P_rect_01": right}
+    text = "".join(f"{name}: {' '.join(map(str, M.ravel()))}\n" for name, M in rows.items())
+    (day / "calib_cam_to_cam.txt").write_text(f"calib_time: 09-Jan-2012 13:57:47\n{text}")
+    for name, T in (("velo_to_cam", velo), ("imu_to_velo", imu)):
+        R, t = (" ".join(map(str, part.ravel())) for part in (T[:3, :3], T[:3, 3]))
+        (day / f"calib_{name}.txt").write_text(f"calib_time: 15-Mar-2012\nR: {R}\nT: {t}\n")
+    (folder / "oxts/data").mkdir(parents=True)
+    for n, name in enumerate(names):
+        T = truth(n) @ rect @ velo @ imu
+        yaw, pitch, roll = Rotation.from_matrix(T[:3, :3]).as_euler("ZYX")
+        east, north, up = T[:3, 3]
+        lat = 49.0 + np.degrees(north / 6378137.0)
+        lon = 8.4 + np.degrees(east / 6378137.0 / np.cos(np.radians(49.0)))
+        values = [lat, lon, 115 + up, roll, pitch, yaw, *np.zeros(24)]
+        (folder / f"oxts/data/{name}.txt").write_text(" ".join(f"{v:.14f}" for v in values))
+    stamps = [f"2011-09-26 14:05:{35 + n / 10:012.9f}" for n in range(FRAMES)]
+    (folder / "image_00/timestamps.txt").write_text("\n".join(stamps) + "\n")
+    return folder, [np.repeat(p[..., None], 3, axis=2) for p in pictures]
+
+
 def make_seven_scenes(root):
     folder, size = root / "chess" / "seq-01", (640, 480)
     pictures = [picture(folder / f"frame-{n:06d}.color.png", size) for n in range(FRAMES)]
@@ -115,9 +149,11 @@ SEQUENCES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("layout", SEQUENCES)
+@pytest.mark.parametrize("layout", [*SEQUENCES, "a drive of kitti"])
 def test_sequences_become_scenes(layout, tmp_path):
-    source, pictures = SEQUENCES[layout](tmp_path)
+    make = SEQUENCES.get(layout, make_kitti_drive)
+    layout = layout.split()[-1]
+    source, pictures = make(tmp_path)
     out = tmp_path / "scene"
     assert cli.main(["scene", "import", layout, str(source), "--out", str(out), "--gaps", "3"]) == 0
     scene = load_scene(out)
@@ -133,9 +169,11 @@ def test_sequences_become_scenes(layout, tmp_path):
         np.testing.assert_allclose(known, DEPTH_M, atol=1e-3)
 
 
-@pytest.mark.parametrize("layout", SEQUENCES)
+@pytest.mark.parametrize("layout", [*SEQUENCES, "a drive of kitti"])
 def test_a_published_sequence_that_is_given_as_a_bag(layout, tmp_path, capsys):
-    source, _ = SEQUENCES[layout](tmp_path)
+    make = SEQUENCES.get(layout, make_kitti_drive)
+    layout = layout.split()[-1]
+    source, _ = make(tmp_path)
     assert cli.main(["replay", str(source)]) == 2
     assert f"l2m scene import {layout} {source}" in " ".join(capsys.readouterr().err.split())
 

@@ -237,18 +237,19 @@ class SqliteStorage:
 
 
 # Public recordings that `l2m scene import` reads, and the files that show them.
-LAYOUTS = {
-    "tum": ("rgb.txt", "depth.txt"),
-    "euroc": ("mav0/cam0/sensor.yaml",),
-    "kitti": ("image_0", "calib.txt", "times.txt"),
-    "7scenes": ("frame-*.color.png", "frame-*.pose.txt"),
-}
+LAYOUTS = [
+    ("tum", ("rgb.txt", "depth.txt")),
+    ("euroc", ("mav0/cam0/sensor.yaml",)),
+    ("kitti", ("image_0", "calib.txt", "times.txt")),
+    ("kitti", ("image_00/timestamps.txt", "oxts")),
+    ("7scenes", ("frame-*.color.png", "frame-*.pose.txt")),
+]
 STORAGES: dict[str, Any] = {".mcap": McapStorage, ".db3": SqliteStorage}
 
 
 def refusal(path: Path, error: BaseException) -> InvalidInput:
     """Why a bag cannot be read, in words."""
-    for layout, files in LAYOUTS.items():
+    for layout, files in LAYOUTS:
         if all(any(path.glob(pattern)) for pattern in files):
             return InvalidInput(
                 f"{path}: no bag, but in the layout of {layout}; make a bag of it: "

@@ -1,6 +1,9 @@
-"""KITTI odometry: sequences/NN with image_0, image_1, calib.txt, times.txt, and poses/NN.txt.
+"""KITTI, rectified grey stereo: a sequence of the odometry benchmark, or a drive as recorded.
 
-Rectified grey stereo. poses/NN.txt holds the left grey camera (P0) in the world.
+    sequences/NN            image_0, image_1, calib.txt, times.txt; poses in ../../poses/NN.txt
+    DATE/DATE_drive_N_sync  image_00, image_01, oxts; ../calib_*.txt (`kitti_drive.py`)
+
+poses/NN.txt holds the left grey camera (P0) in the world.
 """
 
 from __future__ import annotations
@@ -15,10 +18,17 @@ from l2m_ros.files import read_text
 from l2m_ros.geometry import se3
 from l2m_ros.images import read_rgb
 from l2m_ros.types import Camera, FloatArray, Frame
+from l2m_ros.workshop.importers import kitti_drive
 from l2m_ros.workshop.importers.dataset import Dataset, Shot, needed
 
 
 def shots(folder: Path) -> Iterator[Shot]:
+    if (folder / kitti_drive.LEFT).is_dir():
+        return kitti_drive.shots(folder)
+    return _of_sequence(folder)
+
+
+def _of_sequence(folder: Path) -> Iterator[Shot]:
     P = _projections(needed(folder / "calib.txt", "KITTI's projection matrices"))
     times = np.atleast_1d(np.loadtxt(needed(folder / "times.txt", "KITTI's stamps, seconds")))
     poses = _poses(folder)
