@@ -18,6 +18,7 @@ from test_gaussians_pairs import write_scene
 
 from l2m_ros.cli import main
 from l2m_ros.errors import BackendUnavailable, InvalidInput
+from l2m_ros.workshop.evaluation.benchmark import BenchmarkOptions
 from l2m_ros.workshop.jobs import runners
 from l2m_ros.workshop.jobs.runners import Here, Processes, RayCluster, runner_of
 from l2m_ros.workshop.jobs.store import Folder, Url, store_of
@@ -149,6 +150,26 @@ def test_evaluation_in_pieces_has_the_same_figures_and_goes_on(tmp_path, capsys)
     first.unlink()
     assert sorted(r["pairs"] for r in figures("--keep", str(keep))) == [whole[0]["pairs"], 77]
     assert main([*command, "--processes", "2", "--plots", str(tmp_path)]) == 2
+    path = tmp_path / "scenes/relief/pairs.json"  # another truth: the kept rows are not its own
+    entries = json.loads(path.read_text())
+    for entry in entries:
+        entry["T_b_a"][0][3] += 0.5
+    path.write_text(json.dumps(entries))
+    assert sorted(r["pairs"] for r in figures("--keep", str(keep))) == [whole[0]["pairs"]] * 2
+
+
+def test_a_model_that_was_trained_again_is_not_the_one_that_was_measured(monkeypatch):
+    from l2m_ros.workshop.evaluation import distributed
+
+    card = SimpleNamespace(files={"weights": SimpleNamespace(sha256="a" * 64)})
+    monkeypatch.setattr(distributed, "find_card", lambda name: card)
+    scene = SimpleNamespace(name="s", folder="s", meta={}, pairs=[])
+    job = distributed.EvaluationJob((scene,), ("runs/mine/model",), BenchmarkOptions())
+    first = job._name(0)
+    assert job._name(0) == first
+    card.files["weights"].sha256 = "b" * 64
+    distributed._weights_of.cache_clear()
+    assert job._name(0) != first
 
 
 # --- an object store --------------------------------------------------------------------------

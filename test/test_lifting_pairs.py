@@ -193,3 +193,21 @@ def test_blur_leaves_the_image_where_its_labels_are():
         seen = blur(np.random.default_rng(seed), spot)[..., 0].astype(float)
         middle = np.array([(u * seen).sum(), (v * seen).sum()]) / seen.sum()
         assert np.abs(middle - (160, 48)).max() < 0.06, seed
+
+
+def test_photographs_are_read_when_they_are_drawn_and_checked_once(tmp_path, monkeypatch):
+    """100,000 of them, kept for each size of pairs, would take 20 GB a size."""
+    from l2m_ros.workshop.lifting import pairs
+    from l2m_ros.workshop.training.data import PhotographPairs
+
+    cv2.imwrite(str(tmp_path / "one.png"), PHOTOGRAPHS[0][..., ::-1])
+    checked = []
+    monkeypatch.setattr(pairs, "check_size", lambda data, name: checked.append(name))
+    maker = PhotographPairs([tmp_path / "one.png"], 3)
+    small, large = (maker.pair(5, width=w, height=120, difficulty=0.5) for w in (160, 192))
+    assert len(checked) == 1 and large.rgb_a.shape == (120, 192, 3)
+    alone = PairSource([tmp_path / "one.png"], PairOptions(192, 120), seed=3).sample(5, 0.5)
+    assert np.array_equal(alone.rgb_a, large.rgb_a) and np.array_equal(alone.warp, large.warp)
+    cv2.imwrite(str(tmp_path / "one.png"), 255 - PHOTOGRAPHS[0][..., ::-1])
+    again = maker.pair(5, width=160, height=120, difficulty=0.5)
+    assert not np.array_equal(again.rgb_a, small.rgb_a)

@@ -187,6 +187,32 @@ def test_rows_after_the_checkpoint_are_written_once(tmp_path: Path) -> None:
     assert [row["step"] for row in curves.read(tmp_path / "log.csv")] == [20, 40]
 
 
+def test_a_row_that_a_killed_run_wrote_half_of_does_not_spoil_the_next(tmp_path: Path) -> None:
+    log = curves.Log(tmp_path, 0)
+    terms = {"loss": 1.0, "rate": 0.1, "pairs_per_s": 2.0}
+    for step in (20, 40, 60):
+        log.step(step, step, terms)
+    log.close()
+    path = tmp_path / "log.csv"
+    path.write_bytes(path.read_bytes()[:-9])
+    log = curves.Log(tmp_path, 60)
+    for step in (60, 80):
+        log.step(step, step, terms)
+    log.close()
+    assert [row["step"] for row in curves.read(path)] == [20, 40, 60, 80]
+    whole = path.read_bytes()
+    curves.Log(tmp_path, 80).close()
+    assert path.read_bytes() == whole
+
+
+def test_a_long_log_is_not_read_for_every_row(tmp_path: Path, monkeypatch) -> None:
+    log = curves.Log(tmp_path, 0)
+    terms = {"loss": 1.0, "rate": 0.1, "pairs_per_s": 2.0}
+    log.step(20, 20, terms)
+    monkeypatch.setattr(curves, "read", None)
+    log.step(40, 40, terms)
+
+
 def test_killed_at_any_moment_the_next_run_goes_on(tmp_path: Path) -> None:
     photographs = write_photographs(tmp_path / "photographs", 3)
     config = tmp_path / "tiny.yaml"

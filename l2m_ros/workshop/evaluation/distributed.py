@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
-from l2m_ros.matching.catalogue import load_matcher
+from l2m_ros import __version__
+from l2m_ros.matching.catalogue import NO_ENGINE, find_card, load_matcher
 from l2m_ros.matching.matcher import Matcher
 from l2m_ros.workshop.evaluation.benchmark import Bench, BenchmarkOptions
 from l2m_ros.workshop.evaluation.scenes import Scene
@@ -24,6 +25,15 @@ Size = tuple[int, int]
 def _loaded(name: str, backend: str, size: Size | None) -> Matcher:
     """Once a process."""
     return load_matcher(name, backend=backend, size=size)
+
+
+@lru_cache
+def _weights_of(name: str) -> list[str]:
+    """A model that was trained again in its folder is another one."""
+    if name in NO_ENGINE:
+        return []
+    card = find_card(name)
+    return [f"{role} {file.sha256}" for role, file in sorted(card.files.items())]
 
 
 @dataclass(frozen=True)
@@ -58,10 +68,20 @@ class EvaluationJob:
         return self.scenes[number // len(self.matchers)], self.matchers[number % len(self.matchers)]
 
     def _name(self, number: int) -> str:
-        """Of the piece's file: other options or other pairs have another name."""
+        """Of the piece's file: other options, another truth or other weights have another name."""
         scene, matcher = self._piece(number)
-        pairs = [(pair.a, pair.b) for pair in scene.pairs]
-        said = [str(scene.folder), pairs, matcher, asdict(self.options), self.backend, self.size]
+        pairs = [
+            (
+                pair.a,
+                pair.b,
+                [m.tolist() for m in (pair.b_from_a, pair.homography) if m is not None],
+            )
+            for pair in scene.pairs
+        ]
+        said = [
+            str(scene.folder), scene.meta, pairs, matcher, _weights_of(matcher),
+            asdict(self.options), self.backend, self.size, __version__,
+        ]  # fmt: skip
         key = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
         return f"{scene.name}-{key}.json"
 

@@ -4,14 +4,15 @@
     pair = source.sample(17)             # the same pair for the same index, always
     pair = source.sample(17, difficulty=0.3)
 
-NumPy and OpenCV only, so that worker processes need no torch. Photographs given as a folder
-stay compressed in memory and are decoded when they are drawn.
+NumPy and OpenCV only, so that worker processes need no torch. Photographs given as files are
+read when they are drawn: 100,000 of them need no memory.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -25,9 +26,9 @@ from l2m_ros.workshop.lifting.homographies import mapped, planar_warp, random_ho
 from l2m_ros.workshop.lifting.motion import Cameras, MotionRange, centred, sample_cameras
 from l2m_ros.workshop.lifting.photographs import (
     check_size,
-    decode_photograph,
     find_photographs,
     photograph_bytes,
+    read_photograph,
 )
 from l2m_ros.workshop.lifting.procedural import procedural_inverse_depth
 from l2m_ros.workshop.lifting.relighting import PRESETS, random_lighting, relight_quickly
@@ -128,11 +129,11 @@ class PairSource:
             photographs = find_photographs(photographs)
         if not photographs:
             raise InvalidInput("no photographs to make pairs of")
-        self._images: list[bytes | ByteArray] = []
+        self._images: list[Path | ByteArray] = []
         self.skipped: list[str] = []  # damaged files, and why
         for item in photographs:
             try:
-                self._images.append(_loaded(item))
+                self._images.append(_checked(item))
             except InvalidInput as error:
                 if isinstance(item, np.ndarray):
                     raise
@@ -140,6 +141,13 @@ class PairSource:
         if not self._images:
             raise InvalidInput(f"every photograph is damaged, the first: {self.skipped[0]}")
         self._fill = _FillBank(self._images, options, seed)
+
+    def of_size(self, width: int, height: int) -> PairSource:
+        """The same photographs, not checked again, for pairs of another size."""
+        other = copy.copy(self)
+        other.options = replace(self.options, width=width, height=height)
+        other._fill = _FillBank(self._images, other.options, self.seed)
+        return other
 
     def __len__(self) -> int:
         """How many photographs there are; pairs are without end."""
@@ -339,9 +347,7 @@ def _occluded(
 class _FillBank:
     """Photographs at the pairs' size whose content fills what is unknown."""
 
-    def __init__(
-        self, images: Sequence[bytes | ByteArray], options: PairOptions, seed: int
-    ) -> None:
+    def __init__(self, images: Sequence[Path | ByteArray], options: PairOptions, seed: int) -> None:
         rng = np.random.default_rng(seed)
         count = min(len(images), FILL_PHOTOGRAPHS)
         chosen = rng.choice(len(images), count, replace=False)
@@ -360,24 +366,23 @@ def _grid_size(rgb: ByteArray, options: PairOptions) -> tuple[int, int]:
     return max(16, round(width * scale)), max(16, round(height * scale))
 
 
-def _loaded(item: ByteArray | str | Path) -> bytes | ByteArray:
-    """The bytes of a file (checked by its header), or the image itself."""
+def _checked(item: ByteArray | str | Path) -> Path | ByteArray:
+    """A file whose header is sound, or the image itself."""
     if isinstance(item, np.ndarray):
         if item.ndim != 3 or item.shape[2] != 3 or item.dtype != np.uint8 or item.size == 0:
             raise InvalidInput(
                 f"a photograph must be (H, W, 3) uint8, got {item.shape} {item.dtype}"
             )
         return item
-    data = photograph_bytes(item)
-    check_size(data, str(item))
-    return data
+    check_size(photograph_bytes(item), str(item))
+    return Path(item)
 
 
-def _decoded(item: bytes | ByteArray, options: PairOptions) -> ByteArray:
+def _decoded(item: Path | ByteArray, options: PairOptions) -> ByteArray:
     """RGB, at most 1.5 times the size of a pair: more would alias when it is resampled."""
     longest = round(1.5 * max(options.width, options.height))
-    if isinstance(item, bytes):
-        return decode_photograph(item, "photograph", longest)
+    if isinstance(item, Path):
+        return read_photograph(item, longest)
     height, width = item.shape[:2]
     if max(height, width) <= longest:
         return item

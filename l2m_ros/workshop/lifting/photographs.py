@@ -32,7 +32,14 @@ def find_photographs(folder: str | Path) -> list[Path]:
 
 def read_photograph(path: str | Path, longest_side: int | None = None) -> ByteArray:
     """(H, W, 3) uint8 RGB, shrunk so that its longest side is at most `longest_side`."""
-    return decode_photograph(photograph_bytes(path), str(path), longest_side)
+    bgr = decoded(photograph_bytes(path), str(path), cv2.IMREAD_COLOR, LIMITS)
+    height, width = bgr.shape[:2]
+    if longest_side is not None and max(width, height) > longest_side:
+        scale = longest_side / max(width, height)
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        bgr = cv2.resize(bgr, size, interpolation=cv2.INTER_AREA)
+    rgb: ByteArray = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+    return rgb
 
 
 def photograph_bytes(path: str | Path) -> bytes:
@@ -41,18 +48,6 @@ def photograph_bytes(path: str | Path) -> bytes:
         return read_file(Path(path), MAX_BYTES)
     except OSError as error:
         raise InvalidInput(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def decode_photograph(data: bytes, name: str, longest_side: int | None = None) -> ByteArray:
-    """The same from the bytes of a file; `name` is for the message of a refusal."""
-    bgr = decoded(data, name, cv2.IMREAD_COLOR, LIMITS)
-    height, width = bgr.shape[:2]
-    if longest_side is not None and max(width, height) > longest_side:
-        scale = longest_side / max(width, height)
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        bgr = cv2.resize(bgr, size, interpolation=cv2.INTER_AREA)
-    rgb: ByteArray = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-    return rgb
 
 
 def check_size(data: bytes, name: str) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import math
 from collections import deque
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,9 +13,10 @@ from typing import Any
 
 from torch import Tensor
 
-from l2m_ros.files import whole_file
+from l2m_ros.files import full_disk_in_words, whole_file
 from l2m_ros.images import write_figure
 
+RESUMES = "free some space and start the same command again: it goes on from its checkpoint"
 MEAN_OVER = 20  # steps; a line of log.csv and of the progress is their mean
 
 
@@ -23,10 +25,11 @@ class Log:
 
     def __init__(self, folder: Path, step: int) -> None:
         self.folder = folder
+        self._columns: dict[str, list[str]] = {}  # of the tables, as they are on disk
         self._recent: deque[Mapping[str, float | Tensor]] = deque(maxlen=MEAN_OVER)
         self._means: dict[str, float] = {}
         for name in ("log.csv", "validation.csv"):
-            _drop_after(folder / name, step)
+            self._columns[name] = _drop_after(folder / name, step)
         self._board = _tensorboard(folder)
 
     def step(self, step: int, elapsed_s: float, terms: Mapping[str, float | Tensor]) -> None:
@@ -51,10 +54,19 @@ class Log:
         path = self.folder / name
         row = {"step": step, "minutes": round(elapsed_s / 60, 3)}
         row |= {key: float(f"{value:.6g}") for key, value in figures.items()}
-        _append(path, row)
+        self._append(name, row)
         if self._board is not None:
             for key, value in figures.items():
                 self._board.add_scalar(f"{path.stem}/{key}", value, step)
+
+    def _append(self, name: str, row: dict[str, float]) -> None:
+        """Add a row; a new column rewrites the file, so that it stays one table."""
+        path, columns = self.folder / name, self._columns[name]
+        if set(row) <= set(columns) and path.exists():
+            with full_disk_in_words(path, RESUMES), open(path, "a", newline="") as file:
+                csv.DictWriter(file, columns).writerow(row)
+            return
+        self._columns[name] = _write_table(path, [*read(path), row])
 
     def flush(self) -> None:
         if self._board is not None:
@@ -76,8 +88,8 @@ def read(path: Path) -> list[dict[str, float]]:
     """The rows of a log; an unfinished last line is left out."""
     if not path.exists():
         return []
-    with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
+    text = path.read_text()
+    rows = list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
     kept = []
     for row in rows:
         try:
@@ -87,31 +99,28 @@ def read(path: Path) -> list[dict[str, float]]:
     return kept
 
 
-def _append(path: Path, row: dict[str, float]) -> None:
-    """Add a row; a new column rewrites the file, so that it stays one table."""
-    rows = read(path)
-    columns = list(rows[0]) if rows else []
-    if rows and set(row) <= set(columns):
-        with open(path, "a", newline="") as file:
-            csv.DictWriter(file, columns).writerow(row)
-        return
-    _write_table(path, [*rows, row])
-
-
-def _write_table(path: Path, rows: list[dict[str, float]]) -> None:
+def _write_table(path: Path, rows: list[dict[str, float]]) -> list[str]:
+    """Returns its columns."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    with whole_file(path) as partial, open(partial, "w", newline="") as file:
+    with whole_file(path, RESUMES) as partial, open(partial, "w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
+    return columns
 
 
-def _drop_after(path: Path, step: int) -> None:
-    """Rows that a killed run wrote after its last checkpoint will be written again."""
-    rows = read(path)
-    kept = [row for row in rows if row["step"] <= step]
-    if len(kept) != len(rows):
-        path.unlink() if not kept else _write_table(path, kept)
+def _drop_after(path: Path, step: int) -> list[str]:
+    """Rows that a killed run wrote after its last checkpoint will be written again, and so is one
+    that it wrote half of. Returns the columns that are left."""
+    kept = [row for row in read(path) if row.get("step", math.inf) <= step]
+    if not kept:
+        path.unlink(missing_ok=True)
+        return []
+    text = path.read_text()
+    head, *lines = text.splitlines()
+    if len(kept) == len(lines) and text.endswith("\n"):
+        return head.split(",")
+    return _write_table(path, kept)
 
 
 def _tensorboard(folder: Path) -> Any:

@@ -40,10 +40,14 @@ class PhotographPairs:
     def pair(self, index: int, *, width: int, height: int, difficulty: float) -> Pair:
         with self._making:  # several threads may ask for the first pair of a size
             if (width, height) not in self._sources:
-                options = PairOptions(width=width, height=height, **self._options)
-                source = PairSource(self._photographs, options, self._seed)
-                self._sources[width, height] = source
+                self._sources[width, height] = self._source(width, height)
         return self._sources[width, height].sample(index, difficulty)
+
+    def _source(self, width: int, height: int) -> PairSource:
+        for first in self._sources.values():
+            return first.of_size(width, height)
+        options = PairOptions(width=width, height=height, **self._options)
+        return PairSource(self._photographs, options, self._seed)
 
 
 def usable_photographs(paths: Sequence[Path], report: Callable[[str], None]) -> list[Path]:
