@@ -1,6 +1,7 @@
 """Metres for `lite` from relative poses: labels from parallax, the loss, a run from poses alone."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from l2m_ros.networks.registry import build
 from l2m_ros.workshop.training import metric_head, pair_bank
 from l2m_ros.workshop.training.loop import LoopOptions
 from l2m_ros.workshop.training.metric import MetricOptions
+from l2m_ros.workshop.training.metric_data import WorldOptions
 from l2m_ros.workshop.training.metric_pairs import PairLimits
 from l2m_ros.workshop.training.metric_ransac import RansacOptions
 from l2m_ros.workshop.training.seen_pairs import SeenPairs
@@ -226,3 +228,36 @@ def test_a_trial_draws_few_worlds_and_holds_one_out(tmp_path, monkeypatch):
     assert asked == [train_metric_head.TRIAL_WORLDS]
     assert unseen == [0]
     assert seen == list(range(1, train_metric_head.TRIAL_WORLDS))
+
+
+def test_pairs_kept_within_other_limits_are_drawn_again(tmp_path, monkeypatch):
+    from l2m_ros.commands import train_metric_head
+    from l2m_ros.workshop.training import seen_pairs as seeing
+
+    part, *_ = wall(1)
+    drawn = []
+    monkeypatch.setattr(
+        train_metric_head,
+        "_drafted",
+        lambda seed, options: drawn.append(options.limits) or ([], []),
+    )
+    monkeypatch.setattr(seeing, "seen_pairs", lambda frames, ends, matcher: part)
+    spec = SimpleNamespace(input=SimpleNamespace(size=SIZE), weights_id="w")
+    for limits in (PairLimits(), PairLimits(way_m=3.0), PairLimits()):
+        options = MetricOptions(worlds=WorldOptions(worlds=1), limits=limits)
+        list(train_metric_head.rendered_pairs(options, SimpleNamespace(card=spec), tmp_path))
+    assert [one.way_m for one in drawn] == [1.2, 3.0]
+
+
+def test_worlds_that_are_measured_on_are_never_trained_on(monkeypatch):
+    from l2m_ros.commands import train_metric
+    from l2m_ros.workshop.training import metric_data, metric_pairs
+
+    asked = []
+    monkeypatch.setattr(
+        metric_data, "frames_of_worlds", lambda worlds, size: asked.append(worlds) or []
+    )
+    monkeypatch.setattr(metric_pairs, "MetricPairs", lambda *pairs: pairs)
+    train_metric.metric_pairs(MetricOptions(worlds=WorldOptions(worlds=1000)), None)
+    seeds = [set(range(one.first_seed, one.first_seed + one.worlds)) for one in asked]
+    assert len(seeds) == 2 and not seeds[0] & seeds[1]

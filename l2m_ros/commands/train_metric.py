@@ -89,7 +89,8 @@ def metric_pairs(options: MetricOptions, sequences: Path | None) -> tuple[Metric
     groups += rendered(options.worlds, "rendering worlds")
     if not held_out:
         count = min(HELD_OUT_WORLDS, max(options.worlds.worlds, 1))
-        unseen = replace(options.worlds, worlds=count, first_seed=HELD_OUT_SEED)
+        first = max(HELD_OUT_SEED, options.worlds.first_seed + options.worlds.worlds)
+        unseen = replace(options.worlds, worlds=count, first_seed=first)
         held_out = rendered(unseen, "rendering unseen worlds")
     seed = options.loop.seed
     return (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -125,7 +125,8 @@ def rendered_pairs(
     worlds = options.worlds
     size, eyes = matcher.card.input.size, matcher.card.weights_id or ""
     mount = "" if worlds.height_m is None else f"-{worlds.height_m:g}m{worlds.pitch_deg:+g}deg"
-    kept = folder / "seen" / f"{size[0]}x{size[1]}-{eyes}-seed{worlds.first_seed}{mount}"
+    far = "-".join(f"{value:g}" for value in astuple(options.limits))
+    kept = folder / "seen" / f"{size[0]}x{size[1]}-{eyes}-seed{worlds.first_seed}{mount}-{far}"
     for number in track(range(worlds.worlds), "rendering worlds"):
         path = kept / f"world{number}.npz"
         if not path.is_file():

@@ -20,7 +20,7 @@ import numpy as np
 
 from l2m_ros.errors import InvalidInput
 from l2m_ros.progress import progress
-from l2m_ros.types import ByteArray
+from l2m_ros.types import ByteArray, resized_K
 from l2m_ros.workshop.gaussians.choice import load_rasterizer
 from l2m_ros.workshop.gaussians.labels import label_between
 from l2m_ros.workshop.gaussians.model import PosedCamera
@@ -131,9 +131,9 @@ def relit(rng: np.random.Generator, view: NewView) -> ByteArray:
     middle = float(np.median(view.depth[known]))
     inverse = np.where(known, middle / np.where(known, view.depth, middle), 0.1).astype(np.float32)
     height, width = inverse.shape
-    K = view.view.camera.K.copy()
-    K[:2] *= 0.25
-    small = cv2.resize(np.clip(inverse, 0.05, 20.0), (width // 4, height // 4))
+    size = width // 4, height // 4
+    K = resized_K(view.view.camera.K, (width, height), size)
+    small = cv2.resize(np.clip(inverse, 0.05, 20.0), size)
     preset = str(rng.choice(list(PRESETS), p=[0.7, 0.15, 0.15]))
     return relight_quickly(view.rgb, small, K, random_lighting(rng, preset), rng)
 
