@@ -29,6 +29,7 @@ from l2m_ros.mapping.options import BUILD, LOCALIZE, MapFix, OnlineOptions, Pick
 from l2m_ros.mapping.store import open_map
 from l2m_ros.mapping.worker import Worker
 from l2m_ros.matching.catalogue import load_matcher
+from l2m_ros.tracking.chain import ChainEvent
 from l2m_ros.tracking.odometry import OdometrySample
 from l2m_ros.tracking.tracker import Tracker
 from l2m_ros.types import Camera, Frame
@@ -122,6 +123,10 @@ def picked(stamp_ns, parent_ns=None):
         {} if parent_ns is None else {"keyframe_from_camera": np.eye(4), "covariance": np.eye(6)}
     )
     return Picked(Frame(rgb, eye, stamp_ns=stamp_ns), 3, parent_ns, "frame_depth", **posed)
+
+
+def tracked(entry, event=None):
+    return types.SimpleNamespace(picked=entry, frame=entry.frame, keyframe=None, chain_event=event)
 
 
 def test_messages_come_as_they_went():
@@ -261,9 +266,9 @@ def test_full_queue_drops_the_oldest_that_no_other_was_posed_in(bound, most, mon
     monkeypatch.setattr(MapProcess, "_read", lambda self: None)
     monkeypatch.setattr(MapProcess, "_send", lambda self: None)
     process = begun("none.l2m", BUILD)
-    monkeypatch.setattr(process._picker, "pick", lambda result, *_: result)
+    monkeypatch.setattr(process._picker, "pick", lambda result, *_: result.picked)
     for entry in (picked(1), picked(2, 1), picked(3, 1), picked(4, 1), picked(5, 1)):
-        process.submit(entry)
+        process.submit(tracked(entry))
     waiting = [entry.frame.stamp_ns for entry in process._waiting]
     assert waiting == [1, 4, 5] and process.dropped == 2
     process.stop(1.0)
@@ -273,16 +278,43 @@ def test_a_bag_that_loops_is_localized_again(monkeypatch):
     """Time went back: the next search was due when the bag came to where the last one was."""
     monkeypatch.setattr(MapProcess, "_read", lambda self: None)
     monkeypatch.setattr(MapProcess, "_send", lambda self: None)
-    monkeypatch.setattr(map_process, "known", lambda result: result)
+    monkeypatch.setattr(map_process, "known", lambda result: result.picked)
     process = begun("none.l2m", LOCALIZE)
 
     def searched(second):
-        process.submit(picked(second * 1_000_000_000))
+        process.submit(tracked(picked(second * 1_000_000_000)))
         return process._newest is not None and bool(process._next())
 
     assert [searched(second) for second in (100, 100.5, 101, 40, 40.5, 41)] == [
         True, False, True, True, False, True,
     ]  # fmt: skip
+    process.stop(1.0)
+
+
+def test_a_chain_that_is_found_again_and_moved_has_no_fix_until_the_next_one(monkeypatch):
+    """It keeps its number, but lies elsewhere in odom: the old fix put the robot where the break
+    was, and so did what was on its way."""
+    monkeypatch.setattr(MapProcess, "_read", lambda self: None)
+    monkeypatch.setattr(MapProcess, "_send", lambda self: None)
+    monkeypatch.setattr(map_process, "known", lambda result: result.picked)
+    process = begun("none.l2m", LOCALIZE)
+    child = types.SimpleNamespace(busy=False, may_be_stopped=False, process=None)
+
+    def answered_fix(message):
+        values = {"asked": "localize", "epoch": message.values["epoch"], "found": True}
+        values["fix"] = {"stamp_ns": 1, "chain": 3, "words": ""}
+        arrays = dict(zip(wire.FIX_ARRAYS, (np.eye(4), np.eye(4), np.eye(6)), strict=True))
+        process._take(child, wire.Message("answer", values, arrays))
+        return process.fix
+
+    process.submit(tracked(picked(1)))
+    assert answered_fix(process._message(process._next())) is not None
+    process.submit(tracked(picked(2_000_000_000)))
+    under_way = process._message(process._next())
+    found_again = ChainEvent(3, 7, 3, "found again", before=9, before_chain=4)
+    process.submit(tracked(picked(4_000_000_000), found_again))
+    assert process.fix is None and answered_fix(under_way) is None
+    assert answered_fix(process._message(process._next())) is not None
     process.stop(1.0)
 
 

@@ -35,6 +35,7 @@ class Picked:
     covariance: FloatArray | None = None  # of keyframe_from_camera
     odometry: OdometrySample | None = None  # of the base, by wheels or an IMU
     base_from_camera: FloatArray | None = None
+    epoch: int = 0  # of what was known of the map then, see `map_process`
 
 
 def known(result: TrackResult) -> Picked | None:
@@ -57,6 +58,12 @@ def known(result: TrackResult) -> Picked | None:
     )
 
 
+def breaks(result: TrackResult) -> bool:
+    """Whether places in odom are others from this frame on: a new chain, or an earlier one that was
+    found again and moved to where odom is now."""
+    return result.chain_event is not None and result.chain_event.is_break
+
+
 class KeyframePicker:
     """Looks at every tracked frame; cheap, so that it may run in tracking's thread."""
 
@@ -72,6 +79,8 @@ class KeyframePicker:
         base_from_camera: FloatArray | None = None,
     ) -> Picked | None:
         """`odometry` of the result's frame. What is picked may be a frame before, with its own."""
+        if breaks(result) and result.keyframe is not None:  # a chain found again lies elsewhere
+            self._seen.pop(_space(result.keyframe), None)
         picked = self._picked(result)
         if picked is None:
             return None

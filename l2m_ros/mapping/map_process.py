@@ -29,7 +29,7 @@ from l2m_ros.errors import InvalidInput
 from l2m_ros.files import foreign_values
 from l2m_ros.mapping import wire
 from l2m_ros.mapping.hold import Hold
-from l2m_ros.mapping.keyframe_picker import KeyframePicker, Picked, known
+from l2m_ros.mapping.keyframe_picker import KeyframePicker, Picked, breaks, known
 from l2m_ros.mapping.options import BUILD, LOCALIZE, Hint, MapFix, OnlineOptions
 from l2m_ros.tracking.odometry import OdometrySample
 from l2m_ros.tracking.result import TrackResult
@@ -124,11 +124,15 @@ class MapProcess:
         if self.mode == BUILD:
             picked = self._picker.pick(result, odometry, base_from_camera)
         with self._changed:
+            if breaks(result):  # what is under way would place odom where it was before
+                self.fix = None
+                self._epoch += 1
             if picked is not None:
-                self._waiting.append(picked)
+                self._waiting.append(replace(picked, epoch=self._epoch))
                 self._bound()
             elif self.mode == LOCALIZE and self._is_due(result.frame.stamp_ns):
-                self._newest = known(result)
+                newest = known(result)
+                self._newest = None if newest is None else replace(newest, epoch=self._epoch)
             self._allow()
             self._changed.notify_all()
 
@@ -260,9 +264,11 @@ class MapProcess:
         return newest
 
     def _message(self, entry: wire.Message | Picked) -> wire.Message:
+        epoch = self._epoch
         if isinstance(entry, Picked):
+            epoch = entry.epoch
             entry = wire.picked_message("add" if self.mode == BUILD else "localize", entry)
-        return replace(entry, values={**entry.values, "epoch": self._epoch})
+        return replace(entry, values={**entry.values, "epoch": epoch})
 
     def _read(self) -> None:
         """Starts the process, reads its answers, and starts another one where it dies."""

@@ -40,11 +40,15 @@ class Worker:
 
     def __init__(self) -> None:
         self._online: Any = None
-        self._shown = 0
+        self._epoch = 0
 
     def answer(self, message: wire.Message) -> wire.Message:
-        values: dict[str, Any] = {"asked": message.what, "epoch": message.values.get("epoch", 0)}
+        epoch = message.values.get("epoch", 0)
+        values: dict[str, Any] = {"asked": message.what, "epoch": epoch}
         arrays: dict[str, wire.Array] = {}
+        if self._online is not None and epoch != self._epoch:
+            self._online.fix = None  # odom lies elsewhere: no hint for the next image
+        self._epoch = epoch
         before = None if self._online is None else self._online.fix
         try:
             values["words"] = self._do(message, values, arrays)
