@@ -273,9 +273,9 @@ def test_without_photographs_worlds_are_seen_with_their_depth(tmp_path, monkeypa
 
     monkeypatch.setattr(sequence, "simulate", simulated)
     out = tmp_path / "run"
-    assert main(["train", "encoder", "--model", "xfeat", "--steps", "1", "--out", str(out)]) == 0
+    assert main(["train", "encoder", "--model", "lite", "--steps", "1", "--out", str(out)]) == 0
     assert len(set(asked[:3]) & set(asked[3:])) == 0
-    assert (out / "xfeat.pt").is_file() and (out / "encoder.json").is_file()
+    assert (out / "matcher.safetensors").is_file() and (out / "encoder.json").is_file()
 
 
 @pytest.mark.slow

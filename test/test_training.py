@@ -267,7 +267,7 @@ def test_two_processes_are_one_with_the_whole_batch(tmp_path: Path) -> None:
     together = mean_weights(tmp_path / "together")
     for name, value in alone.items():
         # Adam's first steps divide gradients by themselves: rounding of tiny ones shows.
-        torch.testing.assert_close(together[name], value, atol=2e-5, rtol=1e-3)
+        torch.testing.assert_close(together[name], value, atol=5e-5, rtol=1e-3)
 
 
 # --- parts ------------------------------------------------------------------------------------
