@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -139,3 +140,16 @@ def test_a_folder_of_very_many_photographs_needs_no_list_of_all_pairs() -> None:
     few = paths[:5] + [Path("alone") / "a.jpg"]
     every = pairs_to_try(few, 99, np.random.default_rng(1))
     assert every == [(a, b) for i, a in enumerate(few[:5]) for b in few[i + 1 : 5]]
+
+
+def test_a_damaged_photograph_costs_its_own_pairs_only(
+    taught: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = tmp_path / "photos"
+    shutil.copytree(taught.parent / "photos", photos)
+    whole = (photos / "place/0.png").read_bytes()
+    (photos / "place/2.png").write_bytes(whole[: len(whole) // 2])
+    out = tmp_path / "taught"
+    assert main(["teach", str(photos), "--out", str(out), "--teacher", "sift"]) == 0
+    assert len(TaughtPairs([out])) == 1
+    assert capsys.readouterr().err.count("left out: ") == 1

@@ -12,6 +12,7 @@ photographs' and the teacher's.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from l2m_ros.commands.options import defaults_shown, whole
@@ -53,7 +54,8 @@ def run(args: argparse.Namespace) -> int:
     pairs = pairs_to_try(photographs, args.pairs, np.random.default_rng(args.seed))
     if not pairs:
         raise InvalidInput(f"{args.photographs}: no folder holds two photographs of one place")
-    found = track(taught(load_matcher(args.teacher), pairs, args.size), "teaching", len(pairs))
+    found = taught(load_matcher(args.teacher), pairs, args.size, _say)
+    found = track(found, "teaching", len(pairs))
     with whole_folder(args.out, force=args.force) as made:
         writer = TaughtWriter(made, args.size)
         for (a, b), matches in zip(pairs, found, strict=True):
@@ -64,3 +66,7 @@ def run(args: argparse.Namespace) -> int:
         writer.finish(args.teacher)
     print(f"{args.out}: {len(writer)} of {len(pairs)} pairs kept")
     return 0
+
+
+def _say(words: str) -> None:
+    print(f"l2m teach: {words}", file=sys.stderr, flush=True)

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from l2m_ros.engines.model_card import ModelCard
-    from l2m_ros.workshop.gaussians.bank import ViewBank
     from l2m_ros.workshop.training.alignment_data import AlignOptions, SeenScenes
 
 FILE = "head.safetensors"
@@ -60,17 +59,15 @@ def seen_scenes(
     network: Any,
     options: AlignOptions,
     seed: int,
-    bank: ViewBank | None = None,
 ) -> SeenScenes:
-    """Views of the scenes, rendered now where no bank of them is given, on the loop's device."""
+    """Views of the scenes, rendered now, on the loop's device."""
     from l2m_ros.workshop.gaussians.bank import SceneTable, view_bank
     from l2m_ros.workshop.gaussians.ply import read_ply
     from l2m_ros.workshop.training.alignment_data import SeenScenes
     from l2m_ros.workshop.training.processes import local_device
 
     device = local_device(options.loop.device)
-    if bank is None:
-        bank = view_bank(paths, options.bank(seed))
+    bank = view_bank(paths, options.bank(seed))
     table = SceneTable.of([read_ply(path) for path in paths])
     eyes = eyes_of(network.to(device))
     return SeenScenes(bank.to(device), table.to(device), eyes, options.voxel_patches)

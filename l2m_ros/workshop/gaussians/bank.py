@@ -72,15 +72,6 @@ class ViewBank:
     def tensors(self) -> dict[str, Tensor]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
-    def of_scenes(self, chosen: Sequence[int]) -> ViewBank:
-        """The views of some scenes, whose numbers become 0, 1, ..."""
-        numbers = [int(number) for number in chosen]
-        keep = torch.cat([(self.scene == number).nonzero()[:, 0] for number in numbers])
-        some = {name: value[keep] for name, value in self.tensors().items()}
-        places = torch.full((max([*numbers, int(self.scene.max())]) + 1,), -1)
-        places[numbers] = torch.arange(len(numbers))
-        return ViewBank(**{**some, "scene": places[some["scene"]]})
-
     def save(self, path: Path) -> None:
         """An .npz, not compressed."""
         np.savez(path, **{name: value.cpu().numpy() for name, value in self.tensors().items()})

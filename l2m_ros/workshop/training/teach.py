@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from l2m_ros.errors import InvalidInput
 from l2m_ros.images import write_rgb
 from l2m_ros.matching.matcher import Match, Matcher
 from l2m_ros.matching.sampling import correspondences
@@ -43,9 +44,15 @@ def pairs_to_try(
 
 
 def taught(
-    teacher: Matcher, pairs: Sequence[tuple[Path, Path]], longest_side: int
+    teacher: Matcher,
+    pairs: Sequence[tuple[Path, Path]],
+    longest_side: int,
+    report: Callable[[str], None],
 ) -> Iterator[npt.NDArray[np.float32]]:
-    """Of each pair the matches (N, 4), a's pixel before b's, that one geometry explains."""
+    """Of each pair the matches (N, 4), a's pixel before b's, that one geometry explains; none where
+    a photograph is damaged, which is reported: it must not cost the pairs before it.
+    """
+    damaged: set[str] = set()
 
     @lru_cache(maxsize=KEPT)
     def encoded(path: Path) -> Features:
@@ -56,7 +63,13 @@ def taught(
         return teacher.reference(encoded(path))
 
     for a, b in pairs:
-        yield agreed(teacher.match(encoded(a), reference(b)))
+        try:
+            yield agreed(teacher.match(encoded(a), reference(b)))
+        except InvalidInput as error:
+            if str(error) not in damaged:
+                damaged.add(str(error))
+                report(f"left out: {error}")
+            yield np.zeros((0, 4), np.float32)
 
 
 def agreed(match: Match) -> npt.NDArray[np.float32]:
