@@ -333,7 +333,7 @@ def test_all_shipped_weights_are_small() -> None:
     assert sum(path.stat().st_size for path in files) < 25e6
 
 
-def test_shipped_golden_numbers_hold_and_other_weights_fail_them() -> None:
+def test_shipped_golden_numbers_hold_and_other_weights_fail_them(tmp_path: Path) -> None:
     from l2m_ros.workshop.parity import lite as lite_parity
     from l2m_ros.workshop.parity.golden import Cases, Report, read_cases
 
@@ -344,6 +344,9 @@ def test_shipped_golden_numbers_hold_and_other_weights_fail_them() -> None:
     golden = cases.load("lite_golden.npz")
     with torch.no_grad():
         network.get_parameter("describe_fine.enter.weight").add_(0.01)
-    moved = lite_parity.stages(network, golden["query"], golden["keyframe"])
+    other = tmp_path / "other.npz"
+    lite_parity.save_golden(other, network, golden["query"], golden["keyframe"])
+    moved = np.load(other)
+    assert set(moved.files) == set(golden)
     error = np.abs(moved["encode/fine"] - golden["encode/fine"]).max()
     assert error > 10 * lite_parity.FEATURES
