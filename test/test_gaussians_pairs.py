@@ -294,3 +294,19 @@ def test_options_are_refused_in_words():
     for wrong in ({"views": 1}, {"width": 8}, {"difficulty": 2.0}):
         with pytest.raises(InvalidInput):
             SplatPairOptions(**wrong)
+
+
+def test_a_pair_that_a_scene_will_not_take_becomes_easier(scene, monkeypatch):
+    """Pair number i is the same every time: refused once, it ended a training at every start."""
+    drawn, tried = SceneViews._drawn, []
+
+    def refusing(self, rng, width, height, hard, rejected):
+        tried.append(hard)
+        return drawn(self, rng, width, height, hard, rejected) if hard < 0.2 else "overlap: none"
+
+    monkeypatch.setattr(SceneViews, "_drawn", refusing)
+    made = scene.pair(np.random.default_rng(1), 80, 60, 0.6)
+    assert len(made.rejected) >= 80 and max(tried) == 0.6
+    monkeypatch.setattr(SceneViews, "_drawn", lambda *args: "overlap: none")
+    with pytest.raises(InvalidInput, match="too poor"):
+        scene.pair(np.random.default_rng(1), 80, 60, 0.6)

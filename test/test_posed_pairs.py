@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -68,7 +70,36 @@ def test_images_without_depth_are_refused(folder: Path, tmp_path: Path) -> None:
     for name in ("images", "meta.json", "pairs.json"):
         (tmp_path / name).symlink_to(folder / name)
     with pytest.raises(InvalidInput, match="no depth"):
-        PosedPairs([tmp_path]).pair(0, **SIZE, difficulty=1.0)
+        PosedPairs([tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda folder, name: (folder / f"depth/{name}").unlink(), "has no depth"),
+        (
+            lambda folder, name: cv2.imwrite(
+                str(folder / f"depth/{name}"), np.ones((24, 32), np.uint16)
+            ),
+            "is 32x24, its image 320x240",
+        ),
+        (
+            lambda folder, name: (folder / f"images/{name}").write_bytes(
+                (folder / f"images/{name}").read_bytes()[:-100]
+            ),
+            "its end is missing",
+        ),
+    ],
+)
+def test_a_view_that_cannot_be_had_is_refused_before_the_training(
+    folder: Path, tmp_path: Path, spoil, words: str
+) -> None:
+    """Drawn after an hour it ended the run, and every run that went on from it."""
+    copy = tmp_path / "room"
+    shutil.copytree(folder, copy)
+    spoil(copy, json.loads((copy / "pairs.json").read_text())[-1]["b"])
+    with pytest.raises(InvalidInput, match=words):
+        PosedPairs([copy])
 
 
 def test_every_bare_room_is_another_one() -> None:

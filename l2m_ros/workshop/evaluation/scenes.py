@@ -21,7 +21,8 @@ import numpy as np
 
 from l2m_ros import images
 from l2m_ros.errors import InvalidInput
-from l2m_ros.files import inside
+from l2m_ros.files import inside, read_file
+from l2m_ros.image_header import ANY_SIDES, checked_size
 from l2m_ros.images import read_rgb
 from l2m_ros.types import ByteArray, Camera, FloatArray, Frame
 
@@ -99,6 +100,20 @@ class Scene:
         size = (rgb.shape[1], rgb.shape[0])
         return View(rgb, self._camera(name, size), self._depth(name, size))
 
+    def check_view(self, name: str) -> None:
+        """Refuse at once what `view` would refuse of its image and camera, and one without depth.
+
+        By headers alone: a training reads thousands of views, each when it is drawn.
+        """
+        path = inside(self.folder / "images", name)
+        size = checked_size(read_file(path, images.MAX_BYTES), str(path))
+        camera, depth = self._camera(name, size), self._depth_path(name)
+        if camera is None or not depth.is_file():
+            raise InvalidInput(f"{self.folder}: {name} has no depth or no camera to train with")
+        found = checked_size(read_file(depth, images.MAX_BYTES), str(depth), ANY_SIDES)
+        if found != size:
+            raise InvalidInput(f"{depth} is {found[0]}x{found[1]}, its image {size[0]}x{size[1]}")
+
     def world_from_camera(self, name: str) -> FloatArray | None:
         matrix = self.meta.get("cameras", {}).get(name, {}).get("world_from_camera")
         if matrix is None:
@@ -124,8 +139,11 @@ class Scene:
         except InvalidInput as error:
             raise InvalidInput(f"{where}: {error}") from error
 
+    def _depth_path(self, name: str) -> Path:
+        return self.folder / "depth" / f"{Path(name).stem}.png"
+
     def _depth(self, name: str, size: Size) -> FloatArray | None:
-        path = self.folder / "depth" / f"{Path(name).stem}.png"
+        path = self._depth_path(name)
         if not path.is_file():
             return None
         raw = images.read_grey16(path)

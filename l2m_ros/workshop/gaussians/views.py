@@ -27,7 +27,8 @@ from l2m_ros.workshop.lifting.views import Relief
 
 IntArray = npt.NDArray[np.int32]
 ASIDE, TURNED_DEG = 0.35, 15.0  # of the median depth: the anchor at difficulty 1
-TRIES = 40  # cameras drawn for one pair before the scene is given up
+TRIES = 40  # cameras drawn for one pair before it is made easier
+EASED = (1.0, 0.5, 0.25, 0.0)  # shares of its difficulty; then the scene is given up
 LEAST_LABELLED = 0.08  # share of a's pixels that must be visible in b
 ANCHOR_PX = 320  # longest side
 
@@ -77,13 +78,17 @@ class SceneViews:
     def pair(
         self, rng: np.random.Generator, width: int, height: int, difficulty: float
     ) -> ViewPair:
-        """Drawn until a pair passes; raises if none of TRIES does."""
+        """Drawn until a pair passes; an easier one where the scene takes no camera so far away.
+
+        Raises if it takes none at all: the same pair would end a training again and again.
+        """
         rejected: list[str] = []
-        for _ in range(TRIES):
-            made = self._drawn(rng, width, height, difficulty, rejected)
-            if isinstance(made, ViewPair):
-                return made
-            rejected.append(made)
+        for share in EASED:
+            for _ in range(TRIES):
+                made = self._drawn(rng, width, height, share * difficulty, rejected)
+                if isinstance(made, ViewPair):
+                    return made
+                rejected.append(made)
         raise self._too_poor(rejected)
 
     def views(

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from l2m_ros.errors import InvalidInput
+from l2m_ros.progress import track
 from l2m_ros.types import ByteArray, FloatArray
 from l2m_ros.workshop.evaluation.scenes import Scene, find_scenes
 from l2m_ros.workshop.evaluation.scenes import View as PosedView
@@ -56,6 +57,10 @@ class PosedPairs:
         self._pairs = [(scene, index) for scene in scenes for index in range(len(scene.pairs))]
         if not self._pairs:
             raise InvalidInput("the scenes hold homographies only: training takes depth and poses")
+        # Once for all: a view that cannot be had must not end a run when it is drawn.
+        named = {(i, n) for i, s in enumerate(scenes) for p in s.pairs for n in (p.a, p.b)}
+        for number, name in track(sorted(named), "checking posed images"):
+            scenes[number].check_view(name)
 
     def __len__(self) -> int:
         return len(self._pairs)
@@ -66,7 +71,7 @@ class PosedPairs:
         scene, number = self._chosen(rng, hard)
         listed = scene.pairs[number]
         a, b = (
-            self._shown(rng, scene.view(name), scene, (width, height), hard)
+            self._shown(rng, scene.view(name), (width, height), hard)
             for name in (listed.a, listed.b)
         )
         assert listed.b_from_a is not None
@@ -88,12 +93,10 @@ class PosedPairs:
         self,
         rng: np.random.Generator,
         view: PosedView,
-        scene: Scene,
         size: tuple[int, int],
         hard: float,
     ) -> _Shown:
-        if view.depth is None or view.camera is None:
-            raise InvalidInput(f"{scene.folder}: an image has no depth or no camera to train with")
+        assert view.depth is not None and view.camera is not None
         K, (width, height) = view.camera.K, size
         inverse = np.nan_to_num(1.0 / view.depth, nan=0.0, posinf=0.0).astype(np.float32)
         shrink = max(width / view.size[0], height / view.size[1])
