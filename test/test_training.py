@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from fakes.texture import texture
+from test_verbs_disk import small_disk
 
 from l2m_ros.cli import main
 from l2m_ros.errors import InvalidInput, ModelError
@@ -127,6 +128,10 @@ def test_a_run_goes_on_from_the_file_that_another_left(tmp_path: Path) -> None:
     train_decoder(options, network, pairs(), pairs(50), tmp_path / "first")
     before = checkpoint.load(tmp_path / "first")
     write_carry(tmp_path / "first", tmp_path / "carry.safetensors")
+    whole = (tmp_path / "carry.safetensors").read_bytes()
+    with small_disk(20_000), pytest.raises(InvalidInput, match=r"disk is full.*same command"):
+        write_carry(tmp_path / "first", tmp_path / "carry.safetensors")
+    assert (tmp_path / "carry.safetensors").read_bytes() == whole
     further = replace(options, loop=replace(options.loop, steps=5))
     other = build("lite", **TINY)
     train_decoder(
@@ -175,6 +180,12 @@ def test_log_and_curves_hold_what_was_measured(
     assert 0 < checked["epe_64x64"] < 100 and 0 <= checked["within5_64x64"] <= 100
     assert cv2.imread(str(tmp_path / "curves.png")) is not None
     assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_more_photographs_than_a_gpu_holds_are_refused_before_they_are_decoded(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (80_000_000_000, 80_000_000_000))
+    with pytest.raises(InvalidInput, match=r"100000 photographs take 177 GB.*80 GB are free"):
+        LiftedViews([Path(f"{i}.jpg") for i in range(100_000)], "cuda")
 
 
 def test_rows_after_the_checkpoint_are_written_once(tmp_path: Path) -> None:

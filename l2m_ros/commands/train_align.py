@@ -142,10 +142,9 @@ def write_joined(
     out: Path, head: nn.Module, network: Any, card: ModelCard, scenes: list[str]
 ) -> ModelCard:
     """The matcher with the head in its coarse descriptors: weights, card and graphs."""
-    from safetensors.torch import save_file
-
     from l2m_ros.engines.model_card import ModelCard, ModelFile, sha256_of, write_card
     from l2m_ros.export.stages import CARD, ExportOptions, export_model
+    from l2m_ros.networks.checkpoint import save_tensors
     from l2m_ros.networks.lite.files import joined
     from l2m_ros.networks.registry import build
 
@@ -158,8 +157,7 @@ def write_joined(
         trained_on=f"{card.trained_on} The head: views of {', '.join(scenes)}.",
     )  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
-    state = {name: value.contiguous() for name, value in whole.state_dict().items()}
-    save_file(state, out / f"{made.name}.safetensors")
+    save_tensors(out / f"{made.name}.safetensors", whole.state_dict())
     made = export_model(whole, made, ExportOptions(out, card.input.height, card.input.width))
     path = out / f"{made.name}.safetensors"
     made = replace(made, files={**made.files, "weights": ModelFile(path.name, sha256_of(path))})

@@ -24,17 +24,16 @@ def fill(network: nn.Module, run_folder: Path) -> None:
 
 def write_trained(network: nn.Module, card: ModelCard, graphs: bool = True) -> ModelCard:
     """Into the card's folder: weights, card and, where asked for, ONNX graphs."""
-    from safetensors.torch import save_file
-
     from l2m_ros.engines.model_card import ModelFile, sha256_of, write_card
     from l2m_ros.export.stages import CARD, ExportOptions, export_model
+    from l2m_ros.networks.checkpoint import save_tensors
 
     out = card.folder
     out.mkdir(parents=True, exist_ok=True)
     if graphs:
         card = export_model(network, card, ExportOptions(out, card.input.height, card.input.width))
     path = out / f"{card.name}.safetensors"
-    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, path)
+    save_tensors(path, network.state_dict())
     card = replace(card, files={**card.files, "weights": ModelFile(path.name, sha256_of(path))})
     write_card(card, out / CARD)
     return card

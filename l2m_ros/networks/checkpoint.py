@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from l2m_ros.errors import ModelError
-from l2m_ros.files import full_disk_in_words
+from l2m_ros.files import whole_file
 from l2m_ros.spelling import nearest_name
 
 WRAPPERS = ("state_dict", "model", "network", "ema")
@@ -30,6 +30,7 @@ DROPPED_PARTS = ("module", "model")  # of dotted names, wherever they stand
 XFEAT_HEADS = ("heatmap_head.", "keypoint_head.", "fine_matcher.")  # TinyRoMa has none of them
 MICKEY = "compute_matches."
 MICKEY_VIT = "compute_matches.extractor.dinov2_vitl14."
+IF_FULL = "nothing was written. Free some space and give the same command again"
 LISTED = 5  # wrong names that a message lists
 
 # What torch.load and the zip under it raise over damaged bytes.
@@ -67,8 +68,6 @@ def convert(
     paths: Sequence[Path], out: Path, architecture: str, config: Mapping[str, Any] | None = None
 ) -> int:
     """One safetensors file of all parts, checked against the architecture; its parameters."""
-    from safetensors.torch import save_file
-
     from l2m_ros.networks.registry import build
 
     with torch.device("meta"):  # names and shapes alone: no memory
@@ -76,16 +75,18 @@ def convert(
     state = merged([read_state(path) for path in paths])
     where = ", ".join(str(path) for path in paths)
     check(state, {name: tuple(value.shape) for name, value in expected.items()}, where)
-    ordered = {name: state[name].to(expected[name].dtype).contiguous() for name in expected}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".part")
-    try:
-        with full_disk_in_words(out):
-            save_file(ordered, partial, metadata={"architecture": architecture})
-            partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
+    ordered = {name: state[name].to(expected[name].dtype) for name in expected}
+    save_tensors(out, ordered, {"architecture": architecture})
     return sum(value.numel() for value in ordered.values())
+
+
+def save_tensors(path: Path, tensors: State, about: Mapping[str, str] | None = None) -> None:
+    """A .safetensors file, whole or not at all: what was there before stays until then."""
+    from safetensors.torch import save_file
+
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    with whole_file(path, IF_FULL) as partial:
+        save_file(plain, partial, metadata=dict(about) if about else None)
 
 
 def read_state(path: Path) -> State:

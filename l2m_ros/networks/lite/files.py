@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from l2m_ros.errors import ModelError
-from l2m_ros.networks.checkpoint import load_state, read_state, weights_id
+from l2m_ros.networks.checkpoint import load_state, read_state, save_tensors, weights_id
 from l2m_ros.networks.lite.aligned import HEAD
 
 PREFIXES = ("net.", "encoder.xfeat.", "")  # of its names in XFeat's file, in a `lite`, alone
@@ -28,10 +28,7 @@ def load_eyes(eyes: nn.Module, path: Path) -> None:
 
 def save_head(path: Path, head: nn.Module, eyes: nn.Module, about: Mapping[str, str]) -> None:
     """A .safetensors that says which eyes it reads."""
-    from safetensors.torch import save_file
-
-    state = {name: value.detach().cpu().contiguous() for name, value in head.state_dict().items()}
-    save_file(state, path, metadata={**about, EYES_ID: weights_id(eyes.state_dict())})
+    save_tensors(path, head.state_dict(), {**about, EYES_ID: weights_id(eyes.state_dict())})
 
 
 def load_head(path: Path, head: nn.Module, eyes: nn.Module) -> None:

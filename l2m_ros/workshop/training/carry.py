@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from l2m_ros.errors import InvalidInput, ModelError
+from l2m_ros.networks.checkpoint import save_tensors
 from l2m_ros.workshop.training import checkpoint
 
 NAME = "carry.safetensors"
@@ -47,7 +47,7 @@ def write_carry(folder: Path, path: Path) -> None:
         "ema_steps": str(state["ema"]["steps"]),
         "updates": str(int(next(iter(optimizer["state"].values()), {"step": 0})["step"])),
     }
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, told)
+    save_tensors(path, tensors, told)
 
 
 @contextmanager

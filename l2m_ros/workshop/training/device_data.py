@@ -39,6 +39,7 @@ class LiftedViews:
     """Photographs in the device's memory, lifted to 3D anew for every pair."""
 
     def __init__(self, photographs: Sequence[Path] | Sequence[ByteArray], device: str) -> None:
+        _check_room(len(photographs), device)
         images = load_photographs(photographs, *KEPT)
         self.photographs = images.to(device)  # (N, 3, h, w) uint8
         self.sky = sky_masks(images).to(device)  # (N, h, w) bool
@@ -50,6 +51,19 @@ class LiftedViews:
         source = TorchPairSource(self.photographs, options, sky=self.sky)
         source.draws = draws
         return source.sample(count, difficulty)
+
+
+def _check_room(count: int, device: str) -> None:
+    """Before an hour of decoding: the photographs fit into a GPU's free memory."""
+    if not device.startswith("cuda"):
+        return
+    each, free = 4 * KEPT[0] * KEPT[1], torch.cuda.mem_get_info(device)[0]
+    if count * each > free:
+        raise InvalidInput(
+            f"{count} photographs take {count * each / 1e9:.0f} GB of the GPU's memory, "
+            f"{free / 1e9:.0f} GB are free: name a folder of {free // each} at most, or shards of "
+            "`l2m lift` by --pairs"
+        )
 
 
 class DeviceBatches(Schedule):
