@@ -207,7 +207,8 @@ _TRACKING = [
               high=1.0),
     Parameter("tracking.max_disagreement", float(TRACKER.trust.max_disagreement),
               "a pose is not published if two-view geometry of the same matches differs from it"
-              " by more (chi-square, 5 degrees of freedom)", "frame", low=20.0, high=1e9),
+              " by more (chi-square, 5 degrees of freedom), unless depth explains the matches",
+              "frame", low=20.0, high=1e9),
     Parameter("tracking.max_depth_misfit", float(TRACKER.trust.max_depth_misfit),
               "a pose is not published if the median match lies further from where depth puts "
               "it: squared distance, over what twice the depth noise explains",
