@@ -11,9 +11,10 @@ from l2m_ros.geometry.agreement import disagreement
 from l2m_ros.geometry.covariance import admit
 from l2m_ros.geometry.pose import estimate_pose
 from l2m_ros.geometry.pose_problem import PoseOptions
-from l2m_ros.geometry.scale import DepthNoise
+from l2m_ros.geometry.scale import DepthNoise, ScaleEvidence
 from l2m_ros.geometry.synthetic import World, trial
 from l2m_ros.geometry.texture import TextureNoise, is_textured, texture_covariance
+from l2m_ros.tracking import two_depths
 from l2m_ros.tracking.depth_trust import DepthTrust, DepthVerdict, judge
 from l2m_ros.tracking.tracker import Tracker
 from l2m_ros.tracking.trust import TrustOptions, contradicted_scale, likeness
@@ -317,6 +318,36 @@ def test_depth_that_misfits_now_and_then_keeps_its_record():
 def against(trust, check, keyframe=1):
     trust.next_frame()
     return trust.against(posed_with(check), TrustOptions(), keyframe)
+
+
+@pytest.mark.parametrize(
+    ("support", "alone", "misfit", "refused"),
+    [
+        (0.61, (0.91, 0.83), 2.3, True),  # depth of three frames ago beside right depth
+        (0.61, (0.91, 0.83), 0.9, False),  # ranges fit: not asked
+        (0.80, (0.79, 0.90), 2.3, False),
+        (0.61, (None, 0.83), 2.3, False),  # one of them alone gives no pose
+    ],
+)
+def test_two_depth_images_of_different_moments(monkeypatch, support, alone, misfit, refused):
+    """Each image gives a pose by itself; a pose by both has fewer matches on its side."""
+    t = trial(World("moments", matches=60, query_depth=True), 0)
+    pose = replace(posed_with(replace(GOOD, misfit=misfit)), support=support)
+    answers = iter(alone)
+
+    def estimated(matches, query, keyframe, options, evidence):
+        assert (query.depth is None) != (keyframe.depth is None)
+        assert options.sources == ("depth",)
+        value = next(answers)
+        lost = Lost(LostReason.DEGENERATE, "")
+        return lost if value is None else replace(posed_with(GOOD), support=value)
+
+    monkeypatch.setattr(two_depths, "estimate_pose", estimated)
+    lost = two_depths.contradict(
+        pose, t.matches, t.query, t.keyframe, PoseOptions(), ScaleEvidence()
+    )
+    assert (lost is not None) == refused
+    assert lost is None or "61 % of the matches agree with both" in lost.detail
 
 
 class Identity:

@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 from l2m_ros.geometry.image_motion import ImageMotion
 from l2m_ros.geometry.pose import estimate_pose
 from l2m_ros.geometry.pose_problem import PoseOptions
+from l2m_ros.geometry.scale import ScaleEvidence
 from l2m_ros.geometry.scene_depth import SceneDepth
 from l2m_ros.tracking import odometry as wheels
-from l2m_ros.tracking import parallax, scene_scale
+from l2m_ros.tracking import parallax, scene_scale, two_depths
 from l2m_ros.tracking.chain import locate
 from l2m_ros.tracking.depth_odometry import ScaleAgainstOdometry
 from l2m_ros.tracking.depth_trust import DEPTH, MOST_LEFT_OVER_STEREO, STEREO, DepthTrust
@@ -118,7 +119,7 @@ class PoseChecks:
         if not isinstance(outcome, Lost):
             outcome = self._torn(seen, outcome, step, options) or outcome
         if isinstance(outcome, MetricPose):
-            against = self._against_scale(outcome, seen.keyframe.id, step)
+            against = self._against_scale(outcome, seen, step, options)
             if against is not None:
                 return against, {**remarks, outcome.scale_source: against.detail}
         outcome = gate(outcome, self.options.gates)
@@ -182,10 +183,16 @@ class PoseChecks:
         )
 
     def _against_scale(
-        self, pose: MetricPose, keyframe: int, step: OdometryStep | None
+        self,
+        pose: MetricPose,
+        seen: MatchedFrame,
+        step: OdometryStep | None,
+        options: PoseOptions,
     ) -> Lost | None:
-        trust = self.options.trust
-        against = contradicted_scale(pose, trust)
+        trust, keyframe = self.options.trust, seen.keyframe.id
+        against = contradicted_scale(pose, trust) or two_depths.contradict(
+            pose, seen.pairs, seen.frame, seen.keyframe.frame, options, self._evidence(seen, step)
+        )
         record = self._depth_trust.get(pose.scale_source)
         if record is None:
             return against
@@ -290,13 +297,18 @@ class PoseChecks:
         options: PoseOptions,
         scene: SceneDepth | None = None,
     ) -> Outcome:
-        evidence = replace(
+        evidence = self._evidence(seen, step, scene)
+        return estimate_pose(seen.pairs, seen.frame, seen.keyframe.frame, options, evidence)
+
+    def _evidence(
+        self, seen: MatchedFrame, step: OdometryStep | None, scene: SceneDepth | None = None
+    ) -> ScaleEvidence:
+        return replace(
             scale_evidence(seen.keyframe, step),
             motion=seen.motion,
             floor=floor_below(self.options),
             scene=scene,
         )
-        return estimate_pose(seen.pairs, seen.frame, seen.keyframe.frame, options, evidence)
 
     def _against_parallax(
         self,

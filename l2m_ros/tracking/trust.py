@@ -7,6 +7,8 @@
 
     depth fit     `depth_trust`: depth must explain the parallax of the matches
 
+    two depths    `two_depths`: the matches must agree with both frames' depth as with either's
+
     two views     rotation and direction against the same matches without depth: a small difference
                   has widened the covariance (`geometry.agreement`), a large one refuses the pose,
                   unless depth explains the matches to within their noise: two views of a wall have
