@@ -394,6 +394,13 @@ def test_colmap_and_nerfstudio_mean_the_same_cameras(folder, tmp_path):
             assert np.array_equal(a.rgb, b.rgb)
             assert np.allclose(a.view.camera.K, b.view.camera.K)
             assert np.allclose(a.view.camera_from_world, b.view.camera_from_world)
+    # Scaled or mirrored: half of the code would invert it as a rotation.
+    for spoilt in (np.diag([2.0, 2, 2, 1]), np.diag([-1.0, 1, 1, 1])):
+        matrix = np.array(frames[3]["transform_matrix"]) @ spoilt
+        bad = [*frames[:3], {**frames[3], "transform_matrix": matrix.tolist()}, *frames[4:]]
+        (nerf / "transforms.json").write_text(json.dumps({**meta, "frames": bad}))
+        with pytest.raises(InvalidInput, match="transform_matrix does not hold a rotation"):
+            load_captures(nerf)
 
 
 def test_refusals_name_the_remedy(tmp_path, folder, capsys):

@@ -118,7 +118,7 @@ class Scene:
         matrix = self.meta.get("cameras", {}).get(name, {}).get("world_from_camera")
         if matrix is None:
             return None
-        return _rigid(matrix, f"{self.folder}/meta.json: world_from_camera of {name}")
+        return rigid(matrix, f"{self.folder}/meta.json: world_from_camera of {name}")
 
     def _camera(self, name: str, size: Size) -> Camera | None:
         where = f"{self.folder}/meta.json: {name}"
@@ -227,7 +227,7 @@ def _pair(entry: Any, folder: Path, index: int) -> Pair:
     if ("T_b_a" in entry) == ("H_b_a" in entry):
         raise InvalidInput(f"{where} needs exactly one of T_b_a (4x4) and H_b_a (3x3)")
     if "T_b_a" in entry:
-        pose = _rigid(entry["T_b_a"], f"{where}: T_b_a")
+        pose = rigid(entry["T_b_a"], f"{where}: T_b_a")
         overlap = entry.get("overlap", 0.5)
         if not isinstance(overlap, int | float) or not 0 <= overlap <= 1:
             raise InvalidInput(f"{where}: overlap {overlap!r} is no number from 0 to 1")
@@ -263,7 +263,7 @@ def _matrix(value: Any, shape: tuple[int, int], where: str) -> FloatArray:
     return matrix
 
 
-def _rigid(value: Any, where: str) -> FloatArray:
+def rigid(value: Any, where: str) -> FloatArray:
     """The nearest rotation is taken, so that rounding in the file does no harm."""
     matrix = _matrix(value, (4, 4), where)
     R = matrix[:3, :3]
@@ -272,6 +272,6 @@ def _rigid(value: Any, where: str) -> FloatArray:
     if np.abs(matrix[3] - (0, 0, 0, 1)).max() > 0:
         raise InvalidInput(f"{where} must end in the row 0 0 0 1, got {matrix[3].tolist()}")
     U, _, Vt = np.linalg.svd(R)
-    rigid = np.array(matrix)
-    rigid[:3, :3] = U @ Vt
-    return rigid
+    nearest = np.array(matrix)
+    nearest[:3, :3] = U @ Vt
+    return nearest

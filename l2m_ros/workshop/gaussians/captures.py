@@ -24,7 +24,7 @@ from l2m_ros.files import foreign_values, inside, read_json, read_text
 from l2m_ros.geometry.camera import undistort_maps
 from l2m_ros.progress import track
 from l2m_ros.types import ByteArray, Camera, FloatArray
-from l2m_ros.workshop.evaluation.scenes import View, load_cameras, read_rgb
+from l2m_ros.workshop.evaluation.scenes import View, load_cameras, read_rgb, rigid
 from l2m_ros.workshop.gaussians.labels import at_jump, depth_at
 from l2m_ros.workshop.gaussians.model import PosedCamera
 
@@ -147,7 +147,7 @@ def _nerfstudio(source: Path) -> Any:
         rgb = read_rgb(path if path.suffix else path.with_suffix(".png"))
         entry = {**meta, **frames[name]}
         camera = _nerfstudio_camera(entry, rgb, f"{source}/transforms.json: {name}")
-        pose = camera_pose(entry["transform_matrix"], name) @ Y_DOWN
+        pose = rigid(entry["transform_matrix"], f"{name}: transform_matrix") @ Y_DOWN
         return undistorted(name, rgb, camera, np.linalg.inv(pose))
 
     return sorted(frames), read, False
@@ -213,7 +213,7 @@ def _colmap(source: Path, model: Path) -> Any:
         pose = np.eye(4)
         pose[:3, :3] = Rotation.from_quat([x, y, z, w]).as_matrix()
         pose[:3, 3] = [float(v) for v in row[5:8]]
-        pose = camera_pose(pose, name)
+        pose = rigid(pose, f"{name}: its pose")
         return undistorted(name, rgb, camera, pose)
 
     return sorted(images), read, False
@@ -248,14 +248,6 @@ def _colmap_camera(row: list[str], rgb: ByteArray, where: str) -> Camera:
     D[: len(lens)] = [values[i] for i in lens]
     kind = ("plumb_bob", D) if D.any() else ("none", np.zeros(0))
     return Camera(*stated, K, *kind).resized(rgb.shape[1], rgb.shape[0])
-
-
-def camera_pose(values: Any, name: str) -> FloatArray:
-    """4x4 of a file; refused where it is none."""
-    pose = np.array(values, float)
-    if pose.shape != (4, 4) or not np.isfinite(pose).all() or abs(np.linalg.det(pose)) < 1e-9:
-        raise InvalidInput(f"{name}: its pose is no 4x4 matrix of a camera")
-    return pose
 
 
 def undistorted(

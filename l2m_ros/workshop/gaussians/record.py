@@ -16,7 +16,8 @@ import numpy as np
 from l2m_ros.errors import InvalidInput
 from l2m_ros.files import foreign_values, read_json, write_whole
 from l2m_ros.types import Camera
-from l2m_ros.workshop.gaussians.captures import Capture, Captures, camera_pose
+from l2m_ros.workshop.evaluation.scenes import rigid
+from l2m_ros.workshop.gaussians.captures import Capture, Captures
 from l2m_ros.workshop.gaussians.model import PosedCamera
 from l2m_ros.workshop.gaussians.sources import load_captures
 
@@ -89,7 +90,7 @@ def read_record(scene: Path) -> Record:
         cameras = {
             name: PosedCamera(
                 Camera(entry["width"], entry["height"], np.array(entry["K"])),
-                np.linalg.inv(camera_pose(entry["world_from_camera"], name)),
+                np.linalg.inv(rigid(entry["world_from_camera"], f"{name}: world_from_camera")),
             )
             for name, entry in raw["cameras"].items()
         }
