@@ -337,8 +337,15 @@ def test_training_learns_what_the_features_say(tmp_path):
     loop = LoopOptions(steps=100, learning_rate=1e-2, warmup_steps=5, ema=0.9, bf16=False)
     options = HeadOptions(batch=8, channel_dropout=0.0, loop=loop)
     batches = HeadBatches([samples], [1.0], options)
-    assert train_head(options, network, batches, samples, samples, tmp_path)
-    assert np.abs(head_errors(network, samples).factor).mean() < 0.3 * np.abs(told).mean()
+    assert train_head(options, network, batches, samples, samples, tmp_path, fresh=True)
+    learnt = np.abs(head_errors(network, samples).factor).mean()
+    assert learnt < 0.3 * np.abs(told).mean()
+    # Gone on with other places: what was learnt still reads its own features' mean and deviation.
+    others = replace(samples, cells=(3.0 * cells + 2.0).astype(np.float16))
+    still = HeadOptions(batch=8, loop=replace(loop, steps=1, learning_rate=1e-9))
+    batches = HeadBatches([others], [1.0], still)
+    train_head(still, network, batches, others, others, tmp_path / "on", fresh=False)
+    assert np.abs(head_errors(network, samples).factor).mean() == pytest.approx(learnt, rel=0.01)
 
 
 def test_a_member_never_learns_from_its_family_and_what_they_dispute_is_less_sure():

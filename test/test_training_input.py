@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from test_training import TINY, pairs, settings, train_tiny
 
+from l2m_ros.cli import main
 from l2m_ros.errors import InvalidInput, L2MError
 from l2m_ros.networks.checkpoint import read_state
 from l2m_ros.networks.registry import build
@@ -123,3 +124,24 @@ def test_a_signal_saves_the_step_at_hand(number, tmp_path):
         train_decoder(options, build("lite", **TINY), Signalling(), pairs(50), tmp_path)
     assert checkpoint.load(tmp_path)["step"] == 3
     assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize(
+    ("stage", "option"),
+    [
+        ("metric", "--photographs"),
+        ("metric", "--scenes"),
+        ("depth", "--carry"),
+        ("depth", "--model"),
+        ("encoder", "--pairs"),
+        ("encoder", "--start"),
+        ("align", "--sequences"),
+        ("decoder", "--measure"),
+        ("decoder", "--depth"),
+    ],
+)
+def test_an_option_that_a_stage_does_not_read_is_refused(stage, option, tmp_path, capsys):
+    """It was passed over without a word, as if it had been learnt from."""
+    assert main(["train", stage, option, str(tmp_path), "--steps", "1"]) == 2
+    said = capsys.readouterr().err
+    assert f"{option} is for l2m train " in said and f"{stage} does not read it" in said

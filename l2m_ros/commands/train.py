@@ -26,6 +26,7 @@ from l2m_ros.commands.train_depth import run_depth
 from l2m_ros.commands.train_encoder import add_encoder_arguments, run_encoder
 from l2m_ros.commands.train_input import check_amounts, check_device
 from l2m_ros.commands.train_metric import run_metric
+from l2m_ros.errors import InvalidInput
 from l2m_ros.files import check_input_folder, check_outputs, check_readable
 
 
@@ -97,7 +98,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_encoder_arguments(parser)
 
 
+# What an option is for; in vain it would say that something was learnt from which was not read.
+STAGES_OF = {
+    "sequences": ("metric", "depth"),
+    "measure": ("metric", "depth", "align"),
+    "photographs": ("decoder", "depth", "encoder"),
+    "model": ("decoder", "encoder", "align"),
+    "start": ("decoder", "metric", "depth"),
+    "pairs": ("decoder", "metric", "depth", "align"),
+    **dict.fromkeys(("xfeat", "carry", "scenes", "align"), ("decoder",)),
+    **dict.fromkeys(("depth", "depth_model"), ("encoder",)),
+}
+
+
+def _refuse_unused(args: argparse.Namespace) -> None:
+    for name, stages in STAGES_OF.items():
+        if args.stage not in stages and getattr(args, name) not in (None, [], "lite"):
+            raise InvalidInput(
+                f"--{name.replace('_', '-')} is for l2m train {' and '.join(stages)}: "
+                f"{args.stage} does not read it, leave it out"
+            )
+
+
 def run(args: argparse.Namespace) -> int:
+    _refuse_unused(args)
     given = [args.sequences, args.measure, args.photographs, args.scenes, args.depth, args.align]
     read = [*given, *args.pairs]
     check_outputs([], read, [args.out])

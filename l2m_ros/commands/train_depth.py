@@ -55,7 +55,8 @@ def run_depth(args: argparse.Namespace, config: Path | None) -> int:
             "the config, or use --device cuda"
         )
     made = anew_run(args, options) if anew else kept_run(args, options, folder)
-    if train_head(options, network, made.batches, made.some, made.unseen, folder):
+    parts = (made.batches, made.some, made.unseen)
+    if train_head(options, network, *parts, folder, fresh=args.start is None):
         measured = made.measured()
         if not measured:
             say("no --measure: the card's sigmas are those of rendered worlds that the head, or "

@@ -306,13 +306,17 @@ def train_head(
     some: Samples,
     held_out: Samples,
     folder: Path,
+    *,
+    fresh: bool,
 ) -> bool:
     """Train, measuring on `held_out`; True in the process that wrote the folder.
 
-    some: of what the batches show, for the features' mean and deviation.
+    some: of what the batches show, for the features' mean and deviation; fresh: those are not yet
+    the network's.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    normalised(network, some)
+    if fresh:
+        normalised(network, some)
     with Processes.joined(options.loop.device) as processes:
         run = Run(network, head_loss, batches, options.loop, processes)  # type: ignore[arg-type]
         train(run, folder, HeadValidation(held_out))
