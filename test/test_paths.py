@@ -97,6 +97,7 @@ view IN --model orb --save {out}.rrd
 view {bag} --model orb --params-file IN
 view {bag} --model orb --save OUT
 map build IN --model orb --out {out}
+map build {bag} --model orb --out {out} --params-file IN
 map build {relief} --model orb --out OUT
 map info IN
 map check IN
