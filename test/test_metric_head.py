@@ -174,13 +174,18 @@ def test_labels_of_a_card_come_from_parallax_where_no_sensor_knows_any():
     labels = metric_head.samples_of(bank).labels
     assert np.isfinite(labels).sum() > 30
     part, z, _ = wall(0, known=False)
-    at = (part.px[0, 0, :2] / 16).astype(int)
-    inside = (part.px[0, :, :2] / 16).astype(int) == at
+    at = ((part.px[0, 0, :2] + 0.5) / 16).astype(int)
+    inside = ((part.px[0, :, :2] + 0.5) / 16).astype(int) == at
     values = np.log(z / 70.0)[inside.all(axis=1)]
     place = [
         k for k in range(2) if np.isclose(values, labels[2 * k, at[1], at[0]], atol=1e-3).any()
     ]
     assert place
+    px = bank.px.clone()  # a cell ends half a pixel beyond its last pixel's middle
+    px[:, :, :2] = torch.tensor([15.7, 31.4])
+    labels = metric_head.samples_of(replace(bank, px=px)).labels[bank.ends[:, 0]]
+    known = np.argwhere(np.isfinite(labels))
+    assert len(known) and (known[:, 1:] == (1, 1)).all()
 
 
 def test_attention_is_the_same_while_it_learns():

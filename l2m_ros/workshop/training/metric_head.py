@@ -285,7 +285,8 @@ def samples_of(bank: PairBank) -> Samples:
     for pair in np.flatnonzero(unknown[bank.ends.numpy()].any(axis=1)):
         for side, image in enumerate(bank.ends[pair].tolist()):
             if unknown[image]:
-                at = (bank.px[pair, :, 2 * side : 2 * side + 2].numpy() / CELL).astype(int)
+                px = bank.px[pair, :, 2 * side : 2 * side + 2].numpy()
+                at = np.floor((px + 0.5) / CELL).astype(int)
                 seen = bank.seen[pair, :, side].numpy()
                 good = np.isfinite(seen) & (at >= 0).all(axis=1)
                 good &= (at < labels.shape[:0:-1]).all(axis=1)
