@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -181,3 +184,22 @@ def test_the_command_trains_anew_from_folders_recordings_and_photographs(tmp_pat
     card = find_card(str(out / "model"))
     assert card.depth["place_sigma"] >= 0.44 and card.encoder["model"] == "lite"
     assert card.config["deep"] == 16 and 0 < card.depth["common_share"] < 1
+
+
+def test_photographs_are_read_before_worlds_are_rendered(tmp_path, monkeypatch, capsys):
+    """A damaged one ended the run after minutes of rendering."""
+    from l2m_ros.commands import train_depth
+    from l2m_ros.workshop.training import depth_sources
+
+    cv2.imwrite(str(tmp_path / "good.png"), np.full((48, 64, 3), 9, np.uint8))
+    (tmp_path / "bad.png").write_bytes((tmp_path / "good.png").read_bytes()[:60])
+
+    def rendered(options, report):
+        said = capsys.readouterr().err
+        assert "left out" in said and "bad.png" in said
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(depth_sources, "draft_worlds", rendered)
+    args = SimpleNamespace(photographs=tmp_path, pairs=[], sequences=None, measure=None)
+    with pytest.raises(KeyboardInterrupt):
+        train_depth.anew_run(args, HeadOptions(width=64, height=64))

@@ -114,6 +114,7 @@ def anew_run(args: argparse.Namespace, options: HeadOptions) -> DepthRun:
     from l2m_ros.networks.checkpoint import load_files
     from l2m_ros.networks.registry import build
     from l2m_ros.workshop.lifting.photographs import find_photographs, read_photograph
+    from l2m_ros.workshop.training.data import usable_photographs
     from l2m_ros.workshop.training.depth_cuts import Stored
     from l2m_ros.workshop.training.depth_device import AnewBatches, Eyes, seen_whole
     from l2m_ros.workshop.training.depth_head import shares_of
@@ -131,6 +132,11 @@ def anew_run(args: argparse.Namespace, options: HeadOptions) -> DepthRun:
     load_files(lite, [card.file("weights")])
     card = replace(card, eyes_id=eyes_id_of(lite))
     eyes = Eyes(lite.eyes).to(device)
+    photographs = None
+    if args.photographs is not None:  # before minutes of rendering; damaged ones are left out
+        found = usable_photographs(find_photographs(args.photographs), say)
+        read = (read_photograph(path, max(size)) for path in found)
+        photographs = Stored.photographs(read, stored_size(options)).to(device)
     worlds = draft_worlds(options, say)
     for at, folder in enumerate(args.pairs):
         worlds += recorded(recordings_with_depth(folder), options, (at + 2) * 10_000, dealt=True)
@@ -143,10 +149,6 @@ def anew_run(args: argparse.Namespace, options: HeadOptions) -> DepthRun:
         return [s.to(device) for s in recorded(found, options, 10_000, dealt=False)]
 
     real = recordings(args.sequences)
-    photographs = None
-    if args.photographs is not None:
-        read = (read_photograph(path) for path in find_photographs(args.photographs))
-        photographs = Stored.photographs(read, stored_size(options)).to(device)
     batches = AnewBatches(
         [split.seen, *real], shares_of(True, len(real), options), eyes, options, photographs
     )
