@@ -112,7 +112,8 @@ def test_a_keyframe_is_taken_while_it_knows_the_scene_well_enough():
     }
     due = scene_scale.keyframe_due
     assert due(as_sure_as[0.01], 0.01, True) and not due(as_sure_as[0.01], 0.01, False)
-    assert due(as_sure_as[0.04], 0.02, False), "before it is too vague to give metres"
+    assert due(as_sure_as[0.04], 0.025, False), "before it is too vague to give metres"
+    assert not due(as_sure_as[0.04], 0.015, False), "too late: it is lost at once"
     assert not due(as_sure_as[0.04], 0.04, False), "parallax may still show it better"
     assert not due(as_sure_as[0.09], 0.02, True), "the old keyframe gives metres, this would not"
     assert not due(None, 0.02, True)

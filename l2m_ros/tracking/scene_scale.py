@@ -35,8 +35,9 @@ CHI2_999_3 = 16.27  # 99.9 % of chi-square with three degrees of freedom
 # and less, those of 0.07 and 0.11 were 1 to 3 degrees and 13 to 17 cm off within 12 frames.
 MAX_SHAPE_SIGMA = 0.06
 # A keyframe is taken where its scene would be that vague, and this much vaguer than a frame before
-# it: with the turn away from where the scene was seen, 0.02 becomes 0.03, a frame later 0.13.
-FADING_SHAPE_SIGMA, FADES = 0.03, 1.2
+# it. Not twice as vague: of a scene that went from 0.024 to 0.050 in one frame two poses of a
+# corridor were wrong.
+FADING_SHAPE_SIGMA, FADES, GONE = 0.03, 1.2, 2.0
 # Without depth and without odometry's turn matches chose wrongly by 2 to 8 degrees at a relief of
 # 0.14 to 0.18, by 0.3 at 0.29.
 MIN_RELIEF_ALONE = 0.25
@@ -99,8 +100,8 @@ def keyframe_due(scene: SceneDepth | None, best_shape_sigma: float, wanted: bool
     """
     if scene is None or scene.shape_sigma > MAX_SHAPE_SIGMA:
         return False
-    fades = scene.shape_sigma > max(FADING_SHAPE_SIGMA, FADES * best_shape_sigma)
-    return wanted or fades
+    least = max(FADING_SHAPE_SIGMA, FADES * best_shape_sigma)
+    return wanted or least < scene.shape_sigma <= GONE * best_shape_sigma
 
 
 def contradicted(pose: MetricPose, options: TrustOptions) -> bool:
