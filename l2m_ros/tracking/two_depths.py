@@ -15,9 +15,9 @@ from dataclasses import replace
 from l2m_ros.geometry.pose import estimate_pose
 from l2m_ros.geometry.pose_problem import PoseOptions
 from l2m_ros.geometry.scale import ScaleEvidence
+from l2m_ros.tracking.depth_trust import DEPTH
 from l2m_ros.types import Correspondences, Frame, Lost, LostReason, MetricPose
 
-SOURCE = "depth"
 ASKED_MISFIT = 1.0  # of `DepthCheck`; right depth: one pose in ten
 LEAST_SHARE = 0.85
 
@@ -33,9 +33,9 @@ def contradict(
     """Why the two depth images speak against this pose by both, or None."""
     check = pose.depth_check
     both = query.depth is not None and keyframe.depth is not None
-    if pose.scale_source != SOURCE or not both or check is None or check.misfit < ASKED_MISFIT:
+    if pose.scale_source != DEPTH or not both or check is None or check.misfit < ASKED_MISFIT:
         return None
-    by_depth = replace(options, sources=(SOURCE,))
+    by_depth = replace(options, sources=(DEPTH,))
     alone = [
         estimate_pose(pairs, *frames, by_depth, evidence)
         for frames in (
