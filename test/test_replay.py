@@ -220,6 +220,10 @@ def test_a_recording_knows_where_the_camera_is_on_the_base(tmp_path):
     with open_recording(tmp_path / "a.mcap", values=values) as recording:
         (first, *_) = recording.shots()
     assert first.base_from_camera[0, 3] == 1.0
+    values = parameter_values(None, {"base_from_tf": "true", "frames.base": "torso"})
+    refused = pytest.raises(InvalidInput, match="does not connect camera_optical_frame to torso")
+    with open_recording(tmp_path / "a.mcap", values=values) as recording, refused:
+        next(recording.shots())
 
 
 def test_what_a_matcher_published_is_no_input():

@@ -8,7 +8,7 @@ meta.json           K, or cameras[name].K; stamp_s, world_from_camera, scene, wo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +19,9 @@ import numpy as np
 from l2m_ros.bags.reader import open_bag
 from l2m_ros.bags.replay import (
     GROUND_TRUTH,
-    STATIC,
     AnyBag,
     BagTopics,
+    Mounting,
     bundles_of,
     find_topics,
     frame_builder,
@@ -31,11 +31,10 @@ from l2m_ros.bags.replay import (
 from l2m_ros.errors import InvalidInput
 from l2m_ros.files import foreign_values, inside, read_json
 from l2m_ros.frames.inputs import Inputs
-from l2m_ros.frames.static_transforms import StaticTransforms
 from l2m_ros.geometry import se3
 from l2m_ros.images import read_depth, read_rgb
 from l2m_ros.parameters.file import parameter_values
-from l2m_ros.parameters.table import PARAMETERS, Values, base_from_camera
+from l2m_ros.parameters.table import Values
 from l2m_ros.tracking.odometry import OdometrySample
 from l2m_ros.types import Camera, FloatArray, Frame
 
@@ -196,7 +195,7 @@ def _bag_shots(
     bag: AnyBag, topics: BagTopics, truth: dict[int, FloatArray], values: Values
 ) -> Iterator[Shot]:
     inputs = Inputs(input_options(topics, values))
-    builder, mounted = frame_builder(topics, values), _mounting(bag, values)
+    builder, mounting = frame_builder(topics, values), Mounting(bag, values, by_default=True)
     stamps = np.array(sorted(truth), np.int64)
     for bundle in bundles_of(bag, topics, inputs):
         try:
@@ -205,25 +204,7 @@ def _bag_shots(
             continue
         known = _at(stamps, truth, frame.stamp_ns)
         odometry = inputs.odometry_at(frame.stamp_ns)
-        yield Shot(frame, "", known, odometry, mounted(frame.frame_id))
-
-
-def _mounting(bag: AnyBag, values: Values) -> Callable[[str], FloatArray]:
-    """base_from_camera by the camera's frame: of the parameter if it was set, else of /tf_static
-    if that connects the two, else the parameter's default (it looks along the base's x axis)."""
-    given = base_from_camera(values)
-    name = "base_from_camera"
-    if list(values[name]) != PARAMETERS[name].default:
-        return lambda frame_id: given
-    static = StaticTransforms(message for _, message in bag.messages([STATIC]))
-
-    def mounted(frame_id: str) -> FloatArray:
-        try:
-            return static.lookup(values["frames.base"], frame_id)
-        except InvalidInput:
-            return given
-
-    return mounted
+        yield Shot(frame, "", known, odometry, mounting.base_from_camera(frame.frame_id))
 
 
 def _at(stamps: np.ndarray, truth: dict[int, FloatArray], stamp_ns: int) -> FloatArray | None:

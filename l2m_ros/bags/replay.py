@@ -195,7 +195,7 @@ def replay(
         matcher = load_matcher(values["model"], **matcher_options(values))
     reader = load_depth_reader(values["mono_depth"], matcher, **depth_reader_options(values))
     tracker = Tracker(matcher, tracker_options(values), reader)
-    mounting = _Mounting(bag, values)
+    mounting = Mounting(bag, values)
     names = FrameNames(values["frames.odom"], values["frames.base"], values["frames.keyframe"])
     for bundle in bundles_of(bag, topics, inputs):
         if bundle.reset:
@@ -211,20 +211,29 @@ def replay(
         yield FrameResult(result, names, base)
 
 
-class _Mounting:
-    """base_from_camera: the parameter's, or the bag's /tf_static with `base_from_tf`."""
+class Mounting:
+    """base_from_camera: the parameter's, or the bag's /tf_static with `base_from_tf`.
 
-    def __init__(self, bag: AnyBag, values: Values) -> None:
+    by_default: of /tf_static, too, where the parameter was left alone and /tf_static knows.
+    """
+
+    def __init__(self, bag: AnyBag, values: Values, *, by_default: bool = False) -> None:
         self._given, self._base = base_from_camera(values), values["frames.base"]
+        self._asked = values["base_from_tf"]
+        left_alone = list(values["base_from_camera"]) == PARAMETERS["base_from_camera"].default
         self._static: StaticTransforms | None = None
-        if values["base_from_tf"]:
-            messages = [message for _, message in bag.messages([STATIC])]
-            self._static = StaticTransforms(messages)
+        if self._asked or (by_default and left_alone):
+            self._static = StaticTransforms(message for _, message in bag.messages([STATIC]))
 
     def base_from_camera(self, camera_frame: str) -> FloatArray:
         if self._static is None:
             return self._given
-        return self._static.lookup(self._base, camera_frame)
+        try:
+            return self._static.lookup(self._base, camera_frame)
+        except InvalidInput:
+            if self._asked:
+                raise
+            return self._given
 
 
 def without_effect(values: Values) -> list[str]:

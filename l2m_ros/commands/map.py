@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from l2m_ros.commands.options import BACKENDS, real, whole
-from l2m_ros.commands.replay import values_of
+from l2m_ros.commands.replay import add_parameter_arguments, values_of
 from l2m_ros.errors import InvalidInput
 from l2m_ros.files import check_outputs, local, without_password
 
@@ -46,15 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     build.add_argument("--max-keyframes", type=whole(0), default=0, help="0 (default): no bound")
     build.add_argument("--world", help="name of the truth's frame, if the folder has none")
-    build.add_argument("--params-file", type=Path, help="YAML of the node's parameters, for a bag")
-    build.add_argument(
-        "-p",
-        "--param",
-        action="append",
-        default=[],
-        metavar="NAME:=VALUE",
-        help="set a parameter of the node, as base_from_camera of a bag; may be repeated",
-    )
+    add_parameter_arguments(build)  # of a bag: base_from_camera and others
     build.add_argument("--append", action="store_true", help="add to a map that is there")
     build.add_argument("--force", action="store_true", help="replace a map that is there")
     _model(build)

@@ -42,6 +42,14 @@ def add_tracking_arguments(parser: argparse.ArgumentParser) -> None:
     """What says how a bag is tracked."""
     parser.add_argument("--model", help="matcher by name (the node's parameter `model`)")
     parser.add_argument("--backend", help="engine of a network (the node's parameter `backend`)")
+    add_parameter_arguments(parser)
+    for name in TOPICS:
+        option = f"--{name.replace('_', '-')}"
+        parser.add_argument(option, metavar="TOPIC", help="found by its type if not given")
+
+
+def add_parameter_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `values_of` reads."""
     parser.add_argument("--params-file", type=Path, help="YAML of the node's parameters")
     parser.add_argument(
         "-p",
@@ -51,9 +59,6 @@ def add_tracking_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME:=VALUE",
         help="set a parameter of the node; may be repeated",
     )
-    for name in TOPICS:
-        option = f"--{name.replace('_', '-')}"
-        parser.add_argument(option, metavar="TOPIC", help="found by its type if not given")
 
 
 def run(args: argparse.Namespace) -> int:
