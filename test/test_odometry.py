@@ -21,6 +21,7 @@ from l2m_ros.workshop.simulation.path import make_path
 from l2m_ros.workshop.simulation.sequence import SimulationOptions, simulate
 
 FRAMES = 40
+EXACT = np.zeros((6, 6))
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +71,20 @@ def run_of_wheels(rng, steps=12, length_m=0.05):
         samples.append(OdometrySample(k, odometer.odom_from_base, odometer.covariance))
         pose = pose @ motion
     return poses, samples
+
+
+def test_a_turn_that_was_unknown_at_the_start_moves_the_end_of_the_way():
+    """Interpolated over a gap the start's heading is open, and all that follows swings by it."""
+    rng, timing = np.random.default_rng(5), np.diag([1e-4] * 3 + [2.5e-3] * 3)
+    true = [se3.exp(np.array(xi)) for xi in ([1.0, 2, 0, 0, 0.1, 0.8], [3.0, 3, 0.2, 0, 0, 1.5])]
+    off = []
+    for _ in range(400):
+        T = se3.perturb(true[0], np.linalg.cholesky(timing) @ rng.standard_normal(6))
+        samples = OdometrySample(0, T, np.zeros((6, 6)), timing), OdometrySample(1, true[1], EXACT)
+        way = step(*samples, OdometryNoise(1e-6, 1e-6))
+        error = se3.difference(way.a_from_b, se3.inverse(true[0]) @ true[1])
+        off.append(error @ np.linalg.solve(way.covariance, error))
+    assert np.mean(off) == pytest.approx(6.0, rel=0.15)
 
 
 COVARIANCES = {

@@ -54,14 +54,21 @@ def rolled():
     return matches, keyframe, Frame(grey, CAMERA, stamp_ns=500_000_000), truth
 
 
-def posed(rolled, readout_s, sigma_s=0.01, known=True):
+def posed(rolled, readout_s, sigma_s=0.01, known=True, mono=False):
+    """mono: the depth is a network's reading."""
     matches, keyframe, query, truth = rolled
     before = truth @ se3.inverse(se3.exp(0.1 * QUERY_TWIST))
     motion = (
         ImageMotion(KEYFRAME_TWIST, before, 0.1, np.zeros(6), readout_s, sigma_s) if known else None
     )
-    pose = estimate_pose(matches, query, keyframe, PoseOptions(), ScaleEvidence(motion=motion))
+    evidence = ScaleEvidence(motion=motion)
+    if mono:
+        depth = {"mono_depth": keyframe.depth, "mono_sigma": 0.02, "mono_scale_sigma": 0.02}
+        evidence = replace(evidence, **depth)
+        keyframe = replace(keyframe, depth=None)
+    pose = estimate_pose(matches, query, keyframe, PoseOptions(), evidence)
     assert isinstance(pose, MetricPose)
+    assert pose.scale_source == ("mono_depth" if mono else "depth")
     error = se3.difference(pose.keyframe_from_camera, truth)
     return pose, error, float(error @ np.linalg.solve(pose.covariance, error))
 
@@ -78,6 +85,14 @@ def test_a_known_shutter_is_undone(rolled):
     assert np.linalg.norm(with_it[3:]) < 0.25 * np.linalg.norm(without[3:])
     again = posed(rolled, READOUT_S)[0].shutter  # what is left and what was undone
     assert again.readout_s == pytest.approx(READOUT_S, abs=0.003)
+
+
+def test_a_known_shutter_is_undone_for_a_networks_metres_too(rolled):
+    """Each pose told of twice the read-out time while nothing was undone: it grew without end."""
+    (_, without, _), (pose, with_it, nees) = (posed(rolled, s, mono=True) for s in (0.0, READOUT_S))
+    assert pose.shutter.readout_s == pytest.approx(READOUT_S, abs=0.006)
+    assert np.linalg.norm(with_it[3:]) < 0.25 * np.linalg.norm(without[3:])
+    assert nees < 20.0
 
 
 def test_a_shutter_of_an_unknown_time_is_admitted(rolled):

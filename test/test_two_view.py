@@ -1,5 +1,7 @@
 """The essential matrix, its special cases, and what may not enter it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -75,6 +77,17 @@ def test_a_plane_keeps_its_second_motion_only_where_it_is_as_likely():
         assert off < 0.05
         seen += view.other is None
     assert seen >= 3
+
+
+@pytest.mark.parametrize("correlation_px", [0.0, 20.0])
+def test_chance_does_not_choose_between_the_two_motions_of_a_plane(correlation_px):
+    """Their epipolar lines have other directions, so matches err from both by other amounts."""
+    world = World("floor", (0.0, 0.02, 0.25, 0.01, 0.02, 0.0), surface="plane", matches=500)
+    for seed in range(8):
+        t, _, view = view_of(replace(world, correlation_px=correlation_px), seed)
+        motions_kept = [view.fit.pose, *([] if view.other is None else [view.other])]
+        off = [se3.difference(T, unit(t.keyframe_from_camera)) for T in motions_kept]
+        assert min(np.linalg.norm(d) for d in off) < 0.15
 
 
 def test_parallax_is_measured_without_the_noise():

@@ -1,6 +1,7 @@
 """The verbs of `l2m` and the disk: inputs are never overwritten, a full disk is one line."""
 
 import contextlib
+import importlib
 import json
 import re
 import resource
@@ -62,6 +63,21 @@ def test_convert_never_destroys_its_input(capsys, tmp_path):
     code, _, err = l2m(capsys, "weights", "convert", path)
     assert code == 2 and "would overwrite the input" in err
     assert path.read_bytes() == content
+
+
+def test_a_view_of_a_bag_is_written_whole_or_not_at_all(bag, capsys, tmp_path, monkeypatch):
+    """Rerun writes the file by itself: on a full disk it was torn, and the verb said nothing."""
+    view = pytest.importorskip("rerun") and importlib.import_module("l2m_ros.bags.rerun_view")
+    out = tmp_path / "view.rrd"
+    argv = ["view", bag, "--model", "sift", "--save", out]
+    assert l2m(capsys, *argv)[0] == 0
+    assert out.read_bytes().startswith(b"RRF") and out.stat().st_size > 10_000
+    out.unlink()
+    full = types.SimpleNamespace(free=1 << 20)
+    monkeypatch.setattr(view.shutil, "disk_usage", lambda _: full)
+    code, _, err = l2m(capsys, *argv)
+    assert code == 2 and "disk is full (1 MB free)" in err
+    assert not list(tmp_path.iterdir())
 
 
 def test_outputs_are_checked_before_the_work_begins(bag, capsys, tmp_path):

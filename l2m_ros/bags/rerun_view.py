@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +14,17 @@ from l2m_ros.frames.outputs import FrameResult, matches_picture, points_m
 from l2m_ros.types import ByteArray, FloatArray
 
 PATH_COLOUR = (42, 120, 214)
+LEAST_FREE_BYTES = 16 << 20  # Rerun writes a file by itself, and tears it where the disk is full
 
 
 class Viewer:
-    """`show` a tracked frame, or log its parts; to a window, or to a file for the viewer."""
+    """`show` a tracked frame, or log its parts; to a window, or to a file for the viewer.
+
+    A file is whole once the viewer was closed.
+    """
 
     def __init__(self, title: str, save: Path | None = None) -> None:
+        self._save = save
         if save is not None:
             save.absolute().parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -48,7 +55,17 @@ class Viewer:
             world_from_keyframe = tracked.base_from_camera @ kept.odom_from_keyframe
             self.points(points_m(pairs, kept, tracked), world_from_keyframe, pairs.confidence)
 
+    def close(self) -> None:
+        self._check_disk()
+        rr.disconnect()
+
+    def _check_disk(self) -> None:
+        folder = None if self._save is None else self._save.absolute().parent
+        if folder is not None and shutil.disk_usage(folder).free < LEAST_FREE_BYTES:
+            raise OSError(errno.ENOSPC, "no space left", str(self._save))
+
     def at(self, stamp_ns: int) -> None:
+        self._check_disk()
         rr.set_time("stamp", timestamp=np.datetime64(stamp_ns, "ns"))
 
     def camera(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from l2m_ros.commands import replay
 from l2m_ros.errors import InvalidInput
-from l2m_ros.files import check_outputs
+from l2m_ros.files import check_outputs, whole_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,18 +19,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int | None:
+    if args.save is None:
+        return _show(args, None)
+    if args.save.exists():
+        raise InvalidInput(f"{args.save} exists; name another one")
+    check_outputs([args.save], [args.bag, args.params_file])
+    with whole_file(args.save) as partial:
+        return _show(args, partial)
+
+
+def _show(args: argparse.Namespace, save: Path | None) -> int | None:
     from l2m_ros.bags.rerun_view import Viewer
 
-    if args.save is not None and args.save.exists():
-        raise InvalidInput(f"{args.save} exists; name another one")
-    if args.save is not None:
-        check_outputs([args.save], [args.bag, args.params_file])
     if args.bag is None:
         from l2m_ros.node.live_view import show_node
 
-        return show_node(Viewer("l2m_ros", args.save))
-    viewer = None  # no window before the bag has given a frame
+        viewer = Viewer("l2m_ros", save)
+        code = show_node(viewer)
+        viewer.close()
+        return code
+    # No window before the bag has given a frame.
+    shown = None if save is None else Viewer(args.bag.name, save)
     for frame in replay.tracked_frames(args):
-        viewer = viewer or Viewer(args.bag.name, args.save)
-        viewer.show(frame)
+        shown = shown or Viewer(args.bag.name, save)
+        shown.show(frame)
+    if shown is not None:
+        shown.close()
     return None

@@ -27,25 +27,30 @@ def absolute_pose(
     image_area: float,
     shift_sigma_m: float = 0.0,
     initial: FloatArray | None = None,
+    coarse: bool = True,
     hole_sigma: float = 0.0,
     patient: bool = False,
 ) -> Fit | Lost:
     """The pose that the matches with depth agree on, then all matches.
 
-    image_area in normalised units; `initial` replaces the search. hole_sigma: what a match without
-    depth errs on top, normalised units. patient: see `with_rays`.
+    image_area in normalised units; `initial` replaces the search; coarse: all matches may belong to
+    it, else those near it. hole_sigma: what a match without depth errs on top, normalised units.
+    patient: see `with_rays`.
     """
     flat = one_depth(pairs)
     if flat is not None:
         return flat
     T = find_absolute(pairs, search) if initial is None else initial
     off = _reprojection_distance(pairs, T)
-    near = np.flatnonzero(off < (WIDE * search.threshold if initial is None else np.inf))
+    coarse = coarse and initial is not None
+    near = np.flatnonzero(off < (np.inf if coarse else WIDE * search.threshold))
     if len(near) <= POINTS_SAMPLE:
         return _too_few(len(near), len(pairs))
     chosen = pairs.select(near)
     terms = depth_terms(chosen, shift_sigma_m=shift_sigma_m)
-    fit = refine(chosen, T, terms, first_noise(chosen, off[near]))
+    # Among all matches more than half may be outliers.
+    share = 0.25 if coarse else 0.5
+    fit = refine(chosen, T, terms, first_noise(chosen, off[near], share))
     if fit is None:
         return Lost(LostReason.DEGENERATE, "the matches with depth do not determine a pose")
     radius = max(search.threshold, accepted_radius(chosen, fit, dof=2))
@@ -129,13 +134,15 @@ def _distance(Y: FloatArray, seen: FloatArray) -> FloatArray:
     return np.where(Y[2] > 0, np.sqrt(d[0] * d[0] + d[1] * d[1]), np.nan)
 
 
-def first_noise(pairs: RayPairs, off: FloatArray) -> Noise:
-    """The match noise at the search's pose, from how far off the points reproject (N,).
+def first_noise(pairs: RayPairs, off: FloatArray, share: float = 0.5) -> Noise:
+    """The match noise at a first pose, from how far off the nearest share of points reproject.
 
-    Outliers and depth noise raise it: a start that is too wide narrows by itself.
+    Outliers and depth noise raise it: a start that is too wide narrows by itself, unless most of
+    the nearest are outliers.
     """
     claimed = 0.5 * (pairs.noise[0] + pairs.noise[2]) / pairs.stretch[1] ** 2
-    return Noise(match=max(float(np.median(off * off / claimed)) / CHI2_MEDIAN_2, 1e-4))
+    nearest = float(np.quantile(off * off / claimed, share))
+    return Noise(match=max(nearest / (-2.0 * np.log(1.0 - share)), 1e-4))  # of chi-square with two
 
 
 def _too_few(inliers: int, matches: int) -> Lost:

@@ -25,10 +25,10 @@ from l2m_ros.geometry.length import Length, length_from_depths
 from l2m_ros.geometry.pose_problem import MIN_MATCHES, PoseProblem
 from l2m_ros.geometry.rays import RayPairs, focal_px
 from l2m_ros.geometry.refine import Fit, epipolar_terms, refine, settle
-from l2m_ros.geometry.rival_motions import ahead, motion_cost
+from l2m_ros.geometry.rival_motions import SAME_COST, ahead, motion_cost
 from l2m_ros.geometry.scale import SCALE_SOURCES, Depths, Floor, TranslationPrior
 from l2m_ros.geometry.triangulation import epipolar_distance, triangulated_depth
-from l2m_ros.geometry.two_view import SAME_COST, TwoView
+from l2m_ros.geometry.two_view import TwoView
 from l2m_ros.types import FloatArray, Lost, LostReason, MetricPose
 
 FRAME_DEPTH = "depth"  # of `SCALE_SOURCES`: another sensor than the camera
@@ -93,17 +93,19 @@ def _from_depths(problem: PoseProblem, depths: Depths, source: str) -> MetricPos
         seen = _from_coarse_depths(problem, pairs, depths, source)
         if seen is not None:
             return seen
+        pairs = replace(pairs, keyframe=problem.pairs.keyframe)
     side = problem.query if np.isfinite(depths.keyframe_m).any() else problem.keyframe
     f = focal_px(side)
     initial = _scaled(problem, pairs) if depths.shift_sigma_m > 0 else None
 
-    def posed(pairs: RayPairs, initial: FloatArray | None) -> Fit | Lost:
+    def posed(pairs: RayPairs, initial: FloatArray | None, *, coarse: bool = True) -> Fit | Lost:
         return absolute_pose(
             pairs,
             problem.search(side),
             image_area=side.width * side.height / f**2,
             shift_sigma_m=depths.shift_sigma_m,
             initial=initial,
+            coarse=coarse,
             hole_sigma=problem.hole_sigma,
             patient=depths.sparse,  # few depths say little of the noise of the many matches
         )
@@ -111,7 +113,7 @@ def _from_depths(problem: PoseProblem, depths: Depths, source: str) -> MetricPos
     fit = posed(pairs, depths.initial if initial is None else initial)
     if isinstance(fit, Fit) and not depths.coarse and problem.unroll(fit.pose, pairs.keyframe_m):
         pairs = replace(pairs, keyframe=problem.pairs.keyframe)
-        fit = posed(pairs, fit.pose)
+        fit = posed(pairs, fit.pose, coarse=False)
     if isinstance(fit, Lost):
         return fit
     agreed = float((fit.weights > 0.5).mean())
@@ -143,6 +145,9 @@ def _from_coarse_depths(
     if not found:
         return None
     T, length = min(found, key=lambda it: it[1].misfit)
+    if _unrolled(problem, T, length.length_m):
+        pairs = replace(pairs, keyframe=problem.pairs.keyframe)
+        return _from_coarse_depths(problem, pairs, depths, source)
     threshold = problem.search(problem.keyframe).threshold
     agree = float((epipolar_distance(problem.pairs, T) < threshold).mean())
     if source == MONO_DEPTH and agree < MAJORITY:
@@ -175,10 +180,18 @@ def _from_floor(problem: PoseProblem, floor: Floor, source: str) -> MetricPose |
     if not found:
         return Lost(LostReason.NO_SCALE, f"no {source} is seen {floor.height_m:.2f} m below")
     T, seen = max(found, key=lambda it: it[1].points)
+    if _unrolled(problem, T, seen.length_m):
+        return _from_floor(problem, floor, source)
     if seen.common > problem.options.max_scale_sigma:
         return _too_unsure(problem, source, seen.common)
     own = Length(seen.length_m, seen.length_m * seen.sigma, 0.0, 1.0, 0.0)
     return _of_length(problem, view, T, own, seen.common, source)
+
+
+def _unrolled(problem: PoseProblem, T: FloatArray, length_m: float) -> bool:
+    """Undoes a known rolling shutter by the depths that a two-view pose of that length shows."""
+    depth_m = length_m * triangulated_depth(problem.pairs, T)
+    return problem.unroll(se3.transform(T[:3, :3], length_m * T[:3, 3]), depth_m)
 
 
 def _of_length(

@@ -140,6 +140,7 @@ class PoseProblem:
         asked = options.texture.grey > 0 and bool(self.pairs.floor.any())
         self.hole_sigma = options.texture.hole_px / focal_px(self.keyframe) if asked else 0.0
         self._two_view: TwoView | Lost | None = None
+        self._undone_s = 0.0  # of a rolling shutter, in `pairs`
 
     def search(self, camera: Camera) -> Search:
         threshold = self.options.threshold_px / focal_px(camera)
@@ -200,9 +201,10 @@ class PoseProblem:
             rolling = [self.options.shutter_sigma_s * self._flow_by_row()]
         else:
             readout_s = float(np.hypot(motion.readout_s, motion.readout_sigma_s))
+            left_s = float(np.hypot(motion.readout_s - self._undone_s, motion.readout_sigma_s))
             by_velocity = shift_by_velocity(self.pairs, depth_m, self._rows, motion)
             rolling = [
-                motion.readout_sigma_s * self.by_readout(T, depth_m, motion),
+                left_s * self.by_readout(T, depth_m, motion),
                 *(readout_s * by_velocity),
             ]
         shift = np.stack([focal, *rolling])
@@ -221,13 +223,13 @@ class PoseProblem:
         )
 
     def unroll(self, T: FloatArray, depth_m: FloatArray) -> bool:
-        """Undoes a rolling shutter that is known, in `pairs`; whether there was anything to do."""
+        """Undoes a rolling shutter that is known, in `pairs`, once; whether there was one."""
         motion = self.request.evidence.motion
-        if motion is None or motion.readout_s == 0.0:
+        if motion is None or motion.readout_s == self._undone_s:
             return False
         off = motion.readout_s * self.by_readout(T, depth_m, motion)
         self.pairs = replace(self.pairs, keyframe=self.pairs.keyframe - off)
-        self._two_view = None
+        self._two_view, self._undone_s = None, motion.readout_s
         return True
 
     def _shutter_hint(self, fit: Fit, depth_m: FloatArray) -> ShutterHint | None:
@@ -236,7 +238,7 @@ class PoseProblem:
         if motion is None:
             return None
         hint = unseen_readout(fit, self.pairs.query, self.by_readout(fit.pose, depth_m, motion))
-        return hint and replace(hint, readout_s=hint.readout_s + motion.readout_s)
+        return hint and replace(hint, readout_s=hint.readout_s + self._undone_s)
 
     def _flow_by_row(self) -> FloatArray:
         """(2, N) by how much the matches are off for each second that an image's rows take.

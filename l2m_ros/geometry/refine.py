@@ -322,10 +322,10 @@ def _weights(rows: Rows) -> FloatArray:
     return np.asarray(1.0 / (1.0 + np.exp(0.5 * excess)))
 
 
-def robust_cost(rows: Rows) -> float:
-    """-2 log likelihood, up to a constant; comparable between poses at the same noise only."""
+def robust_costs(rows: Rows) -> FloatArray:
+    """(N,) -2 log likelihood, up to a constant; comparable between poses at the same noise only."""
     half = HALF_WEIGHT[rows.observed.astype(np.intp)]
-    return -2.0 * float(np.logaddexp(-0.5 * rows.squared, -0.5 * half).sum())
+    return np.asarray(-2.0 * np.logaddexp(-0.5 * rows.squared, -0.5 * half))
 
 
 def _normal_equations(

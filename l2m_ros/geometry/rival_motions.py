@@ -14,13 +14,15 @@ import numpy as np
 
 from l2m_ros.geometry import se3
 from l2m_ros.geometry.rays import Noise, RayPairs
-from l2m_ros.geometry.refine import HALF_WEIGHT, epipolar_terms, robust_cost, settle
+from l2m_ros.geometry.refine import HALF_WEIGHT, epipolar_terms, robust_costs, settle
 from l2m_ros.geometry.residuals import epipolar_rows
 from l2m_ros.geometry.triangulation import behind_a_camera, triangulated_depth
 from l2m_ros.types import FloatArray
 
 # Radians, or of the unit translation: iterations stop up to 0.06 beside the minimum they seek.
 APART = 0.08
+SAME_COST = 12.0  # two motions whose -2 log likelihoods differ by less cannot be told apart
+SURE = 3.0  # ... of a plane, nor by less than so many standard deviations of chance
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,18 +54,31 @@ def apart(a: FloatArray, b: FloatArray) -> float:
     return float(np.linalg.norm(se3.difference(a, b)))
 
 
-def motion_cost(
-    pairs: RayPairs, T: FloatArray, noise: Noise, weights: FloatArray | None = None
-) -> float:
-    """-2 log likelihood; an inlier whose point would lie behind a camera costs like an outlier.
+def motion_costs(pairs: RayPairs, T: FloatArray, noise: Noise) -> FloatArray:
+    """(N,) -2 log likelihood; an inlier whose point lies behind a camera costs like an outlier.
 
     Behind either one: turned by half a turn about the translation, a motion has the same epipolar
     lines and its points ahead of one camera only.
     """
     rows = epipolar_rows(pairs, T, None, noise, 0.0)
-    weights = rows.squared < HALF_WEIGHT[1] if weights is None else weights
-    behind = float((weights * behind_a_camera(pairs, T)).sum())
-    return robust_cost(rows) + float(HALF_WEIGHT[1]) * behind
+    behind = (rows.squared < HALF_WEIGHT[1]) & behind_a_camera(pairs, T)
+    return np.asarray(robust_costs(rows) + HALF_WEIGHT[1] * behind)
+
+
+def motion_cost(pairs: RayPairs, T: FloatArray, noise: Noise) -> float:
+    return float(motion_costs(pairs, T, noise).sum())
+
+
+def told_apart(costs: FloatArray, others: FloatArray, told: float) -> bool:
+    """Whether the matches tell a plane's motion of `costs` (N,) from that of `others`, the dearer.
+
+    told: effective matches / matches. Nothing but chance lies between a plane's two motions: they
+    have epipolar lines of other directions, and each match errs from both by other amounts. How
+    much chance makes of that the matches' own differences say (Vuong's test).
+    """
+    more = others - costs
+    chance = float(np.sqrt(((more - more.mean()) ** 2).sum() / told))
+    return float(more.sum()) > max(SAME_COST / told, SURE * chance)
 
 
 def ahead(pairs: RayPairs, T: FloatArray, weights: FloatArray) -> FloatArray:

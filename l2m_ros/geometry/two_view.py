@@ -35,7 +35,14 @@ from l2m_ros.geometry.refine import (
     settle,
 )
 from l2m_ros.geometry.residuals import epipolar_rows, infinity_rows
-from l2m_ros.geometry.rival_motions import ahead, apart, motion_cost, motions
+from l2m_ros.geometry.rival_motions import (
+    SAME_COST,
+    ahead,
+    apart,
+    motion_costs,
+    motions,
+    told_apart,
+)
 from l2m_ros.geometry.triangulation import epipolar_distance, plausible_depth
 from l2m_ros.types import FloatArray, Lost, LostReason
 
@@ -43,7 +50,6 @@ PLANE_MATCHES = 200  # drawn among the inliers: plenty for 8 parameters
 # A plane is named only where nearly all inliers lie on it: 100 samples of four find it if 40 % do,
 # and a scene without one is not searched for long (2 ms in place of 20).
 PLANE_TRIALS = 100
-SAME_COST = 12.0  # two motions whose -2 log likelihoods differ by less cannot be told apart
 SHARP, MIN_SHARP = 6.0, 30  # variance, times the best tenth's; fewer matches name no case
 SAME_MOTION = 0.02  # radians, or of the unit translation: nearer ones are one motion
 
@@ -84,8 +90,9 @@ def relative_pose(
         return _too_few(inliers, len(pairs))
     found, other = _likeliest(pairs, found, search) if rivals else (found, None)
     view = _classified(found, search, min_parallax)
-    if view.kind == "general":
-        view = replace(view, other=other)
+    if other is not None and view.kind != "rotation" and view.other is None:
+        new = apart(other, view.fit.pose) > SAME_MOTION
+        view = replace(view, other=other) if new else view
     near, n = found.index, len(pairs)
     return replace(view, fit=view.fit.over(near, n), general=view.general.over(near, n))
 
@@ -233,11 +240,11 @@ def _planar(pairs: RayPairs, view: TwoView, H: FloatArray) -> TwoView:
         found = refine(pairs, T, epipolar_terms(pairs), view.fit.noise)
         if found is not None:
             candidates.append(_forward(pairs, found))
-    noise = view.fit.noise
-    costed = [(motion_cost(pairs, fit.pose, noise, fit.weights), fit) for fit in candidates]
-    (least, best), *others = sorted(costed, key=lambda it: it[0])
-    for cost, fit in others:
-        if cost < least + SAME_COST and apart(fit.pose, best.pose) > SAME_MOTION:
+    costed = [(motion_costs(pairs, fit.pose, view.fit.noise), fit) for fit in candidates]
+    (least, best), *others = sorted(costed, key=lambda it: float(it[0].sum()))
+    told = independent_fraction(best, pairs.query)
+    for costs, fit in others:
+        if apart(fit.pose, best.pose) > SAME_MOTION and not told_apart(least, costs, told):
             return replace(view, fit=best, general=best, other=fit.pose)
     return replace(view, fit=best, general=best)
 

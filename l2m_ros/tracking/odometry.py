@@ -87,7 +87,7 @@ def step(
         P = turn @ _positive(added) @ turn.T + np.diag([floor_m**2 + 1e-8] * 3 + [0.0] * 3)
     else:
         P = noise.covariance(a_from_b)
-    P = P + turn @ (a.timing + b.timing) @ turn.T
+    P = P + turn @ (_carried(a.timing, a, b) + b.timing) @ turn.T
     if base_from_camera is None:
         return OdometryStep(a_from_b, P, modelled)
     camera_from_base, exact = se3.inverse(base_from_camera), np.zeros((6, 6))
@@ -115,10 +115,15 @@ def unusable(a: OdometrySample, b: OdometrySample, added: FloatArray) -> str | N
 
 def _added(a: OdometrySample, b: OdometrySample) -> FloatArray:
     """Covariance that was added between a and b, about odom's axes."""
+    added = b.covariance - _carried(a.covariance, a, b)
+    return np.asarray(0.5 * (added + added.T))
+
+
+def _carried(P: FloatArray, a: OdometrySample, b: OdometrySample) -> FloatArray:
+    """Covariance P of a as it is at b: a turn moves the end of the way."""
     J = np.eye(6)
     J[:3, 3:] = -se3.skew(b.odom_from_base[:3, 3] - a.odom_from_base[:3, 3])
-    added = b.covariance - J @ a.covariance @ J.T
-    return np.asarray(0.5 * (added + added.T))
+    return np.asarray(J @ P @ J.T)
 
 
 def _positive(P: FloatArray) -> FloatArray:
