@@ -48,6 +48,8 @@ def test_a_cuts_label_is_the_depth_of_what_it_shows_over_its_own_focal_length(cu
     off = labels - (shown - (np.log(200.0) + cuts.log_zoom)[:, None, None, None])
     inner = off[..., 2:-2, 2:-2]
     assert inner[torch.isfinite(inner)].abs().max() < 0.04
+    # The lower of two middle values is nearer by 0.001; half a pixel aside makes 0.004 of it.
+    assert abs(inner[torch.isfinite(inner)].mean()) < 0.002
     assert cuts.log_zoom.exp().max() > 1.7 and cuts.log_zoom.exp().min() > 1.1
 
 

@@ -19,6 +19,7 @@ from fakes.keyframes import CAMERA, features, map_keyframe, stored_cells
 
 from l2m_ros.errors import InvalidInput, L2MError, MapError
 from l2m_ros.files import without_password
+from l2m_ros.geometry.camera import unproject
 from l2m_ros.mapping import codec, export, sql, sqlite
 from l2m_ros.mapping.places import Places
 from l2m_ros.mapping.records import Edge
@@ -26,7 +27,7 @@ from l2m_ros.mapping.repair import problems
 from l2m_ros.mapping.store import open_map
 from l2m_ros.matching.catalogue import load_matcher
 from l2m_ros.types import Camera
-from l2m_ros.workshop.gaussians.captures import _nerfstudio_camera
+from l2m_ros.workshop.gaussians.captures import _colmap_camera, _nerfstudio_camera
 
 try:
     from l2m_ros.mapping import postgres as postgres_store
@@ -441,6 +442,38 @@ def test_a_lens_goes_to_nerfstudio_and_comes_back(kind, D, tmp_path):
     with pytest.raises(InvalidInput, match="rectify first"):
         export.write_nerfstudio(store, tmp_path / "ns", voxel_m=0.05)
     store.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "D"),
+    [
+        ("none", []),
+        ("plumb_bob", [-0.1, 0.02, 0.001, -0.002, 0.0]),
+        ("plumb_bob", [-0.1, 0.02, 0.001, -0.002, 0.03]),
+        ("equidistant", [0.1, 0.02, -0.01, 0.004]),
+        ("rational_polynomial", [0.3, 0.1, 0.001, -0.002, 0.01, 0.4, 0.05, 0.02]),
+    ],
+)
+def test_a_lens_goes_to_colmap_and_comes_back(kind, D, tmp_path):
+    """Its FULL_OPENCV was said not to exist, and fisheyes that we wrote were not read again."""
+    camera = Camera(CAMERA.width, CAMERA.height, CAMERA.K, kind, np.array(D))
+    rgb = map_keyframe().frame().rgb
+    back = _colmap_camera(export._colmap_camera(camera).split(), rgb, "it")
+    corners = np.array([[0.0, 0], [CAMERA.width - 1, 0], [CAMERA.width / 3, CAMERA.height - 1]])
+    assert np.allclose(back.K, camera.K)
+    assert np.allclose(unproject(back, corners), unproject(camera, corners), atol=1e-6)
+
+
+def test_what_other_programs_cameras_cannot_be_is_refused():
+    K = CAMERA.K.copy()
+    K[0, 1] = 0.5
+    skewed = Camera(CAMERA.width, CAMERA.height, K)
+    for written in (export._colmap_camera, export._nerfstudio_lens):
+        with pytest.raises(InvalidInput, match="skew"):
+            written(skewed)
+    frame = {"fl_x": 50.0, "k4": 0.1}
+    with pytest.raises(InvalidInput, match="k4: undistort first"):
+        _nerfstudio_camera(frame, map_keyframe().frame().rgb, "it")
 
 
 def test_keyframes_near_a_place_are_those_that_the_map_has_now(tmp_path):

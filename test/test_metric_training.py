@@ -15,7 +15,7 @@ from l2m_ros.networks.mickey import rigid
 from l2m_ros.networks.mickey.network import COMPACT, build_mickey
 from l2m_ros.networks.mickey.solver import Views
 from l2m_ros.types import Camera
-from l2m_ros.workshop.training import depth_data, metric, metric_data
+from l2m_ros.workshop.training import depth_data, metric, metric_data, metric_pairs
 from l2m_ros.workshop.training.loop import LoopOptions
 from l2m_ros.workshop.training.metric_data import PosedFrame
 from l2m_ros.workshop.training.metric_losses import LOSSES, Truth
@@ -206,12 +206,36 @@ def test_overlap_is_the_share_that_the_other_image_shows():
     frame = posed_frames(1)[0]
     beside = replace(frame, world_from_camera=se3.exp(np.array([0.6, 0, 0, 0, 0, 0])))
     hidden = replace(beside, depth=np.full((64, 96), 1.5, np.float32))
-    share = overlaps([frame, beside, hidden])
+    group = [frame, beside, hidden]
+    share = overlaps(group, np.argwhere(np.ones((3, 3)))).reshape(3, 3)
     assert np.allclose(np.diag(share), 1.0) and share[0, 1] == pytest.approx(0.75, abs=0.05)
     assert share[0, 2] == 0.0
     apart = replace(frame, world_from_camera=se3.exp(np.array([2.0, 0, 0, 0, 0, 0])))
     with pytest.raises(InvalidInput, match="show the same"):
         MetricPairs([[frame, apart]], 0)
+
+
+def test_of_a_long_recording_only_pairs_within_the_limits_are_looked_at(monkeypatch):
+    """All pairs of 5,000 images were held at once, and each looked at: 2 GB and an hour."""
+    looked = []
+
+    def counted(group, ends):
+        looked.append(len(ends))
+        return overlaps(group, ends)
+
+    monkeypatch.setattr(metric_pairs, "overlaps", counted)
+    frame = posed_frames(1)[0]
+    drive = [
+        replace(frame, world_from_camera=se3.exp(np.array([0.25 * k, 0, 0, 0, 0, 0])))
+        for k in range(200)
+    ]
+    found = metric_pairs.pair_list(drive, PairLimits(way_m=1.1, overlap=0.5))
+    apart = np.abs(np.subtract(*found.ends.T))
+    assert looked == [2 * (199 + 198 + 197 + 196)] == [len(found.ends)]
+    assert (np.diff(found.excess) >= 0).all() and set(apart) == {1, 2, 3, 4}
+    assert found.excess == pytest.approx(0.25 * apart / 1.1)
+    # Where none is within the limits, those beyond.
+    assert len(metric_pairs.pair_list(drive[::8], PairLimits(way_m=1.1, overlap=0.0)).ends) == 600
 
 
 def test_the_devices_batches_are_those_of_the_cpu():

@@ -27,29 +27,26 @@ def absolute_pose(
     image_area: float,
     shift_sigma_m: float = 0.0,
     initial: FloatArray | None = None,
-    coarse: bool = True,
     hole_sigma: float = 0.0,
     patient: bool = False,
 ) -> Fit | Lost:
     """The pose that the matches with depth agree on, then all matches.
 
-    image_area in normalised units; `initial` replaces the search; coarse: all matches may belong to
-    it, else those near it. hole_sigma: what a match without depth errs on top, normalised units.
-    patient: see `with_rays`.
+    image_area in normalised units; `initial` replaces the search, and all matches may belong to it.
+    hole_sigma: what a match without depth errs on top, normalised units. patient: see `with_rays`.
     """
     flat = one_depth(pairs)
     if flat is not None:
         return flat
     T = find_absolute(pairs, search) if initial is None else initial
     off = _reprojection_distance(pairs, T)
-    coarse = coarse and initial is not None
-    near = np.flatnonzero(off < (np.inf if coarse else WIDE * search.threshold))
+    near = np.flatnonzero(off < (WIDE * search.threshold if initial is None else np.inf))
     if len(near) <= POINTS_SAMPLE:
         return _too_few(len(near), len(pairs))
     chosen = pairs.select(near)
     terms = depth_terms(chosen, shift_sigma_m=shift_sigma_m)
     # Among all matches more than half may be outliers.
-    share = 0.25 if coarse else 0.5
+    share = 0.5 if initial is None else 0.25
     fit = refine(chosen, T, terms, first_noise(chosen, off[near], share))
     if fit is None:
         return Lost(LostReason.DEGENERATE, "the matches with depth do not determine a pose")

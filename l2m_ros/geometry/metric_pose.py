@@ -98,14 +98,13 @@ def _from_depths(problem: PoseProblem, depths: Depths, source: str) -> MetricPos
     f = focal_px(side)
     initial = _scaled(problem, pairs) if depths.shift_sigma_m > 0 else None
 
-    def posed(pairs: RayPairs, initial: FloatArray | None, *, coarse: bool = True) -> Fit | Lost:
+    def posed(pairs: RayPairs, initial: FloatArray | None) -> Fit | Lost:
         return absolute_pose(
             pairs,
             problem.search(side),
             image_area=side.width * side.height / f**2,
             shift_sigma_m=depths.shift_sigma_m,
             initial=initial,
-            coarse=coarse,
             hole_sigma=problem.hole_sigma,
             patient=depths.sparse,  # few depths say little of the noise of the many matches
         )
@@ -113,7 +112,7 @@ def _from_depths(problem: PoseProblem, depths: Depths, source: str) -> MetricPos
     fit = posed(pairs, depths.initial if initial is None else initial)
     if isinstance(fit, Fit) and not depths.coarse and problem.unroll(fit.pose, pairs.keyframe_m):
         pairs = replace(pairs, keyframe=problem.pairs.keyframe)
-        fit = posed(pairs, fit.pose, coarse=False)
+        fit = posed(pairs, fit.pose)
     if isinstance(fit, Lost):
         return fit
     agreed = float((fit.weights > 0.5).mean())

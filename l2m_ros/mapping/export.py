@@ -21,9 +21,15 @@ Cloud = tuple[FloatArray, ByteArray]  # (N, 3) metres in map, (N, 3) colours
 
 STRIDE_PX = 4  # of the pixels whose depth becomes a point
 # COLMAP's cameras take distortion in the same order, and pixel centres at halves: +0.5.
-COLMAP_MODELS = {"none": "PINHOLE", "plumb_bob": "OPENCV", "equidistant": "OPENCV_FISHEYE"}
+# Model and how many of D's numbers it takes; FULL_OPENCV has those of a plumb bob, too.
+COLMAP_LENSES = {
+    "none": ("PINHOLE", 0),
+    "plumb_bob": ("OPENCV", 4),
+    "equidistant": ("OPENCV_FISHEYE", 4),
+    "rational_polynomial": ("FULL_OPENCV", 8),
+}
 
-# Model and what it calls the numbers of D.
+# nerfstudio's model and what it calls the numbers of D; `l2m splat` reads by these tables.
 NERFSTUDIO_LENSES = {
     "none": ("OPENCV", ()),
     "plumb_bob": ("OPENCV", ("k1", "k2", "p1", "p2", "k3")),
@@ -114,11 +120,12 @@ def write_colmap(store: MapStore, folder: Path, *, voxel_m: float) -> str:
 
 
 def _colmap_camera(camera: Camera) -> str:
-    model = COLMAP_MODELS.get(camera.distortion)
-    if model is None or (len(camera.D) > 4 and camera.D[4] != 0):
-        raise InvalidInput(f"COLMAP has no camera like {camera.distortion} with k3: rectify first")
-    K = camera.K
-    numbers = [K[0, 0], K[1, 1], K[0, 2] + 0.5, K[1, 2] + 0.5, *camera.D[:4]]
+    D, kind, K = camera.D, camera.distortion, camera.K
+    if kind == "plumb_bob" and D[4:].any():  # k3
+        D, kind = np.concatenate([D, np.zeros(3)]), "rational_polynomial"
+    _refuse_skew(K, "COLMAP")
+    model, count = COLMAP_LENSES[kind]
+    numbers = [K[0, 0], K[1, 1], K[0, 2] + 0.5, K[1, 2] + 0.5, *D[:count]]
     return f"{model} {camera.width} {camera.height} " + " ".join(f"{n:.9g}" for n in numbers)
 
 
@@ -159,8 +166,14 @@ def _nerfstudio_lens(camera: Camera) -> tuple[str, dict[str, float]]:
     lens = NERFSTUDIO_LENSES.get(camera.distortion)
     if lens is None:
         raise InvalidInput(f"nerfstudio has no camera like {camera.distortion}: rectify first")
+    _refuse_skew(camera.K, "nerfstudio")
     model, names = lens
     return model, dict(zip(names, camera.D.tolist(), strict=False))
+
+
+def _refuse_skew(K: FloatArray, program: str) -> None:
+    if K[0, 1] != 0:
+        raise InvalidInput(f"{program} has no camera with a skew ({K[0, 1]:g} px): rectify first")
 
 
 def _pose(keyframe: MapKeyframe) -> FloatArray:

@@ -22,8 +22,9 @@ from scipy.spatial.transform import Rotation
 from l2m_ros.errors import InvalidInput
 from l2m_ros.files import foreign_values, inside, read_json, read_text
 from l2m_ros.geometry.camera import undistort_maps
+from l2m_ros.mapping.export import COLMAP_LENSES, NERFSTUDIO_LENSES
 from l2m_ros.progress import track
-from l2m_ros.types import ByteArray, Camera, FloatArray
+from l2m_ros.types import DISTORTION_LENGTHS, ByteArray, Camera, FloatArray
 from l2m_ros.workshop.evaluation.scenes import View, load_cameras, read_rgb, rigid
 from l2m_ros.workshop.gaussians.labels import at_jump, depth_at
 from l2m_ros.workshop.gaussians.model import PosedCamera
@@ -168,24 +169,27 @@ def _nerfstudio_camera(entry: dict[str, Any], rgb: ByteArray, where: str) -> Cam
     cy = float(entry.get("cy", float(entry.get("h", height / scale)) / 2)) * scale - 0.5
     K = np.array([[fx * scale, 0, cx], [0, fy, cy], [0, 0, 1.0]])
     model = str(entry.get("camera_model", "OPENCV"))
-    if model not in NERFSTUDIO_LENSES:
+    if model not in NERFSTUDIO_MODELS:
         raise InvalidInput(
-            f"{where} is of model {model}: undistort first, to {', '.join(NERFSTUDIO_LENSES)}"
+            f"{where} is of model {model}: undistort first, to {', '.join(NERFSTUDIO_MODELS)}"
         )
-    kind, names = NERFSTUDIO_LENSES[model]
+    kind = NERFSTUDIO_MODELS[model]
+    names = NERFSTUDIO_LENSES[kind][1]
+    others = [name for name in NERFSTUDIO_NUMBERS if name not in names and entry.get(name, 0.0)]
+    if others:
+        raise InvalidInput(f"{where} has {', '.join(others)}: undistort first")
     D = [float(entry.get(name, 0.0)) for name in names]
     lens = (kind, np.array(D)) if any(D) or kind == "equidistant" else ("none", np.zeros(0))
     return Camera(width, height, K, *lens)
 
 
-BENT = ("plumb_bob", ("k1", "k2", "p1", "p2", "k3"))
-# nerfstudio's model -> ours, and what it calls the numbers of D
-NERFSTUDIO_LENSES = {
-    "OPENCV": BENT,
-    "PINHOLE": BENT,
-    "SIMPLE_PINHOLE": BENT,
-    "OPENCV_FISHEYE": ("equidistant", ("k1", "k2", "k3", "k4")),
+# nerfstudio's model -> ours
+NERFSTUDIO_MODELS = {
+    "PINHOLE": "plumb_bob",
+    "SIMPLE_PINHOLE": "plumb_bob",
+    **{model: kind for kind, (model, names) in NERFSTUDIO_LENSES.items() if names},
 }
+NERFSTUDIO_NUMBERS = ("k1", "k2", "k3", "k4", "p1", "p2")
 
 
 def _colmap_at(folder: str) -> Any:
@@ -225,13 +229,12 @@ def _rows(path: Path) -> Iterator[list[str]]:
             yield line.split()
 
 
-# COLMAP's model -> (which parameters are fx, fy, cx, cy; which are k1 k2 p1 p2)
-COLMAP_MODELS: dict[str, tuple[Sequence[int], Sequence[int]]] = {
-    "SIMPLE_PINHOLE": ((0, 0, 1, 2), ()),
-    "PINHOLE": ((0, 1, 2, 3), ()),
-    "SIMPLE_RADIAL": ((0, 0, 1, 2), (3,)),
-    "RADIAL": ((0, 0, 1, 2), (3, 4)),
-    "OPENCV": ((0, 1, 2, 3), (4, 5, 6, 7)),
+# COLMAP's model -> (ours; which parameters are fx, fy, cx, cy; how many of D follow)
+COLMAP_MODELS: dict[str, tuple[str, Sequence[int], int]] = {
+    "SIMPLE_PINHOLE": ("none", (0, 0, 1, 2), 0),
+    "SIMPLE_RADIAL": ("plumb_bob", (0, 0, 1, 2), 1),
+    "RADIAL": ("plumb_bob", (0, 0, 1, 2), 2),
+    **{model: (kind, (0, 1, 2, 3), count) for kind, (model, count) in COLMAP_LENSES.items()},
 }
 
 
@@ -241,13 +244,13 @@ def _colmap_camera(row: list[str], rgb: ByteArray, where: str) -> Camera:
         raise InvalidInput(
             f"{where} is of model {model}: undistort first (`colmap image_undistorter`)"
         )
-    intrinsic, lens = COLMAP_MODELS[model]
+    kind, intrinsic, count = COLMAP_MODELS[model]
     fx, fy, cx, cy = (values[i] for i in intrinsic)
     K = np.array([[fx, 0, cx - 0.5], [0, fy, cy - 0.5], [0, 0, 1.0]])
-    D = np.zeros(5)
-    D[: len(lens)] = [values[i] for i in lens]
-    kind = ("plumb_bob", D) if D.any() else ("none", np.zeros(0))
-    return Camera(*stated, K, *kind).resized(rgb.shape[1], rgb.shape[0])
+    D = np.zeros(DISTORTION_LENGTHS[kind][-1])
+    D[:count] = values[max(intrinsic) + 1 :][:count]
+    lens = (kind, D) if D.any() or kind == "equidistant" else ("none", np.zeros(0))
+    return Camera(*stated, K, *lens).resized(rgb.shape[1], rgb.shape[0])
 
 
 def undistorted(

@@ -153,12 +153,12 @@ def cut_images(stored: Stored, cuts: Cuts, size: Size) -> Tensor:
 
 def cut_labels(stored: Stored, cuts: Cuts, size: Size) -> Tensor:
     """(B, 1, h, w) log of depth over focal length of each cell, NaN = too little known."""
-    shape = (stored.rgb.shape[3], stored.rgb.shape[2])
-    step = CELL / PROBES
-    grid = grid_of(cuts.stored_px(pixels(size, step, stored.rgb.device)), shape)
     depth = stored.log_depth[:, None].float()
-    found = F.grid_sample(depth, grid, "nearest", "border", align_corners=False)
-    inside = (grid.abs() < 1.0).all(dim=-1)[:, None]
+    shape, half = (tuple(image.shape[:1:-1]) for image in (stored.rgb, depth))
+    at = cuts.stored_px(pixels(size, CELL / PROBES, stored.rgb.device))
+    # Depth is that of pixels 0, 2, 4, ...
+    found = F.grid_sample(depth, grid_of(at / 2, half), "nearest", "border", align_corners=False)
+    inside = (grid_of(at, shape).abs() < 1.0).all(dim=-1)[:, None]
     found = torch.where(inside, found, torch.nan)
     cells = F.pixel_unshuffle(found, PROBES)  # (B, 16, h, w)
     enough = torch.isfinite(cells).sum(dim=1, keepdim=True) >= LEAST_KNOWN * PROBES**2

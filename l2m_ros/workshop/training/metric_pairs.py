@@ -3,8 +3,8 @@
     pairs = MetricPairs(groups, seed, PairLimits(way_m=1.2, turn_deg=40.0, overlap=0.3))
     pairs.pair(index, difficulty)      the same one every time
 
-All pairs of a group are listed once, the easiest first: difficulty d allows those within d times
-the limits.
+A group's pairs within the limits are listed once, the easiest first: difficulty d allows those
+within d times the limits.
 """
 
 from __future__ import annotations
@@ -80,47 +80,73 @@ class MetricPairs:
 
 
 def pair_list(group: Group, limits: PairLimits) -> PairList:
-    """All ordered pairs with a way between them that see enough of each other."""
+    """Ordered pairs with a way between them that see enough of each other: within the limits, or
+    of a group that has none, any."""
+    within = _seeing(group, *_ends(group, limits, 1.0), limits)
+    return within if len(within.ends) else _seeing(group, *_ends(group, limits, np.inf), limits)
+
+
+def _ends(group: Group, limits: PairLimits, most: float) -> tuple[FloatArray, npt.NDArray[np.intp]]:
+    """(n,) excess, `most` at most, and (n, 2) ends; one image after another, as thousands of them
+    have millions of pairs."""
     poses = np.stack([frame.world_from_camera for frame in group])
     R, t = poses[:, :3, :3], poses[:, :3, 3]
-    way = np.linalg.norm(t[:, None] - t[None], axis=2)
-    turn = np.degrees(angles_rad(R[:, None].swapaxes(-1, -2) @ R))
-    excess = np.maximum(way / limits.way_m, turn / limits.turn_deg)
-    good = (way >= LEAST_WAY_M) & ~np.eye(len(group), dtype=bool)
+    excess, ends = [np.zeros(0)], [np.zeros((0, 2), np.intp)]
+    for first in range(len(group)):
+        way = np.linalg.norm(t - t[first], axis=1)
+        near = np.flatnonzero((way >= LEAST_WAY_M) & (way <= most * limits.way_m))
+        near = near[near != first]
+        turn = np.degrees(angles_rad(R[first].T @ R[near]))
+        far = np.maximum(way[near] / limits.way_m, turn / limits.turn_deg)
+        near, far = near[far <= most], far[far <= most]
+        excess.append(far)
+        ends.append(np.stack([np.full(len(near), first), near], axis=1))
+    return np.concatenate(excess), np.concatenate(ends)
+
+
+def _seeing(
+    group: Group, excess: FloatArray, ends: npt.NDArray[np.intp], limits: PairLimits
+) -> PairList:
+    """The easiest first, without those that see too little of each other."""
     if limits.overlap > 0 and all(frame.depth is not None for frame in group):
-        good &= overlaps(group) >= limits.overlap
-    ends = np.argwhere(good)
-    order = np.argsort(excess[good], kind="stable")
-    return PairList(excess[good][order], ends[order])
+        good = overlaps(group, ends) >= limits.overlap
+        excess, ends = excess[good], ends[good]
+    order = np.argsort(excess, kind="stable")
+    return PairList(excess[order], ends[order])
 
 
-def overlaps(group: Group) -> FloatArray:
-    """(n, n): the share of what is known of image a that image b sees as well."""
-    points = [probed(frame) for frame in group]
-    shares = np.zeros((len(group), len(group)))
-    for b, frame in enumerate(group):
+def overlaps(group: Group, ends: npt.NDArray[np.intp]) -> FloatArray:
+    """(n,) of (n, 2) pairs: the share of what is known of the first that the second sees, too."""
+    points = np.stack([probed(frame) for frame in group])  # (G, P, 3)
+    known = np.isfinite(points[..., 0]).sum(axis=1)
+    shares = np.zeros(len(ends))
+    order = np.argsort(ends[:, 1], kind="stable")
+    seconds, begins = np.unique(ends[order, 1], return_index=True)
+    for second, own in zip(seconds, np.split(order, begins)[1:], strict=True):
+        frame, firsts = group[second], ends[own, 0]
         depth, K, pose = frame.depth, frame.camera.K, frame.world_from_camera
         assert depth is not None
-        for a, world in enumerate(points):
-            seen = (world - pose[:3, 3]) @ pose[:3, :3]
-            ahead = seen[:, 2] > 1e-3
-            px = seen[:, :2] / np.where(ahead, seen[:, 2], 1.0)[:, None]
+        seen = (points[firsts] - pose[:3, 3]) @ pose[:3, :3]
+        z = seen[..., 2]
+        with np.errstate(invalid="ignore"):
+            ahead = z > 1e-3
+            px = seen[..., :2] / np.where(ahead, z, 1.0)[..., None]
             px = np.round(px * (K[0, 0], K[1, 1]) + (K[0, 2], K[1, 2]))
-            inside = ahead & (px >= 0).all(axis=1) & (px < (depth.shape[1], depth.shape[0])).all(1)
-            x, y = px[inside].astype(int).T
-            near = np.abs(depth[y, x] - seen[inside, 2]) < SAME_DEPTH * seen[inside, 2]
-            shares[a, b] = near.sum() / max(len(world), 1)
+            inside = ahead & (px >= 0).all(axis=-1) & (px < depth.shape[::-1]).all(axis=-1)
+            x, y = np.where(inside[..., None], px, 0).astype(int).transpose(2, 0, 1)
+            near = inside & (np.abs(depth[y, x] - z) < SAME_DEPTH * z)
+        shares[own] = near.sum(axis=1) / np.maximum(known[firsts], 1)
     return shares
 
 
 def probed(frame: PosedFrame) -> FloatArray:
-    """(m, 3) points of the world, of a grid of the image's pixels whose depth is known."""
+    """(P, 3) points of the world, of a grid of the image's pixels; NaN where depth is unknown."""
     assert frame.depth is not None
     height, width = frame.depth.shape
     x, y = np.meshgrid(*(((np.arange(n) + 0.5) * side / n).astype(int)
                          for n, side in zip(PROBES, (width, height), strict=True)))  # fmt: skip
     z = frame.depth[y, x].ravel()
     rays = np.stack([x.ravel(), y.ravel(), np.ones(x.size)]).T @ np.linalg.inv(frame.camera.K).T
-    known = np.isfinite(z) & (z > 0)
+    z = np.where(np.isfinite(z) & (z > 0), z, np.nan)
     pose = frame.world_from_camera
-    return np.asarray((rays * z[:, None])[known] @ pose[:3, :3].T + pose[:3, 3])
+    return np.asarray(rays * z[:, None] @ pose[:3, :3].T + pose[:3, 3])
