@@ -99,3 +99,7 @@ def test_one_depth():
     lost = one_depth(pairs)
     assert isinstance(lost, Lost) and lost.reason is LostReason.DEGENERATE
     assert one_depth(pairs_of(World("hills"))[1]) is None
+    # A single depth in whole millimetres, of a query that knows hardly any, tells of no sensor.
+    few = pairs_of(World("hills"))[1]
+    few.query_m[:3] = 2.0
+    assert one_depth(few) is None

@@ -1,5 +1,6 @@
 """Each fault of a sensor does what it says, to what it says, and leaves the truth true."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from l2m_ros import cli
 from l2m_ros.errors import InvalidInput
 from l2m_ros.geometry import se3
+from l2m_ros.workshop.simulation.folder import write_folder
 from l2m_ros.workshop.simulation.sensor_faults import (
     DEPTH_SCALE,
     HOLES,
@@ -120,7 +122,7 @@ def test_a_rolling_shutter_bends_what_moves(shots):
     assert change[:15].mean() > 2 * middle and change[-15:].mean() > 2 * middle
 
 
-def test_a_look_alike_place_shows_the_same_but_lies_further():
+def test_a_look_alike_place_shows_the_same_but_lies_further(tmp_path):
     options = SimulationOptions(frames=20, width=64, height=48, rate_hz=2.0, stereo=False)
     clean = {shot.index: shot for shot in simulate(options)}
     moved = list(spoil(clean.values(), ["lookalike"]))
@@ -135,6 +137,15 @@ def test_a_look_alike_place_shows_the_same_but_lies_further():
         way = np.linalg.norm((se3.inverse(moved[0].odom_from_base) @ shot.odom_from_base)[:3, 3])
         true = se3.inverse(moved[0].world_from_base) @ shot.world_from_base
         assert way == pytest.approx(np.linalg.norm(true[:3, 3]), abs=0.1)
+    # A folder's truth is where the images were taken, and no pair joins two stretches.
+    write_folder(tmp_path / "scene", moved, pairs=30, least_overlap=0.01)
+    cameras = json.loads((tmp_path / "scene/meta.json").read_text())["cameras"]
+    for shot in moved:
+        assert np.allclose(
+            cameras[f"{shot.index:06d}.png"]["world_from_camera"], shot.world_from_camera
+        )
+    pairs = json.loads((tmp_path / "scene/pairs.json").read_text())
+    assert pairs and all((int(p["a"][:6]) < 10) == (int(p["b"][:6]) < 10) for p in pairs)
 
 
 def test_an_unknown_fault_is_refused_with_the_nearest_name(shots):

@@ -14,6 +14,7 @@ from l2m_ros.types import FloatArray, Lost, LostReason
 
 WIDE = 4.0  # thresholds within which a match may still turn out to be an inlier
 ONE_DEPTH = 1e-5  # relative spread: no scene is that flat, and float32 resolves 1e-7
+LEAST_EQUAL = 6  # depths: fewer are equal by chance, in whole millimetres
 MIN_FRACTION_WITHOUT_DEPTH = 0.05  # fewer matches without depth are not worth a second refinement
 MIN_T_SIGMAS = 10.0  # of |t|, before an epipolar line has a direction worth using
 # Medians of chi-square with one and two degrees of freedom.
@@ -70,7 +71,7 @@ def one_depth(pairs: RayPairs) -> Lost | None:
     """Refuses depths that are all equal: a stuck sensor or a default value."""
     for depth_m in (pairs.keyframe_m, pairs.query_m):
         known = depth_m[np.isfinite(depth_m)]
-        if known.size and np.ptp(known) <= ONE_DEPTH * known[0]:
+        if known.size >= LEAST_EQUAL and np.ptp(known) <= ONE_DEPTH * known[0]:
             return Lost(
                 LostReason.DEGENERATE,
                 f"all {known.size} depths equal {known[0]:.4g} m: a depth image without relief "

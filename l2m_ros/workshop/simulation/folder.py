@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from l2m_ros.errors import InvalidInput
 from l2m_ros.files import whole_folder
 from l2m_ros.geometry import se3
 from l2m_ros.images import write_pixels
-from l2m_ros.types import FloatArray
+from l2m_ros.types import Camera, FloatArray
 from l2m_ros.workshop.simulation.sequence import SimulatedFrame, Viewpoint
 from l2m_ros.workshop.simulation.truth import true_match
 
@@ -26,6 +27,27 @@ DEPTH_SCALE = 0.0005  # half a millimetre; farther than 32.7 m is unknown
 OVERLAP_STRIDE = 16
 LEAST_OVERLAP, MOST_OVERLAP = 0.3, 0.97  # less is hopeless, more is trivial
 PAIRS_TRIED = 8  # candidates for each pair wanted
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """Of an image: what it shows, and where it was taken in truth. Where the world repeats itself
+    the two differ (`lookalike`)."""
+
+    seen: Viewpoint
+    world_from_camera: FloatArray  # 4x4
+
+    @property
+    def camera(self) -> Camera:
+        return self.seen.camera
+
+    def is_beside(self, other: Kept) -> bool:
+        """Whether both show the same stretch of the world."""
+        own, others = (
+            kept.world_from_camera @ se3.inverse(kept.seen.world_from_camera)
+            for kept in (self, other)
+        )
+        return bool(np.allclose(own, others, atol=1e-6))
 
 
 def write_folder(
@@ -41,14 +63,14 @@ def write_folder(
 ) -> None:
     """Writes the folder whole or not at all; `pairs` are chosen by their true overlap. `scene`
     names the world that the truth is given in, for `l2m localize` in a map of another run."""
-    kept: dict[str, Viewpoint] = {}
+    kept: dict[str, Kept] = {}
     with whole_folder(Path(path), force=force) as made:
         (made / "images").mkdir(parents=True)
         (made / "depth").mkdir()
         for shot in shots:
             name = f"{shot.index:06d}.png"
             _write_images(made, name, shot)
-            kept[name] = shot.viewpoint
+            kept[name] = Kept(shot.viewpoint, shot.world_from_camera)
         _write_json(made / "meta.json", _meta(kept, source, scene))
         _write_json(
             made / "pairs.json",
@@ -69,7 +91,7 @@ def _write_images(made: Path, name: str, shot: SimulatedFrame) -> None:
         write_pixels(made / "depth" / name, value)
 
 
-def _meta(kept: dict[str, Viewpoint], source: str, scene: str) -> dict[str, Any]:
+def _meta(kept: dict[str, Kept], source: str, scene: str) -> dict[str, Any]:
     first = next(iter(kept.values()))
     cameras = {
         name: {
@@ -95,7 +117,7 @@ def _meta(kept: dict[str, Viewpoint], source: str, scene: str) -> dict[str, Any]
 
 
 def _pairs(
-    kept: dict[str, Viewpoint],
+    kept: dict[str, Kept],
     count: int,
     least_overlap: float,
     rng: np.random.Generator,
@@ -114,11 +136,13 @@ def _pairs(
     return [chosen[key] for key in sorted(chosen)]
 
 
-def _pair(a: str, b: str, view_a: Viewpoint, view_b: Viewpoint) -> dict[str, Any]:
+def _pair(a: str, b: str, view_a: Kept, view_b: Kept) -> dict[str, Any]:
     b_from_a: FloatArray = se3.inverse(view_b.world_from_camera) @ view_a.world_from_camera
     cosine = np.clip((np.trace(b_from_a[:3, :3]) - 1) / 2, -1, 1)
-    both = (view_a, view_b), (view_b, view_a)
-    seen = [true_match(*pair, stride=OVERLAP_STRIDE).certainty.mean() for pair in both]
+    seen = [0.0]
+    if view_a.is_beside(view_b):
+        both = (view_a.seen, view_b.seen), (view_b.seen, view_a.seen)
+        seen = [true_match(*pair, stride=OVERLAP_STRIDE).certainty.mean() for pair in both]
     return {
         "a": a,
         "b": b,
