@@ -70,7 +70,7 @@ def opencv_pnp(t: Trial) -> FloatArray | None:
 def opencv_essential(t: Trial) -> FloatArray | None:
     """findEssentialMat(USAC_MAGSAC), then recoverPose."""
     K, a, b = t.keyframe.camera.K, t.matches.query_px, t.matches.keyframe_px
-    E, mask = cv2.findEssentialMat(a, b, K, cv2.USAC_MAGSAC, 0.999, THRESHOLD_PX / 2)
+    E, mask = cv2.findEssentialMat(a, b, K, cv2.USAC_MAGSAC, 0.999, THRESHOLD_PX)
     if E is None:
         return None
     _, R, translation, _ = cv2.recoverPose(E, a, b, K, mask=mask)
