@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from l2m_ros.matching.catalogue import load_matcher
 from l2m_ros.matching.sampling import correspondences
@@ -17,6 +18,7 @@ from l2m_ros.workshop.gaussians.sources import load_captures
 NEAR_VIEWS = 4  # around each held-out view; every ordered pair of them is a chain
 TRUTH_PX, TRUTH_KEYPOINTS = 1536, 8000  # SIFT is run on larger images than were fitted
 TRUTH_AGREEMENT = 0.005  # of a point's depth from different views
+TRUTH_NEIGHBOURS, TRUTH_ALONE = 8, 0.1  # how far before or behind its nearest points is too far
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,4 +80,19 @@ def _agreed(found: FloatArray, sharp: Capture, small: Capture) -> Truth:
             depth.append(middle)
     scale = np.array(small.view.size) / np.array(sharp.view.size)
     at = (np.array(px).reshape(-1, 2) + 0.5) * scale - 0.5
-    return Truth(at, np.array(depth))
+    return _among_others(Truth(at, np.array(depth)))
+
+
+def _among_others(truth: Truth) -> Truth:
+    """Without points that lie well before or behind all of their neighbours.
+
+    A wall's courses repeat along the epipolar lines of cameras that stand side by side, so two
+    pairs of views can agree on a stone that is not there: metres behind the wall.
+    """
+    if len(truth.px) <= TRUTH_NEIGHBOURS:
+        return truth
+    _, nearest = cKDTree(truth.px).query(truth.px, TRUTH_NEIGHBOURS + 1)
+    around = truth.depth[nearest[:, 1:]]
+    low, high = (1 - TRUTH_ALONE) * around.min(axis=1), (1 + TRUTH_ALONE) * around.max(axis=1)
+    kept = (low < truth.depth) & (truth.depth < high)
+    return Truth(truth.px[kept], truth.depth[kept])
