@@ -95,6 +95,23 @@ def test_a_known_shutter_is_undone_for_a_networks_metres_too(rolled):
     assert nees < 20.0
 
 
+def test_a_shutter_bends_poses_by_the_querys_depth_alike(rolled):
+    """Where the keyframe has none: nothing was undone, nor admitted."""
+    matches, keyframe, query, truth = rolled
+    there = Correspondences(matches.keyframe_px, matches.query_px, matches.confidence)
+    back = se3.inverse(truth)
+    before = back @ se3.inverse(se3.exp(0.1 * KEYFRAME_TWIST))
+    errors = []
+    for readout_s in (0.0, READOUT_S):
+        motion = ImageMotion(QUERY_TWIST, before, 0.1, np.zeros(6), readout_s, 0.002)
+        evidence = ScaleEvidence(motion=motion)
+        pose = estimate_pose(there, keyframe, query, PoseOptions(), evidence)
+        assert isinstance(pose, MetricPose) and pose.scale_source == "depth"
+        assert pose.shutter.readout_s == pytest.approx(READOUT_S, abs=0.004)
+        errors.append(np.linalg.norm(se3.difference(pose.keyframe_from_camera, back)[3:]))
+    assert errors[1] < 0.25 * errors[0]
+
+
 def test_a_shutter_of_an_unknown_time_is_admitted(rolled):
     assert posed(rolled, 0.0, sigma_s=1e-6)[2] > 3 * posed(rolled, 0.0, sigma_s=READOUT_S)[2]
 

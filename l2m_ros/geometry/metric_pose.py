@@ -23,7 +23,7 @@ from l2m_ros.geometry.fusion import fused
 from l2m_ros.geometry.halves import BLOCKS, poses_of_halves, widened_by_halves
 from l2m_ros.geometry.length import Length, length_from_depths
 from l2m_ros.geometry.pose_problem import MIN_MATCHES, PoseProblem
-from l2m_ros.geometry.rays import RayPairs, focal_px
+from l2m_ros.geometry.rays import RayPairs, focal_px, homogeneous
 from l2m_ros.geometry.refine import Fit, epipolar_terms, refine, settle
 from l2m_ros.geometry.rival_motions import SAME_COST, ahead, motion_cost
 from l2m_ros.geometry.scale import SCALE_SOURCES, Depths, Floor, TranslationPrior
@@ -110,7 +110,11 @@ def _from_depths(problem: PoseProblem, depths: Depths, source: str) -> MetricPos
         )
 
     fit = posed(pairs, depths.initial if initial is None else initial)
-    if isinstance(fit, Fit) and not depths.coarse and problem.unroll(fit.pose, pairs.keyframe_m):
+    if (
+        isinstance(fit, Fit)
+        and not depths.coarse
+        and problem.unroll(fit.pose, _in_keyframe_m(pairs, fit.pose))
+    ):
         pairs = replace(pairs, keyframe=problem.pairs.keyframe)
         fit = posed(pairs, fit.pose)
     if isinstance(fit, Lost):
@@ -123,10 +127,17 @@ def _from_depths(problem: PoseProblem, depths: Depths, source: str) -> MetricPos
             f"{100 * LEAST_AGREED:.0f} are the least: little of it is seen",
         )
     with_depth = np.isfinite(pairs.keyframe_m) | np.isfinite(pairs.query_m)
+    depth_m = _in_keyframe_m(pairs, fit.pose)
     pose = problem.metric(
-        fit, source, depths.scale_sigma, pairs.keyframe_m, with_depth, depths.keyframe_shapes_m
+        fit, source, depths.scale_sigma, depth_m, with_depth, depths.keyframe_shapes_m
     )
     return pose if isinstance(pose, Lost) else _compared(problem, pairs, pose, depths.sparse)
+
+
+def _in_keyframe_m(pairs: RayPairs, T: FloatArray) -> FloatArray:
+    """(N,) depth in the keyframe; of a match that has it in the query alone, by the pose T."""
+    by_query_m = pairs.query_m * (T[2, :3] @ homogeneous(pairs.query)) + T[2, 3]
+    return np.where(np.isfinite(pairs.keyframe_m), pairs.keyframe_m, by_query_m)
 
 
 def _from_coarse_depths(
