@@ -483,6 +483,21 @@ def test_a_frozen_driver_is_not_a_camera_that_stands(shots):
         assert tracker.process(shots[3].frame, sample(shots[3])).pose is not None
 
 
+@pytest.mark.parametrize("frozen", ["image", "depth"])
+def test_a_frozen_driver_of_a_slow_base_is_found(shots, frozen):
+    """1.5 mm from frame to frame passed for standing, however long the driver stood still."""
+    tracker, stood = Tracker(oracle(shots)), []
+    for shot in shots[:2]:
+        tracker.process(shot.frame, sample(shot))
+    for k in range(1, 6):
+        same = shots[1].frame if frozen == "image" else shots[1 + k].frame
+        frame = replace(same, depth=shots[1].frame.depth, stamp_ns=shots[1 + k].frame.stamp_ns)
+        result = tracker.process(frame, moved(shots[1], 1.5e-3 * k))
+        lost = result.outcome is not None and result.pose is None
+        stood.append(not lost if frozen == "image" else result.remarks.get("frozen") is None)
+    assert stood == [True, False, False, False, False]
+
+
 def test_a_place_that_looks_alike_begins_a_new_chain(shots):
     """Two seconds without images; then the same view, while odometry went on by 2.8 m."""
     for with_odometry, chain in ((True, 2), (False, 1)):

@@ -426,3 +426,14 @@ def test_options_outside_their_range_are_refused():
 def test_images_are_encoded_ahead_where_cores_are_free(shots, monkeypatch, cores, may):
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(cores)))
     assert Tracker(oracle(shots)).may_encode_ahead is may
+
+
+def test_a_right_image_that_gives_no_depth_does_not_ask_for_a_keyframe_each_frame(shots):
+    """Left and right exchanged: every frame became a keyframe, and without odometry a chain."""
+
+    def exchanged(frame):
+        return replace(frame, depth=None, rgb=frame.right_rgb, right_rgb=frame.rgb)
+
+    results = run(Tracker(oracle(shots, noise_px=0.2)), shots, exchanged)
+    assert "swapped" in results[-1].remarks["stereo"]
+    assert sum(result.new_keyframe for result in results) < len(results) / 2

@@ -99,8 +99,12 @@ def words(lost: Lost) -> str:
 
 
 def gains_depth(keyframe: Keyframe, frame: Frame) -> bool:
-    """A keyframe taken before depth came has none: a new one makes poses metric."""
-    return (_has_depth(frame) or frame.right_rgb is not None) and not _gives_metres(keyframe)
+    """A keyframe taken before depth came has none: a new one makes poses metric.
+
+    A right image that gave the keyframe no depth (of another camera, say) would give none again.
+    """
+    right = frame.right_rgb is not None and keyframe.frame.right_rgb is None
+    return (_has_depth(frame) or right) and not _gives_metres(keyframe)
 
 
 def loses_depth(keyframe: Keyframe, frame: Frame) -> bool:

@@ -24,6 +24,7 @@ def repeated_image(
 ) -> Lost | None:
     """Why an image that is the one before, bit for bit, says nothing of its own moment, or None.
 
+    odometry_before: when that image was first seen (`SeenSince`).
     A sensor's noise differs in each image. A rendered camera that stands has none: odometry that
     stands too clears it.
     """

@@ -12,12 +12,39 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from l2m_ros.tracking.odometry import OdometrySample
 from l2m_ros.types import Frame
 
 WORDS = (
     "{what} is the one before, bit for bit, under a new stamp, and is not used: is its driver "
     "frozen, or slower than the images?"
 )
+
+
+CONTENT = ("rgb", "depth", "right_rgb")
+
+
+class SeenSince:
+    """What odometry said when an image, a depth image or a right image was first as it is now.
+
+    From one frame to the next a slow base hardly moves: a driver that is frozen for a second would
+    pass for a camera that stands.
+    """
+
+    def __init__(self) -> None:
+        self._before: Frame | None = None
+        self._odometry: dict[str, OdometrySample | None] = {}
+
+    def see(self, frame: Frame, odometry: OdometrySample | None) -> None:
+        for name in CONTENT:
+            before = None if self._before is None else getattr(self._before, name)
+            if not _same(getattr(frame, name), before):
+                self._odometry[name] = odometry
+        self._before = frame
+
+    def odometry(self, name: str) -> OdometrySample | None:
+        """name: of CONTENT."""
+        return self._odometry.get(name)
 
 
 def without_frozen(frame: Frame, before: Frame) -> tuple[Frame, str | None]:

@@ -21,7 +21,7 @@ from l2m_ros.timing import StageTimes
 from l2m_ros.tracking.attempt import Attempt, EncodedFrame, gains_depth, loses_depth, words
 from l2m_ros.tracking.chain import Located, UnseenMotion, locate
 from l2m_ros.tracking.doubts import repeated_image, stands
-from l2m_ros.tracking.frozen import without_frozen
+from l2m_ros.tracking.frozen import SeenSince, without_frozen
 from l2m_ros.tracking.keyframe_maker import Joins, KeyframeMaker
 from l2m_ros.tracking.keyframes import Keyframe, KeyframePolicy
 from l2m_ros.tracking.motion import open_radius_m
@@ -71,7 +71,8 @@ class Tracker:
         self._recovery = Recovery(self.options.kept_keyframes)
         self._checks.reset()
         self._odom.reset()
-        self._before: tuple[Frame, OdometrySample | None] | None = None
+        self._before: Frame | None = None
+        self._seen_since = SeenSince()
         self._frozen: str | None = None  # what the frame at hand goes without
         self._requested = False
         self._policy.forget()
@@ -118,7 +119,8 @@ class Tracker:
         times = StageTimes()
         doubt, repeated = self._repeated(frame, odometry)
         given, (frame, self._frozen) = frame, self._fresh(frame, odometry)
-        self._before = given, odometry
+        self._before = given
+        self._seen_since.see(given, odometry)
         if doubt is not None:
             return TrackResult(
                 TrackState.LOST, words(doubt), frame, self._keyframe, doubt, stages_ms=times.ms
@@ -148,20 +150,20 @@ class Tracker:
         """Whether the image is the one before, and which of its rows are."""
         if self._before is None or self.options.accept_repeated:
             return None, None
-        before, odometry_before = self._before
+        before, since = self._before, self._seen_since.odometry("rgb")
         if frame.stamp_ns <= before.stamp_ns:
             return None, None
-        doubt = repeated_image(frame.rgb, before.rgb, odometry, odometry_before)
+        doubt = repeated_image(frame.rgb, before.rgb, odometry, since)
         return doubt, repeated_rows(frame.rgb, before.rgb)
 
     def _fresh(self, frame: Frame, odometry: OdometrySample | None) -> tuple[Frame, str | None]:
         """The frame without depth or a right image of another moment, and the words for it."""
         if self._before is None or self.options.accept_repeated:
             return frame, None
-        before, odometry_before = self._before
-        if frame.stamp_ns <= before.stamp_ns or stands(odometry, odometry_before):
+        since = self._seen_since.odometry("right_rgb" if frame.depth is None else "depth")
+        if frame.stamp_ns <= self._before.stamp_ns or stands(odometry, since):
             return frame, None
-        return without_frozen(frame, before)
+        return without_frozen(frame, self._before)
 
     def _attempt(self, now: EncodedFrame, keyframe: Keyframe) -> Attempt:
         with now.times.stage("match"):
