@@ -348,6 +348,28 @@ def test_training_learns_what_the_features_say(tmp_path):
     assert np.abs(head_errors(network, samples).factor).mean() == pytest.approx(learnt, rel=0.01)
 
 
+def test_a_dropped_channel_tells_its_mean():
+    """And not zero: a head that sees all channels later would read depths that are off."""
+    from l2m_ros.workshop.training.depth_data import Samples
+    from l2m_ros.workshop.training.depth_head import HeadBatches, HeadOptions
+
+    rng = np.random.default_rng(0)
+    cells = rng.normal(3.0, 1.0, (40, 5, 4, 6)).astype(np.float16)
+    context = rng.normal(-2.0, 0.1, (40, 2, 2, 3)).astype(np.float16)
+    labels = np.zeros((40, 4, 6), np.float32)
+    samples = Samples(cells, context, labels, np.arange(40), np.full(40, -1))
+    batches = HeadBatches([samples], [1.0], HeadOptions(batch=64, channel_dropout=0.5))
+    batch = batches.batch(0, rank=0, count=1, difficulty=1.0)
+    for seen, stored in ((batch.cells, cells), (batch.context, context)):
+        flat = seen.flatten(2)
+        still = (flat == flat[..., :1]).all(dim=2)
+        assert 0.3 < still.float().mean() < 0.7
+        mean = stored.astype(np.float64).mean(axis=(0, 2, 3))
+        told = np.broadcast_to(mean, still.shape)[still.numpy()]
+        assert flat[..., 0][still].numpy() == pytest.approx(told, abs=1e-3)
+        assert seen.mean(dim=(0, 2, 3)).numpy() == pytest.approx(mean, abs=0.3)
+
+
 def test_a_member_never_learns_from_its_family_and_what_they_dispute_is_less_sure():
     import torch
 

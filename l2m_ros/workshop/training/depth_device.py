@@ -18,7 +18,7 @@ from l2m_ros.networks.lite.backbone import Backbone
 from l2m_ros.networks.lite.network import below_of
 from l2m_ros.networks.shared.xfeat import standardised_grey
 from l2m_ros.workshop.training.data import Schedule, SizeShare
-from l2m_ros.workshop.training.depth_colours import coloured, dropped, restyled
+from l2m_ros.workshop.training.depth_colours import coloured, dropped, mean_of, restyled
 from l2m_ros.workshop.training.depth_cuts import (
     Cuts,
     Size,
@@ -89,7 +89,12 @@ class AnewBatches(Schedule):
         cuts = cuts.to(device)
         grey = coloured(cut_images(images, cuts, self.size), generator)
         features = restyled(self.eyes(grey), self.options.restyled, generator)
-        features = tuple(dropped(x, self.options.channel_dropout, generator) for x in features)
+        share = self.options.channel_dropout
+        features = tuple(
+            dropped(x, mean_of(x), share, torch.rand(*x.shape[:2], 1, 1, device=device,
+                                                     generator=generator))
+            for x in features
+        )  # fmt: skip
         return HeadBatch(*features, cut_labels(images, cuts, self.size), images.family, twins)
 
 

@@ -19,9 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from l2m_ros.engines.backend import Array
 from l2m_ros.errors import InvalidInput
 from l2m_ros.spelling import nearest
 from l2m_ros.workshop.training.data import Schedule, SizeShare
+from l2m_ros.workshop.training.depth_colours import dropped, mean_of
 from l2m_ros.workshop.training.depth_data import Samples
 from l2m_ros.workshop.training.loop import LoopOptions, Run, train
 from l2m_ros.workshop.training.processes import Processes
@@ -99,6 +101,10 @@ class HeadBatches(Schedule):
         super().__init__((size,), options.loop.seed)
         self.groups, self.shares = list(groups), np.array(shares) / np.sum(shares)
         self.dropout = options.channel_dropout
+        self._means = [
+            mean_of(torch.from_numpy(np.concatenate([some_of(f) for f in features])))
+            for features in ([g.cells for g in groups], [g.context for g in groups])
+        ]
 
     def batch(self, step: int, *, rank: int, count: int, difficulty: float) -> Any:
         part = self.part_of(self.sizes[0], count)
@@ -107,14 +113,17 @@ class HeadBatches(Schedule):
         for which in rng.choice(len(self.groups), part, p=self.shares):
             group = self.groups[which]
             at = int(rng.integers(len(group)))
-            for kept, features in ((cells, group.cells[at]), (context, group.context[at])):
-                x = features.astype(np.float32)
-                seen = rng.random((len(x), 1, 1)) >= self.dropout
-                kept.append(x * (seen / (1.0 - self.dropout)).astype(np.float32))
+            cells.append(group.cells[at])
+            context.append(group.context[at])
             labels.append(group.labels[at])
             family.append(group.family[at])
-        arrays = (np.stack(cells), np.stack(context), np.stack(labels)[:, None], np.array(family))
-        return HeadBatch(*(torch.from_numpy(array) for array in arrays))
+        features = []
+        for stored, mean in zip((cells, context), self._means, strict=True):
+            x = torch.from_numpy(np.stack(stored)).float()
+            drawn = torch.from_numpy(rng.random((*x.shape[:2], 1, 1)))
+            features.append(dropped(x, mean, self.dropout, drawn))
+        known = torch.from_numpy(np.stack(labels)[:, None])
+        return HeadBatch(*features, known, torch.from_numpy(np.array(family)))
 
 
 def head_loss(model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Any]]:
@@ -153,11 +162,16 @@ def disputed(log_depth: Tensor, twins: Twins) -> Tensor:
     return (whole.abs() + 0.5 * off.abs().sum(dim=(2, 3)) / shown).mean()
 
 
+def some_of(features: Array) -> Array:
+    """Every few images: enough for a mean."""
+    return np.asarray(features[:: max(len(features) // 100, 1)].astype(np.float32))
+
+
 @torch.no_grad()
 def normalised(model: Any, samples: Samples) -> None:
     """Mean and deviation of the features, from every few images."""
     for part, features in ((model.cells, samples.cells), (model.context, samples.context)):
-        some = features[:: max(len(samples) // 100, 1)].astype(np.float32)
+        some = some_of(features)
         part.mean.copy_(torch.from_numpy(some.mean(axis=(0, 2, 3))))
         part.scale.copy_(torch.from_numpy(1.0 / (some.std(axis=(0, 2, 3)) + 1e-3)))
 

@@ -19,6 +19,7 @@ from l2m_ros.errors import InvalidInput
 from l2m_ros.geometry.se3 import angles_rad, inverse
 from l2m_ros.geometry.triangulation import nearest_depths
 from l2m_ros.workshop.training.data import Schedule, SizeShare
+from l2m_ros.workshop.training.depth_colours import dropped, mean_of
 from l2m_ros.workshop.training.metric_pairs import LEAST_WAY_M, PairLimits
 from l2m_ros.workshop.training.seen_pairs import SeenPairs
 
@@ -157,21 +158,14 @@ def bank_batch(bank: PairBank, chosen: Array, seed: int, difficulty: float) -> B
 
 
 class BankBatches(Schedule):
-    """Drawn from (seed, step) alone; difficulty d allows pairs within d times the limits.
-
-    A channel that is dropped tells its mean, the others more: else a head that sees all channels
-    later reads depths that are off as a whole (by a fifth, on what it was trained on too).
-    """
+    """Drawn from (seed, step) alone; difficulty d allows pairs within d times the limits."""
 
     def __init__(self, bank: PairBank, size: tuple[int, int], batch: int, seed: int,
                  dropout: float) -> None:  # fmt: skip
         super().__init__((SizeShare(*size, batch, 1.0),), seed)
         self.bank, self.dropout = bank, dropout
         step = max(len(bank.cells) // MEAN_OVER, 1)
-        self._means = [
-            features[::step].float().mean(dim=(0, 2, 3))[:, None, None]
-            for features in (bank.cells, bank.context)
-        ]
+        self._means = [mean_of(features[::step]) for features in (bank.cells, bank.context)]
 
     def batch(self, step: int, *, rank: int, count: int, difficulty: float) -> Any:
         part = self.part_of(self.sizes[0], count)
@@ -181,8 +175,9 @@ class BankBatches(Schedule):
         first = step * self.sizes[0].batch + rank * part
         made = bank_batch(self.bank, chosen, first, difficulty)
         if self.dropout > 0:
-            for features, mean in zip((made.cells, made.context), self._means, strict=True):
-                kept = rng.random((*features.shape[:2], 1, 1)) >= self.dropout
-                share = torch.from_numpy(kept.astype(np.float32) / (1.0 - self.dropout))
-                features.sub_(mean).mul_(share).add_(mean)
+            cells, context = (
+                dropped(x, mean, self.dropout, torch.from_numpy(rng.random((*x.shape[:2], 1, 1))))
+                for x, mean in zip((made.cells, made.context), self._means, strict=True)
+            )
+            made = replace(made, cells=cells, context=context)
         return made
