@@ -383,7 +383,7 @@ class MetricPose:
     disagreement: float = 0.0  # with two-view geometry: chi-square of five degrees of freedom
     depth_check: DepthCheck | None = None  # None: no depth, or no two-view geometry to check it by
     scale_sigma: float = 0.0  # of the error that all metres share, a fraction; in `covariance` too
-    shutter: ShutterHint | None = None  # None: nothing is known of how fast the camera moved
+    shutter: ShutterHint | None = None  # by depth of a sensor, where the camera's motion is known
 
     def __post_init__(self) -> None:
         _set(

@@ -88,9 +88,9 @@ def test_a_known_shutter_is_undone(rolled):
 
 
 def test_a_known_shutter_is_undone_for_a_networks_metres_too(rolled):
-    """Each pose told of twice the read-out time while nothing was undone: it grew without end."""
+    """They do not tell of it: two views bend to it, and said half of the time or none."""
     (_, without, _), (pose, with_it, nees) = (posed(rolled, s, mono=True) for s in (0.0, READOUT_S))
-    assert pose.shutter.readout_s == pytest.approx(READOUT_S, abs=0.006)
+    assert pose.shutter is None
     assert np.linalg.norm(with_it[3:]) < 0.25 * np.linalg.norm(without[3:])
     assert nees < 20.0
 

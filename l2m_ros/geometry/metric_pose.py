@@ -32,6 +32,7 @@ from l2m_ros.geometry.two_view import TwoView
 from l2m_ros.types import FloatArray, Lost, LostReason, MetricPose
 
 FRAME_DEPTH = "depth"  # of `SCALE_SOURCES`: another sensor than the camera
+MEASURED = (FRAME_DEPTH, "stereo")
 MONO_DEPTH = "mono_depth"  # matched by the tracker's matcher: most of it is right, or it is blur
 # Of the matches, that agree within the search's threshold. On a hand-held recording with fast turns
 # the five poses that 20 to 45 % agreed on were 3 to 16 degrees off and stated 1 to 3.
@@ -127,9 +128,14 @@ def _from_depths(problem: PoseProblem, depths: Depths, source: str) -> MetricPos
             f"{100 * LEAST_AGREED:.0f} are the least: little of it is seen",
         )
     with_depth = np.isfinite(pairs.keyframe_m) | np.isfinite(pairs.query_m)
-    depth_m = _in_keyframe_m(pairs, fit.pose)
     pose = problem.metric(
-        fit, source, depths.scale_sigma, depth_m, with_depth, depths.keyframe_shapes_m
+        fit,
+        source,
+        depths.scale_sigma,
+        _in_keyframe_m(pairs, fit.pose),
+        with_depth,
+        depths.keyframe_shapes_m,
+        measured=source in MEASURED,
     )
     return pose if isinstance(pose, Lost) else _compared(problem, pairs, pose, depths.sparse)
 

@@ -299,7 +299,11 @@ class PoseProblem:
         depth_m: FloatArray,
         with_depth: npt.NDArray[np.bool_],
         depth_shapes_m: FloatArray | None = None,
+        *,
+        measured: bool = False,
     ) -> MetricPose | Lost:
+        """measured: depth_m is a sensor's. Only then do residuals show a rolling shutter: two views
+        bend to it, and what agrees with the bent ones says that there is none."""
         bad = self.degenerate(fit.weights)
         if bad is not None:
             return bad
@@ -319,7 +323,7 @@ class PoseProblem:
             source,
             support,
             scale_sigma=scale_sigma,
-            shutter=self._shutter_hint(fit, depth_m),
+            shutter=self._shutter_hint(fit, depth_m) if measured else None,
         )
 
     def checked(
