@@ -177,8 +177,17 @@ def test_a_known_global_shutter_learns_nothing():
     assert watch.motion(keyframe, before, before.stamp_ns + 100_000_000) is None
 
 
-def test_a_velocity_of_long_ago_says_nothing():
+def test_a_frame_whose_velocity_is_unknown_may_move_as_fast_as_its_keyframe_did():
+    """The mean since the keyframe is that of a hand that shakes: nearly nothing."""
     watch = ShutterWatch(0.01)
     keyframe, before = told(watch, [READOUT_S] * 30)
-    assert watch.motion(keyframe, before, before.stamp_ns + 1_000_000_000) is None
+    motion = watch.motion(keyframe, before, before.stamp_ns + 1_000_000_000)
+    assert motion.readout_s == 0.0 and motion.readout_sigma_s > 0.9 * READOUT_S
+    assert np.linalg.norm(motion.twist_sigma[3:]) == pytest.approx(0.2, abs=1e-3)
+    assert watch.motion(kept(1), before, before.stamp_ns + 1_000_000_000) is None
+    known_s, late_ns = watch.readout_s, before.stamp_ns + 1_000_000_000
+    hint = ShutterHint(0.09, 1e8)
+    pose = MetricPose(np.eye(4), np.eye(6) * 1e-6, np.ones(1, bool), "depth", shutter=hint)
+    watch.learn(keyframe, pose, before, late_ns)  # by a velocity that is not known
+    assert watch.readout_s == known_s
     assert watch.motion(replace(kept(1), chain=2), before, before.stamp_ns + 1) is None

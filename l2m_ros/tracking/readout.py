@@ -5,6 +5,9 @@ the camera, so these are averaged, by their information; frames of one keyframe 
 where they scatter by more than they say the mean is less sure by as much. Once it is SIGNIFICANT
 sigmas from zero, images are corrected by it where frames follow each other fast enough for their
 velocity to be known; else it is admitted in the covariance.
+
+A frame without a pose just before it has no known velocity. The mean since its keyframe is nearly
+nothing where a hand shakes; so it is taken to move by any direction as fast as its keyframe did.
 """
 
 from __future__ import annotations
@@ -100,24 +103,35 @@ class ShutterWatch:
         """How the camera moved at both images, as far as it is known."""
         way = _since(keyframe, before, stamp_ns)
         means = [t[keyframe.id] for t in (self._before, self._after) if keyframe.id in t]
-        if self._readout is None or way is None or not means:
+        if self._readout is None or not means:
             return None
-        keyframe_from_before, seconds = way
         twist = np.mean([mean.twist for mean in means], axis=0)
+        if way is None:
+            return self._unseen(keyframe, twist, stamp_ns)
+        keyframe_from_before, seconds = way
         apart_s = max(seconds, *(mean.seconds for mean in means))
         sigma = ACCELERATION * apart_s / 2
         known = self._readout.estimate_s(apart_s)
         return ImageMotion(twist, keyframe_from_before, seconds, sigma, *known)
 
+    def _unseen(self, keyframe: Keyframe, twist: FloatArray, stamp_ns: int) -> ImageMotion | None:
+        """Of a frame without a pose just before it: it may move as fast as its keyframe did."""
+        seconds = (stamp_ns - keyframe.frame.stamp_ns) * 1e-9
+        if seconds <= 0.0:
+            return None
+        sigma = np.repeat([np.linalg.norm(twist[:3]), np.linalg.norm(twist[3:])], 3) / np.sqrt(3.0)
+        assert self._readout is not None
+        return ImageMotion(twist, np.eye(4), seconds, sigma, *self._readout.estimate_s(np.inf))
+
     def learn(
         self, keyframe: Keyframe, pose: MetricPose, before: Place | None, stamp_ns: int
     ) -> None:
         """A pose that was believed."""
-        if pose.shutter is not None and self._readout is not None:
-            self._readout.learn(pose.shutter.readout_s, pose.shutter.information)
         way, self._now = _since(keyframe, before, stamp_ns), None
         if way is None or before is None:
             return
+        if pose.shutter is not None and self._readout is not None:
+            self._readout.learn(pose.shutter.readout_s, pose.shutter.information)
         step = se3.log(se3.inverse(way[0]) @ pose.keyframe_from_camera)
         mean = _Mean(step / way[1], way[1])
         self._now = stamp_ns, mean
