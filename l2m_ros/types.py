@@ -350,6 +350,14 @@ class RelativePose:
 
 
 @dataclass(frozen=True)
+class DepthNoiseShown:
+    """What neighbouring matches show of the noise of depth (`geometry.depth_noise`)."""
+
+    factor: float  # on the variance that was claimed
+    pairs: int  # of neighbours that show it
+
+
+@dataclass(frozen=True)
 class DepthCheck:
     """How well depths explain what the matches show; 1 is what noise explains.
 
@@ -361,6 +369,8 @@ class DepthCheck:
     rotation_only: float = 0.0  # ... from where a rotation alone would put it: the parallax
     misfit: float = 0.0  # the first with the range, at twice the depth noise
     agreed: float = 1.0  # share of the matches that two-view geometry agrees on
+    left_over_learnt: float | None = None  # `left_over` at the noise that was learnt; None: alike
+    noise: DepthNoiseShown | None = None
 
 
 @dataclass(frozen=True)

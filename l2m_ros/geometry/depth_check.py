@@ -19,19 +19,25 @@ from dataclasses import replace
 
 import numpy as np
 
+from l2m_ros.geometry.depth_noise import shown_noise
 from l2m_ros.geometry.rays import Noise, RayPairs
-from l2m_ros.geometry.residuals import Rows, infinity_rows, keyframe_depth_rows
+from l2m_ros.geometry.residuals import Rows, RowsAt, infinity_rows, keyframe_depth_rows
 from l2m_ros.geometry.residuals import query_depth_rows as lifted_in_query_rows
 from l2m_ros.geometry.two_view import TwoView
-from l2m_ros.types import DepthCheck, FloatArray
+from l2m_ros.types import DepthCheck, DepthNoiseShown, FloatArray
 
 MIN_CHECKED = 30  # matches; a median of fewer says little
 CHI2_MEDIANS = np.array([0.0, 0.4549, 1.3863, 2.3660])  # of 0 to 3 degrees of freedom
 CLAIMED, DOUBLED = Noise().depth, 4.0  # factors on the variance of the depth
 
 
-def depth_check(pairs: RayPairs, view: TwoView, keyframe_from_camera: FloatArray) -> DepthCheck:
-    """pairs: those that `view` was estimated from, with their depths."""
+def depth_check(
+    pairs: RayPairs, view: TwoView, keyframe_from_camera: FloatArray, learnt: float = CLAIMED
+) -> DepthCheck:
+    """pairs: those that `view` was estimated from, with their depths.
+
+    learnt: factor on the variance of the depth noise, as frames before this one showed it.
+    """
     agreed = view.general.weights > 0.5
     in_keyframe = np.isfinite(pairs.keyframe_m)
     share = float(agreed.mean())
@@ -45,19 +51,30 @@ def depth_check(pairs: RayPairs, view: TwoView, keyframe_from_camera: FloatArray
     ]
     with_depth: list[FloatArray] = []
     with_range: list[FloatArray] = []
+    with_learnt: list[FloatArray] = []
     turned: list[FloatArray] = []
+    shown: DepthNoiseShown | None = None
     for some, rows_at in groups:
         if not len(some):
             continue
-        for factor, into in ((CLAIMED, with_depth), (DOUBLED, with_range)):
+
+        def at_noise(factor: float, some: RayPairs = some, rows_at: RowsAt = rows_at) -> Rows:
             noise = replace(view.general.noise, depth=factor)
             first = rows_at(some, keyframe_from_camera, None, noise, 0.0)
-            rows = rows_at(some, keyframe_from_camera, first.depth_m, noise, 0.0)
-            into.append(_relative(rows, 2 if factor == CLAIMED else 3))
+            return rows_at(some, keyframe_from_camera, first.depth_m, noise, 0.0)
+
+        claimed = at_noise(CLAIMED)
+        with_depth.append(_relative(claimed, 2))
+        with_range.append(_relative(at_noise(DOUBLED), 3))
+        if learnt != CLAIMED:
+            with_learnt.append(_relative(at_noise(learnt), 2))
+        if rows_at is keyframe_depth_rows:
+            shown = shown_noise(claimed, some.query)
         noise = replace(view.general.noise, depth=CLAIMED)
         turned.append(_relative(infinity_rows(some, view.turned, None, noise, 0.0), 2))
     left_over, rotation_only, misfit = (_median(d) for d in (with_depth, turned, with_range))
-    return DepthCheck(checked, left_over, rotation_only, misfit, share)
+    at_learnt = _median(with_learnt) if with_learnt else None
+    return DepthCheck(checked, left_over, rotation_only, misfit, share, at_learnt, shown)
 
 
 def _relative(rows: Rows, used: int) -> FloatArray:

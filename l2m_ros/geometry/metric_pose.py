@@ -275,7 +275,9 @@ def _compared(problem: PoseProblem, pairs: RayPairs, pose: MetricPose, sparse: b
     view, Q = problem.rough_two_view()
     if isinstance(view, Lost):
         return pose
-    checked = depth_check(pairs.select(problem.compared), view, pose.keyframe_from_camera)
+    learnt = problem.request.evidence.depth_noise if pose.scale_source == FRAME_DEPTH else 1.0
+    compared = pairs.select(problem.compared)
+    checked = depth_check(compared, view, pose.keyframe_from_camera, learnt)
     pose = replace(pose, depth_check=checked)
     if view.kind == "rotation":
         return pose

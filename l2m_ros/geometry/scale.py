@@ -81,6 +81,7 @@ class ScaleEvidence:
     floor: Floor | None = None  # below the keyframe's camera
     motion: ImageMotion | None = None  # how fast the camera moved while the images were taken
     scene: SceneDepth | None = None  # points of the keyframe that an earlier motion showed
+    depth_noise: float = 1.0  # of depth images: factor on the variance, as frames showed it
 
     def __post_init__(self) -> None:
         if (self.odometry is None) != (self.odometry_covariance is None):

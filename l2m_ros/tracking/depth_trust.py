@@ -13,7 +13,8 @@ ruin a reputation, and what is confirmed closely is believed whatever was before
 
 What depth leaves over is remembered as well: depth of an unrelated plane fits one frame in four or
 five by accident, the geometric mean of many never. (Right depth of an office and of a kitchen is at
-0.3 to 0.45, another plane's at 2.6 to 6.)
+0.3 to 0.45, another plane's at 2.6 to 6.) Here noise is what this sensor's own frames showed it to
+be (`depth_noise`), not what is claimed: views far apart show more of it.
 
 A common factor on all depths is not seen: translation grows with it and every ratio stays. Only
 odometry could tell; `pose.depth_scale_sigma` admits what calibration leaves.
@@ -27,6 +28,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from l2m_ros.tracking.depth_noise import DepthNoiseWatch
 from l2m_ros.tracking.trust import EXPLAINED, TrustOptions
 from l2m_ros.types import DepthCheck, Lost, LostReason, MetricPose
 
@@ -110,10 +112,11 @@ class DepthTrust:
     def reset(self) -> None:
         self._votes: deque[_Vote] = deque(maxlen=REMEMBERED)
         self._logs: deque[float] = deque(maxlen=RECORD)  # of what depth left over, one a frame
+        self.noise = DepthNoiseWatch()
         self.next_frame()
 
     def next_frame(self) -> None:
-        self._now, self._measured = _Vote(), False
+        self._now, self._measured, self._learnt = _Vote(), False, False
 
     def against(
         self,
@@ -132,6 +135,8 @@ class DepthTrust:
         if verdict is not DepthVerdict.SILENT:
             self._remember(verdict, pose.depth_check, keyframe)
         self._measure(pose.depth_check)
+        if verdict is DepthVerdict.CONFIRMED:
+            self._learn(pose.depth_check)
         if contradicted:
             return None
         if verdict is not DepthVerdict.CONTRADICTED and self.left_over > self._most_left_over:
@@ -139,9 +144,9 @@ class DepthTrust:
                 LostReason.CONTRADICTED,
                 f"depth record: over the last {len(self._logs)} frames depth leaves "
                 f"{self.left_over:.2f} times as much (squared) of where matches lie unexplained "
-                f"as noise would ({self._most_left_over:g} is the most; if this depth is right, it "
-                "is noisier than pose.depth_noise_m and pose.depth_noise_per_m, or of a stereo "
-                "pair pose.stereo_noise, say)",
+                f"as noise would ({self._most_left_over:g} is the most{self._words(pose)}; if this "
+                "depth is right, it is noisier than pose.depth_noise_m and "
+                "pose.depth_noise_per_m, or of a stereo pair pose.stereo_noise, say)",
             )
         if verdict is DepthVerdict.CONFIRMED:
             return None
@@ -165,8 +170,20 @@ class DepthTrust:
             return
         if check.agreed >= MIN_AGREED:
             self._measured = True
-            log = float(np.log(check.left_over + SMALLEST))
+            learnt = check.left_over_learnt
+            log = float(np.log((check.left_over if learnt is None else learnt) + SMALLEST))
             self._logs.append(float(np.clip(log, -LARGEST_LOG, LARGEST_LOG)))
+
+    def _words(self, pose: MetricPose) -> str:
+        if pose.depth_check is None or pose.depth_check.left_over_learnt is None:
+            return ""
+        return f", of {np.sqrt(self.noise.factor):.1f} times the claimed noise, which was learnt"
+
+    def _learn(self, check: DepthCheck | None) -> None:
+        """How noisy depth is, by what explains the parallax; whatever the record says."""
+        if not self._learnt and check is not None and check.noise is not None:
+            self._learnt = True
+            self.noise.learn(check.noise)
 
     @property
     def left_over(self) -> float:

@@ -308,6 +308,7 @@ class PoseChecks:
             motion=seen.motion,
             floor=floor_below(self.options),
             scene=scene,
+            depth_noise=self._depth_trust[DEPTH].noise.factor,
         )
 
     def _against_parallax(
