@@ -298,6 +298,14 @@ def test_the_time_of_refinement_is_in_the_figures(relief):
     assert len(table.splitlines()[2].rsplit("|", 2)[1].split("/")) == 5
 
 
+def test_a_second_look_is_no_worse_and_its_time_is_in_the_figures(planar):
+    plain, _ = figures(planar, "dis", subpixel=True, limit=2)
+    found, results = figures(planar, "dis", subpixel=True, second_look=True, limit=2)
+    assert found["ms"]["second_look"] > 0 and "subpixel" not in found["ms"]
+    assert len(results[0].matches) <= 4096
+    assert found["corner_auc"]["5"] > plain["corner_auc"]["5"] - 3
+
+
 def test_homographies(planar):
     found, _ = figures(planar, "sift")
     assert found["kind"] == "homography" and "auc" not in found

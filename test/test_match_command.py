@@ -52,6 +52,15 @@ def test_match_prints_and_draws(capsys, toy, pair, tmp_path):
     assert np.abs(warped[inside].astype(int) - a[inside]).mean() < 12  # B lies on A
 
 
+def test_match_looks_twice_when_asked(capsys, toy, pair, tmp_path):
+    words = ("match", *pair, "--model", toy, "--limit", "300", "--json", "--out", tmp_path / "out")
+    once = json.loads(l2m(capsys, *words)[1])
+    code, out, _ = l2m(capsys, *words, "--second-look")
+    twice = json.loads(out)
+    assert code == 0 and 0 < twice["matches"] <= 300
+    assert twice["certain_share"] == once["certain_share"]  # of the first look
+
+
 @pytest.fixture
 def wall(tmp_path):
     """A textured wall's window at (6, 0), and the window at the origin."""

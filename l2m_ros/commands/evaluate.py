@@ -54,6 +54,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--subpixel", action="store_true",
         help="refine the pairs of dense matches by their patches of pixels",
     )  # fmt: skip
+    parser.add_argument(
+        "--second-look", action="store_true",
+        help="match what both images see once more, turned and scaled alike (dense matchers)",
+    )  # fmt: skip
     parser.add_argument("--seed", type=whole(0), default=defaults.seed)
     parser.add_argument("--backend", default="auto", help="engine of networks (default auto)")
     parser.add_argument(
@@ -113,6 +117,7 @@ def run(args: argparse.Namespace) -> int:
         limit=args.limit,
         seed=args.seed,
         subpixel=args.subpixel,
+        second_look=args.second_look,
     )
     scenes = find_scenes(args.scenes)
     names = args.matcher or [DEFAULT_MODEL]

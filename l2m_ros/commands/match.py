@@ -66,6 +66,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR|FILE.jpg",
         help="where the pictures go (default: match)",
     )
+    parser.add_argument(
+        "--second-look", action="store_true",
+        help="match what both pictures see once more, turned and scaled alike (dense matchers)",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="one JSON object instead of words")
     reference = parser.add_argument_group("the published schedule")
     reference.add_argument("--like-reference", action="store_true")
@@ -82,6 +86,8 @@ def run(args: argparse.Namespace) -> int:
     from l2m_ros.images import read_rgb
 
     show_log()
+    if args.second_look and args.like_reference:
+        raise InvalidInput("--second-look is not part of the published schedule: leave out one")
     if not 0 < args.depth_scale < math.inf:
         raise InvalidInput(
             f"--depth-scale is {args.depth_scale}: it must be more than 0 (metres per unit)"
@@ -113,13 +119,18 @@ def _matched(
 ) -> tuple[DenseMatch | None, Correspondences]:
     from l2m_ros.matching.catalogue import load_matcher
     from l2m_ros.matching.sampling import correspondences
+    from l2m_ros.matching.second_look import second_look
     from l2m_ros.types import Correspondences
 
     options = {"weights": args.weights} if args.weights else {}
     matcher = load_matcher(args.model, backend=args.backend, size=args.size, **options)
-    match = matcher.match(matcher.encode(a), matcher.reference(matcher.encode(b)))
-    dense = None if isinstance(match, Correspondences) else match
-    return dense, correspondences(match, limit=args.limit)
+    reference = matcher.reference(matcher.encode(b))
+    match = matcher.match(matcher.encode(a), reference)
+    if isinstance(match, Correspondences):
+        return None, correspondences(match, limit=args.limit)
+    if args.second_look:
+        return match, second_look(matcher, match, reference, a, b, args.limit)
+    return match, correspondences(match, limit=args.limit)
 
 
 def _like_reference(

@@ -17,6 +17,7 @@ import numpy as np
 from l2m_ros.errors import InvalidInput
 from l2m_ros.matching.matcher import Match, Matcher
 from l2m_ros.matching.sampling import METHODS, correspondences
+from l2m_ros.matching.second_look import second_look
 from l2m_ros.matching.subpixel import refined_pairs
 from l2m_ros.types import (
     Correspondences,
@@ -49,6 +50,7 @@ class BenchmarkOptions:
     limit: int | None = None  # pairs per scene, spread over the list
     seed: int = 0
     subpixel: bool = False  # refine the chosen pairs of a dense match at full resolution
+    second_look: bool = False  # match once more what both images of a dense match see
 
     def __post_init__(self) -> None:
         if self.solver not in SOLVERS:
@@ -122,7 +124,14 @@ class Bench:
                 match, self._options.max_matches, seed=self._options.seed,
                 method=self._options.sampling,
             )  # fmt: skip
-        if self._options.subpixel:
+        if self._options.second_look and isinstance(match, DenseMatch):
+            with self._timed("second_look"):
+                pairs = second_look(
+                    self._matcher, match, reference, a.rgb, b.rgb, self._options.max_matches,
+                    subpixel=self._options.subpixel, seed=self._options.seed,
+                    method=self._options.sampling,
+                )  # fmt: skip
+        elif self._options.subpixel:
             with self._timed("subpixel"):
                 pairs = refined_pairs(match, pairs, a.rgb, b.rgb)
         pair = self._shrunk(pair, a, b)

@@ -24,8 +24,8 @@ ANGLES_DEG = (5, 10, 20)
 CORNERS_PX = (3, 5, 10)
 MATCH_PX = (1, 3, 5)
 GOOD_POSE = 0.05, 5.0  # metres and degrees: a pose as 7-Scenes counts a good one
-STAGES = ("encode", "reference", "match", "subpixel", "pose", "metric_pose")
-SHOWN = STAGES[:5]
+STAGES = ("encode", "reference", "match", "second_look", "subpixel", "pose", "metric_pose")
+SHOWN = STAGES[:-1]
 AVERAGED = ("auc", "corner_auc", "posed_percent", "precision", "warp", "metric", "ms")
 
 
@@ -122,7 +122,7 @@ _COMMON = {
     "right within 1/3/5 px, %": _path("precision"),
     "whole warp: median px": _path("warp", "median_px", digits=2),
     "within 5 px, %": _path("warp", "within_percent", "5"),
-    "ms encode/reference/match[/subpixel]/pose": _stages,
+    "ms encode/reference/match[/second_look][/subpixel]/pose": _stages,
 }
 _POSE_COLUMNS = {
     "scene": _path("name"),
