@@ -221,6 +221,22 @@ def test_the_scenes_own_depth_is_believed_in_each_frame(shots):
     assert (wrong, posed) == (0, len(shots) - 1)
 
 
+@pytest.mark.parametrize(("rows", "posed"), [(slice(0, 6), 0), (slice(0, 24), 11)])
+def test_matches_on_a_strip_of_the_image_pose_nothing(shots, rows, posed, monkeypatch):
+    """Exact matches on a seventh of the image's height; on half of it they do."""
+    spoilt = OracleMatcher._spoilt
+
+    def only(self, truth, rng):
+        certainty = np.zeros_like(truth.certainty)
+        certainty[rows] = truth.certainty[rows]
+        return spoilt(self, replace(truth, certainty=certainty), rng)
+
+    monkeypatch.setattr(OracleMatcher, "_spoilt", only)
+    wrong, count, words = tracked(shots, right_depth)
+    assert (wrong, count) == (0, posed)
+    assert any("degenerate: strip: the matches that agree" in said for said in words) == (not posed)
+
+
 GOOD = DepthCheck(checked=400, left_over=0.4, rotation_only=20.0, misfit=0.8)
 STILL = DepthCheck(checked=400, left_over=0.3, rotation_only=0.3, misfit=0.8)
 

@@ -34,7 +34,7 @@ from l2m_ros.tracking.result import Outcome
 from l2m_ros.tracking.scale_evidence import floor_below, scale_evidence
 from l2m_ros.tracking.seam import Rows, seam
 from l2m_ros.tracking.torn import two_poses, unsupported_part
-from l2m_ros.tracking.trust import contradicted_content, contradicted_scale
+from l2m_ros.tracking.trust import contradicted_content, contradicted_scale, on_a_strip
 from l2m_ros.types import Correspondences, Frame, Lost, LostReason, MetricPose, RelativePose
 
 WARY_NS = 2_000_000_000  # how long odometry is not believed unchecked after it was contradicted
@@ -125,7 +125,8 @@ class PoseChecks:
         outcome = gate(outcome, self.options.gates)
         if not isinstance(outcome, Lost):
             frames = seen.frame, seen.keyframe.frame
-            outcome = contradicted_content(outcome, seen.pairs, *frames) or outcome
+            against = on_a_strip(outcome, seen.pairs, *frames)
+            outcome = against or contradicted_content(outcome, seen.pairs, *frames) or outcome
         if isinstance(outcome, MetricPose):
             outcome = self._implausible(seen, outcome, before) or outcome
         if isinstance(outcome, MetricPose) and before.chain is not None:
