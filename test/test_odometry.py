@@ -7,13 +7,14 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from l2m_ros.geometry import se3
+from l2m_ros.tracking import scene_scale
 from l2m_ros.tracking.chain import UnseenMotion
 from l2m_ros.tracking.gates import GateOptions
 from l2m_ros.tracking.odometry import OdometryNoise, OdometrySample, step
 from l2m_ros.tracking.options import TrackerOptions
 from l2m_ros.tracking.pose_checks import WARY_NS
 from l2m_ros.tracking.tracker import Tracker
-from l2m_ros.types import Correspondences, LostReason, MetricPose
+from l2m_ros.types import Correspondences, Lost, LostReason, MetricPose
 from l2m_ros.workshop.simulation.odometry import Odometer
 from l2m_ros.workshop.simulation.odometry import OdometryNoise as WheelNoise
 from l2m_ros.workshop.simulation.oracle import OracleMatcher
@@ -217,6 +218,51 @@ def test_poses_go_on_by_the_scene_while_wheels_slip(shots):
         assert np.sqrt(np.trace(P[:3, :3])) < 0.2 * np.linalg.norm(way[:3, 3]) + 0.01
         assert result.pose.scale_source == "scene" and "slip" in result.remarks["odometry"]
     assert result.keyframe.id > 1
+
+
+def test_the_turn_of_wheels_that_slip_is_used_where_the_scene_s_shape_is_not_known(
+    shots, monkeypatch
+):
+    """Neither finds the motion alone: the scene gives its length, odometry's turn the rest."""
+    monkeypatch.setattr(scene_scale, "MAX_SHAPE_SIGMA", 0.0)
+    monkeypatch.setattr(scene_scale, "MIN_RELIEF_ALONE", 2.0)  # two views are not asked
+    options = TrackerOptions(base_from_camera=shots[0].base_from_camera)
+    tracker = Tracker(oracle(shots), options)
+    for number, shot in enumerate(shots[:14]):
+        if number == 13:
+            tracker.set_keyframe()
+        tracker.process(without_depth(shot.frame), sample(shot))
+    kept, posed = shots[13], 0
+    for shot in shots[14:18]:
+        result = tracker.process(without_depth(shot.frame), slipping(kept, shot, 4.0))
+        if result.pose is None:
+            continue
+        posed += 1
+        T, P = _pose(result)
+        way = np.linalg.inv(kept.world_from_camera) @ shot.world_from_camera
+        assert result.pose.scale_source == "scene" and nees(T, P, way) < 25
+    assert posed >= 3
+
+
+def test_depth_that_was_contradicted_does_not_end_a_frame_that_odometry_poses(shots, monkeypatch):
+    """Matches and such depth agree on no pose: that says nothing of the matches."""
+    tracker = Tracker(oracle(shots), TrackerOptions(base_from_camera=shots[0].base_from_camera))
+    wrong = [replace(s.frame, depth=np.flip(s.frame.depth, axis=0).copy()) for s in shots[:14]]
+    checks = tracker._checks
+    estimated, doubt = checks._estimated, Lost(LostReason.DEGENERATE, "did not settle")
+
+    def spoilt(seen, step, options, scene=None):
+        by_depth = "depth" in options.sources
+        return doubt if by_depth and late else estimated(seen, step, options, scene)
+
+    monkeypatch.setattr(checks, "_estimated", spoilt)
+    late, sources = False, []
+    for number, (shot, frame) in enumerate(zip(shots[:14], wrong, strict=True)):
+        late = number > 10
+        result = tracker.process(frame, sample(shot))
+        sources.append(result.pose and result.pose.scale_source)
+    assert checks._depth_trust["depth"].doubted(tracker.options.trust)
+    assert sources[-3:] == ["odometry"] * 3
 
 
 def test_poses_go_on_before_a_shallow_scene_while_odometry_pauses(shots):

@@ -117,3 +117,13 @@ def test_a_keyframe_is_taken_while_it_knows_the_scene_well_enough():
     assert not due(as_sure_as[0.04], 0.04, False), "parallax may still show it better"
     assert not due(as_sure_as[0.09], 0.02, True), "the old keyframe gives metres, this would not"
     assert not due(None, 0.02, True)
+
+
+def test_a_pose_without_its_metres_keeps_what_is_known_across():
+    T = se3.transform(se3.rotation([0.1, 0.0, 0.2]), np.array([0.0, 0.0, 0.5]))
+    pose = MetricPose(
+        T, np.diag([1e-4, 4e-4, 1e-2, 1e-6, 1e-6, 1e-6]), np.ones(30, bool), "odometry"
+    )
+    unit = scene_scale.of_length_1(pose)
+    assert unit.keyframe_from_camera[:3, 3] == pytest.approx([0, 0, 1])
+    assert np.diag(unit.covariance) == pytest.approx([4e-4, 16e-4, 0.0, 1e-6, 1e-6, 1e-6])

@@ -6,8 +6,9 @@ import pytest
 
 from l2m_ros.geometry import se3
 from l2m_ros.matching.catalogue import load_matcher
+from l2m_ros.tracking.odometry import OdometrySample
 from l2m_ros.tracking.seam import seam
-from l2m_ros.tracking.torn import repeated_rows, two_poses
+from l2m_ros.tracking.torn import Sign, repeated_rows, two_moments, two_poses
 from l2m_ros.tracking.tracker import Tracker
 from l2m_ros.types import (
     Camera,
@@ -76,7 +77,8 @@ def test_an_image_of_two_moments_is_no_keyframe(wall):
     tracker.set_keyframe()
     torn = torn_picture(picture(wall, 40, 2), picture(wall, 0, 0))
     assert not tracker.process(frame(torn, 1)).new_keyframe
-    assert tracker.process(frame(picture(wall, 42, 3), 2)).new_keyframe
+    assert not tracker.process(frame(picture(wall, 42, 3), 2)).new_keyframe
+    assert tracker.process(frame(picture(wall, 44, 4), 3)).new_keyframe
 
 
 def test_rows_that_repeat_while_the_camera_stands_do_no_harm(wall):
@@ -87,6 +89,42 @@ def test_rows_that_repeat_while_the_camera_stands_do_no_harm(wall):
     assert tracker.process(frame(before, 1)).pose is not None
     result = tracker.process(frame(torn_picture(picture(wall, 10, 2), before), 2))
     assert result.pose is not None
+
+
+@pytest.mark.parametrize("shift_px, moved", [(0, False), (1, True), (4, True), (30, True)])
+@pytest.mark.parametrize("lower_only", [True, False])
+def test_the_rest_of_a_torn_image_shows_whether_the_camera_moved(wall, shift_px, moved, lower_only):
+    before, now = picture(wall, 0, 0), picture(wall, shift_px, 1)
+    at = 60 if lower_only else HEIGHT // 2
+    now[:at] = before[:at]
+    rows = np.arange(HEIGHT) < at
+    found = two_moments(now, before, rows)
+    assert (found is not None) is moved
+    if moved:
+        assert f"{at} of 240 rows" in found.detail and "the camera moved: 100 %" in found.detail
+
+
+def test_somebody_who_walks_past_does_not_move_the_camera(wall):
+    before, now = picture(wall, 0, 0), picture(wall, 0, 1)
+    now[:120, 100:160] = picture(wall, 30, 2)[:120, 100:160]
+    now[120:] = before[120:]
+    assert two_moments(now, before, np.arange(HEIGHT) >= 120) is None
+
+
+@pytest.mark.parametrize("odometry_moves", [True, False])
+def test_odometry_that_stands_clears_repeated_rows(wall, odometry_moves):
+    tracker = Tracker(load_matcher("sift"))
+
+    def wheels(x_m, stamp_ns):
+        return OdometrySample(stamp_ns, se3.transform(np.eye(3), [x_m, 0, 0]), np.eye(6) * 1e-4)
+
+    first = frame(picture(wall, 0, 0), 0)
+    second = frame(torn_picture(picture(wall, 1, 1), first.rgb), 1)
+    tracker.process(first, wheels(0.0, first.stamp_ns))
+    x_m = 0.008 if odometry_moves else 0.0
+    result = tracker.process(second, wheels(x_m, second.stamp_ns))
+    repeated = isinstance(result.outcome, Lost)
+    assert repeated is odometry_moves
 
 
 def pairs_shifted(by_px):
@@ -165,7 +203,7 @@ def test_a_part_without_metres_is_compared_by_its_turn(turned_deg, other, lost):
         return MetricPose(np.eye(4), variance, agree, other)
 
     rows = np.arange(HEIGHT) >= HEIGHT // 2
-    found = two_poses(pairs_shifted(10), rows, repeated=False, min_support=0.5, posed=posed)
+    found = two_poses(pairs_shifted(10), rows, Sign.SEAM, min_support=0.5, posed=posed)
     assert (found is not None) is lost
     if lost:
         assert "the two parts differ by 2.00 degrees" in found.detail
@@ -180,3 +218,43 @@ def test_a_torn_image_whose_rows_were_never_sent_has_no_pose(wall):
     assert "a seam runs across the image at row 120" in result.reason
     still = tracker.process(frame(torn_picture(picture(wall, 12, 3), picture(wall, 12, 4)), 2))
     assert still.pose is not None
+
+
+def test_after_a_torn_image_the_rows_that_it_lacked_may_fill_the_next(wall):
+    """They were never sent, so that none repeats; a blurred seam is none."""
+    tracker = Tracker(load_matcher("sift"))
+    tracker.process(frame(picture(wall, 0, 0), 0))
+    before = picture(wall, 10, 1)
+    assert tracker.process(frame(before, 1)).pose is not None
+    lost = tracker.process(frame(torn_picture(picture(wall, 20, 2), before), 2))
+    assert lost.outcome.reason is LostReason.REPEATED_IMAGE
+    torn = torn_picture(picture(wall, 24, 3), picture(wall, 20, 4))
+    torn[110:130] = cv2.blur(torn, (1, 15))[110:130]
+    result = tracker.process(frame(torn, 3))
+    assert result.outcome.reason is LostReason.REPEATED_IMAGE
+    assert "the image before was torn" in result.reason
+    whole = tracker.process(frame(picture(wall, 26, 5), 4))
+    assert whole.pose is not None
+    tracker.set_keyframe()
+    assert tracker.process(frame(picture(wall, 28, 6), 5)).new_keyframe
+
+
+def test_an_image_after_a_torn_one_is_no_keyframe_and_finds_no_older_one(wall, monkeypatch):
+    tracker = Tracker(load_matcher("sift"))
+    tracker.process(frame(picture(wall, 0, 0), 0))
+    before = picture(wall, 10, 1)
+    tracker.process(frame(before, 1))
+    tracker.process(frame(torn_picture(picture(wall, 20, 2), before), 2))
+    tracker.set_keyframe()
+    recovered = []
+    monkeypatch.setattr(tracker, "_recover", lambda now, failed: recovered.append(now) or failed)
+    assert not tracker.process(frame(picture(wall, 22, 3), 3)).new_keyframe
+    assert tracker.process(frame(picture(wall, 24, 4), 4)).new_keyframe
+    tracker.process(frame(torn_picture(picture(wall, 34, 5), picture(wall, 24, 4)), 5))
+    elsewhere = np.flip(picture(wall, 0, 6), axis=1)
+    tracker.process(frame(np.ascontiguousarray(elsewhere), 6))
+    assert not recovered
+    for number in range(7, 11):  # what matches alone suspect ends
+        noise = np.random.default_rng(number).integers(0, 255, elsewhere.shape, np.uint8)
+        tracker.process(frame(noise, number))
+    assert recovered

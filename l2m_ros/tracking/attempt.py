@@ -32,7 +32,7 @@ class EncodedFrame:
     odometry: OdometrySample | None
     features: Features
     rejection: str | None  # why it may not become a keyframe
-    repeated: Rows | None  # (H,) rows that are those of the image before
+    unsent: Rows | None  # (H,) rows that the image before, which was torn, lacked
     times: StageTimes
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from l2m_ros.geometry.image_motion import ImageMotion
+from l2m_ros.geometry.metric_pose import is_final
 from l2m_ros.geometry.pose import estimate_pose
 from l2m_ros.geometry.pose_problem import PoseOptions
 from l2m_ros.geometry.scale import ScaleEvidence
@@ -33,7 +34,7 @@ from l2m_ros.tracking.readout import ShutterWatch
 from l2m_ros.tracking.result import Outcome
 from l2m_ros.tracking.scale_evidence import floor_below, scale_evidence
 from l2m_ros.tracking.seam import Rows, seam
-from l2m_ros.tracking.torn import two_poses, unsupported_part
+from l2m_ros.tracking.torn import Sign, after_torn, two_poses, unsupported_part
 from l2m_ros.tracking.trust import contradicted_content, contradicted_scale, on_a_strip
 from l2m_ros.types import Correspondences, Frame, Lost, LostReason, MetricPose, RelativePose
 
@@ -50,7 +51,7 @@ class MatchedFrame:
     odometry: OdometrySample | None
     keyframe: Keyframe
     pairs: Correspondences
-    repeated: Rows | None = None  # (H,) rows that are those of the image before
+    unsent: Rows | None = None  # (H,) rows that the image before, which was torn, lacked
     motion: ImageMotion | None = None
 
 
@@ -80,6 +81,7 @@ class PoseChecks:
         self._scale = ScaleAgainstOdometry()
         self._shutter = ShutterWatch(self.options.pose.shutter_sigma_s)
         self._two_moments: tuple[int, Lost] | None = None  # the stamp of a torn image, and why
+        self.torn_rows: Rows | None = None  # of the frame at hand, that are of another moment
 
     def pose(self, seen: MatchedFrame, before: Before) -> tuple[Outcome, Remarks]:
         """The pose, if it may be believed.
@@ -93,13 +95,22 @@ class PoseChecks:
         seen = replace(seen, motion=motion)
         outcome, remarks = self._checked(seen, before, step, self._pose_options)
         known = step is not None and parallax.SOURCE in self.options.pose.sources
-        if not known or not (remarks.get(DEPTH) or remarks.get(STEREO)):
+        against_depth = remarks.get(DEPTH) or remarks.get(STEREO) or self._depth_spoils(outcome)
+        if not known or not against_depth:
             return outcome, remarks
         alone = replace(self.options.pose, sources=(parallax.SOURCE,))
         other, others = self._checked(seen, before, step, alone)
         if isinstance(other, MetricPose):
             return other, {**remarks, **others}
         return outcome, remarks
+
+    def _depth_spoils(self, outcome: Outcome) -> bool:
+        """Whether no pose was found, with depth that was contradicted lately.
+
+        Such depth says nothing of the matches.
+        """
+        doubted = any(record.doubted(self.options.trust) for record in self._depth_trust.values())
+        return doubted and isinstance(outcome, Lost) and is_final(outcome)
 
     def _checked(
         self,
@@ -145,15 +156,15 @@ class PoseChecks:
         stamp_ns, min_support = seen.frame.stamp_ns, self.options.trust.min_support
         if self._two_moments is not None and self._two_moments[0] == stamp_ns:
             return self._two_moments[1]
-        rows, repeated = seen.repeated, seen.repeated is not None
-        if rows is None:
-            rows = seam(seen.frame.rgb, seen.keyframe.frame.rgb, seen.pairs)
+        rows, sign = seam(seen.frame.rgb, seen.keyframe.frame.rgb, seen.pairs), Sign.SEAM
+        if seen.unsent is not None:
+            lost = self._after_torn(outcome, seen, rows, seen.unsent)
+            if lost is not None:
+                self.torn_rows = seen.unsent
+                return lost
+            rows, sign = seen.unsent, Sign.AFTER_TORN
         if rows is None:
             return None
-        if repeated:
-            unsupported = unsupported_part(outcome, seen.pairs, rows, min_support)
-            if unsupported is not None:
-                return unsupported
 
         def posed(pairs: Correspondences) -> Outcome:
             part = replace(seen, pairs=pairs)
@@ -162,9 +173,21 @@ class PoseChecks:
                 pose = self._estimated(part, None, replace(options, sources=()))
             return pose
 
-        lost = two_poses(seen.pairs, rows, repeated=repeated, min_support=min_support, posed=posed)
+        lost = two_poses(seen.pairs, rows, sign, min_support=min_support, posed=posed)
         self._two_moments = None if lost is None else (stamp_ns, lost)
+        self.torn_rows = None if lost is None else rows
         return lost
+
+    def _after_torn(
+        self, outcome: MetricPose | RelativePose, seen: MatchedFrame, below: Rows | None, rows: Rows
+    ) -> Lost | None:
+        """Why the image after a torn one is torn, too, without a look at the poses of its parts.
+
+        below (H,): a seam, if there is one; rows (H,): that the image before lacked.
+        """
+        if below is not None and below.argmax() >= rows.argmax() - 1:
+            return after_torn(rows, f"a seam runs across it at row {below.argmax()}")
+        return unsupported_part(outcome, seen.pairs, rows, self.options.trust.min_support)
 
     @property
     def _pose_options(self) -> PoseOptions:
@@ -207,6 +230,7 @@ class PoseChecks:
 
     def next_frame(self) -> None:
         """What follows is of another frame than what came before."""
+        self.torn_rows = None
         for record in self._depth_trust.values():
             record.next_frame()
 
@@ -356,16 +380,34 @@ class PoseChecks:
             return outcome
         by_scene = replace(options, sources=(scene_scale.SOURCE,))
         pose: Outcome | None = None
-        if scene.shape_sigma <= scene_scale.MAX_SHAPE_SIGMA:
+        if not scene_scale.is_vague(scene):
             pose = self._estimated(seen, None, by_scene, scene)
-        elif scene.relief >= scene_scale.MIN_RELIEF_ALONE:
-            views = seen.keyframe, seen.frame, seen.pairs
-            pose = scene_scale.length_by_scene(*views, outcome, scene)
+        else:
+            pose = self._length_by_scene(seen, outcome, step, options, scene)
         if not isinstance(pose, MetricPose) or scene_scale.contradicted(pose, self.options.trust):
             return outcome
         if step is not None and scene_scale.turned_otherwise(pose, step):
             return outcome
         return pose
+
+    def _length_by_scene(
+        self,
+        seen: MatchedFrame,
+        outcome: RelativePose,
+        step: OdometryStep | None,
+        options: PoseOptions,
+        scene: SceneDepth,
+    ) -> MetricPose | None:
+        """The scene's metres for a motion that odometry's turn chose, or the scene's relief."""
+        views = seen.keyframe, seen.frame, seen.pairs
+        if step is not None:
+            by_turn = replace(options, sources=(parallax.SOURCE,))
+            turned = self._estimated(seen, scene_scale.turn_alone(step), by_turn)
+            if isinstance(turned, MetricPose):
+                return scene_scale.length_by_scene(*views, scene_scale.of_length_1(turned), scene)
+        if scene.relief < scene_scale.MIN_RELIEF_ALONE:
+            return None
+        return scene_scale.length_by_scene(*views, outcome, scene)
 
     def _known_scene(self, seen: MatchedFrame) -> SceneDepth | None:
         """Of the keyframe, if odometry has agreed with it for long enough, and not long ago."""

@@ -3,8 +3,9 @@
 The scene is used as a depth camera's image is, but of single points (`geometry/scene_depth.py`). A
 turn and a step to the side move the pixels of a shallow scene nearly alike; its depth tells them
 apart, as surely as that depth is known, which is part of the pose's covariance. Of a scene whose
-shape is not known so well the median depth gives a length alone, with the matches' own rotation
-and direction, if its relief shows these.
+shape is not known so well the median depth gives a length alone. Which of the two it was odometry
+says then, whose turn is better than its way while wheels slip, or without odometry the matches, if
+the scene's relief shows it.
 
 Slipping wheels move no point of the scene, so poses go on through a slip. The scale is not measured
 anew: its sigma grows from keyframe to keyframe, and after `MAX_CARRIED_NS` without a word of
@@ -13,7 +14,7 @@ odometry that agrees it is given up.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -41,6 +42,7 @@ FADING_SHAPE_SIGMA, FADES, GONE = 0.03, 1.2, 2.0
 # Without depth and without odometry's turn matches chose wrongly by 2 to 8 degrees at a relief of
 # 0.14 to 0.18, by 0.3 at 0.29.
 MIN_RELIEF_ALONE = 0.25
+SLIPPED = 0.4  # of the way, which slip makes wrong in length, and in direction on a curve
 MAX_SPREAD = 0.25  # of the log of depth: more says that the motion is not the scene's
 # What a scene's depth leaves over of where matches lie, squared, over what noise explains: 0.5
 # and less on recordings, 1.0 in the simulator; 2 to 4 where a scene was bent.
@@ -62,6 +64,24 @@ class Anchor:
             self.keyframe_from_camera, self.covariance, way.a_from_b, way.covariance
         )
         return OdometryStep(T, P, way.modelled)
+
+
+def turn_alone(step: OdometryStep) -> OdometryStep:
+    """Odometry's turn, while wheels slip: its way is as wrong as it is long."""
+    P, t = step.covariance.copy(), step.a_from_b[:3, 3]
+    P[:3, :3] += SLIPPED**2 * float(t @ t) * np.eye(3)
+    return replace(step, covariance=P)
+
+
+def of_length_1(pose: MetricPose) -> RelativePose:
+    """The pose without its metres."""
+    t = pose.keyframe_from_camera[:3, 3]
+    length_m = max(float(np.linalg.norm(t)), 1e-9)
+    d = t / length_m
+    J = np.eye(6)
+    J[:3, :3] = (np.eye(3) - np.outer(d, d)) / length_m
+    T = se3.transform(pose.keyframe_from_camera[:3, :3], d)
+    return RelativePose(T, pose.inliers, "general", J @ pose.covariance @ J.T)
 
 
 def length_by_scene(
@@ -92,13 +112,18 @@ def length_by_scene(
     return MetricPose(se3.transform(unit[:3, :3], length * d), P, outcome.inliers, SOURCE)
 
 
+def is_vague(scene: SceneDepth) -> bool:
+    """Whether its shape is not known well enough to find poses by."""
+    return scene.shape_sigma > MAX_SHAPE_SIGMA
+
+
 def keyframe_due(scene: SceneDepth | None, best_shape_sigma: float, wanted: bool) -> bool:
     """Whether to take a keyframe that would know this of the scene, while odometry is silent.
 
     best_shape_sigma: of the frames since the last keyframe. Taken early, while it still gives
     metres; once it would not, the old keyframe stays.
     """
-    if scene is None or scene.shape_sigma > MAX_SHAPE_SIGMA:
+    if scene is None or is_vague(scene):
         return False
     least = max(FADING_SHAPE_SIGMA, FADES * best_shape_sigma)
     return wanted or least < scene.shape_sigma <= GONE * best_shape_sigma

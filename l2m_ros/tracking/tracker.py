@@ -32,7 +32,7 @@ from l2m_ros.tracking.pose_checks import Before, MatchedFrame, PoseChecks
 from l2m_ros.tracking.recovery import Recovery
 from l2m_ros.tracking.result import TrackResult, TrackState
 from l2m_ros.tracking.seam import Rows
-from l2m_ros.tracking.torn import repeated_rows
+from l2m_ros.tracking.torn import TornStream, repeated_rows, two_moments
 from l2m_ros.types import (
     Features,
     Frame,
@@ -73,6 +73,7 @@ class Tracker:
         self._odom.reset()
         self._before: Frame | None = None
         self._seen_since = SeenSince()
+        self._torn = TornStream()
         self._frozen: str | None = None  # what the frame at hand goes without
         self._requested = False
         self._policy.forget()
@@ -121,6 +122,7 @@ class Tracker:
         given, (frame, self._frozen) = frame, self._fresh(frame, odometry)
         self._before = given
         self._seen_since.see(given, odometry)
+        unsent = self._torn.next_image(repeated, doubt)
         if doubt is not None:
             return TrackResult(
                 TrackState.LOST, words(doubt), frame, self._keyframe, doubt, stages_ms=times.ms
@@ -131,14 +133,17 @@ class Tracker:
         rejection = self._policy.rejection(frame.rgb)
         if repeated is not None:
             rejection = rejection or "rows of the image before are in it"
-        now = EncodedFrame(frame, odometry, features, rejection, repeated, times)
+        elif unsent is not None:
+            rejection = rejection or "the image before was torn, and this one may be"
+        now = EncodedFrame(frame, odometry, features, rejection, unsent, times)
         if self._keyframe is None:
             return self._start_chain(now, "the first frame")
         self._requested |= gains_depth(self._keyframe, frame)
         self._checks.next_frame()
         beside = self._attempt_beside(now)
         attempt = self._attempt(now, self._keyframe)
-        if attempt.failed:
+        self._torn.found(self._checks.torn_rows)
+        if attempt.failed and unsent is None:
             attempt = beside or self._recover(now, attempt)
         if isinstance(attempt.outcome, Lost):
             return self._after_loss(now, attempt, attempt.outcome)
@@ -147,14 +152,17 @@ class Tracker:
     def _repeated(
         self, frame: Frame, odometry: OdometrySample | None
     ) -> tuple[Lost | None, Rows | None]:
-        """Whether the image is the one before, and which of its rows are."""
+        """Whether the image, or a part of it, is of the moment before, and which rows repeat."""
         if self._before is None or self.options.accept_repeated:
             return None, None
         before, since = self._before, self._seen_since.odometry("rgb")
         if frame.stamp_ns <= before.stamp_ns:
             return None, None
         doubt = repeated_image(frame.rgb, before.rgb, odometry, since)
-        return doubt, repeated_rows(frame.rgb, before.rgb)
+        rows = repeated_rows(frame.rgb, before.rgb)
+        if rows is not None and not stands(odometry, since):
+            doubt = two_moments(frame.rgb, before.rgb, rows)
+        return doubt, rows
 
     def _fresh(self, frame: Frame, odometry: OdometrySample | None) -> tuple[Frame, str | None]:
         """The frame without depth or a right image of another moment, and the words for it."""
@@ -172,7 +180,7 @@ class Tracker:
         if self.options.subpixel:
             with now.times.stage("subpixel"):
                 pairs = refined_pairs(match, pairs, now.frame.rgb, keyframe.frame.rgb)
-        seen = MatchedFrame(now.frame, now.odometry, keyframe, pairs, now.repeated)
+        seen = MatchedFrame(now.frame, now.odometry, keyframe, pairs, now.unsent)
         with now.times.stage("pose"):
             before = Before(
                 self._odom.newest(keyframe.chain), self._odom.newest_beside(keyframe.chain)
