@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from l2m_ros.commands.options import as_json, show_log, size_of
+from l2m_ros.errors import InvalidInput
 from l2m_ros.files import check_outputs
 
 
@@ -27,6 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: MODEL-HxW-PRECISION")
     parser.add_argument(
         "--card", type=Path, metavar="FILE", help="card to update in place of DIR's"
+    )
+    parser.add_argument(
+        "--shape-of",
+        type=Path,
+        metavar="FILE",
+        help="card to add the graphs to, for images of that shape; they read the weights that "
+        "its own graphs hold",
     )
     parser.add_argument("--weights", metavar="FILE", help="a checkpoint instead of the card's")
     parser.add_argument("--opset", type=int, default=18, help="of ONNX, 17 to 20 (default 18)")
@@ -64,6 +73,7 @@ def _exported(args: argparse.Namespace) -> dict[str, Any]:
     from l2m_ros.engines.backend import BackendOptions, is_depth_head, load_backend
     from l2m_ros.engines.torch import load_network
     from l2m_ros.export.parser_check import load_table
+    from l2m_ros.export.shapes import add_shape
     from l2m_ros.export.stages import (
         ExportOptions,
         agreement,
@@ -75,13 +85,23 @@ def _exported(args: argparse.Namespace) -> dict[str, Any]:
 
     card = find_card(args.model)
     width, height = args.size or card.input.size
+    if args.shape_of is not None and (args.out is not None or args.card is not None):
+        raise InvalidInput("--shape-of writes beside the card that it names: no --out, no --card")
     out = args.out or Path(f"{card.name}-{height}x{width}-{args.precision}")
-    check_outputs([args.card], [args.ops], [out])
-    options = ExportOptions(out, height, width, args.precision, args.opset)
+    check_outputs([args.card], [args.ops], [out] if args.shape_of is None else [])
     network, card = load_network(card, BackendOptions(weights=args.weights, untrained=True))
-    written = export_model(network, card, options, load_table(args.ops))
-    if args.card:
-        written = write_shipped_card(written, args.card)
+
+    def exported(out: Path) -> Any:
+        options = ExportOptions(out, height, width, args.precision, args.opset)
+        return export_model(network, card, options, load_table(args.ops))
+
+    if args.shape_of is not None:
+        with TemporaryDirectory() as folder:
+            written = add_shape(exported(Path(folder)), args.shape_of)
+    else:
+        written = exported(out)
+        if args.card:
+            written = write_shipped_card(written, args.card)
     report = _report(written, {}, [])
     if not args.no_verify and is_depth_head(written):
         backend = load_backend("onnxruntime", written, BackendOptions(device="cpu"))

@@ -1,9 +1,11 @@
 """One network, graphs of several shapes: each image goes through those that fit it.
 
-A 16:9 image in a 4:3 input is stretched by a third and costs a third more. A card may name graphs
-of other shapes (`shapes`); an image whose own shape is within a tenth of one of them takes it, all
-others the card's own. Two images of different shapes meet in the card's own: the one that took
-other graphs keeps its picture for that, and is encoded again when it happens.
+A 16:9 image in a 4:3 input is stretched by a third and costs a third more, and an upright one must
+be laid on its side, which a network matches worse. A card may name graphs of other shapes
+(`shapes`); an image whose own shape is within a tenth of one of them takes it, an upright one that
+nearest to its own, all others the card's own. Two images of different shapes meet in the card's
+own: the one that took other graphs keeps its picture for that, and is encoded again when it
+happens.
 """
 
 from __future__ import annotations
@@ -90,12 +92,20 @@ class ShapedMatcher:
 
     def _fitting(self, image: Size) -> Size | None:
         """The shape that fits an image, None where the card's own serves."""
-        for shape in (shape.size for shape in self._shapes):
-            ratio = max(image) * min(shape) / (max(min(image), 1) * max(shape))
-            turns = self.card.input.turn or _upright(image) == _upright(shape)
-            if turns and abs(math.log(ratio)) < NEAR:
-                return shape
-        return None
+        own = self.card.input.size
+        shapes = [shape.size for shape in self._shapes]
+        alike = [shape for shape in (own, *shapes) if _upright(shape) == _upright(image)]
+        near = [shape for shape in alike if _stretch(image, shape) < NEAR]
+        if near:
+            found = min(near, key=lambda shape: _stretch(image, shape))
+        elif own in alike:
+            return None
+        elif alike:  # stretched, but not laid on its side: matching knows up from down
+            found = min(alike, key=lambda shape: _stretch(image, shape))
+        else:
+            turned = [shape for shape in shapes if _stretch(image[::-1], shape) < NEAR]
+            found = turned[0] if turned and self.card.input.turn else own
+        return None if found == own else found
 
 
 def is_shaped(features: Features) -> bool:
@@ -104,6 +114,10 @@ def is_shaped(features: Features) -> bool:
 
 def _upright(size: Size) -> bool:
     return size[1] > size[0]
+
+
+def _stretch(image: Size, shape: Size) -> float:
+    return abs(math.log(image[0] * shape[1] / (max(image[1], 1) * shape[0])))
 
 
 def _inner(features: Features) -> Features:

@@ -1,8 +1,9 @@
-"""An upright image in a landscape network: turned by a quarter, not squeezed.
+"""An upright image in a network that has landscape graphs only: turned by a quarter, not squeezed.
 
-A fixed input of 640x480 squeezes an upright image by 2.4 in shape. Turned, the image keeps it, and
-two images turned alike have no roll between them. On the bench's upright photographs AUC@10 went
-from 28.9 to 44.9 (docs/benchmarks.md).
+Upright graphs match better (`shaped`), but not every model and engine has them. An input of 640x480
+squeezes an upright image by 2.4 in shape. Turned, the image keeps it, and two images turned alike
+have no roll between them. On the bench's upright photographs AUC@10 went from 28.9 to 44.9
+(docs/benchmarks.md).
 
 Where only one of two images is upright, both are matched as they are: the upright one keeps its
 picture for that, and is encoded again when it happens.
