@@ -8,7 +8,13 @@ from l2m_ros.geometry import se3
 from l2m_ros.matching.catalogue import load_matcher
 from l2m_ros.tracking.odometry import OdometrySample
 from l2m_ros.tracking.seam import seam
-from l2m_ros.tracking.torn import Sign, repeated_rows, two_moments, two_poses
+from l2m_ros.tracking.torn import (
+    Sign,
+    repeated_rows,
+    two_moments,
+    two_poses,
+    unsupported_part,
+)
 from l2m_ros.tracking.tracker import Tracker
 from l2m_ros.types import (
     Camera,
@@ -258,3 +264,26 @@ def test_an_image_after_a_torn_one_is_no_keyframe_and_finds_no_older_one(wall, m
         noise = np.random.default_rng(number).integers(0, 255, elsewhere.shape, np.uint8)
         tracker.process(frame(noise, number))
     assert recovered
+
+
+def supported(above, below, seed):
+    """A pose, and matches of which these shares agree in the upper and in the lower half."""
+    rng = np.random.default_rng(seed)
+    px = rng.uniform(0, (WIDTH - 1, HEIGHT - 1), (400, 2))
+    agrees = rng.random(400) < np.where(px[:, 1] < HEIGHT / 2, above, below)
+    pairs = Correspondences(px, px, np.ones(400))
+    return MetricPose(np.eye(4), 1e-4 * np.eye(6), agrees, "depth"), pairs
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "torn"),
+    [((0.8, 0.8), (0.8, 0.3), True),  # what lies there was matched well until now
+     ((0.8, 0.35), (0.8, 0.3), False),  # a desk whose depth errs: as before
+     ((0.8, 0.35), (0.8, 0.05), True),
+     (None, (0.8, 0.3), True), (None, (0.8, 0.7), False)],
+)  # fmt: skip
+def test_a_part_that_never_agreed_much_does_not_show_that_an_image_is_torn(then, now, torn):
+    rows = np.arange(HEIGHT) >= HEIGHT // 2
+    whole = None if then is None else supported(*then, seed=0)
+    lost = unsupported_part(*supported(*now, seed=1), rows, 0.45, whole)
+    assert (lost is not None) == torn

@@ -34,7 +34,7 @@ from l2m_ros.tracking.readout import ShutterWatch
 from l2m_ros.tracking.result import Outcome
 from l2m_ros.tracking.scale_evidence import floor_below, scale_evidence
 from l2m_ros.tracking.seam import Rows, seam
-from l2m_ros.tracking.torn import Sign, after_torn, two_poses, unsupported_part
+from l2m_ros.tracking.torn import Posed, Sign, after_torn, two_poses, unsupported_part
 from l2m_ros.tracking.trust import contradicted_content, contradicted_scale, on_a_strip
 from l2m_ros.types import Correspondences, Frame, Lost, LostReason, MetricPose, RelativePose
 
@@ -80,6 +80,7 @@ class PoseChecks:
         self._wheels = OdometryTrust()
         self._scale = ScaleAgainstOdometry()
         self._shutter = ShutterWatch(self.options.pose.shutter_sigma_s)
+        self._whole: Posed | None = None  # the newest image that was surely of one moment
         self._two_moments: tuple[int, Lost] | None = None  # the stamp of a torn image, and why
         self.torn_rows: Rows | None = None  # of the frame at hand, that are of another moment
 
@@ -187,7 +188,8 @@ class PoseChecks:
         """
         if below is not None and below.argmax() >= rows.argmax() - 1:
             return after_torn(rows, f"a seam runs across it at row {below.argmax()}")
-        return unsupported_part(outcome, seen.pairs, rows, self.options.trust.min_support)
+        min_support = self.options.trust.min_support
+        return unsupported_part(outcome, seen.pairs, rows, min_support, self._whole)
 
     @property
     def _pose_options(self) -> PoseOptions:
@@ -236,6 +238,8 @@ class PoseChecks:
 
     def learn(self, seen: MatchedFrame, pose: MetricPose, before: Place | None) -> None:
         """A pose is believed. before: the newest place of its chain before it."""
+        if seen.unsent is None:
+            self._whole = pose, seen.pairs
         self._shutter.learn(seen.keyframe, pose, before, seen.frame.stamp_ns)
         if pose.scale_source == DEPTH:
             step = self._odometry_step(seen)

@@ -34,6 +34,7 @@ from l2m_ros.types import (
 
 Mask = npt.NDArray[np.bool_]
 Pose = MetricPose | RelativePose
+Posed = tuple[Pose, Correspondences]
 
 MIN_CONTRAST = 3.0  # grey levels, standard deviation: black bars and burnt skies repeat too
 MIN_ROWS = 0.05  # of the image
@@ -41,8 +42,9 @@ MIN_ROWS = 0.05  # of the image
 # on 4 of 70 images of the office, whose depth errs by region.
 CHI2_95, CHI2_99 = {6: 12.59, 3: 7.81}, {6: 16.81, 3: 11.34}
 BY_DEPTH = (DEPTH, STEREO)  # scale sources whose poses have a turn of their own
-MOST_IN_A_ROW = 3  # images taken for torn by their matches alone, since rows last repeated
+MOST_IN_A_ROW = 1  # images taken for torn by their matches alone, since rows last repeated
 MIN_MATCHES = 20  # in a part; fewer do not say whether it moved
+LEFT = 0.5  # of the usual support of a part, that an image of one moment still has
 BLOCK = 24  # pixels across, of the image at full size
 # A block stands if it correlates with the one before and is shifted by less: what half a pixel does
 # to a pose is harmless.
@@ -166,15 +168,22 @@ class TornStream:
 
 
 def unsupported_part(
-    outcome: Pose, pairs: Correspondences, rows: Rows, min_support: float
+    outcome: Pose, pairs: Correspondences, rows: Rows, min_support: float, whole: Posed | None
 ) -> Lost | None:
     """Why the image is of two moments: the matches of one part do not support the pose.
 
     rows (H,): that the image before lacked. Below a seam a part that does not agree may be badly
-    matched.
+    matched. whole: an image of one moment, lately; where its matches in that part hardly agreed
+    either (what lies there is matched badly, or its depth is wrong), that says nothing now.
     """
     shares = [_support(outcome, pairs, part) for part in _parts(pairs, rows)]
-    if all(share is None or share >= min_support for share in shares):
+    usual: list[float | None] = [None, None]
+    if whole is not None:
+        usual = [_support(*whole, part) for part in _parts(whole[1], rows)]
+    if all(
+        share is None or share >= (min_support if then is None else min(min_support, LEFT * then))
+        for share, then in zip(shares, usual, strict=True)
+    ):
         return None
     old, new = ("-" if share is None else f"{100 * share:.0f} %" for share in shares)
     words = f"{old} of the matches there agree on the pose, {new} elsewhere"
