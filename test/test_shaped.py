@@ -18,6 +18,7 @@ from l2m_ros.engines.model_card import (
     load_card,
     write_card,
 )
+from l2m_ros.engines.onnxruntime import open_session
 from l2m_ros.errors import InvalidInput, ModelError
 from l2m_ros.export.shapes import add_shape
 from l2m_ros.matching.network_matcher import NetworkMatcher
@@ -179,6 +180,10 @@ def test_graphs_of_another_shape_read_the_weights_of_the_cards_own(tmp_path) -> 
         for p in (tmp_path / "out" / "encoder.onnx", path)
     )
     assert np.array_equal(whole, shared)
+    (tmp_path / "linked").mkdir()  # as `colcon build --symlink-install` does
+    (tmp_path / "linked" / path.name).symlink_to(path)
+    linked = open_session(tmp_path / "linked" / path.name)
+    assert np.array_equal(linked.run(None, {"x": x})[0], whole)
     assert add_shape(written, tmp_path / "fake.yaml").input.size == (32, 64)  # again: one, not two
     assert len(load_card(tmp_path / "fake.yaml").shapes) == 1
 

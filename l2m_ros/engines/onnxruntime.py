@@ -58,7 +58,8 @@ def open_session(path: Path, device: str = "cpu", threads: int = 0) -> ort.Infer
     settings.log_severity_level = 3  # errors only: warnings would fill the console
     providers = [CUDA, CPU] if device == "cuda" else [CPU]
     try:
-        session = ort.InferenceSession(str(path), settings, providers=providers)
+        # Where the file itself lies, not a link to it, lie the weights that it reads.
+        session = ort.InferenceSession(str(path.resolve()), settings, providers=providers)
     except Exception as error:  # its exceptions share no base class but Exception
         raise ModelError(
             f"onnxruntime cannot load {path}: it is truncated, not ONNX, or newer than "

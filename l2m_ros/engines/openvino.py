@@ -50,7 +50,8 @@ def _compiled(core: ov.Core, card: ModelCard, stage: str, options: BackendOption
     if options.threads:
         settings["INFERENCE_NUM_THREADS"] = options.threads
     try:
-        return core.compile_model(path, "CPU", settings)
+        # Where the file itself lies, not a link to it, lie the weights that it reads.
+        return core.compile_model(path.resolve(), "CPU", settings)
     except RuntimeError as error:
         raise ModelError(
             f"openvino cannot load {path}: it is truncated, not ONNX, or newer than openvino "
