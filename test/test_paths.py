@@ -38,6 +38,7 @@ match {a} {b} --model orb --camera 90,90,48,36 --depth-b IN
 export lite --out OUT
 export lite --out {out} --card OUT
 export lite --out {out} --ops IN
+export lite --size 96x64 --shape-of IN
 evaluate IN --matcher orb
 evaluate {relief} --matcher orb --json OUT
 evaluate {relief} --matcher orb --markdown OUT

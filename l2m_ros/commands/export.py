@@ -71,6 +71,7 @@ def _checked(args: argparse.Namespace) -> dict[str, Any]:
 
 def _exported(args: argparse.Namespace) -> dict[str, Any]:
     from l2m_ros.engines.backend import BackendOptions, is_depth_head, load_backend
+    from l2m_ros.engines.model_card import load_card
     from l2m_ros.engines.torch import load_network
     from l2m_ros.export.parser_check import load_table
     from l2m_ros.export.shapes import add_shape
@@ -85,8 +86,11 @@ def _exported(args: argparse.Namespace) -> dict[str, Any]:
 
     card = find_card(args.model)
     width, height = args.size or card.input.size
-    if args.shape_of is not None and (args.out is not None or args.card is not None):
-        raise InvalidInput("--shape-of writes beside the card that it names: no --out, no --card")
+    if args.shape_of is not None:
+        if args.out is not None or args.card is not None:
+            words = "--shape-of writes beside the card that it names: no --out, no --card"
+            raise InvalidInput(words)
+        load_card(args.shape_of)  # said now, not after a minute
     out = args.out or Path(f"{card.name}-{height}x{width}-{args.precision}")
     check_outputs([args.card], [args.ops], [out] if args.shape_of is None else [])
     network, card = load_network(card, BackendOptions(weights=args.weights, untrained=True))

@@ -14,7 +14,6 @@ of both; s, of e across the line, the factor on the matches' variance; F the fac
 from __future__ import annotations
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from l2m_ros.geometry.residuals import Rows
 from l2m_ros.types import DepthNoiseShown, FloatArray
@@ -34,6 +33,8 @@ def shown_noise(rows: Rows, query: FloatArray) -> DepthNoiseShown | None:
     shows = np.flatnonzero(share > MIN_SHARE)
     if len(shows) < MIN_PAIRS:
         return None
+    from scipy.spatial import cKDTree  # 0.2 s to import: not while a node starts
+
     _, nearest = cKDTree(query.T).query(query.T[shows], k=2)
     beside = nearest[:, 1]  # the first is the match itself
     apart = (rows.error[:, shows] - rows.error[:, beside]) ** 2 / (2.0 * CHI2_MEDIAN)
