@@ -132,7 +132,7 @@ def _distance(Y: FloatArray, seen: FloatArray) -> FloatArray:
     return np.where(Y[2] > 0, np.sqrt(d[0] * d[0] + d[1] * d[1]), np.nan)
 
 
-def first_noise(pairs: RayPairs, off: FloatArray, share: float = 0.5) -> Noise:
+def first_noise(pairs: RayPairs, off: FloatArray, share: float) -> Noise:
     """The match noise at a first pose, from how far off the nearest share of points reproject.
 
     Outliers and depth noise raise it: a start that is too wide narrows by itself, unless most of

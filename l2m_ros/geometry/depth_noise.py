@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from l2m_ros.geometry.absolute import CHI2_MEDIAN
 from l2m_ros.geometry.residuals import Rows
 from l2m_ros.types import DepthNoiseShown, FloatArray
 
 MIN_SHARE = 0.1  # of the variance along the line: below, matches hide what noise depth has
 MIN_PAIRS = 20  # of neighbours
-CHI2_MEDIAN = 0.4549  # with one degree of freedom
 ACROSS, ALONG = 0, 1  # rows
 
 

@@ -19,8 +19,6 @@ WORDS = (
     "{what} is the one before, bit for bit, under a new stamp, and is not used: is its driver "
     "frozen, or slower than the images?"
 )
-
-
 CONTENT = ("rgb", "depth", "right_rgb")
 
 
