@@ -137,7 +137,7 @@ def test_a_direction_that_hardly_shows_leaves_no_length_to_odometry(monkeypatch)
         odometry=t.keyframe_from_camera, odometry_covariance=np.eye(6) * 0.002**2
     )
     assert isinstance(estimate_pose(t.matches, t.query, t.keyframe, EXACT, evidence), MetricPose)
-    place = "l2m_ros.geometry.metric_pose.direction_covariance"
+    place = "l2m_ros.geometry.pose_by_length.direction_covariance"
     monkeypatch.setattr(place, lambda *_: np.eye(6) * 0.5**2)
     pose = estimate_pose(t.matches, t.query, t.keyframe, EXACT, evidence)
     assert isinstance(pose, RelativePose)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from l2m_ros.geometry import metric_pose, se3
+from l2m_ros.geometry import pose_by_length, se3
 from l2m_ros.geometry.covariance import regions
 from l2m_ros.geometry.halves import BLOCKS, poses_of_halves, widened_by_halves
 from l2m_ros.geometry.pose import PoseOptions, estimate_pose
@@ -68,7 +68,7 @@ def test_metres_off_a_network_admit_that_halves_of_the_image_disagree(monkeypatc
         return pose
 
     found, good = posed(torn), posed(t.matches)
-    monkeypatch.setattr(metric_pose, "widened_by_halves", lambda P, T, halves: P)
+    monkeypatch.setattr(pose_by_length, "widened_by_halves", lambda P, T, halves: P)
     alone = posed(torn)
     assert np.array_equal(found.keyframe_from_camera, alone.keyframe_from_camera)
     e = se3.difference(alone.keyframe_from_camera, WORLD.keyframe_from_camera)

@@ -166,7 +166,7 @@ def test_a_line_of_the_scene_costs_no_second_pose(wall, monkeypatch):
     shelf[100:] *= 0.6
     looked = []
     monkeypatch.setattr(
-        "l2m_ros.tracking.pose_checks.two_poses", lambda *args, **kwargs: looked.append(args)
+        "l2m_ros.tracking.torn_check.two_poses", lambda *args, **kwargs: looked.append(args)
     )
     tracker = Tracker(load_matcher("sift"))
     tracker.process(frame(picture(shelf, 0, 0), 0))
@@ -179,7 +179,7 @@ def test_a_line_of_the_scene_costs_no_second_pose(wall, monkeypatch):
 def test_an_image_of_two_moments_is_that_by_any_keyframe(wall, monkeypatch):
     verdicts = [Lost(LostReason.REPEATED_IMAGE, "torn"), None]
     monkeypatch.setattr(
-        "l2m_ros.tracking.pose_checks.two_poses", lambda *args, **kwargs: verdicts.pop(0)
+        "l2m_ros.tracking.torn_check.two_poses", lambda *args, **kwargs: verdicts.pop(0)
     )
     tracker = Tracker(load_matcher("sift"))
     tracker.process(frame(picture(wall, 0, 0), 0))

@@ -17,8 +17,9 @@ from l2m_ros.tracking.keyframes import (
     parallax_rad,
     zoom,
 )
+from l2m_ros.tracking.matched_frame import MatchedFrame
 from l2m_ros.tracking.odometry import OdometrySample
-from l2m_ros.tracking.pose_checks import MatchedFrame, Remarks
+from l2m_ros.tracking.pose_checks import Remarks
 from l2m_ros.tracking.result import Outcome, TrackResult, TrackState
 from l2m_ros.tracking.seam import Rows
 from l2m_ros.types import Features, Frame, Lost, RelativePose

@@ -9,7 +9,7 @@ from l2m_ros.tracking import chain_scale
 from l2m_ros.tracking.attempt import EncodedFrame
 from l2m_ros.tracking.chain import Located
 from l2m_ros.tracking.keyframes import Keyframe
-from l2m_ros.tracking.pose_checks import MatchedFrame
+from l2m_ros.tracking.matched_frame import MatchedFrame
 from l2m_ros.tracking.stereo_watch import StereoWatch
 from l2m_ros.types import MetricPose
 

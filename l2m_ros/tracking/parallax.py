@@ -16,7 +16,7 @@ import numpy as np
 
 from l2m_ros.geometry import se3
 from l2m_ros.geometry.camera import unproject
-from l2m_ros.geometry.metric_pose import MAX_VAGUE_RAD
+from l2m_ros.geometry.pose_by_length import MAX_VAGUE_RAD
 from l2m_ros.geometry.rays import Mask, focal_px
 from l2m_ros.geometry.scene_depth import MIN_POINTS, NEIGHBOUR, SceneDepth, shapes_by_motion
 from l2m_ros.tracking.keyframes import Keyframe, parallax_rad

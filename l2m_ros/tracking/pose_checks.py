@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
-from l2m_ros.geometry.image_motion import ImageMotion
 from l2m_ros.geometry.metric_pose import is_final
 from l2m_ros.geometry.pose import estimate_pose
 from l2m_ros.geometry.pose_problem import PoseOptions
@@ -25,34 +25,24 @@ from l2m_ros.tracking.depth_trust import DEPTH, MOST_LEFT_OVER_STEREO, STEREO, D
 from l2m_ros.tracking.doubts import looks_alike
 from l2m_ros.tracking.gates import StampedPose, gate, implausible_motion
 from l2m_ros.tracking.keyframes import Keyframe
+from l2m_ros.tracking.known_scenes import KnownScenes
+from l2m_ros.tracking.matched_frame import MatchedFrame
 from l2m_ros.tracking.motion import unexpected
-from l2m_ros.tracking.odometry import OdometrySample, OdometryStep
+from l2m_ros.tracking.odometry import OdometryStep
 from l2m_ros.tracking.odometry_trust import OdometryTrust
 from l2m_ros.tracking.options import TrackerOptions
 from l2m_ros.tracking.place import Place
 from l2m_ros.tracking.readout import ShutterWatch
 from l2m_ros.tracking.result import Outcome
 from l2m_ros.tracking.scale_evidence import floor_below, scale_evidence
-from l2m_ros.tracking.seam import Rows, seam
-from l2m_ros.tracking.torn import Posed, Sign, after_torn, two_poses, unsupported_part
+from l2m_ros.tracking.seam import Rows
+from l2m_ros.tracking.torn_check import TornCheck
 from l2m_ros.tracking.trust import contradicted_content, contradicted_scale, on_a_strip
 from l2m_ros.types import Correspondences, Frame, Lost, LostReason, MetricPose, RelativePose
 
 WARY_NS = 2_000_000_000  # how long odometry is not believed unchecked after it was contradicted
 WARY = "odometry was contradicted a moment ago and nothing can check it here: the wheels may slip"
 Remarks = dict[str, str | None]  # by what they are about; None: all is well with it
-
-
-@dataclass(frozen=True, eq=False)
-class MatchedFrame:
-    """A frame matched against one keyframe."""
-
-    frame: Frame
-    odometry: OdometrySample | None
-    keyframe: Keyframe
-    pairs: Correspondences
-    unsent: Rows | None = None  # (H,) rows that the image before, which was torn, lacked
-    motion: ImageMotion | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,18 +61,14 @@ class PoseChecks:
         self.reset()
 
     def reset(self) -> None:
-        self._scenes: dict[int, SceneDepth] = {}  # by keyframe, as odometry measured them
-        self._sharpest = -1, 0.0  # a keyframe, and the least shape sigma of frames posed by it
+        self._scenes = KnownScenes()
         self._anchors: dict[int, scene_scale.Anchor] = {}  # by keyframe, after a slip
         self._slipped_ns: int | None = None  # when the scene last contradicted odometry
-        self._agreed_ns = self._learned_ns = 0  # when it last agreed; when the scene became known
         self._depth_trust = {DEPTH: DepthTrust(), STEREO: DepthTrust(MOST_LEFT_OVER_STEREO)}
         self._wheels = OdometryTrust()
         self._scale = ScaleAgainstOdometry()
         self._shutter = ShutterWatch(self.options.pose.shutter_sigma_s)
-        self._whole: Posed | None = None  # the newest image that was surely of one moment
-        self._two_moments: tuple[int, Lost] | None = None  # the stamp of a torn image, and why
-        self.torn_rows: Rows | None = None  # of the frame at hand, that are of another moment
+        self._torn = TornCheck()
 
     def pose(self, seen: MatchedFrame, before: Before) -> tuple[Outcome, Remarks]:
         """The pose, if it may be believed.
@@ -129,7 +115,9 @@ class PoseChecks:
             "depth scale": self._scale_words,
         }
         if not isinstance(outcome, Lost):
-            outcome = self._torn(seen, outcome, step, options) or outcome
+            parts = partial(self._part, seen, step, options)
+            least = self.options.trust.min_support
+            outcome = self._torn.against(seen, outcome, parts, least) or outcome
         if isinstance(outcome, MetricPose):
             against = self._against_scale(outcome, seen, step, options)
             if against is not None:
@@ -146,50 +134,23 @@ class PoseChecks:
             outcome = looks_alike(outcome, step, unseen_s) or outcome
         return outcome, remarks
 
-    def _torn(
+    def _part(
         self,
         seen: MatchedFrame,
-        outcome: MetricPose | RelativePose,
         step: OdometryStep | None,
         options: PoseOptions,
-    ) -> Lost | None:
-        """Why the image is of two moments; once known, also against other keyframes."""
-        stamp_ns, min_support = seen.frame.stamp_ns, self.options.trust.min_support
-        if self._two_moments is not None and self._two_moments[0] == stamp_ns:
-            return self._two_moments[1]
-        rows, sign = seam(seen.frame.rgb, seen.keyframe.frame.rgb, seen.pairs), Sign.SEAM
-        if seen.unsent is not None:
-            lost = self._after_torn(outcome, seen, rows, seen.unsent)
-            if lost is not None:
-                self.torn_rows = seen.unsent
-                return lost
-            rows, sign = seen.unsent, Sign.AFTER_TORN
-        if rows is None:
-            return None
+        pairs: Correspondences,
+    ) -> Outcome:
+        """The pose by a part of the matches."""
+        part = replace(seen, pairs=pairs)
+        pose = self._estimated(part, step, options)
+        if isinstance(pose, Lost):  # its depth may say nothing: of a sky
+            pose = self._estimated(part, None, replace(options, sources=()))
+        return pose
 
-        def posed(pairs: Correspondences) -> Outcome:
-            part = replace(seen, pairs=pairs)
-            pose = self._estimated(part, step, options)
-            if isinstance(pose, Lost):  # its depth may say nothing: of a sky
-                pose = self._estimated(part, None, replace(options, sources=()))
-            return pose
-
-        lost = two_poses(seen.pairs, rows, sign, min_support=min_support, posed=posed)
-        self._two_moments = None if lost is None else (stamp_ns, lost)
-        self.torn_rows = None if lost is None else rows
-        return lost
-
-    def _after_torn(
-        self, outcome: MetricPose | RelativePose, seen: MatchedFrame, below: Rows | None, rows: Rows
-    ) -> Lost | None:
-        """Why the image after a torn one is torn, too, without a look at the poses of its parts.
-
-        below (H,): a seam, if there is one; rows (H,): that the image before lacked.
-        """
-        if below is not None and below.argmax() >= rows.argmax() - 1:
-            return after_torn(rows, f"a seam runs across it at row {below.argmax()}")
-        min_support = self.options.trust.min_support
-        return unsupported_part(outcome, seen.pairs, rows, min_support, self._whole)
+    def torn_rows(self, frame: Frame) -> Rows | None:
+        """(H,) of a frame whose matches show that it is torn: rows of another moment."""
+        return self._torn.rows(frame.stamp_ns)
 
     @property
     def _pose_options(self) -> PoseOptions:
@@ -232,74 +193,39 @@ class PoseChecks:
 
     def next_frame(self) -> None:
         """What follows is of another frame than what came before."""
-        self.torn_rows = None
         for record in self._depth_trust.values():
             record.next_frame()
 
     def learn(self, seen: MatchedFrame, pose: MetricPose, before: Place | None) -> None:
         """A pose is believed. before: the newest place of its chain before it."""
-        if seen.unsent is None:
-            self._whole = pose, seen.pairs
+        self._torn.believe(seen, pose)
         self._shutter.learn(seen.keyframe, pose, before, seen.frame.stamp_ns)
         if pose.scale_source == DEPTH:
             step = self._odometry_step(seen)
             self._scale.learn(seen.keyframe.id, pose, step, self.options.odometry)
-        self._learn_scene(seen, pose)
+        self._anchor(seen, pose)
+        self._scenes.learn(seen, pose)
 
-    def _learn_scene(self, seen: MatchedFrame, pose: MetricPose) -> None:
-        """The depth of a keyframe's scene, once a motion that odometry measured shows it."""
-        keyframe = seen.keyframe
-        if pose.scale_source == scene_scale.SOURCE and seen.odometry is not None:
-            anchor = scene_scale.Anchor(pose.keyframe_from_camera, pose.covariance, seen.odometry)
-            self._anchors[keyframe.id] = anchor
-            self._wheels.restart(keyframe.id)
-        if pose.scale_source != parallax.SOURCE or keyframe.id in self._scenes:
+    def _anchor(self, seen: MatchedFrame, pose: MetricPose) -> None:
+        """Where the known scene gave the metres, odometry is believed anew from here on."""
+        if pose.scale_source != scene_scale.SOURCE or seen.odometry is None:
             return
-        scene = parallax.learned_scene(keyframe, seen.frame, seen.pairs, pose)
-        if scene is not None:
-            self._scenes[keyframe.id] = scene
-            self._agreed_ns = self._learned_ns = seen.frame.stamp_ns
+        anchor = scene_scale.Anchor(pose.keyframe_from_camera, pose.covariance, seen.odometry)
+        self._anchors[seen.keyframe.id] = anchor
+        self._wheels.restart(seen.keyframe.id)
 
     def hand_over(self, seen: MatchedFrame, pose: MetricPose, keyframe: Keyframe) -> None:
         """A posed frame became a keyframe: what its own keyframe knew is passed on to it."""
         self._shutter.take(keyframe)
-        scene = self._scene_in_query(seen, pose)
-        if scene is None:
-            return
-        self._scenes[keyframe.id] = scene
-        if seen.keyframe.id not in self._scenes:
-            self._agreed_ns = self._learned_ns = seen.frame.stamp_ns
+        self._scenes.hand_over(seen, pose, keyframe)
 
     def keyframe_due(self, seen: MatchedFrame, pose: MetricPose, wanted: bool) -> bool:
-        """Whether to take this frame as a keyframe.
-
-        Where a known scene alone gives the metres: while the frame knows the scene well enough.
-        """
-        if pose.scale_source != scene_scale.SOURCE or seen.odometry is not None:
-            return wanted
-        scene = self._scene_in_query(seen, pose)
-        keyframe, best = self._sharpest
-        if scene is not None:
-            new = scene.shape_sigma
-            best = min(new, best) if keyframe == seen.keyframe.id else new
-            self._sharpest = seen.keyframe.id, best
-        return scene_scale.keyframe_due(scene, best, wanted)
-
-    def _scene_in_query(self, seen: MatchedFrame, pose: MetricPose) -> SceneDepth | None:
-        """What a posed frame knows of the scene that its keyframe knew."""
-        known = self._scenes.get(seen.keyframe.id)
-        scene, views = None, (seen.keyframe, seen.frame, seen.pairs, pose)
-        if pose.scale_source == parallax.SOURCE:
-            scene = parallax.depth_in_query(*views, known)
-        elif pose.scale_source == scene_scale.SOURCE:
-            scene = parallax.depth_in_query(*views, None)  # its metres are the known scene's own
-        if scene is None and known is not None:
-            scene = scene_scale.carried_scene(*views, known)
-        return scene
+        """Whether to take this frame as a keyframe."""
+        return self._scenes.keyframe_due(seen, pose, wanted)
 
     def forget_all_but(self, keyframes: Iterable[int]) -> None:
         kept = set(keyframes)
-        self._scenes = {id: scene for id, scene in self._scenes.items() if id in kept}
+        self._scenes.forget_all_but(kept)
         self._anchors = {id: anchor for id, anchor in self._anchors.items() if id in kept}
         self._shutter.forget_all_but(kept)
         self._wheels.forget_all_but(kept)
@@ -314,7 +240,7 @@ class PoseChecks:
 
     def _slips(self, seen: MatchedFrame) -> bool:
         """Odometry was wrong a moment ago, and no scene of known depth can check it here."""
-        return seen.keyframe.id not in self._scenes and self._slipped_lately(seen)
+        return self._scenes.of(seen.keyframe) is None and self._slipped_lately(seen)
 
     def _slipped_lately(self, seen: MatchedFrame) -> bool:
         return self._slipped_ns is not None and seen.frame.stamp_ns - self._slipped_ns < WARY_NS
@@ -357,7 +283,7 @@ class PoseChecks:
             self._slipped_ns = seen.frame.stamp_ns
             alone = self._estimated(seen, None, options)
             return self._by_scene(seen, alone, step, options), against
-        scene, moved_m = self._scenes.get(seen.keyframe.id), step.a_from_b[:3, 3]
+        scene, moved_m = self._scenes.of(seen.keyframe), step.a_from_b[:3, 3]
         judged = parallax.check(seen.keyframe, seen.frame, seen.pairs, outcome, scene, moved_m)
         if judged.outcome is None:
             self._slipped_ns = seen.frame.stamp_ns
@@ -365,7 +291,7 @@ class PoseChecks:
             alone = self._estimated(seen, None, options)
             return self._by_scene(seen, alone, step, options), judged.contradiction or WARY
         if judged.agreed:
-            self._agreed_ns = seen.frame.stamp_ns
+            self._scenes.agree(seen)
         return self._by_scene(seen, judged.outcome, step, options), judged.contradiction
 
     def _by_scene(
@@ -379,7 +305,7 @@ class PoseChecks:
 
         step: odometry's way, if there is one: its turn must agree, slip lengthens ways only.
         """
-        scene = self._known_scene(seen)
+        scene = self._scenes.in_metres(seen)
         if scene is None or not isinstance(outcome, RelativePose):
             return outcome
         by_scene = replace(options, sources=(scene_scale.SOURCE,))
@@ -412,15 +338,6 @@ class PoseChecks:
         if scene.relief < scene_scale.MIN_RELIEF_ALONE:
             return None
         return scene_scale.length_by_scene(*views, outcome, scene)
-
-    def _known_scene(self, seen: MatchedFrame) -> SceneDepth | None:
-        """Of the keyframe, if odometry has agreed with it for long enough, and not long ago."""
-        scene = self._scenes.get(seen.keyframe.id)
-        if scene is None:
-            return None
-        established = self._agreed_ns - self._learned_ns >= scene_scale.ESTABLISHED_NS
-        carried_ns = seen.frame.stamp_ns - self._agreed_ns
-        return scene if established and carried_ns <= scene_scale.MAX_CARRIED_NS else None
 
     def _implausible(self, seen: MatchedFrame, pose: MetricPose, before: Before) -> Lost | None:
         stamp_ns, gates = seen.frame.stamp_ns, self.options.gates

@@ -24,11 +24,12 @@ from l2m_ros.tracking.doubts import repeated_image, stands
 from l2m_ros.tracking.frozen import SeenSince, without_frozen
 from l2m_ros.tracking.keyframe_maker import Joins, KeyframeMaker
 from l2m_ros.tracking.keyframes import Keyframe, KeyframePolicy
+from l2m_ros.tracking.matched_frame import MatchedFrame
 from l2m_ros.tracking.motion import open_radius_m
 from l2m_ros.tracking.odom_frame import BESIDE, OdomFrame, Sighting, moved_chain
 from l2m_ros.tracking.odometry import OdometrySample
 from l2m_ros.tracking.options import TrackerOptions
-from l2m_ros.tracking.pose_checks import Before, MatchedFrame, PoseChecks
+from l2m_ros.tracking.pose_checks import Before, PoseChecks
 from l2m_ros.tracking.recovery import Recovery
 from l2m_ros.tracking.result import TrackResult, TrackState
 from l2m_ros.tracking.seam import Rows
@@ -142,7 +143,7 @@ class Tracker:
         self._checks.next_frame()
         beside = self._attempt_beside(now)
         attempt = self._attempt(now, self._keyframe)
-        self._torn.found(self._checks.torn_rows)
+        self._torn.found(self._checks.torn_rows(frame))
         if attempt.failed and unsent is None:
             attempt = beside or self._recover(now, attempt)
         if isinstance(attempt.outcome, Lost):
