@@ -52,6 +52,17 @@ def test_match_prints_and_draws(capsys, toy, pair, tmp_path):
     assert np.abs(warped[inside].astype(int) - a[inside]).mean() < 12  # B lies on A
 
 
+def test_match_refines_as_tracking_does(capsys, toy, pair, tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(
+        "l2m_ros.matching.subpixel.refined_pairs",
+        lambda match, pairs, a, b: kept.append(len(pairs)) or pairs.select(np.arange(40)),
+    )
+    words = ("match", *pair, "--model", toy, "--json", "--out", tmp_path / "out")
+    found = json.loads(l2m(capsys, *words)[1])
+    assert kept and found["matches"] == 40
+
+
 def test_match_looks_twice_when_asked(capsys, toy, pair, tmp_path):
     words = ("match", *pair, "--model", toy, "--limit", "300", "--json", "--out", tmp_path / "out")
     once = json.loads(l2m(capsys, *words)[1])

@@ -51,8 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how pairs of dense matches are drawn (default %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--subpixel", action="store_true",
-        help="refine the pairs of dense matches by their patches of pixels",
+        "--subpixel", action=argparse.BooleanOptionalAction, default=defaults.subpixel,
+        help="refine the pairs of dense matches by their patches of pixels, as tracking does "
+        "(default)",
     )  # fmt: skip
     parser.add_argument(
         "--second-look", action="store_true",

@@ -120,6 +120,7 @@ def _matched(
     from l2m_ros.matching.catalogue import load_matcher
     from l2m_ros.matching.sampling import correspondences
     from l2m_ros.matching.second_look import second_look
+    from l2m_ros.matching.subpixel import refined_pairs
     from l2m_ros.types import Correspondences
 
     options = {"weights": args.weights} if args.weights else {}
@@ -130,7 +131,7 @@ def _matched(
         return None, correspondences(match, limit=args.limit)
     if args.second_look:
         return match, second_look(matcher, match, reference, a, b, args.limit)
-    return match, correspondences(match, limit=args.limit)
+    return match, refined_pairs(match, correspondences(match, limit=args.limit), a, b)
 
 
 def _like_reference(

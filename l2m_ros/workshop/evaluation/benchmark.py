@@ -49,7 +49,7 @@ class BenchmarkOptions:
     sampling: str = "cells"  # of dense matches
     limit: int | None = None  # pairs per scene, spread over the list
     seed: int = 0
-    subpixel: bool = False  # refine the chosen pairs of a dense match at full resolution
+    subpixel: bool = True  # refine the chosen pairs of a dense match at full resolution
     second_look: bool = False  # match once more what both images of a dense match see
 
     def __post_init__(self) -> None:
@@ -131,7 +131,7 @@ class Bench:
                     subpixel=self._options.subpixel, seed=self._options.seed,
                     method=self._options.sampling,
                 )  # fmt: skip
-        elif self._options.subpixel:
+        elif self._options.subpixel and isinstance(match, DenseMatch):
             with self._timed("subpixel"):
                 pairs = refined_pairs(match, pairs, a.rgb, b.rgb)
         pair = self._shrunk(pair, a, b)
