@@ -3,9 +3,11 @@
 python benchmarks/relocalization.py SEQUENCES/redkitchen --kept build/maps [--model sift]
     --map blocks      from every other block of 20 frames; queries are the blocks between
     --map whole       from all frames; queries are the same frames, changed
-    --cases same      queries as they are        roll30   turned about the optical axis
+    --cases same      queries as they are        roll30, roll45, ...   turned by so many degrees
             half      at half resolution         dark, bright   with gamma 2 and 0.5
+            zoom2, zoom3 the middle, enlarged    corner2   the upper left quarter, enlarged
             negatives pictures of --negatives FOLDERS, none of which shows a place of the map
+    --keep N          of the map's keyframes, the others thinned out: queries are far from them
 
 --map-of lite describes the map of another matcher anew with this one, so that all are asked about
 the same keyframes in the same places.
@@ -22,6 +24,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -35,15 +38,18 @@ from l2m_ros.bags.recording import Recording, Shot, open_recording
 from l2m_ros.geometry import se3
 from l2m_ros.images import read_rgb
 from l2m_ros.mapping.alignment import PoseError, error_figures, pose_error, world_from_map
+from l2m_ros.mapping.drive_recorder import DriveRecorder
 from l2m_ros.mapping.places import Places
 from l2m_ros.mapping.relocalizer import Relocalizer
 from l2m_ros.mapping.repair import describe_anew
 from l2m_ros.mapping.store import MapStore, open_map
+from l2m_ros.mapping.thinning import thin
 from l2m_ros.matching.catalogue import load_matcher
 from l2m_ros.matching.matcher import Matcher
 from l2m_ros.types import Camera, Frame, Lost
 
 BLOCK = 20
+TURNS_DEG = (20, 30, 45, 60, 90, 120, 135, 180)
 PICTURES = (".jpg", ".jpeg", ".png", ".ppm")
 Change = Callable[[Shot], Shot]
 
@@ -74,6 +80,41 @@ def halved(shot: Shot) -> Shot:
     return replace(shot, frame=small)
 
 
+def zoomed(shot: Shot, zoom: float, middle: tuple[float, float] = (0.5, 0.5)) -> Shot:
+    """A part of the image about `middle` (shares of width and height), as by a longer lens."""
+    frame, camera = shot.frame, shot.frame.camera
+    part = [round(side / zoom) for side in camera.size]
+    left, top = (
+        min(max(round(m * s - p / 2), 0), s - p)
+        for m, s, p in zip(middle, camera.size, part, strict=True)
+    )
+    cut = np.s_[top : top + part[1], left : left + part[0]]
+    rgb = cv2.resize(frame.rgb[cut], camera.size, interpolation=cv2.INTER_CUBIC)
+    depth = frame.depth
+    if depth is not None:
+        depth = cv2.resize(depth[cut], camera.size, interpolation=cv2.INTER_NEAREST_EXACT)
+    near = camera.cropped(x=left, y=top, width=part[0], height=part[1]).resized(*camera.size)
+    return replace(shot, frame=replace(frame, rgb=rgb, depth=depth, camera=near))
+
+
+def on_its_side(shot: Shot) -> Shot:
+    """What a camera sees that lies on its side: the part of the picture that fits into one."""
+    frame, camera = shot.frame, shot.frame.camera
+    width = camera.height * camera.height // camera.width
+    left = (camera.width - width) // 2
+    cut = np.s_[:, left : left + width]
+    K = camera.K
+    turned = np.array(
+        [[K[1, 1], 0, K[1, 2]], [0, K[0, 0], width - 1 - (K[0, 2] - left)], [0, 0, 1]]
+    )
+    lying = replace(camera, K=turned, width=camera.height, height=width)
+    rgb = np.ascontiguousarray(np.rot90(frame.rgb[cut]))
+    depth = None if frame.depth is None else np.ascontiguousarray(np.rot90(frame.depth[cut]))
+    upright_from_lying = np.array([[0.0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    truth = None if shot.truth is None else shot.truth @ upright_from_lying
+    return replace(shot, frame=replace(frame, rgb=rgb, depth=depth, camera=lying), truth=truth)
+
+
 def with_gamma(gamma: float) -> Change:
     table = np.rint(255 * (np.arange(256) / 255) ** gamma).astype(np.uint8)
     return lambda shot: replace(shot, frame=replace(shot.frame, rgb=table[shot.frame.rgb]))
@@ -81,7 +122,10 @@ def with_gamma(gamma: float) -> Change:
 
 CHANGES: dict[str, Change] = {
     "same": lambda shot: shot,
-    "roll30": rolled,
+    **{f"roll{degrees}": partial(rolled, degrees=degrees) for degrees in TURNS_DEG},
+    **{f"zoom{zoom}": partial(zoomed, zoom=zoom) for zoom in (2, 3)},
+    "side": on_its_side,
+    "corner2": partial(zoomed, zoom=2, middle=(0.0, 0.0)),
     "half": halved,
     "dark": with_gamma(2.0),
     "bright": with_gamma(0.5),
@@ -128,6 +172,18 @@ def described_map(other: Path, matcher: Matcher, path: Path) -> None:
     part.rename(path)
 
 
+def thinned_map(whole: Path, matcher: Matcher, keep: int, path: Path) -> None:
+    """The map at `path` with `keep` of its keyframes, those farthest from each other."""
+    if path.exists():
+        return
+    part = path.with_suffix(".part")
+    shutil.copyfile(whole, part)
+    store = open_map(str(part), write=True)
+    thin(DriveRecorder(store, matcher), keep)
+    store.close()
+    part.rename(path)
+
+
 @dataclass
 class Answers:
     """One line a query in a file; what is there is not asked again."""
@@ -152,9 +208,9 @@ class Answers:
 
 
 def row_of(shot: Shot, relocalizer: Relocalizer) -> dict[str, Any]:
-    started = time.perf_counter()
+    started = time.process_time()
     outcome = relocalizer.localize(shot.frame)
-    row = {"name": shot.name, "ms": round((time.perf_counter() - started) * 1e3, 1)}
+    row = {"name": shot.name, "ms": round((time.process_time() - started) * 1e3, 1)}
     if isinstance(outcome, Lost):
         return {**row, "lost": outcome.reason.value, "detail": outcome.detail}
     return {
@@ -168,6 +224,7 @@ def row_of(shot: Shot, relocalizer: Relocalizer) -> dict[str, Any]:
 
 def report(case: str, rows: list[dict[str, Any]], store: MapStore) -> None:
     found = [row for row in rows if "pose" in row]
+    lost = [row for row in rows if "pose" not in row]
     align = world_from_map(store)
     errors = [error_of(row, align) for row in found if row["truth"] and align is not None]
     figures = error_figures(errors, len(rows))
@@ -177,9 +234,15 @@ def report(case: str, rows: list[dict[str, Any]], store: MapStore) -> None:
         f"  {case:<9} localized {len(found)}/{len(rows)}  median {figures['median_m']} m "
         f"{figures['median_deg']} deg  p95 {' '.join(f'{v:.3f}' for v in p95)}  "
         f"within {figures['within']}  wrong {figures['wrong']}  "
-        f"error / sigma {sigmas:.2f} (1 = honest)  {np.median([r['ms'] for r in rows]):.0f} ms",
+        f"error / sigma {sigmas:.2f} (1 = honest)  "
+        f"found in {median_ms(found)} ms, lost in {median_ms(lost)} ms",
         flush=True,
     )
+
+
+def median_ms(rows: list[dict[str, Any]]) -> str:
+    """Of processor time."""
+    return f"{np.median([row['ms'] for row in rows]):.0f}" if rows else "-"
 
 
 def keyframe_errors(store: MapStore, truth_sigma: tuple[float, float]) -> None:
@@ -226,9 +289,9 @@ def refused(rows: list[dict[str, Any]], folders: Iterable[Path]) -> None:
         count = sum("pose" in row for row in inside)
         print(f"    {folder.name}: {count} of {len(inside)} localized")
     found = [row["name"] for row in rows if "pose" in row]
-    ms = np.median([row["ms"] for row in rows]) if rows else np.nan
     print(
-        f"  negatives {len(found)} of {len(rows)} localized {found[:10]}  {ms:.0f} ms", flush=True
+        f"  negatives {len(found)} of {len(rows)} localized {found[:10]}  {median_ms(rows)} ms",
+        flush=True,
     )
 
 
@@ -241,6 +304,7 @@ def main() -> None:
     parser.add_argument("--model", default="lite")
     parser.add_argument("--map-of", metavar="MODEL", help="take that model's map, described anew")
     parser.add_argument("--map", choices=("blocks", "whole"), default="blocks")
+    parser.add_argument("--keep", type=int, metavar="N", help="of the map's keyframes")
     parser.add_argument("--every", type=int, default=1, help="each Nth query")
     parser.add_argument("--cases", default="same")
     parser.add_argument("--part-s", type=float, default=float("inf"))
@@ -268,6 +332,11 @@ def run(recording: Recording, matcher: Matcher, args: argparse.Namespace, until_
         described_map(other, matcher, args.kept / f"{stem}.l2m")
     store = kept_map(source, matcher, args.kept / f"{stem}.l2m")
     keyframe_errors(store, args.truth_sigma)
+    if args.keep:
+        store.close()
+        whole, stem = args.kept / f"{stem}.l2m", f"{stem}_{args.keep}"
+        thinned_map(whole, matcher, args.keep, args.kept / f"{stem}.l2m")
+        store = open_map(str(args.kept / f"{stem}.l2m"), write=False)
     relocalizer = Relocalizer(Places(store, matcher))
     for case in args.cases.split(","):
         answers = Answers(args.kept / f"{stem}_{case}.jsonl")

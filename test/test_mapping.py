@@ -37,8 +37,9 @@ from l2m_ros.mapping.options import (
     RelocalizerOptions,
 )
 from l2m_ros.mapping.places import Places
+from l2m_ros.mapping.queries import Query
 from l2m_ros.mapping.records import Edge
-from l2m_ros.mapping.relocalizer import Localized, Query, Relocalizer
+from l2m_ros.mapping.relocalizer import Localized, Relocalizer
 from l2m_ros.mapping.repair import describe_anew
 from l2m_ros.mapping.retrieval import PlaceIndex
 from l2m_ros.mapping.roll import rolled
@@ -257,7 +258,8 @@ def test_image_found_only_turned_has_the_pose_of_the_image_as_it_came(store, mat
     assert isinstance(found, Localized)
     d = se3.difference(world_from_map(store) @ found.map_from_camera, NEAR)
     assert np.linalg.norm(d[:3]) < 0.02 and np.linalg.norm(d[3:]) < 0.01
-    relocalizer.options = RelocalizerOptions(turns_deg=())
+    relocalizer._queries.options = RelocalizerOptions(turns_deg=(), far_turns_deg=())
+    relocalizer.options = relocalizer._queries.options
     assert relocalizer.localize(frame_at(NEAR)) is unknown
 
 
@@ -801,11 +803,11 @@ def test_what_the_descriptors_rank_badly_is_found_by_its_cells(tmp_path, matcher
     seen = 2 * kept[2].grid + kept[0].grid  # most like the third, which the descriptor ranks last
     query = Query(map_keyframe(0).frame(), None, np.eye(4), None, from_grid(seen))
     query = replace(query, tried=lost, descriptor=np.array([5.0, 4, 1, 3, 2, 0, 0, 0]))
-    wider = relocalizer._wider(query, StageTimes())
+    wider = relocalizer._queries.wider(query, StageTimes())
     assert wider.nearest[0][0] == ids[2] and wider.nearest[0][1] > 0.5
     assert not {ids[0], bare} & {id for id, _ in wider.nearest}
     blind = replace(query, cells=None)
-    assert relocalizer._wider(blind, StageTimes()).nearest == ()
+    assert relocalizer._queries.wider(blind, StageTimes()).nearest == ()
     store.close()
 
 

@@ -54,6 +54,10 @@ class RelocalizerOptions:
     around_likeness: float = 0.5
     promising: float = 0.1  # likeness of the best of those; below, none of them is matched
     turns_deg: tuple[float, ...] = (30.0, -30.0)  # of an image that was not found upright
+    # ... and where it is not found so either: with these no roll is farther than 30 from a turn.
+    far_turns_deg: tuple[float, ...] = (90.0, -90.0, 180.0, 135.0, -135.0)
+    closer_tries: int = 4  # keyframes that are looked at twice where one look found nothing, ...
+    closer_blind_tries: int = 2  # ... and of these, before one is the place
     agreeing: int = 3  # enough; two are the least ...
     strong: float = 0.3  # ... and enough where either has this share of inliers times coverage
     rival_similarity: float = 0.7  # of the best one's: another place this similar is tried too

@@ -3,24 +3,23 @@
 image -> encode -> nearest descriptors -> match -> pose by the keyframe's depth -> gates
       -> keyframes around the first answer -> agreement -> no second place -> pose in `map`
 
-An image that is found nowhere is searched for once more among more keyframes, by how alike their
-cells are (descriptors rank views from another side badly), and turned about the optical axis.
+An image that is found nowhere is searched for once more among more keyframes, turned about the
+optical axis, and by a second look at the keyframes that are most alike (see `queries`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from l2m_ros.errors import MapError
 from l2m_ros.geometry import se3
 from l2m_ros.mapping.appearance import Confirmation, confirmation, together
-from l2m_ros.mapping.likeness import Cells, cells, likeness
+from l2m_ros.mapping.likeness import likeness
 from l2m_ros.mapping.options import RELOCALIZER, Hint, RelocalizerOptions, ViewGates
 from l2m_ros.mapping.places import Places
-from l2m_ros.mapping.roll import rolled
+from l2m_ros.mapping.queries import Queries, Query, best_similarity
 from l2m_ros.mapping.steady import SteadyDetail
 from l2m_ros.mapping.verification import (
     CHI2_999_6,
@@ -31,9 +30,8 @@ from l2m_ros.mapping.verification import (
     sighted,
 )
 from l2m_ros.mapping.views import view_distance
-from l2m_ros.matching import portable
 from l2m_ros.timing import StageTimes
-from l2m_ros.types import Features, FloatArray, Frame, Lost, LostReason
+from l2m_ros.types import FloatArray, Frame, Lost, LostReason
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,37 +46,22 @@ class Localized:
     stages_ms: dict[str, float]
 
 
-@dataclass(frozen=True, eq=False)
-class Query:
-    """An image to be found: as it came, or turned about its optical axis."""
-
-    frame: Frame
-    features: Features
-    camera_from_frame: FloatArray
-    original: Frame  # as it came
-    cells: Cells | None = None
-    nearest: tuple[tuple[int, float], ...] = ()  # keyframes and their similarity, best first
-    descriptor: FloatArray | None = None
-    tried: dict[int, Sighting | Lost] = field(default_factory=dict)  # by keyframe
-    unlike: set[int] = field(default_factory=set)  # of these, those that were not even matched
-
-
 class Relocalizer:
     """Map and matcher in, one `localize` per image; no tracking, no state."""
 
     def __init__(self, places: Places, options: RelocalizerOptions = RELOCALIZER) -> None:
         self.places, self.options = places, options
+        self._queries = Queries(places, options)
         self._steady = SteadyDetail(places)
 
     def localize(self, frame: Frame, hint: Hint | None = None) -> Localized | Lost:
         times = StageTimes()
-        with times.stage("encode"):
-            query = Query(frame, self.places.matcher.encode(frame.rgb), np.eye(4), frame)
+        query = self._queries.upright(frame, times)
         if hint is not None:
             found = self._by_hint(query, hint, times)
             if found is not None:
                 return found
-        query = self._retrieved(query, times)
+        query = self._queries.retrieved(query, times)
         outcome = self._anywhere(query, times)
         if isinstance(outcome, Localized) or outcome.reason is LostReason.AMBIGUOUS:
             return outcome
@@ -89,41 +72,21 @@ class Relocalizer:
         return outcome
 
     def _others(self, upright: Query, times: StageTimes) -> Iterator[Query]:
-        wider = self._wider(upright, times)
-        if _similarity(wider) >= self.options.promising:
+        wider = self._queries.wider(upright, times)
+        if best_similarity(wider) >= self.options.promising:
             yield wider
-        yield from self._turned(upright, times)
+        queries = [upright]
+        for degrees in (self.options.turns_deg, self.options.far_turns_deg):
+            queries += (turned := self._queries.turned(upright, degrees, times))
+            yield from turned
+            if any(map(self._is_seen, queries)):
+                return  # what was refused for its detail gets no second chance
+        yield from self._queries.closer(queries, times)
 
-    def _wider(self, query: Query, times: StageTimes) -> Query:
-        """The same image, with those keyframes that look most alike of many, if not tried yet."""
-        seen, found = query.cells, []
-        if seen is not None and query.descriptor is not None:
-            with times.stage("compare"):
-                for id, _ in self._placed(query.descriptor, self.options.compared):
-                    alike = self.places.alike(seen, id)
-                    if alike is not None and not isinstance(query.tried.get(id), Lost):
-                        found.append((id, alike))
-        alike_enough = [pair for pair in found if pair[1] >= self.options.gates.min_likeness]
-        return replace(query, nearest=tuple(sorted(alike_enough, key=lambda pair: -pair[1])))
-
-    def _turned(self, upright: Query, times: StageTimes) -> list[Query]:
-        """The image turned to either side, the one that looks more like a keyframe first."""
-        queries = []
-        for degrees in self.options.turns_deg if upright.nearest else ():
-            frame, camera_from_turned = rolled(upright.frame, np.radians(degrees))
-            with times.stage("encode"):
-                features = self.places.matcher.encode(frame.rgb)
-            queries.append(
-                self._retrieved(Query(frame, features, camera_from_turned, upright.original), times)
-            )
-        return sorted(queries, key=lambda query: -_similarity(query))
-
-    def _retrieved(self, query: Query, times: StageTimes) -> Query:
-        with times.stage("retrieve"):
-            arrays = portable.to_arrays(self.places.matcher, query.features)
-            descriptor = self._described(portable.local_descriptors(arrays))
-            nearest = tuple(self._placed(descriptor, self.options.candidates))
-            return replace(query, cells=cells(arrays), nearest=nearest, descriptor=descriptor)
+    def _is_seen(self, query: Query) -> bool:
+        """Whether two keyframes agreed on a pose, even if it was not believed."""
+        found = [s for s in query.tried.values() if isinstance(s, Sighting)]
+        return bool(found) and len(_largest(found, self.options.gates)) > 1
 
     def _anywhere(self, query: Query, times: StageTimes) -> Localized | Lost:
         if not query.nearest:
@@ -210,20 +173,6 @@ class Relocalizer:
             return o.hinted_detail
         return max(o.min_detail, 1.0 - o.changes * (1.0 - own) - o.own_detail_margin)
 
-    def _described(self, local: np.ndarray) -> FloatArray:
-        places = self.places
-        if not places.fits or places.vocabulary is None:
-            raise MapError(
-                f"{places.store.address} was made with another matcher or other weights: "
-                f"`l2m map check --repair --model {places.matcher.name}` describes it anew"
-            )
-        return places.vocabulary.describe(local)
-
-    def _placed(self, descriptor: FloatArray, count: int) -> list[tuple[int, float]]:
-        """The most similar keyframes that have a place."""
-        found = self.places.index.nearest(descriptor, 2 * count)
-        return [pair for pair in found if pair[0] in self.places.poses][:count]
-
     def _suffice(self, best: list[Sighting]) -> bool:
         strong = [s for s in best if s.view.strength >= self.options.strong]
         return len(best) >= self.options.agreeing or len(strong) >= 2
@@ -235,10 +184,14 @@ class Relocalizer:
         what was not matched before because it looks otherwise."""
         tried: set[int] = set()
         again: set[int] = set()
-        for _ in range(self.options.tries):
-            if len(lost) >= self.options.blind_tries and not best:
+        o = self.options
+        tries, blind_tries = o.tries, o.blind_tries
+        if query.closer:
+            tries, blind_tries = o.closer_tries, o.closer_blind_tries
+        for _ in range(tries):
+            if len(lost) >= blind_tries and not best:
                 return
-            near = self.places.near(best[0].map_from_camera, self.options.tries) if best else []
+            near = self.places.near(best[0].map_from_camera, tries) if best else []
             untried = (i for i in near if i not in tried or i in query.unlike - again)
             id, around = next(untried, None), True
             if id is None:
@@ -256,28 +209,37 @@ class Relocalizer:
     ) -> Sighting | Lost:
         """`around`: another keyframe there has seen this image, so this one may look otherwise, as
         from much nearer."""
-        gates = self.options.gates
-        least = gates.min_likeness * (self.options.around_likeness if around else 1.0)
+        least = self._least_likeness(query, around=around)
         if id not in query.tried or (around and id in query.unlike):
             query.unlike.discard(id)
             query.tried[id] = self._looked(query, id, least, times)
         return query.tried[id]
+
+    def _least_likeness(self, query: Query, *, around: bool) -> float:
+        o = self.options
+        if query.closer and around:
+            return 0.0  # what the first one saw says where the others look
+        less = o.around_likeness if query.closer or around else 1.0
+        return less * o.gates.min_likeness
 
     def _looked(self, query: Query, id: int, least: float, times: StageTimes) -> Sighting | Lost:
         o = self.options
         with times.stage("compare"):
             alike = self.places.most_alike(query.cells, id)
         if alike < least:
+            query.alike[id] = alike
             return _unlike(query, id, alike, least)
         with times.stage("load"):
             place = self.places.place(id)
         if query.cells is not None and place.cells is not None:
             with times.stage("compare"):
-                alike = likeness(query.cells, place.cells)
+                alike = query.alike[id] = likeness(query.cells, place.cells)
             if alike < least:
                 return _unlike(query, id, alike, least)
         matcher = self.places.matcher
-        view = look(matcher, query.frame, query.features, place, o.gates, o.pose, times)
+        view = look(
+            matcher, query.frame, query.features, place, o.gates, o.pose, times, closer=query.closer
+        )
         return view if isinstance(view, Lost) else sighted(view, *self.places.poses[id])
 
     def _rival(
@@ -296,7 +258,7 @@ class Relocalizer:
             for id, similarity in query.nearest
             if view_distance(self.places.poses[id][0][None], place)[0] > self.options.rival_m
         ]
-        least = self.options.rival_similarity * _similarity(query)
+        least = self.options.rival_similarity * best_similarity(query)
         for id, similarity in others[: 4 if self._is_repetitive() else 2]:
             if id not in known and similarity >= least:
                 sighting = self._sighting(query, id, times)
@@ -333,10 +295,6 @@ def _unlike(query: Query, id: int, alike: float, least: float) -> Lost:
     query.unlike.add(id)
     words = f"likeness {alike:.2f} to keyframe {id}, {least:g} is the least"
     return Lost(LostReason.NOT_CONFIDENT, words)
-
-
-def _similarity(query: Query) -> float:
-    return query.nearest[0][1] if query.nearest else 0.0
 
 
 def suits(sighting: Sighting, hint: Hint) -> bool:

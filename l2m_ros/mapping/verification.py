@@ -14,15 +14,26 @@ from l2m_ros.mapping.options import ViewGates
 from l2m_ros.mapping.places import Place
 from l2m_ros.matching.matcher import Matcher
 from l2m_ros.matching.sampling import correspondences
+from l2m_ros.matching.second_look import SecondLookOptions, second_look
 from l2m_ros.timing import StageTimes
 from l2m_ros.tracking.keyframes import coverage
-from l2m_ros.types import Correspondences, Features, FloatArray, Frame, Lost, LostReason, MetricPose
+from l2m_ros.types import (
+    Correspondences,
+    DenseMatch,
+    Features,
+    FloatArray,
+    Frame,
+    Lost,
+    LostReason,
+    MetricPose,
+)
 
 # What a view's covariance leaves out grows with the square of the way between the cameras: matches
 # err together where parts of the image are hidden or foreshortened, and depth and colour cameras do
 # not fit perfectly. Measured on edges of redkitchen: 5 mm at 0.3 m, 30 mm and 1 degree at 0.8 m.
 FLOOR_M, FLOOR_RAD = 0.002, 0.001
 FLOOR_PER_M, FLOOR_RAD_PER_M2 = 0.04, 0.025
+UPRIGHT = SecondLookOptions(unsure=0.0)  # quarter turns are tried with the whole map (`roll`)
 CHI2_999_6 = 22.46  # 99.9 % of chi-square with six degrees of freedom
 
 
@@ -59,15 +70,43 @@ def look(
     gates: ViewGates,
     pose: PoseOptions,
     times: StageTimes,
+    *,
+    closer: bool = False,
 ) -> View | Lost:
-    """The frame posed in one keyframe, if that can be believed."""
+    """The frame posed in one keyframe, if that can be believed.
+
+    closer: where it cannot, both images are cut to what they share and matched once more.
+    """
     with times.stage("match"):
         match = matcher.match(features, place.reference)
         pairs = correspondences(match, limit=gates.max_matches)
-    dense = not hasattr(match, "query_px")
+    dense = isinstance(match, DenseMatch)
     if dense and (sure := mean_confidence(pairs)) < gates.alike_confidence:
         words = f"matches with keyframe {place.id} have a mean confidence of {sure:.2f}"
         return Lost(LostReason.NOT_CONFIDENT, f"{words}, {gates.alike_confidence:g} is the least")
+    view = believed(pairs, frame, place, gates, pose, times, dense=dense)
+    if isinstance(view, View) or not closer or not isinstance(match, DenseMatch):
+        return view
+    with times.stage("second_look"):
+        images = frame.rgb, place.frame.rgb
+        limit = gates.max_matches
+        both = second_look(
+            matcher, match, place.reference, *images, limit, subpixel=False, options=UPRIGHT
+        )
+    return believed(both, frame, place, gates, pose, times, dense=True)
+
+
+def believed(
+    pairs: Correspondences,
+    frame: Frame,
+    place: Place,
+    gates: ViewGates,
+    pose: PoseOptions,
+    times: StageTimes,
+    *,
+    dense: bool,
+) -> View | Lost:
+    """The pose of these matches, if it passes the gates."""
     with times.stage("pose"):
         found = estimate_pose(pairs, frame, place.frame, pose)
     if isinstance(found, Lost):

@@ -7,8 +7,8 @@
 
 A network sees a small overlap with few of its pixels, another scale with other features, and an
 image that is rolled by a right angle hardly at all. It costs about two more
-frames (encode twice, keyframe, match; five where the first match is unsure), so it is for pictures,
-and never for every frame of a camera.
+frames (encode twice, keyframe, match; five where the first match is unsure), so it is for pictures
+and for a map that does not find an image otherwise, and never for every frame of a camera.
 """
 
 from __future__ import annotations
