@@ -10,9 +10,11 @@ from l2m_ros.geometry.image_motion import ImageMotion
 from l2m_ros.geometry.pose import estimate_pose
 from l2m_ros.geometry.pose_problem import PoseOptions
 from l2m_ros.geometry.scale import ScaleEvidence
+from l2m_ros.tracking.depth_trust import DepthVerdict, judge
 from l2m_ros.tracking.keyframes import Keyframe
 from l2m_ros.tracking.place import Place
 from l2m_ros.tracking.readout import ShutterWatch
+from l2m_ros.tracking.trust import TrustOptions
 from l2m_ros.types import Camera, Correspondences, Frame, MetricPose, ShutterHint
 
 READOUT_S = 0.03
@@ -114,6 +116,27 @@ def test_a_shutter_bends_poses_by_the_querys_depth_alike(rolled):
 
 def test_a_shutter_of_an_unknown_time_is_admitted(rolled):
     assert posed(rolled, 0.0, sigma_s=1e-6)[2] > 3 * posed(rolled, 0.0, sigma_s=READOUT_S)[2]
+
+
+def test_what_a_shutter_may_do_in_a_fast_turn_does_not_contradict_depth(rolled):
+    """Rows are pixels apart, and no pose puts them together; the depth is right."""
+    known, unknown = (posed(rolled, 0.0, sigma_s=s)[0].depth_check for s in (1e-6, READOUT_S))
+    assert judge(known, TrustOptions()) is DepthVerdict.CONTRADICTED  # of a global shutter
+    assert judge(unknown, TrustOptions()) is DepthVerdict.CONFIRMED
+
+
+def test_a_shutter_excuses_no_wrong_depth(rolled):
+    """Mirrored, it stays contradicted."""
+    matches, keyframe, query, truth = rolled
+    mirrored = replace(keyframe, depth=np.ascontiguousarray(keyframe.depth[:, ::-1]))
+    check = posed((matches, mirrored, query, truth), 0.0, sigma_s=0.01)[0].depth_check
+    assert judge(check, TrustOptions()) is DepthVerdict.CONTRADICTED
+
+
+def test_a_shutter_counts_only_beyond_the_noise(rolled):
+    """Whoever turns slowly is judged as with a global shutter."""
+    checks = [posed(rolled, 0.0, sigma_s=s)[0].depth_check for s in (1e-6, 1e-4)]
+    assert checks[0].left_over == pytest.approx(checks[1].left_over, rel=1e-6)
 
 
 def test_without_the_motion_there_is_no_hint(rolled):

@@ -8,6 +8,9 @@ the matches that two views agree on, and at two views' noise:
     rotation_only  the same with a rotation and no depth: how much parallax there is
     misfit         median d^2 of (u, v, range), at twice the depth noise that is claimed
 
+What a rolling shutter may move the matches by counts as noise: of a camera that turns quickly its
+rows are pixels apart, and no pose puts them together.
+
 Depth that belongs to the scene leaves over what its noise explains, whatever the motion. Depth of
 another moment, of another camera or of nothing at all explains little more than a rotation does,
 although a pose that bends to it may keep half of the matches.
@@ -32,12 +35,20 @@ CLAIMED, DOUBLED = Noise().depth, 4.0  # factors on the variance of the depth
 
 
 def depth_check(
-    pairs: RayPairs, view: TwoView, keyframe_from_camera: FloatArray, learnt: float = CLAIMED
+    pairs: RayPairs,
+    view: TwoView,
+    keyframe_from_camera: FloatArray,
+    learnt: float = CLAIMED,
+    rolled: FloatArray | None = None,
 ) -> DepthCheck:
     """pairs: those that `view` was estimated from, with their depths.
 
     learnt: factor on the variance of the depth noise, as frames before this one showed it.
+    rolled (K, 2, N): by how much a rolling shutter may move the matches, beside any pose; one
+    sigma of each of K causes.
     """
+    none = np.zeros((0, 2, len(pairs)))
+    rolled = none if rolled is None else rolled
     agreed = view.general.weights > 0.5
     in_keyframe = np.isfinite(pairs.keyframe_m)
     share = float(agreed.mean())
@@ -46,17 +57,18 @@ def depth_check(
     if checked < MIN_CHECKED:
         return DepthCheck(checked, agreed=share)
     groups = [
-        (pairs.select(np.flatnonzero(lifted & in_keyframe)), keyframe_depth_rows),
-        (pairs.select(np.flatnonzero(lifted & ~in_keyframe)), lifted_in_query_rows),
+        (np.flatnonzero(lifted & in_keyframe), keyframe_depth_rows),
+        (np.flatnonzero(lifted & ~in_keyframe), lifted_in_query_rows),
     ]
     with_depth: list[FloatArray] = []
     with_range: list[FloatArray] = []
     with_learnt: list[FloatArray] = []
     turned: list[FloatArray] = []
     shown: DepthNoiseShown | None = None
-    for some, rows_at in groups:
-        if not len(some):
+    for index, rows_at in groups:
+        if not len(index):
             continue
+        some, moved = pairs.select(index), rolled[..., index]
 
         def at_noise(factor: float, some: RayPairs = some, rows_at: RowsAt = rows_at) -> Rows:
             noise = replace(view.general.noise, depth=factor)
@@ -64,23 +76,30 @@ def depth_check(
             return rows_at(some, keyframe_from_camera, first.depth_m, noise, 0.0)
 
         claimed = at_noise(CLAIMED)
-        with_depth.append(_relative(claimed, 2))
-        with_range.append(_relative(at_noise(DOUBLED), 3))
+        with_depth.append(_relative(claimed, 2, moved))
+        with_range.append(_relative(at_noise(DOUBLED), 3, moved))
         if learnt != CLAIMED:
-            with_learnt.append(_relative(at_noise(learnt), 2))
+            with_learnt.append(_relative(at_noise(learnt), 2, moved))
         if rows_at is keyframe_depth_rows:
             shown = shown_noise(claimed, some.query)
         noise = replace(view.general.noise, depth=CLAIMED)
-        turned.append(_relative(infinity_rows(some, view.turned, None, noise, 0.0), 2))
+        turned.append(_relative(infinity_rows(some, view.turned, None, noise, 0.0), 2, moved))
     left_over, rotation_only, misfit = (_median(d) for d in (with_depth, turned, with_range))
     at_learnt = _median(with_learnt) if with_learnt else None
     return DepthCheck(checked, left_over, rotation_only, misfit, share, at_learnt, shown)
 
 
-def _relative(rows: Rows, used: int) -> FloatArray:
-    """(N,) squared error of the first rows of each match over the median that noise gives it."""
+def _relative(rows: Rows, used: int, moved: FloatArray) -> FloatArray:
+    """(N,) squared error of the first rows of each match over the median that noise gives it.
+
+    moved (K, 2, N): by a rolling shutter. It counts where it is more than the noise of the matches:
+    whoever turns slowly has none of this, and depth of an unrelated plane is at the bound there.
+    """
     squared = (rows.error[:used] ** 2).sum(axis=0)
-    return np.asarray(squared / CHI2_MEDIANS[np.minimum(rows.observed, used).astype(np.intp)])
+    of_noise = np.minimum(rows.observed, used)
+    added = np.einsum("crn,kcn->krn", rows.by_match[:, :used], moved)
+    more = np.maximum(1.0, (added**2).sum(axis=(0, 1)) / np.maximum(of_noise, 1))
+    return np.asarray(squared / (CHI2_MEDIANS[of_noise.astype(np.intp)] * more))
 
 
 def _median(parts: list[FloatArray]) -> float:

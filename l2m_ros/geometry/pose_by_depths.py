@@ -21,6 +21,7 @@ from l2m_ros.geometry.rays import RayPairs, focal_px, homogeneous
 from l2m_ros.geometry.refine import Fit, epipolar_terms, settle
 from l2m_ros.geometry.rival_motions import SAME_COST, ahead, motion_cost
 from l2m_ros.geometry.scale import Depths
+from l2m_ros.geometry.shutter import beside_pose
 from l2m_ros.geometry.triangulation import triangulated_depth
 from l2m_ros.geometry.two_view import TwoView
 from l2m_ros.types import FloatArray, Lost, LostReason, MetricPose
@@ -30,6 +31,9 @@ MEASURED = (FRAME_DEPTH, "stereo")
 # Of the matches, that agree with a known scene; those without depth join by their epipolar lines.
 # Where they did (0.46 and more) poses were up to 0.9 degrees off, else (0.17 and less) up to 4.
 LEAST_AGREED = 0.3
+# As if all were so far away: how fast the camera moves is known by the depth that is on trial, how
+# fast it turns is not.
+FAR_M = 1e6
 # A known scene's pose explains the matches if they cost so much in the mean (noise alone: 1; of
 # another place: 2 and more), and so many times more than those of equally likely motions.
 MOST_COST, WITH_DEPTH = 1.5, 2.0
@@ -128,8 +132,11 @@ def _compared(problem: PoseProblem, pairs: RayPairs, pose: MetricPose, sparse: b
     if isinstance(view, Lost):
         return pose
     learnt = problem.request.evidence.depth_noise if pose.scale_source == FRAME_DEPTH else 1.0
-    compared = pairs.select(problem.compared)
-    checked = depth_check(compared, view, pose.keyframe_from_camera, learnt)
+    chosen, T = problem.compared, pose.keyframe_from_camera
+    compared, depth_m = pairs.select(chosen), _in_keyframe_m(pairs, T)
+    rolled = problem.rolled(T, np.full(len(pairs), FAR_M))[..., chosen]
+    rolled = beside_pose(rolled, compared, depth_m[chosen])
+    checked = depth_check(compared, view, T, learnt, rolled)
     pose = replace(pose, depth_check=checked)
     if view.kind == "rotation":
         return pose

@@ -196,19 +196,20 @@ class PoseProblem:
         sigma = self.options.common_px / focal_px(self.keyframe)
         away = np.full(len(self.pairs), np.inf) if depth_m is None else depth_m
         focal = self.options.focal_sigma * focal_shift(self.pairs, T, away)
+        shift = np.concatenate([focal[None], self.rolled(T, depth_m)])
+        return Common(region, depth_region, sigma, scale_sigma, shift, depth_shapes_m)
+
+    def rolled(self, T: FloatArray, depth_m: FloatArray | None) -> FloatArray:
+        """(K, 2, N) by how much a shutter moves the matches that nobody knows: one sigma of each
+        of K causes. depth_m (N,) in the keyframe."""
         motion = self.request.evidence.motion
         if motion is None or depth_m is None:
-            rolling = [self.options.shutter_sigma_s * self._flow_by_row()]
-        else:
-            readout_s = float(np.hypot(motion.readout_s, motion.readout_sigma_s))
-            left_s = float(np.hypot(motion.readout_s - self._undone_s, motion.readout_sigma_s))
-            by_velocity = shift_by_velocity(self.pairs, depth_m, self._rows, motion)
-            rolling = [
-                left_s * self.by_readout(T, depth_m, motion),
-                *(readout_s * by_velocity),
-            ]
-        shift = np.stack([focal, *rolling])
-        return Common(region, depth_region, sigma, scale_sigma, shift, depth_shapes_m)
+            return self.options.shutter_sigma_s * self._flow_by_row()[None]
+        readout_s = float(np.hypot(motion.readout_s, motion.readout_sigma_s))
+        left_s = float(np.hypot(motion.readout_s - self._undone_s, motion.readout_sigma_s))
+        by_readout = left_s * self.by_readout(T, depth_m, motion)
+        by_velocity = shift_by_velocity(self.pairs, depth_m, self._rows, motion)
+        return np.concatenate([by_readout[None], readout_s * by_velocity])
 
     def by_readout(self, T: FloatArray, depth_m: FloatArray, motion: ImageMotion) -> FloatArray:
         """(2, N) by how much the matches in the keyframe are off, for each second of read-out."""

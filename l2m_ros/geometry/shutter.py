@@ -71,6 +71,21 @@ def shift_by_velocity(
     return np.stack([flow(X, one) * rows.keyframe for one in both])
 
 
+def beside_pose(shift: FloatArray, pairs: RayPairs, depth_m: FloatArray) -> FloatArray:
+    """What no pose absorbs of shifts (K, 2, N) of the matches in the keyframe.
+
+    depth_m (N,) in the keyframe; where it is unknown, the median stands in.
+    """
+    known = np.isfinite(depth_m) & (depth_m > 0)
+    if not known.any():
+        return np.zeros_like(shift)
+    X = homogeneous(pairs.keyframe) * np.where(known, depth_m, np.median(depth_m[known]))
+    by_pose = np.stack([flow(X, one).ravel() for one in np.eye(6)], axis=1)  # (2 N, 6)
+    flat = shift.reshape(len(shift), -1).T
+    taken = np.linalg.lstsq(by_pose, flat, rcond=None)[0]
+    return np.asarray((flat - by_pose @ taken).T.reshape(shift.shape))
+
+
 def flow(points: FloatArray, twist: FloatArray) -> FloatArray:
     """(2, N) normalised units a second: of points (3, N) before a camera with this twist (6,)."""
     moved = -twist[:3, None] - se3.skew(twist[3:]) @ points
