@@ -13,6 +13,7 @@ pytest.importorskip("faiss")
 
 from l2m_ros.geometry import se3
 from l2m_ros.geometry.camera import project, unproject
+from l2m_ros.mapping.appearance import Confirmation
 from l2m_ros.mapping.likeness import from_grid
 from l2m_ros.mapping.options import RELOCALIZER, ViewGates
 from l2m_ros.mapping.places import Place, Places
@@ -22,9 +23,11 @@ from l2m_ros.mapping.roll import rolled
 from l2m_ros.mapping.store import open_map
 from l2m_ros.mapping.verification import View, look, sighted
 from l2m_ros.matching.catalogue import load_matcher
+from l2m_ros.parameters.table import PARAMETERS, map_options
 from l2m_ros.timing import StageTimes
 from l2m_ros.types import Camera, DenseMatch, Features, Frame, Lost, LostReason, Reference
 
+DEFAULTS = {p.name: p.default for p in PARAMETERS.values()}
 CAMERA = Camera(WIDTH, HEIGHT, K)
 DEPTH_M = 2.0
 
@@ -155,12 +158,13 @@ def turn_of(query):
     return 180 if round(abs(degrees)) == 180 else -round(degrees)
 
 
-def asked(relocalizer, monkeypatch, answer):
-    """What is asked of the map for one image, (turn in degrees, whether closer), in order."""
+def asked(relocalizer, monkeypatch, answer, most=0.16):
+    """What is asked of the map for one image, (turn in degrees, whether closer, nearest), in order;
+    `most`: likeness of keyframe 3, turned by 90 degrees."""
     seen = []
 
     def retrieved(query, times):
-        alike = {1: 0.02, 3: 0.06} if turn_of(query) == 90 else {1: 0.04, 2: 0.01}
+        alike = {1: 0.02, 3: most} if turn_of(query) == 90 else {1: 0.04, 2: 0.01}
         nearest = tuple((id, 0.5) for id in alike)
         cells = from_grid(stored_cells(0).grid)
         return replace(query, cells=cells, nearest=nearest, alike=alike)
@@ -185,9 +189,21 @@ def test_far_turns_and_a_second_look_come_last(relocalizer, monkeypatch):
     assert (
         turns[0] == 0 and {*turns[1:3]} == {30, -30} and {*turns[3:]} == {90, -90, 135, -135, 180}
     )
-    assert [closer for _, closer, _ in seen] == [False] * 8 + [True]
-    # In the turn in which a keyframe was most alike, that one first; what is not alike is left out.
-    assert seen[-1] == (90, True, ((3, 0.06),))
+    # Upright, then that turn in which a keyframe was most alike; what is not alike is left out.
+    closer = [each for each in seen if each[1]]
+    assert closer == seen[8:] == [(0, True, ((1, 0.04),)), (90, True, ((3, 0.16),))]
+    _, seen = asked(relocalizer, monkeypatch, lambda query: LOST, most=0.06)
+    assert seen[8:] == closer[:1]  # as much in one of seven turns is chance
+
+
+@pytest.mark.parametrize(
+    "max_roll_deg, turns", [(0, []), (15, [30, -30]), (100, [30, -30, 90, -90])]
+)
+def test_no_turn_that_only_another_robot_could_need(relocalizer, monkeypatch, max_roll_deg, turns):
+    options = map_options({**DEFAULTS, "map.max_roll_deg": float(max_roll_deg)}).relocalizer
+    relocalizer._queries.options = options
+    _, seen = asked(relocalizer, monkeypatch, lambda query: LOST)
+    assert sorted(turn for turn, closer, _ in seen if not closer) == sorted([0, *turns])
 
 
 def test_an_image_that_is_found_has_no_second_look(relocalizer, monkeypatch):
@@ -213,7 +229,44 @@ def test_views_of_a_first_look_count_in_the_second(relocalizer):
     view = View(2, np.eye(4), np.eye(6) * 1e-6, 100, 0.5, 0.5, 0.8)
     kept = sighted(view, np.eye(4), np.eye(6))
     query = Query(map_keyframe(0).frame(), None, np.eye(4), None, from_grid(stored_cells(0).grid))
-    query = replace(query, nearest=((1, 0.5),), tried={2: kept, 3: LOST}, alike={2: 0.01, 3: 0.06})
+    unsure = Lost(LostReason.NOT_CONFIDENT, "no match at all")
+    tried = {2: kept, 3: LOST, 4: unsure, 5: unsure}
+    alike = {2: 0.01, 3: 0.06, 4: 0.09, 5: 0.05}
+    query = replace(query, nearest=((1, 0.5),), tried=tried, alike=alike)
+    query.unlike.add(5)  # not even matched, so it may be
     (closer,) = relocalizer._queries.closer([query], StageTimes())
-    assert [id for id, _ in closer.nearest] == [2, 1, 3] and closer.closer
+    assert [id for id, _ in closer.nearest] == [2, 1, 3, 5] and closer.closer
     assert closer.tried == {2: kept}  # and 3 is matched again
+
+
+def seen_from(id, x_m, confidence, share=0.5):
+    view = View(id, se3.transform(np.eye(3), np.array([x_m, 0.0, 0.0])), np.eye(6) * 1e-6, 100,
+                share, 0.5, confidence)  # fmt: skip
+    return sighted(view, np.eye(4), np.eye(6) * 1e-6)
+
+
+@pytest.mark.parametrize(
+    "views, reason",
+    [
+        ([seen_from(1, 0.0, 0.8), seen_from(2, 0.0, 0.4)], None),
+        ([seen_from(1, 0.0, 0.45), seen_from(2, 0.0, 0.4)], LostReason.NOT_CONFIDENT),
+        # Two agree, and a third one that shows more of the image says otherwise.
+        (
+            [seen_from(1, 0.0, 0.8), seen_from(2, 0.0, 0.8), seen_from(3, 0.5, 0.8, 0.9)],
+            LostReason.AMBIGUOUS,
+        ),
+        ([seen_from(1, 0.0, 0.8), seen_from(2, 0.0, 0.8), seen_from(3, 0.5, 0.8, 0.3)], None),
+    ],
+)
+def test_more_is_asked_of_a_second_look(relocalizer, monkeypatch, views, reason):
+    sightings = {each.view.keyframe: each for each in views}
+    nearest = tuple((id, 0.5) for id in sightings)
+    query = Query(map_keyframe(0).frame(), None, np.eye(4), None, nearest=nearest)
+    query = replace(query, tried=sightings)
+    nothing = Confirmation(1.0, 0.0)
+    monkeypatch.setattr(relocalizer, "_detail", lambda query, sightings: nothing)
+    monkeypatch.setattr(relocalizer, "_suffice", lambda best: False)
+    monkeypatch.setattr(relocalizer.places, "near", lambda pose, count: list(sightings)[:count])
+    assert isinstance(relocalizer._anywhere(query, StageTimes()), Localized)
+    outcome = relocalizer._anywhere(replace(query, closer=True), StageTimes())
+    assert getattr(outcome, "reason", None) is reason

@@ -56,8 +56,13 @@ class RelocalizerOptions:
     turns_deg: tuple[float, ...] = (30.0, -30.0)  # of an image that was not found upright
     # ... and where it is not found so either: with these no roll is farther than 30 from a turn.
     far_turns_deg: tuple[float, ...] = (90.0, -90.0, 180.0, 135.0, -135.0)
+    max_roll_deg: float = 180.0  # turns that only a camera rolled by more would need are left out
+    borne_roll_deg: float = 20.0  # that matchers and descriptors bear
     closer_tries: int = 4  # keyframes that are looked at twice where one look found nothing, ...
     closer_blind_tries: int = 2  # ... and of these, before one is the place
+    # Of the surest view. A table's top, enlarged twice: right poses 0.51 at least, one that was
+    # 6 degrees off 0.44.
+    closer_confidence: float = 0.5
     agreeing: int = 3  # enough; two are the least ...
     strong: float = 0.3  # ... and enough where either has this share of inliers times coverage
     rival_similarity: float = 0.7  # of the best one's: another place this similar is tried too

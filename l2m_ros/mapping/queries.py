@@ -22,7 +22,7 @@ from l2m_ros.mapping.roll import rolled
 from l2m_ros.mapping.verification import Sighting
 from l2m_ros.matching import portable
 from l2m_ros.timing import StageTimes
-from l2m_ros.types import Features, FloatArray, Frame, Lost
+from l2m_ros.types import Features, FloatArray, Frame, Lost, LostReason
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +40,12 @@ class Query:
     unlike: set[int] = field(default_factory=set)  # of these, those that were not even matched
     alike: dict[int, float] = field(default_factory=dict)  # likeness, of those that were compared
     closer: bool = False  # keyframes that do not see the place are looked at twice
+
+    def is_hopeless(self, id: int) -> bool:
+        """Whether the keyframe was matched, and the matches are too uncertain for any pose."""
+        result = self.tried.get(id)
+        unsure = isinstance(result, Lost) and result.reason is LostReason.NOT_CONFIDENT
+        return unsure and id not in self.unlike
 
 
 class Queries:
@@ -77,8 +83,9 @@ class Queries:
 
     def turned(self, upright: Query, turns_deg: Sequence[float], times: StageTimes) -> list[Query]:
         """The image turned, the turn in which it looks more like a keyframe first."""
-        queries = []
-        for degrees in turns_deg if upright.nearest else ():
+        queries, o = [], self.options
+        wanted = [d for d in turns_deg if abs(d) - o.borne_roll_deg < o.max_roll_deg]
+        for degrees in wanted if upright.nearest else ():
             size = self._canvas(upright) if abs(degrees) > 45 else None
             frame, camera_from_turned = rolled(upright.frame, np.radians(degrees), size)
             with times.stage("encode"):
@@ -96,24 +103,35 @@ class Queries:
         return size if lies else size[::-1]
 
     def closer(self, queries: Sequence[Query], times: StageTimes) -> Iterator[Query]:
-        """That turn of the image in which a keyframe looked most alike, for a second look."""
-        best = max(queries, key=lambda query: max(query.alike.values(), default=0.0))
-        if best.cells is None or not best.alike:
+        """For a second look: the image upright, then that turn in which a keyframe is most alike.
+
+        queries: upright first.
+        """
+        upright, *turned = queries
+        yield from self._promising(upright, times)
+        if turned:
+            best = max(turned, key=_most_alike)
+            if _most_alike(best) >= self.options.gates.min_likeness:
+                yield from self._promising(best, times)
+
+    def _promising(self, query: Query, times: StageTimes) -> Iterator[Query]:
+        """The query with the keyframes that saw it or are about alike, these first."""
+        if query.cells is None:
             return
         with times.stage("compare"):
-            for id, _ in best.nearest:
-                if id not in best.alike:
-                    best.alike[id] = self.places.alike(best.cells, id) or 0.0
+            for id, _ in query.nearest:
+                if id not in query.alike:
+                    query.alike[id] = self.places.alike(query.cells, id) or 0.0
         seen: dict[int, Sighting | Lost] = {
-            id: s for id, s in best.tried.items() if isinstance(s, Sighting)
+            id: s for id, s in query.tried.items() if isinstance(s, Sighting)
         }
         least = self.options.gates.min_likeness * self.options.around_likeness
-        promising = [pair for pair in best.alike.items() if pair[1] >= least or pair[0] in seen]
+        promising = [pair for pair in query.alike.items() if pair[1] >= least or pair[0] in seen]
+        promising = [pair for pair in promising if not query.is_hopeless(pair[0])]
         promising.sort(key=lambda pair: (pair[0] not in seen, -pair[1]))
         if promising:
-            yield replace(
-                best, nearest=tuple(promising), tried=seen, unlike=set(), alike={}, closer=True
-            )
+            nearest = tuple(promising)
+            yield replace(query, nearest=nearest, tried=seen, unlike=set(), alike={}, closer=True)
 
     def _described(self, local: np.ndarray) -> FloatArray:
         places = self.places
@@ -132,3 +150,7 @@ class Queries:
 
 def best_similarity(query: Query) -> float:
     return query.nearest[0][1] if query.nearest else 0.0
+
+
+def _most_alike(query: Query) -> float:
+    return max(query.alike.values(), default=0.0)

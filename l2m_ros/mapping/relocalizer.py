@@ -107,6 +107,8 @@ class Relocalizer:
             words = f"{len(found)} keyframes see this place, two must agree"
             why = f" ({lost[-1].detail})" if lost else ""
             return Lost(LostReason.UNKNOWN_PLACE, words + why)
+        if query.closer and (doubt := self._doubtful(best, found)) is not None:
+            return doubt
         with times.stage("detail"):
             detail = self._detail(query, best)
             doubt = self._contradicted(detail)
@@ -114,6 +116,19 @@ class Relocalizer:
                 doubt = None
         doubt = doubt or self._rival(query, best, detail, found, times)
         return doubt or _answer(best, query, times, hinted=False)
+
+    def _doubtful(self, best: Sequence[Sighting], found: Sequence[Sighting]) -> Lost | None:
+        """A second look makes wrong poses fit better as well: more is asked of what it found."""
+        surest = max(s.view.confidence for s in best)
+        if surest < self.options.closer_confidence:
+            words = f"confidence {surest:.2f} in the surest of {len(best)} second looks"
+            least = f"{self.options.closer_confidence:g} is the least"
+            return Lost(LostReason.NOT_CONFIDENT, f"{words}, {least}")
+        strongest = max(found, key=lambda s: s.view.strength)
+        if strongest not in best:
+            words = f"keyframe {strongest.view.keyframe}, which shows most of the image"
+            return Lost(LostReason.AMBIGUOUS, f"{words}, contradicts {len(best)} others")
+        return None
 
     def _detail(self, query: Query, sightings: Sequence[Sighting]) -> Confirmation:
         """How much of the detail in the keyframes' pictures is in the query, where it should be."""

@@ -330,6 +330,10 @@ _MAP = [
     Parameter("map.period_s", MAP.period_s,
               "time between two relocalizations, seconds", low=0.0,
               high=3600.0),
+    Parameter("map.max_roll_deg", MAP.relocalizer.max_roll_deg,
+              "how far the camera may be rolled against the map's: an image that is not found is "
+              "turned by up to as much; on wheels 0 saves 0.2 s for each such image", low=0.0,
+              high=180.0),
     Parameter("map.publish_tf", False, "publish map -> odom to /tf, as AMCL does"),
     Parameter("map.voxel_m", MAP.voxel_m,
               "~/map_points has one point in each cube of this size, metres", low=0.005, high=10.0),
@@ -438,6 +442,7 @@ def map_options(values: Values) -> OnlineOptions:
         nice=values["map.nice"],
         mapper=replace(MAP.mapper, max_keyframes=values["map.max_keyframes"]),
         picker=replace(MAP.picker, every_m=values["map.every_m"]),
+        relocalizer=replace(MAP.relocalizer, max_roll_deg=values["map.max_roll_deg"]),
     )
 
 
