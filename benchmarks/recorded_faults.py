@@ -158,11 +158,13 @@ def faults_of(source: str) -> dict[str, SensorFault]:
     def named(*starts: str) -> dict[str, SensorFault]:
         return {k: v for k, v in OF_SIMULATOR.items() if k.startswith(starts)}
 
-    images = named("exposure", "lens", "frozen", "dropped")
+    in_the_way = named("robot", "passers", "burnt")
+    in_the_way["robot_part_masked"] = in_the_way["robot_part"]
+    images = named("exposure", "lens", "frozen", "dropped") | in_the_way
     if source == "odometry":
-        return NONE | named("odom_") | CALIBRATION
+        return NONE | named("odom_") | in_the_way | CALIBRATION
     if source == "depth+odometry":
-        return NONE | DEPTH | named("depth_") | CALIBRATION
+        return NONE | DEPTH | named("depth_", "odom_") | CALIBRATION
     if source == "stereo":
         return NONE | STEREO | images | CALIBRATION
     return NONE | DEPTH | named("depth_") | images | named("rolling") | CALIBRATION

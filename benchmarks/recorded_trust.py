@@ -22,7 +22,7 @@ import numpy as np
 from recorded_faults import faults_of
 from recordings import VARIANTS, recorded
 from sequences import bare, meta_of, recordings_in, sources_of
-from trust import HEAD, RememberingMatcher, replayed, row
+from trust import HEAD, MASKED, RememberingMatcher, replayed, row
 
 from l2m_ros.files import write_whole
 from l2m_ros.geometry import se3
@@ -35,6 +35,7 @@ from l2m_ros.workshop.evaluation.tracking import (
     summarize,
 )
 from l2m_ros.workshop.evaluation.tracking_report import TrackedRun
+from l2m_ros.workshop.simulation import in_the_way
 from l2m_ros.workshop.simulation.sequence import SimulatedFrame
 
 SOURCES = ("depth", "depth+odometry", "odometry", "stereo")
@@ -56,8 +57,9 @@ def measured(
     shots: list[SimulatedFrame], fault: str, source: str, matcher: Any, sigma: TruthSigma
 ) -> dict[str, Any]:
     run = TrackedRun(fault, "", truth_sigma=sigma)
-    changed = faults_of(source)[fault].apply(iter(shots), np.random.default_rng([0, 41]))
-    figures = replayed(changed, parameter_values(None, IGNORED[source]), matcher, run)
+    spoilt = faults_of(source)[fault].apply(iter(shots), np.random.default_rng([0, 41]))
+    mask = in_the_way.robot_mask(shots[0].frame) if fault.endswith(MASKED) else None
+    figures = replayed(spoilt, parameter_values(None, IGNORED[source]), matcher, run, mask)
     return {**figures, "wrong": _wrong(run, shots, unused_odometry=source in ("depth", "stereo"))}
 
 

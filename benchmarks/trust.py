@@ -29,6 +29,7 @@ from l2m_ros.bags import replay as bags
 from l2m_ros.bags.reader import open_bag
 from l2m_ros.commands.replay import add_frame
 from l2m_ros.files import write_whole
+from l2m_ros.images import write_rgb
 from l2m_ros.matching.catalogue import load_matcher
 from l2m_ros.matching.matcher import Match, Matcher
 from l2m_ros.parameters.file import parameter_values
@@ -36,6 +37,7 @@ from l2m_ros.parameters.table import Values
 from l2m_ros.types import Features, Reference
 from l2m_ros.workshop.evaluation.tracking_report import TrackedRun
 from l2m_ros.workshop.evaluation.trajectory import Trajectory
+from l2m_ros.workshop.simulation import in_the_way
 from l2m_ros.workshop.simulation.bag import write_bag
 from l2m_ros.workshop.simulation.faults import Faults
 from l2m_ros.workshop.simulation.sensor_faults import SENSOR_FAULTS, spoil
@@ -62,7 +64,10 @@ UNOBSERVABLE = (
     "odom_gaps",
     "odom_slip",
     "odom_wrong_frame",
+    "robot_part",
+    "passers_by",
 )
+MASKED = "_masked"  # `robot_part`, and the node is given a mask of it
 GOAL_POSED = 95.0
 HEAD = "fault               scene     posed%  wrong  5sig     NEES keys  most said in diagnostics"
 
@@ -96,7 +101,7 @@ class RememberingMatcher:
 
 def runs(only: list[str], scenes: list[str]) -> list[tuple[str, str, str]]:
     """(scene, path, fault), in order; `none` and `none_odom` are the same without a fault."""
-    faults = only or ["none", "none_odom", *SENSOR_FAULTS]
+    faults = only or ["none", "none_odom", *SENSOR_FAULTS, "robot_part" + MASKED]
     of_wheels = [fault for fault in faults if "odom" in fault or fault == "lookalike"]
     others = [fault for fault in faults if fault not in of_wheels]
     return [
@@ -141,16 +146,26 @@ def measured(
     shots: list[SimulatedFrame], fault: str, matcher: Matcher, args: argparse.Namespace
 ) -> dict[str, Any]:
     """What `l2m replay` says of a run with the fault."""
-    names = [] if fault.startswith("none") else [fault]
+    names = [] if fault.startswith("none") else [fault.removesuffix(MASKED)]
+    mask = in_the_way.robot_mask(shots[0].frame) if fault.endswith(MASKED) else None
     values = parameter_values(None, WHEELS if "odom" in fault else DEPTH)
-    return replayed(spoil(shots, names, seed=args.seed), values, matcher, TrackedRun(fault, ""))
+    run = TrackedRun(fault, "")
+    return replayed(spoil(shots, names, seed=args.seed), values, matcher, run, mask)
 
 
 def replayed(
-    shots: Iterable[SimulatedFrame], values: Values, matcher: Matcher, run: TrackedRun
+    shots: Iterable[SimulatedFrame],
+    values: Values,
+    matcher: Matcher,
+    run: TrackedRun,
+    mask: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """The figures of a run, through a bag and as the node runs it."""
+    """The figures of a run, through a bag and as the node runs it; mask: `tracking.mask`."""
     with tempfile.TemporaryDirectory() as folder:
+        if mask is not None:
+            drawn = Path(folder) / "mask.png"
+            write_rgb(drawn, np.repeat(255 * mask[..., None].astype(np.uint8), 3, axis=2))
+            values = {**values, "tracking.mask": str(drawn)}
         path = Path(folder) / "run.mcap"
         write_bag(path, shots)
         with open_bag(path) as bag:

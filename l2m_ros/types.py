@@ -423,6 +423,7 @@ class LostReason(enum.Enum):
     AMBIGUOUS = "ambiguous"  # two places of the map look like this one
     REPEATED_IMAGE = "repeated_image"  # the image before under a new stamp
     LOOKS_ALIKE = "looks_alike"  # another place than the keyframe's, odometry says
+    TWO_MOTIONS = "two_motions"  # a person or a part of the robot moves otherwise than the scene
 
 
 @dataclass(frozen=True)

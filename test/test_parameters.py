@@ -56,6 +56,8 @@ def test_a_parameter_of_another_type_is_refused():
 def test_every_tracking_parameter_arrives():
     """Each changed value must change the options: none is declared in vain."""
     for name, p in PARAMETERS.items():
+        if name == "tracking.mask":  # a file: test_second_motion.py
+            continue
         if name.startswith(("tracking.", "keyframes.", "pose.")):
             changed = p.high if p.default != p.high else p.low
             if isinstance(p.default, bool):

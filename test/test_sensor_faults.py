@@ -9,11 +9,14 @@ import pytest
 from l2m_ros import cli
 from l2m_ros.errors import InvalidInput
 from l2m_ros.geometry import se3
+from l2m_ros.workshop.simulation import in_the_way
 from l2m_ros.workshop.simulation.folder import write_folder
 from l2m_ros.workshop.simulation.sensor_faults import (
     DEPTH_SCALE,
     HOLES,
     LOOKALIKE_M,
+    ODOM_JUMP_M,
+    ODOM_SCALE,
     SENSOR_FAULTS,
     spoil,
 )
@@ -39,7 +42,7 @@ def spoilt(shots, name):
 
 @pytest.mark.parametrize("name", SENSOR_FAULTS)
 def test_a_fault_changes_its_own_sensor_alone(shots, name):
-    seconds = 2.0 if name == "frozen_frames" else 1.5 if name in ("odom_gaps",) else 0.5
+    seconds = {"frozen_frames": 2.0, "odom_gaps": 1.5, "odom_jumps": 3.0}.get(name, 0.5)
     given = later(shots, seconds)
     changed = spoilt(given, name)
     by_index = {shot.index: shot for shot in given}
@@ -60,7 +63,7 @@ def test_a_fault_changes_its_own_sensor_alone(shots, name):
         return
     assert len(changed) == len(given)
     kind = name.split("_")[0]
-    assert depth == (kind == "depth")
+    assert depth == (kind in ("depth", "robot", "passers"))
     assert odometry == (kind == "odom")
     assert images == (kind not in ("depth", "odom"))
 
@@ -120,6 +123,43 @@ def test_a_rolling_shutter_bends_what_moves(shots):
     )
     middle = change[40:50].mean()
     assert change[:15].mean() > 2 * middle and change[-15:].mean() > 2 * middle
+
+
+def test_a_part_of_the_robot_stays_where_it_is(shots):
+    seen = spoilt(shots, "robot_part")
+    used = in_the_way.robot_mask(shots[0].frame)
+    assert 0.7 < used.mean() < 0.9 and used[: len(used) // 2].all()
+    for before, after in zip(shots, seen, strict=True):
+        same = (after.frame.rgb == before.frame.rgb).all(axis=2)
+        assert same[used].all() and same[~used].mean() < 0.1
+        off = after.frame.depth[~used] / in_the_way.PART_M - 1
+        assert np.abs(off).max() < 6 * in_the_way.DEPTH_NOISE
+    still = np.abs(seen[3].frame.rgb.astype(float) - seen[9].frame.rgb)[~used]
+    assert still.mean() < 2 * in_the_way.GREY_NOISE
+
+
+def test_passers_by_cross_the_image_at_their_own_depth(shots):
+    columns = []
+    for before, after in zip(shots, spoilt(shots, "passers_by"), strict=True):
+        hidden = np.abs(after.frame.depth / in_the_way.PASSER_M - 1) < 0.05
+        hidden &= (after.frame.rgb != before.frame.rgb).any(axis=2)
+        columns.append(np.flatnonzero(hidden.any(axis=0)).mean() if hidden.any() else np.nan)
+    speed = np.diff(np.array(columns)[8:18])  # where all of it is in view
+    assert np.allclose(speed, 120 * in_the_way.PASSER_WIDTHS_S / RATE_HZ, atol=1.5)
+
+
+def test_odometry_that_is_scaled_late_or_jumps(shots):
+    def way(a, b):
+        return (se3.inverse(a.odom_from_base) @ b.odom_from_base)[:3, 3]
+
+    scaled = spoilt(shots, "odom_scaled")
+    ratio = np.linalg.norm(way(scaled[0], scaled[20])) / np.linalg.norm(way(shots[0], shots[20]))
+    assert ratio == pytest.approx(ODOM_SCALE)
+    late = spoilt(shots, "odom_late")  # at 10 Hz one frame
+    assert np.allclose(late[9].odom_from_base, shots[8].odom_from_base, atol=1e-6)
+    jumped = spoilt(later(shots, 3.0), "odom_jumps")
+    off = [(b.odom_from_base - a.odom_from_base)[:3, 3] for a, b in zip(shots, jumped, strict=True)]
+    assert np.allclose(off[0], 0) and np.allclose(off[-1], [ODOM_JUMP_M, 0, 0])
 
 
 def test_a_look_alike_place_shows_the_same_but_lies_further(tmp_path):

@@ -40,7 +40,7 @@ def absolute_pose(
     if flat is not None:
         return flat
     T = find_absolute(pairs, search) if initial is None else initial
-    off = _reprojection_distance(pairs, T)
+    off = reprojection_distance(pairs, T)
     near = np.flatnonzero(off < (WIDE * search.threshold if initial is None else np.inf))
     if len(near) <= POINTS_SAMPLE:
         return _too_few(len(near), len(pairs))
@@ -111,7 +111,7 @@ def with_rays(
     return fit if both is None else replace(both.over(chosen, len(pairs)), fewer=fit)
 
 
-def _reprojection_distance(pairs: RayPairs, T: FloatArray) -> FloatArray:
+def reprojection_distance(pairs: RayPairs, T: FloatArray) -> FloatArray:
     """(N,) how far off each match reprojects, units of the optical axis; NaN without depth."""
     Rt, t = T[:3, :3].T, T[:3, 3:4]
     with np.errstate(divide="ignore", invalid="ignore"):

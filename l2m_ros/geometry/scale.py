@@ -178,7 +178,7 @@ def stereo_depth(request: ScaleRequest) -> Depths | None:
     # Neighbouring disparities come from shared pixels: interpolation averages nothing out.
     ratio: FloatArray = np.full(len(pixels), request.stereo_noise)
     if evidence.stereo_sigma_px is not None:
-        ratio *= _nearest(evidence.stereo_sigma_px, pixels) / DISPARITY_SIGMA_PX
+        ratio *= nearest(evidence.stereo_sigma_px, pixels) / DISPARITY_SIGMA_PX
     return Depths(
         surface.z_m,
         ratio * ratio,
@@ -404,7 +404,7 @@ def _stereo_noise(keyframe: Frame) -> DepthNoise:
     return DepthNoise(0.0, DISPARITY_SIGMA_PX / (float(keyframe.camera.K[0, 0]) * baseline_m))
 
 
-def _nearest(image: FloatArray, pixels: FloatArray) -> FloatArray:
+def nearest(image: FloatArray, pixels: FloatArray) -> FloatArray:
     """(N,) at the nearest pixel."""
     height, width = image.shape
     u, v = np.rint(pixels).astype(np.intp).T

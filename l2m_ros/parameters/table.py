@@ -23,6 +23,7 @@ from l2m_ros.frames.messages import checked_rotation
 from l2m_ros.image_header import MAX_PIXELS
 from l2m_ros.mapping.options import MODES, OFF, OnlineOptions
 from l2m_ros.matching.catalogue import NO_ENGINE
+from l2m_ros.matching.mask import Mask, read_mask
 from l2m_ros.spelling import nearest, nearest_name
 from l2m_ros.tracking.odometry import OdometryNoise
 from l2m_ros.tracking.options import LEAST_HEIGHT_M, TrackerOptions
@@ -199,6 +200,9 @@ _TRACKING = [
     Parameter("tracking.subpixel", TRACKER.subpixel,
               "refine the correspondences of a dense matcher by their own patches of pixels: "
               "finer poses for a few ms a frame"),
+    Parameter("tracking.mask", "",
+              "a picture of the camera's view, black where nothing is to be matched: the robot's "
+              "own parts, letters burnt in; empty = everything is used"),
     Parameter("tracking.min_inliers", _GATES.min_inliers, "a pose with fewer inliers is not "
               "published", "frame", low=6, high=100000),
     Parameter("tracking.min_support", float(TRACKER.trust.min_support),
@@ -216,6 +220,10 @@ _TRACKING = [
     Parameter("tracking.max_depth_unexplained", float(TRACKER.trust.max_depth_unexplained),
               "a pose is not published if depth leaves a larger share of the parallax "
               "unexplained", "frame", low=0.0,
+              high=1e9),
+    Parameter("tracking.max_second_motion", float(TRACKER.trust.max_second_motion),
+              "a pose is not published if more matches, as a share of its own, agree on another "
+              "motion: of people close by, or of a part of the robot", "frame", low=0.0,
               high=1e9),
     Parameter("tracking.depth_distrusted_after", TRACKER.trust.depth_distrusted_after,
               "if so many of the last ten frames with parallax contradict depth, it is not used"
@@ -386,7 +394,7 @@ def tracker_options(values: Values) -> TrackerOptions:
     gates = ("min_inliers", "max_sigma_m", "max_sigma_rad", "max_speed_m_s", "max_turn_rad_s",
              "max_acceleration_m_s2", "max_turn_acceleration_rad_s2")  # fmt: skip
     trust = ("min_support", "max_disagreement", "max_depth_misfit", "max_depth_unexplained",
-             "depth_distrusted_after")  # fmt: skip
+             "max_second_motion", "depth_distrusted_after")  # fmt: skip
     bands = ("coverage_min", "inliers_min", "certain_min", "hysteresis")
     moved = ("parallax_max_rad", "zoom_max")
     looks = ("sharpness_min", "texture_min")
@@ -409,12 +417,20 @@ def tracker_options(values: Values) -> TrackerOptions:
         trust=replace(TRACKER.trust, **_fields(values, "tracking", trust)),
         gates=replace(_GATES, **_fields(values, "tracking", gates)),
         keyframes=replace(_KEYFRAMES, **_fields(values, "keyframes", (*bands, *moved, *looks))),
+        mask=_mask(values["tracking.mask"]),
         base_from_camera=base_from_camera(values),
         floor_below_base_m=_floor_below_base_m(values),
         odometry=OdometryNoise(
             **_fields(values, "odometry", ("sigma_m_per_m", "sigma_rad_per_rad"))
         ),
     )
+
+
+def _mask(path: str) -> Mask | None:
+    try:
+        return read_mask(path) if path else None
+    except OSError as error:
+        raise InvalidInput(f"tracking.mask: {error}") from error
 
 
 def _floor_below_base_m(values: Values) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from l2m_ros.geometry.pose_problem import PoseOptions
+from l2m_ros.matching.mask import Mask
 from l2m_ros.tracking.gates import GateOptions
 from l2m_ros.tracking.keyframes import KeyframeOptions
 from l2m_ros.tracking.odometry import OdometryNoise
@@ -20,6 +21,7 @@ class TrackerOptions:
 
     max_matches: int = 1000  # twice as many: the same errors, a slower and an overconfident pose
     subpixel: bool = True  # pairs of a dense match are refined by their patches of pixels
+    mask: Mask | None = field(default=None, compare=False)  # what of each image is used
     pose: PoseOptions = field(default_factory=PoseOptions)
     gates: GateOptions = field(default_factory=GateOptions)
     trust: TrustOptions = field(default_factory=TrustOptions)

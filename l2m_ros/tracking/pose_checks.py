@@ -8,7 +8,7 @@ Each check answers with the outcome, or with `Lost` that names the check and its
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -36,11 +36,13 @@ from l2m_ros.tracking.readout import ShutterWatch
 from l2m_ros.tracking.result import Outcome
 from l2m_ros.tracking.scale_evidence import floor_below, scale_evidence
 from l2m_ros.tracking.seam import Rows
+from l2m_ros.tracking.second_motion import second_motion, two_motions
 from l2m_ros.tracking.torn_check import TornCheck
 from l2m_ros.tracking.trust import contradicted_content, contradicted_scale, on_a_strip
 from l2m_ros.types import Correspondences, Frame, Lost, LostReason, MetricPose, RelativePose
 
 WARY_NS = 2_000_000_000  # how long odometry is not believed unchecked after it was contradicted
+BESIDE_SLIP = 0.3  # of the bound on a second motion, where odometry contradicts, too
 WARY = "odometry was contradicted a moment ago and nothing can check it here: the wheels may slip"
 Remarks = dict[str, str | None]  # by what they are about; None: all is well with it
 
@@ -127,12 +129,27 @@ class PoseChecks:
             frames = seen.frame, seen.keyframe.frame
             against = on_a_strip(outcome, seen.pairs, *frames)
             outcome = against or contradicted_content(outcome, seen.pairs, *frames) or outcome
+        if not isinstance(outcome, Lost):
+            rest = partial(self._part, seen, None, options)
+            outcome = self._beside_another(seen, outcome, rest, slip is not None) or outcome
         if isinstance(outcome, MetricPose):
             outcome = self._implausible(seen, outcome, before) or outcome
         if isinstance(outcome, MetricPose) and before.chain is not None:
             unseen_s = (seen.frame.stamp_ns - before.chain.stamp_ns) * 1e-9
             outcome = looks_alike(outcome, step, unseen_s) or outcome
         return outcome, remarks
+
+    def _beside_another(
+        self,
+        seen: MatchedFrame,
+        outcome: MetricPose | RelativePose,
+        posed: Callable[[Correspondences], Outcome],
+        slips: bool,
+    ) -> Lost | None:
+        """Why the pose is not believed beside a second motion; wheels that seem to slip may not."""
+        most = self.options.trust.max_second_motion * (BESIDE_SLIP if slips else 1.0)
+        views = seen.pairs, seen.frame, seen.keyframe.frame
+        return two_motions(second_motion(outcome, *views, posed, most), most)
 
     def _part(
         self,

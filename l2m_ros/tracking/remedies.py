@@ -19,6 +19,8 @@ REMEDIES = {
     LostReason.LOOKS_ALIKE: "a new chain begins; if the place is the same, odometry is wrong",
     LostReason.CONTRADICTED: "is depth of this camera, registered to it, of the same time? "
     "does this matcher suit such motion?",
+    LostReason.TWO_MOTIONS: "something moves close to the camera, or a part of the robot is in "
+    "view (tracking.mask leaves it out)",
     LostReason.IMPLAUSIBLE: "check stamps and camera_info, or raise the bound that it names",
 }
 NO_SCALE = "matched, but without metres: nothing is published on ~/pose; "

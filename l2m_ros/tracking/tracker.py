@@ -13,7 +13,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from l2m_ros.matching.matcher import Matcher
+from l2m_ros.matching.mask import outside_mask
+from l2m_ros.matching.matcher import Match, Matcher
 from l2m_ros.matching.mono_depth import DepthReader
 from l2m_ros.matching.sampling import correspondences
 from l2m_ros.matching.subpixel import refined_pairs
@@ -177,7 +178,8 @@ class Tracker:
     def _attempt(self, now: EncodedFrame, keyframe: Keyframe) -> Attempt:
         with now.times.stage("match"):
             match = self._matcher.match(now.features, keyframe.reference)
-            pairs = correspondences(match, limit=self.options.max_matches)
+            used = self._outside_mask(match, now.frame)
+            pairs = correspondences(used, limit=self.options.max_matches)
         if self.options.subpixel:
             with now.times.stage("subpixel"):
                 pairs = refined_pairs(match, pairs, now.frame.rgb, keyframe.frame.rgb)
@@ -190,6 +192,10 @@ class Tracker:
         remarks = {**remarks, "frozen": self._frozen}
         remarks["stereo"] = self._maker.stereo_problem or remarks.get("stereo")
         return Attempt(match, seen, outcome, remarks)
+
+    def _outside_mask(self, match: Match, frame: Frame) -> Match:
+        mask = self.options.mask
+        return match if mask is None else outside_mask(match, mask, frame.camera.size)
 
     def _recover(self, now: EncodedFrame, failed: Attempt) -> Attempt:
         """Try one of the earlier keyframes."""

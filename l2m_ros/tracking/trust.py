@@ -70,6 +70,9 @@ class TrustOptions:
     max_depth_misfit: float = 3.5
     # Share of the squared parallax that depth may leave unexplained.
     max_depth_unexplained: float = 0.33
+    # Matches of another motion over those of the pose, each by its certainty: things that move in
+    # view, and a part of the robot. Without such things offices, kitchens and streets have less.
+    max_second_motion: float = 0.2
     # Frames contradicted among the last ten that could be checked, before depth is distrusted.
     depth_distrusted_after: int = 3
 

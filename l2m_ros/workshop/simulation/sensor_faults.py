@@ -23,6 +23,7 @@ from l2m_ros.errors import InvalidInput
 from l2m_ros.geometry import se3
 from l2m_ros.geometry.camera import project
 from l2m_ros.types import ByteArray, FloatArray
+from l2m_ros.workshop.simulation import in_the_way
 from l2m_ros.workshop.simulation.optics import pixel_rays
 from l2m_ros.workshop.simulation.path import BODY_FROM_OPTICAL
 from l2m_ros.workshop.simulation.sequence import SimulatedFrame
@@ -36,6 +37,7 @@ HOLES = 0.45  # of the picture
 FLYING_PX = 3  # beside a depth edge
 SLIP_M_S = 0.5
 READOUT_S = 0.03  # of a rolling shutter, from the first row to the last
+ODOM_SCALE, ODOM_LATE_S, ODOM_JUMP_M = 1.1, 0.1, 0.4
 LOOKALIKE_M = 2.8  # from one stretch of the corridor to the next one that looks the same
 
 
@@ -175,6 +177,41 @@ def _odom_wrong_frame(shots: Shots, rng: np.random.Generator) -> Shots:
         yield replace(shot, odom_from_base=turn.T @ shot.odom_from_base @ turn)
 
 
+def _odom_scaled(shots: Shots, rng: np.random.Generator) -> Shots:
+    """Wheels of another radius: each way is said to be ODOM_SCALE as long."""
+    start = None
+    for shot in shots:
+        start = shot.odom_from_base if start is None else start
+        moved = se3.inverse(start) @ shot.odom_from_base
+        moved[:3, 3] *= ODOM_SCALE
+        yield replace(shot, odom_from_base=start @ moved)
+
+
+def _odom_late(shots: Shots, rng: np.random.Generator) -> Shots:
+    """Stamped ODOM_LATE_S after it was measured."""
+    past: deque[SimulatedFrame] = deque(maxlen=40)
+    for shot in shots:
+        past.append(shot)
+        time_s = shot.time_s - ODOM_LATE_S
+        before = [k for k, kept in enumerate(past) if kept.time_s <= time_s]
+        if not before:
+            yield replace(shot, odom_from_base=past[0].odom_from_base)
+            continue
+        a, b = past[before[-1]], past[before[-1] + 1]
+        weight = (time_s - a.time_s) / max(b.time_s - a.time_s, 1e-9)
+        late = se3.interpolate(a.odom_from_base, b.odom_from_base, weight)
+        yield replace(shot, odom_from_base=late)
+
+
+def _odom_jumps(shots: Shots, rng: np.random.Generator) -> Shots:
+    """Every four seconds odometry jumps, as a fusion with GPS or a map does."""
+    for shot in shots:
+        jumps = int(shot.time_s // 4.0)
+        moved = np.eye(4)
+        moved[:2, 3] = ODOM_JUMP_M * (jumps % 2), 0.5 * ODOM_JUMP_M * (jumps // 2 % 2)
+        yield replace(shot, odom_from_base=moved @ shot.odom_from_base)
+
+
 # ---- images --------------------------------------------------------------------------------------
 
 
@@ -279,6 +316,36 @@ def _dropped_halves(shots: Shots, rng: np.random.Generator) -> Shots:
         yield shot
 
 
+def _robot_part(shots: Shots, rng: np.random.Generator) -> Shots:
+    layer: in_the_way.Layer | None = None
+    for shot in shots:
+        layer = layer or in_the_way.robot_part(shot.frame, rng)
+        x, y = in_the_way.robot_place(shot.frame)
+        yield replace(shot, frame=layer.before(shot.frame, x, y, rng))
+
+
+def _passers_by(shots: Shots, rng: np.random.Generator) -> Shots:
+    """They cross the image from either side, one after the other."""
+    layer: in_the_way.Layer | None = None
+    for shot in shots:
+        layer = layer or in_the_way.passer_by(shot.frame, rng)
+        since_s = shot.time_s % in_the_way.PASSER_PERIOD_S
+        if since_s >= in_the_way.PASSER_S:
+            yield shot
+            continue
+        way = in_the_way.PASSER_WIDTHS_S * since_s - in_the_way.PASSER_WIDTH
+        if shot.time_s // in_the_way.PASSER_PERIOD_S % 2:
+            way = 1 - in_the_way.PASSER_WIDTH - way
+        x, y = way * shot.frame.camera.width, 0.1 * shot.frame.camera.height
+        yield replace(shot, frame=layer.before(shot.frame, x, y, rng))
+
+
+def _burnt_in(shots: Shots, rng: np.random.Generator) -> Shots:
+    for shot in shots:
+        camera, time_s = shot.frame.camera, shot.time_s
+        yield _with_images(shot, lambda rgb, c=camera, t=time_s: in_the_way.burnt_in(c, rgb, t))
+
+
 # ---- places --------------------------------------------------------------------------------------
 
 
@@ -323,11 +390,19 @@ SENSOR_FAULTS: MappingProxyType[str, SensorFault] = MappingProxyType(
         ),
         "odom_gaps": SensorFault("no odometry for 3 s in 6", _odom_gaps),
         "odom_wrong_frame": SensorFault("odometry in optical axes", _odom_wrong_frame),
+        "odom_scaled": SensorFault("odometry's ways are 1.1 times too long", _odom_scaled),
+        "odom_late": SensorFault("odometry stamped 100 ms late", _odom_late),
+        "odom_jumps": SensorFault("odometry jumps by 0.4 m every 4 s", _odom_jumps),
         "exposure_jumps": SensorFault("exposure jumps by up to 2 stops", _exposure_jumps),
         "rolling_shutter": SensorFault("rows taken over 30 ms", _rolling_shutter),
         "lens_smear": SensorFault("a third of the lens is greasy", _lens_smear),
         "frozen_frames": SensorFault("the same image for 0.6 s in 3 s", _frozen_frames),
         "dropped_halves": SensorFault("every fifth image is torn in the middle", _dropped_halves),
+        "robot_part": SensorFault(
+            "a part of the robot in the lower third of each image", _robot_part
+        ),
+        "passers_by": SensorFault("people walk past, close to the camera", _passers_by),
+        "burnt_in": SensorFault("letters burnt into the image", _burnt_in),
         "lookalike": SensorFault(
             "no images for 2 s in 7, then a place that looks the same 2.8 m further", _lookalike
         ),

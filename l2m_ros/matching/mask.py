@@ -1,0 +1,59 @@
+"""Parts of the image that are never matched: the robot's own shell, a gripper, letters burnt in.
+
+A mask is a picture of the camera's view, black where nothing is to be used, as OpenCV's detectors
+and COLMAP have it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from l2m_ros.errors import InvalidInput
+from l2m_ros.images import read_rgb
+from l2m_ros.matching.matcher import Match
+from l2m_ros.types import Correspondences, FloatArray
+
+Mask = npt.NDArray[np.bool_]  # (H, W) where the image is used
+SAME_SHAPE = 0.01  # relative difference of the ratio of the sides: images may be binned
+
+
+def read_mask(path: str | Path) -> Mask:
+    used = np.asarray(read_rgb(path).any(axis=2))
+    if not used.any():
+        raise InvalidInput(f"{path} is black everywhere: draw white what is to be used")
+    return used
+
+
+def outside_mask(match: Match, mask: Mask, image_size: tuple[int, int]) -> Match:
+    """The match without what the mask leaves out in either image; both are of one camera."""
+    mask = _of_size(mask, image_size)
+    if isinstance(match, Correspondences):
+        used = _at(mask, match.query_px) & _at(mask, match.keyframe_px)
+        return match.select(np.flatnonzero(used))
+    used = _at(mask, match.grid_px()) & _at(mask, match.warp_px)
+    return replace(match, certainty=np.where(used, match.certainty, np.float32(0.0)))
+
+
+def _of_size(mask: Mask, size: tuple[int, int]) -> Mask:
+    height, width = mask.shape
+    if (width, height) == size:
+        return mask
+    if abs(width * size[1] / (height * size[0]) - 1) > SAME_SHAPE:
+        raise InvalidInput(
+            f"tracking.mask is {width}x{height}, but images are {size[0]}x{size[1]}: draw it on an "
+            "image of this camera"
+        )
+    return cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+
+
+def _at(mask: Mask, px: FloatArray) -> npt.NDArray[np.bool_]:
+    """(...) at the nearest pixel; px (..., 2)."""
+    limits = np.array([mask.shape[1], mask.shape[0]]) - 1
+    nearest = np.clip(np.nan_to_num(np.rint(px), nan=0.0, posinf=0.0, neginf=0.0), 0, limits)
+    u, v = nearest[..., 0].astype(np.intp), nearest[..., 1].astype(np.intp)
+    return np.asarray(mask[v, u])
