@@ -28,6 +28,7 @@ from l2m_ros.workshop.training import checkpoint, curves
 from l2m_ros.workshop.training.carry import begin_from, write_carry
 from l2m_ros.workshop.training.data import (
     Ahead,
+    Batch,
     Batches,
     PhotographPairs,
     Schedule,
@@ -508,6 +509,24 @@ def test_l2m_is_measured_on_real_scenes_at_a_size_that_it_takes(
     with torch.no_grad():
         figures = train._scenes(tmp_path, "l2m")(build("l2m", **THIN).eval())
     assert set(figures) == {"auc10_scene", "auc10_mean"}
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_rolls_of_a_config_reach_the_batches(on_device: bool, tmp_path: Path, monkeypatch) -> None:
+    seen: list[Batch] = []
+    monkeypatch.setattr(Run, "_gradients_of", lambda run, batch: (seen.append(batch), 1 / 0)[1])
+    options = options_from({**settings(1), "rolls": [{"share": 1.0, "degrees": 180}]})
+    images = [texture(160, 120, number) for number in range(4)]
+    source: object = pairs()
+    if on_device:
+        source = DeviceBatches({LiftedViews(images, "cpu"): 1.0}, options.sizes, 0, True, "cpu")
+    for number, rolls in enumerate((options.rolls, ())):
+        with pytest.raises(ZeroDivisionError):
+            given = replace(options, rolls=rolls)
+            train_decoder(given, build("lite", **TINY), source, pairs(50), tmp_path / str(number))
+    with_rolls, without = seen
+    assert torch.equal(with_rolls.keyframe, without.keyframe)
+    assert not torch.equal(with_rolls.query, without.query)
 
 
 def test_what_is_frozen_keeps_its_statistics_too() -> None:

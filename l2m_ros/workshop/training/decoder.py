@@ -20,6 +20,7 @@ from l2m_ros.workshop.training.data import Batch, Batches, PairMaker, Schedule, 
 from l2m_ros.workshop.training.loop import LoopOptions, LossOf, Run, Validate, train
 from l2m_ros.workshop.training.losses import LossOptions, matcher_loss
 from l2m_ros.workshop.training.processes import Processes
+from l2m_ros.workshop.training.rolled import RolledBatches, RollShare, check_shares
 from l2m_ros.workshop.training.validation import LiftedValidation
 
 T = TypeVar("T")
@@ -34,6 +35,7 @@ class DecoderOptions:
     sizes: tuple[SizeShare, ...] = (SizeShare(320, 256, 8, 1.0),)
     validation: tuple[tuple[int, int, int], ...] = ((320, 256, 24), (640, 480, 12))
     both_ways: bool = True  # every pair is matched in both directions
+    rolls: tuple[RollShare, ...] = ()  # shares of the pairs whose query is rolled, and how far
     pairs_on_device: bool = False  # made by torch where the network is; on a GPU always
     steps_a_draw: int = 1  # steps that share one draw of pairs made on the device
     start: Path | None = None  # a checkpoint whose mean weights to begin with
@@ -45,6 +47,7 @@ class DecoderOptions:
             raise InvalidInput(
                 f"model {self.model!r} cannot be trained here (known: {', '.join(LEVELS)})"
             )
+        check_shares(self.rolls)
 
 
 def options_from(settings: Mapping[str, Any]) -> DecoderOptions:
@@ -58,6 +61,9 @@ def options_from(settings: Mapping[str, Any]) -> DecoderOptions:
     sizes = settings.pop("sizes", None)
     if sizes is not None:
         parts["sizes"] = tuple(filled(SizeShare, size, "sizes") for size in sizes)
+    if "rolls" in settings:
+        rolls = settings.pop("rolls") or ()
+        parts["rolls"] = tuple(filled(RollShare, roll, "rolls") for roll in rolls)
     if "validation" in settings:
         settings["validation"] = tuple(tuple(size) for size in settings["validation"])
     return filled(DecoderOptions, {**settings, **parts}, "the config")
@@ -138,6 +144,8 @@ def train_decoder(
         batches = pairs
         if not isinstance(batches, Schedule):
             batches = Batches(batches, options.sizes, options.loop.seed, options.both_ways)
+        if options.rolls:
+            batches = RolledBatches(batches, options.rolls)
         run = Run(network, _loss_of(options), batches, options.loop, processes)
         if carry is not None and processes.leads:
             begin_from(carry, folder, run.optimizer.state_dict()["param_groups"])
