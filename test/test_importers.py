@@ -214,6 +214,21 @@ def test_a_camera_of_ones_own_in_the_layout_of_tum(lens, tmp_path):
         next(tum.shots(source))
 
 
+def test_a_recording_without_truth_becomes_a_bag(tmp_path):
+    from l2m_ros.bags.reader import open_bag
+    from l2m_ros.bags.replay import find_topics
+
+    source, _ = make_tum(tmp_path)
+    (source / "groundtruth.txt").unlink()
+    out = tmp_path / "run.mcap"
+    assert cli.main(["scene", "import", "tum", str(source), "--out", str(out)]) == 0
+    with open_bag(out) as bag:
+        topics = find_topics(bag, {})
+        assert (topics.image, topics.depth) == ("/camera/image_raw", "/camera/depth")
+        assert len(list(bag.messages([topics.depth]))) == FRAMES
+        assert not list(bag.messages(["/ground_truth/pose"]))
+
+
 DOTS_M = np.array([[-0.4, 0.3, 2.0], [0.5, -0.2, 2.5], [0.1, 0.1, 4.0]])  # in the body
 
 
@@ -342,7 +357,7 @@ def test_undistortion_is_this_packages_lens():
     ("layout", "spoil", "words"),
     [
         ("tum", lambda f: f.rename(f.with_name("desk")), "which camera"),
-        ("tum", lambda f: (f / "groundtruth.txt").unlink(), "TUM has the poses there"),
+        ("tum", lambda f: (f / "groundtruth.txt").unlink(), "is the ground truth there"),
         ("kitti", lambda f: (f / "calib.txt").write_text("P0: 1 2"), "not as kitti is published"),
         (
             "kitti",

@@ -1,5 +1,7 @@
 """TUM RGB-D: rgb.txt, depth.txt, groundtruth.txt (the colour camera in the world), 16-bit depth.
 
+A recording without groundtruth.txt makes a bag, but no pairs to evaluate.
+
 Intrinsics are those in calibration.txt, as ETH3D and other recordings of this layout have it: one
 line `fx fy cx cy`, or `fx fy cx cy k1 k2 p1 p2 [k3]`. Without it they are those that the publishers
 give for freiburg1, 2 and 3, chosen by the folder's name.
@@ -74,9 +76,10 @@ def _listed(folder: Path, name: str) -> list[tuple[float, str]]:
 
 
 def _truth(folder: Path) -> Path4x4:
-    path = needed(folder / "groundtruth.txt", "TUM has the poses there")
+    """No pose is known without its file: a recording of one's own still makes a bag to replay."""
+    path = folder / "groundtruth.txt"
     stamps, poses = [], []
-    for stamp, *values in _rows(path):
+    for stamp, *values in _rows(path) if path.is_file() else []:
         stamps.append(round(float(stamp) * 1e9))
         poses.append(pose_from([float(v) for v in values], where=str(path)))
     return Path4x4(stamps, poses, LARGEST_GAP_NS)
