@@ -239,10 +239,10 @@ def test_views_of_a_first_look_count_in_the_second(relocalizer):
     assert closer.tried == {2: kept}  # and 3 is matched again
 
 
-def seen_from(id, x_m, confidence, share=0.5):
+def seen_from(id, x_m, confidence, share=0.5, sigma=0.001):
     view = View(id, se3.transform(np.eye(3), np.array([x_m, 0.0, 0.0])), np.eye(6) * 1e-6, 100,
                 share, 0.5, confidence)  # fmt: skip
-    return sighted(view, np.eye(4), np.eye(6) * 1e-6)
+    return sighted(view, np.eye(4), np.eye(6) * sigma**2)
 
 
 @pytest.mark.parametrize(
@@ -250,6 +250,10 @@ def seen_from(id, x_m, confidence, share=0.5):
     [
         ([seen_from(1, 0.0, 0.8), seen_from(2, 0.0, 0.4)], None),
         ([seen_from(1, 0.0, 0.45), seen_from(2, 0.0, 0.4)], LostReason.NOT_CONFIDENT),
+        (
+            [seen_from(1, 0.0, 0.8, sigma=0.026), seen_from(2, 0.0, 0.8, sigma=0.026)],
+            LostReason.UNCERTAIN,
+        ),
         # Two agree, and a third one that shows more of the image says otherwise.
         (
             [seen_from(1, 0.0, 0.8), seen_from(2, 0.0, 0.8), seen_from(3, 0.5, 0.8, 0.9)],

@@ -28,6 +28,7 @@ from l2m_ros.mapping.verification import (
     combined,
     look,
     sighted,
+    sigmas,
 )
 from l2m_ros.mapping.views import view_distance
 from l2m_ros.timing import StageTimes
@@ -124,6 +125,10 @@ class Relocalizer:
             words = f"confidence {surest:.2f} in the surest of {len(best)} second looks"
             least = f"{self.options.closer_confidence:g} is the least"
             return Lost(LostReason.NOT_CONFIDENT, f"{words}, {least}")
+        sigma_rad = sigmas(combined(best)[1])[1]
+        if sigma_rad > self.options.closer_sigma_rad:
+            least = f"{self.options.closer_sigma_rad:g} is the most"
+            return Lost(LostReason.UNCERTAIN, f"{sigma_rad:.4f} rad by second looks, {least}")
         strongest = max(found, key=lambda s: s.view.strength)
         if strongest not in best:
             words = f"keyframe {strongest.view.keyframe}, which shows most of the image"
