@@ -36,7 +36,7 @@ from l2m_ros.tracking.readout import ShutterWatch
 from l2m_ros.tracking.result import Outcome
 from l2m_ros.tracking.scale_evidence import floor_below, scale_evidence
 from l2m_ros.tracking.seam import Rows
-from l2m_ros.tracking.second_motion import second_motion, two_motions
+from l2m_ros.tracking.second_motion import TwoMotions, second_motion
 from l2m_ros.tracking.torn_check import TornCheck
 from l2m_ros.tracking.trust import contradicted_content, contradicted_scale, on_a_strip
 from l2m_ros.types import Correspondences, Frame, Lost, LostReason, MetricPose, RelativePose
@@ -71,6 +71,7 @@ class PoseChecks:
         self._scale = ScaleAgainstOdometry()
         self._shutter = ShutterWatch(self.options.pose.shutter_sigma_s)
         self._torn = TornCheck()
+        self._motions = TwoMotions()
 
     def pose(self, seen: MatchedFrame, before: Before) -> tuple[Outcome, Remarks]:
         """The pose, if it may be believed.
@@ -149,7 +150,8 @@ class PoseChecks:
         """Why the pose is not believed beside a second motion; wheels that seem to slip may not."""
         most = self.options.trust.max_second_motion * (BESIDE_SLIP if slips else 1.0)
         views = seen.pairs, seen.frame, seen.keyframe.frame
-        return two_motions(second_motion(outcome, *views, posed, most), most)
+        share = second_motion(outcome, *views, posed, most)
+        return self._motions.against(outcome, seen.pairs, seen.keyframe.frame, share, most)
 
     def _part(
         self,
@@ -210,6 +212,7 @@ class PoseChecks:
 
     def next_frame(self) -> None:
         """What follows is of another frame than what came before."""
+        self._motions.next_frame()
         for record in self._depth_trust.values():
             record.next_frame()
 

@@ -5,12 +5,16 @@ moves otherwise than the scene. Which of the two is the scene no image says: a p
 camera has more matches than the wall behind. So where the other motion has many matches too, there
 is no pose.
 
+Two motions that differ by a few pixels cannot be told apart: a pose between them suits all matches.
+So where two were seen lately, a pose that hardly moves the image is not believed either.
+
     matches that do not agree -> a search with few trials (1 to 3 ms) -> if it finds many: a whole
     estimate
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -38,6 +42,9 @@ WITH_DEPTH = 0.2  # of the matches: fewer do not show a motion in metres
 # At 640 px: by how far the pose moves the second motion's matches aside, in the median. What a bad
 # match or depth does is less.
 APART_PX = 5.0
+LATELY = 10  # frames
+# At 640 px: a pose of less lies between two motions, and all matches agree with it.
+BETWEEN_PX = 16.0
 
 
 def second_motion(
@@ -103,12 +110,38 @@ def _off(
     return np.where(np.isfinite(by_depth), by_depth, off)
 
 
-def two_motions(share: float, most: float) -> Lost | None:
-    """Why a pose is not believed beside another motion of that share."""
-    if share <= most:
+class TwoMotions:
+    """Remembers which of the last frames showed two motions."""
+
+    def __init__(self) -> None:
+        self._lately: deque[bool] = deque([False], maxlen=LATELY)
+
+    def next_frame(self) -> None:
+        self._lately.append(False)
+
+    def against(
+        self, pose: Pose, pairs: Correspondences, keyframe: Frame, share: float, most: float
+    ) -> Lost | None:
+        """Why a pose is not believed, with a second motion of that share beside it."""
+        if share > most:
+            self._lately[-1] = True
+            return Lost(
+                LostReason.TWO_MOTIONS,
+                f"beside the matches that agree on the pose {100 * share:.0f} % as many agree on "
+                f"another motion; tracking.max_second_motion is {100 * most:g} %",
+            )
+        if any(self._lately) and _shift_px(pose, pairs) < BETWEEN_PX * keyframe.camera.width / 640:
+            return Lost(
+                LostReason.TWO_MOTIONS,
+                f"{sum(self._lately)} of the last {LATELY} images showed two motions; by this pose "
+                "the image moves so little that it may lie between them",
+            )
         return None
-    return Lost(
-        LostReason.TWO_MOTIONS,
-        f"beside the matches that agree on the pose {100 * share:.0f} % as many agree on another "
-        f"motion; tracking.max_second_motion is {100 * most:g} %",
-    )
+
+
+def _shift_px(pose: Pose, pairs: Correspondences) -> float:
+    """By how much the matches of a pose shift, median."""
+    its = pairs.select(pose.inliers)
+    if not len(its):
+        return 0.0
+    return float(np.median(np.linalg.norm(its.query_px - its.keyframe_px, axis=1)))
