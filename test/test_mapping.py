@@ -26,6 +26,7 @@ from l2m_ros.mapping.descriptor import Vocabulary, learn
 from l2m_ros.mapping.drive_recorder import DriveRecorder
 from l2m_ros.mapping.keyframe_picker import Picked
 from l2m_ros.mapping.likeness import STORED_ERROR, cells, from_grid, likeness
+from l2m_ros.mapping.loop_witness import LoopWitness
 from l2m_ros.mapping.mapper import Mapper
 from l2m_ros.mapping.online import OnlineMap
 from l2m_ros.mapping.options import (
@@ -216,6 +217,43 @@ def test_the_end_of_another_drive_is_no_witness(matcher, tmp_path, monkeypatch):
     mapper.finish()
     assert asked == {1: [], 2: [1], 3: [], 4: [3]}
     store.close()
+
+
+@pytest.mark.parametrize(
+    "loop_m, sigma_m, counts",
+    [(0.8, 0.05, True), (3.0, 0.05, False), (3.0, 1.0, True), (3.0, None, True)],
+)
+def test_a_keyframe_just_before_is_no_witness_against_the_way(loop_m, sigma_m, counts):
+    """Two such loops of a corridor, 3 m off, moved half of its map; wheels knew better."""
+
+    def edge(a, b, x_m, P, kind):
+        T = np.eye(4)
+        T[0, 3] = x_m
+        return Edge(a, b, T, P, kind)
+
+    blank = Frame(np.full((HEIGHT, WIDTH, 3), 90, np.uint8), CAMERA, np.ones((HEIGHT, WIDTH)))
+    places = types.SimpleNamespace(poses={}, place=lambda id: types.SimpleNamespace(frame=blank))
+    way = []
+    if sigma_m is not None:
+        P = np.diag([sigma_m**2] * 3 + [1e-4] * 3)
+        way = [edge(1, 2, 0.4, P, "motion"), edge(2, 3, 0.4, P, "odometry")]
+    loop = edge(1, 3, loop_m, np.eye(6) * 1e-6, "loop")
+    witness = LoopWitness(places, MapperOptions())
+    assert witness.confirms(loop, blank, [1, 2], way) is counts
+
+
+def test_what_was_driven_is_chained_in_the_fewest_edges():
+    def edge(a, b, x_m, kind="odometry"):
+        T = np.eye(4)
+        T[0, 3] = x_m
+        return Edge(a, b, T, np.eye(6) * 1e-4, kind)
+
+    edges = [edge(1, 2, 1.0), edge(2, 3, 1.0, "motion"), edge(1, 3, 2.1), edge(1, 4, 9.0, "loop")]
+    T, P = chaining.driven(edges, 1, 3)
+    assert T[0, 3] == 2.1 and np.allclose(P, np.eye(6) * 1e-4)
+    T, P = chaining.driven(edges[:2], 1, 3)
+    assert T[0, 3] == 2.0 and P[0, 0] == pytest.approx(2e-4)
+    assert chaining.driven(edges, 1, 4) is None and chaining.driven(edges, 3, 1) is None
 
 
 def test_a_map_described_anew_keeps_the_new_features(built, tmp_path):

@@ -66,6 +66,28 @@ def without_idle_motion(ids: Iterable[int], edges: Sequence[Edge]) -> list[Edge]
     return seen
 
 
+def driven(edges: Iterable[Edge], a: int, b: int) -> tuple[FloatArray, FloatArray] | None:
+    """(a_from_b, covariance) along what was tracked, or driven, from keyframe a on to b, in the
+    fewest edges; None where no such edges lead there."""
+    steps: dict[int, list[Edge]] = {}
+    for edge in edges:
+        if edge.kind in ("odometry", "motion") and a <= edge.a < edge.b <= b:
+            steps.setdefault(edge.a, []).append(edge)
+    ways = {a: (np.eye(4), np.zeros((6, 6)))}
+    for _ in range(b - a):
+        if b in ways or not ways:
+            break
+        ends = [(id, way, edge) for id, way in ways.items() for edge in steps.get(id, ())]
+        ways = {
+            edge.b: (
+                T @ edge.a_from_b,
+                se3.compose_covariance(T, P, edge.a_from_b, edge.covariance),
+            )
+            for _, (T, P), edge in ends
+        }
+    return ways.get(b)
+
+
 def chained(ids: list[int], edges: Sequence[Edge], known: Mapping[int, FloatArray]) -> Poses:
     """First places of a connected group, along its most certain edges (a minimum spanning tree).
 

@@ -43,7 +43,10 @@ class LoopCloser:
         frame = keyframe.frame()
         features = self._drive.arrays.features(id, keyframe.camera.size)
         seen = (self._edge(c, id, frame, features) for c in candidates)
-        found = [e for e in seen if e is not None and self.witness.confirms(e, frame, before)]
+        driven = self._drive.edges
+        found = [
+            e for e in seen if e is not None and self.witness.confirms(e, frame, before, driven)
+        ]
         self._drive.add_edges(found)
         return found
 

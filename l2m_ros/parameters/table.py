@@ -201,8 +201,8 @@ _TRACKING = [
               "refine the correspondences of a dense matcher by their own patches of pixels: "
               "finer poses for a few ms a frame"),
     Parameter("tracking.mask", "",
-              "a picture of the camera's view, black where nothing is to be matched: the robot's "
-              "own parts, letters burnt in; empty = everything is used"),
+              "a picture of the camera's view, black where tracking matches nothing: the robot's "
+              "own parts, letters burnt in (the map does not use it); empty = none"),
     Parameter("tracking.min_inliers", _GATES.min_inliers, "a pose with fewer inliers is not "
               "published", "frame", low=6, high=100000),
     Parameter("tracking.min_support", float(TRACKER.trust.min_support),
