@@ -15,7 +15,7 @@ from l2m_ros.matching.mask import outside_mask, read_mask
 from l2m_ros.parameters.file import parameter_values
 from l2m_ros.parameters.table import tracker_options
 from l2m_ros.tracking.options import TrackerOptions
-from l2m_ros.tracking.second_motion import LATELY, TwoMotions, second_motion
+from l2m_ros.tracking.second_motion import LATELY_NS, TwoMotions, second_motion
 from l2m_ros.tracking.tracker import Tracker
 from l2m_ros.types import Camera, Correspondences, DenseMatch, Frame, LostReason, MetricPose
 
@@ -49,7 +49,7 @@ def test_a_second_motion_is_told_from_bad_matches(depth, moving, outliers, share
 
     found = second_motion(pose, matches, *views, posed, 0.15)
     assert found == pytest.approx(share, abs=0.05)
-    lost = TwoMotions().against(pose, matches, scene.keyframe, found, 0.2)
+    lost = TwoMotions().against(pose, matches, scene.query, found, 0.2)
     assert (lost is not None) is (share > 0.2)
     if lost is not None:
         assert lost.reason is LostReason.TWO_MOTIONS and "max_second_motion" in lost.detail
@@ -71,17 +71,16 @@ def test_where_two_motions_were_seen_a_pose_between_them_is_not_believed():
     moves = trial(World("moves"), 0)
     motions = TwoMotions()
 
-    def against(seen, share):
-        motions.next_frame()
+    def against(seen, share, at_ns):
         pose = estimate_pose(seen.matches, seen.query, seen.keyframe)
-        return motions.against(pose, seen.matches, seen.keyframe, share, 0.2)
+        frame = replace(seen.query, stamp_ns=at_ns)
+        return motions.against(pose, seen.matches, frame, share, 0.2)
 
-    assert against(still, 0.0) is None
-    assert against(moves, 0.5) is not None
-    assert "between them" in against(still, 0.0).detail and against(moves, 0.0) is None
-    for _ in range(LATELY):
-        against(moves, 0.0)
-    assert against(still, 0.0) is None
+    assert against(still, 0.0, 0) is None
+    assert against(moves, 0.5, 1) is not None
+    assert "between them" in against(still, 0.0, LATELY_NS // 2).detail
+    assert against(moves, 0.0, LATELY_NS // 2) is None
+    assert against(still, 0.0, LATELY_NS + 2) is None
 
 
 # ------------------------------------------------------------------------ a part of the robot

@@ -42,7 +42,8 @@ from l2m_ros.tracking.trust import contradicted_content, contradicted_scale, on_
 from l2m_ros.types import Correspondences, Frame, Lost, LostReason, MetricPose, RelativePose
 
 WARY_NS = 2_000_000_000  # how long odometry is not believed unchecked after it was contradicted
-BESIDE_SLIP = 0.3  # of the bound on a second motion, where odometry contradicts, too
+# Of the bound on a second motion, without depth: bad matches suit epipolar lines, too.
+BY_LINES = 2.0
 WARY = "odometry was contradicted a moment ago and nothing can check it here: the wheels may slip"
 Remarks = dict[str, str | None]  # by what they are about; None: all is well with it
 
@@ -132,7 +133,7 @@ class PoseChecks:
             outcome = against or contradicted_content(outcome, seen.pairs, *frames) or outcome
         if not isinstance(outcome, Lost):
             rest = partial(self._part, seen, None, options)
-            outcome = self._beside_another(seen, outcome, rest, slip is not None) or outcome
+            outcome = self._beside_another(seen, outcome, rest) or outcome
         if isinstance(outcome, MetricPose):
             outcome = self._implausible(seen, outcome, before) or outcome
         if isinstance(outcome, MetricPose) and before.chain is not None:
@@ -145,13 +146,13 @@ class PoseChecks:
         seen: MatchedFrame,
         outcome: MetricPose | RelativePose,
         posed: Callable[[Correspondences], Outcome],
-        slips: bool,
     ) -> Lost | None:
-        """Why the pose is not believed beside a second motion; wheels that seem to slip may not."""
-        most = self.options.trust.max_second_motion * (BESIDE_SLIP if slips else 1.0)
+        """Why the pose is not believed beside a second motion."""
+        by_depth = isinstance(outcome, MetricPose) and outcome.scale_source in (DEPTH, STEREO)
+        most = self.options.trust.max_second_motion * (1.0 if by_depth else BY_LINES)
         views = seen.pairs, seen.frame, seen.keyframe.frame
         share = second_motion(outcome, *views, posed, most)
-        return self._motions.against(outcome, seen.pairs, seen.keyframe.frame, share, most)
+        return self._motions.against(outcome, seen.pairs, seen.frame, share, most)
 
     def _part(
         self,
@@ -212,7 +213,6 @@ class PoseChecks:
 
     def next_frame(self) -> None:
         """What follows is of another frame than what came before."""
-        self._motions.next_frame()
         for record in self._depth_trust.values():
             record.next_frame()
 

@@ -14,7 +14,6 @@ So where two were seen lately, a pose that hardly moves the image is not believe
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -42,7 +41,7 @@ WITH_DEPTH = 0.2  # of the matches: fewer do not show a motion in metres
 # At 640 px: by how far the pose moves the second motion's matches aside, in the median. What a bad
 # match or depth does is less.
 APART_PX = 5.0
-LATELY = 10  # frames
+LATELY_NS = 1_000_000_000
 # At 640 px: a pose of less lies between two motions, and all matches agree with it.
 BETWEEN_PX = 16.0
 
@@ -111,30 +110,30 @@ def _off(
 
 
 class TwoMotions:
-    """Remembers which of the last frames showed two motions."""
+    """Remembers when an image last showed two motions."""
 
     def __init__(self) -> None:
-        self._lately: deque[bool] = deque([False], maxlen=LATELY)
-
-    def next_frame(self) -> None:
-        self._lately.append(False)
+        self._seen_ns: int | None = None
 
     def against(
-        self, pose: Pose, pairs: Correspondences, keyframe: Frame, share: float, most: float
+        self, pose: Pose, pairs: Correspondences, query: Frame, share: float, most: float
     ) -> Lost | None:
         """Why a pose is not believed, with a second motion of that share beside it."""
+        before_ns = self._seen_ns
         if share > most:
-            self._lately[-1] = True
+            self._seen_ns = query.stamp_ns
             return Lost(
                 LostReason.TWO_MOTIONS,
                 f"beside the matches that agree on the pose {100 * share:.0f} % as many agree on "
                 f"another motion; tracking.max_second_motion is {100 * most:g} %",
             )
-        if any(self._lately) and _shift_px(pose, pairs) < BETWEEN_PX * keyframe.camera.width / 640:
+        if before_ns is None or query.stamp_ns - before_ns > LATELY_NS:
+            return None
+        if _shift_px(pose, pairs) < BETWEEN_PX * query.camera.width / 640:
             return Lost(
                 LostReason.TWO_MOTIONS,
-                f"{sum(self._lately)} of the last {LATELY} images showed two motions; by this pose "
-                "the image moves so little that it may lie between them",
+                f"an image {(query.stamp_ns - before_ns) * 1e-9:.1f} s before showed two motions; "
+                "by this pose the image moves so little that it may lie between them",
             )
         return None
 
