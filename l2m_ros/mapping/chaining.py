@@ -77,13 +77,13 @@ def driven(edges: Iterable[Edge], a: int, b: int) -> tuple[FloatArray, FloatArra
     for _ in range(b - a):
         if b in ways or not ways:
             break
-        ends = [(id, way, edge) for id, way in ways.items() for edge in steps.get(id, ())]
+        ends = [(way, edge) for id, way in ways.items() for edge in steps.get(id, ())]
         ways = {
             edge.b: (
                 T @ edge.a_from_b,
                 se3.compose_covariance(T, P, edge.a_from_b, edge.covariance),
             )
-            for _, (T, P), edge in ends
+            for (T, P), edge in ends
         }
     return ways.get(b)
 

@@ -33,9 +33,9 @@ def outside_mask(match: Match, mask: Mask, image_size: tuple[int, int]) -> Match
     """The match without what the mask leaves out in either image; both are of one camera."""
     mask = _of_size(mask, image_size)
     if isinstance(match, Correspondences):
-        used = _at(mask, match.query_px) & _at(mask, match.keyframe_px)
+        used = mask_at(mask, match.query_px) & mask_at(mask, match.keyframe_px)
         return match.select(np.flatnonzero(used))
-    used = _at(mask, match.grid_px()) & _at(mask, match.warp_px)
+    used = mask_at(mask, match.grid_px()) & mask_at(mask, match.warp_px)
     return replace(match, certainty=np.where(used, match.certainty, np.float32(0.0)))
 
 
@@ -51,7 +51,7 @@ def _of_size(mask: Mask, size: tuple[int, int]) -> Mask:
     return cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
 
 
-def _at(mask: Mask, px: FloatArray) -> npt.NDArray[np.bool_]:
+def mask_at(mask: Mask, px: FloatArray) -> npt.NDArray[np.bool_]:
     """(...) at the nearest pixel; px (..., 2)."""
     limits = np.array([mask.shape[1], mask.shape[0]]) - 1
     nearest = np.clip(np.nan_to_num(np.rint(px), nan=0.0, posinf=0.0, neginf=0.0), 0, limits)

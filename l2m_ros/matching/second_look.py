@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from l2m_ros.matching.mask import mask_at
 from l2m_ros.matching.matcher import Matcher
 from l2m_ros.matching.sampling import LIMIT, correspondences
 from l2m_ros.matching.subpixel import refined_pairs
@@ -215,15 +216,8 @@ def _untouched(rgb: ByteArray) -> Canvas:
 
 def _shown_only(match: DenseMatch, query: Canvas, keyframe: Canvas) -> DenseMatch:
     """Certainty 0 where either canvas shows nothing."""
-    seen = _at(query.shown, match.grid_px()) & _at(keyframe.shown, match.warp_px)
+    seen = mask_at(query.shown, match.grid_px()) & mask_at(keyframe.shown, match.warp_px)
     return replace(match, certainty=np.where(seen, match.certainty, np.float32(0.0)))
-
-
-def _at(shown: npt.NDArray[np.bool_], px: FloatArray) -> npt.NDArray[np.bool_]:
-    height, width = shown.shape
-    nearest = np.nan_to_num(np.round(px), nan=0.0, posinf=0.0, neginf=0.0).astype(int)
-    u, v = nearest[..., 0].clip(0, width - 1), nearest[..., 1].clip(0, height - 1)
-    return np.asarray(shown[v, u])
 
 
 def _both(one: Correspondences, other: Correspondences) -> Correspondences:
