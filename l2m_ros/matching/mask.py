@@ -39,6 +39,16 @@ def outside_mask(match: Match, mask: Mask, image_size: tuple[int, int]) -> Match
     return replace(match, certainty=np.where(used, match.certainty, np.float32(0.0)))
 
 
+def used_of_keyframe(match: Match, used: Mask | None) -> Match:
+    """The match without what is not used of its keyframe; None: all is."""
+    if used is None:
+        return match
+    if isinstance(match, Correspondences):
+        return match.select(np.flatnonzero(mask_at(used, match.keyframe_px)))
+    here = mask_at(used, match.warp_px)
+    return replace(match, certainty=np.where(here, match.certainty, np.float32(0.0)))
+
+
 def _of_size(mask: Mask, size: tuple[int, int]) -> Mask:
     height, width = mask.shape
     if (width, height) == size:

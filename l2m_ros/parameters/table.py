@@ -203,6 +203,9 @@ _TRACKING = [
     Parameter("tracking.mask", "",
               "a picture of the camera's view, black where tracking matches nothing: the robot's "
               "own parts, letters burnt in (the map does not use it); empty = none"),
+    Parameter("tracking.leave_out_movers", TRACKER.leave_out_movers,
+              "what moved into a keyframe's view, by depth, is not matched: people, doors",
+              "frame"),
     Parameter("tracking.min_inliers", _GATES.min_inliers, "a pose with fewer inliers is not "
               "published", "frame", low=6, high=100000),
     Parameter("tracking.min_support", float(TRACKER.trust.min_support),
@@ -401,7 +404,8 @@ def tracker_options(values: Values) -> TrackerOptions:
     accuracy = ("threshold_px", "common_px", "depth_shared", "depth_scale_sigma", "stereo_noise",
                 "max_scale_sigma", "focal_sigma", "shutter_sigma_s",
                 "depth_delay_sigma_s")  # fmt: skip
-    own = ("max_matches", "subpixel", "kept_keyframes", "restart_after", "accept_repeated")
+    own = ("max_matches", "subpixel", "leave_out_movers", "kept_keyframes", "restart_after",
+           "accept_repeated")  # fmt: skip
     return TrackerOptions(
         **_fields(values, "tracking", own),
         pose=replace(

@@ -99,6 +99,16 @@ def words(lost: Lost) -> str:
     return f"{lost.reason.value}: {lost.detail}"
 
 
+def moving_words(keyframe: Keyframe) -> str | None:
+    if keyframe.still is None:
+        return None
+    share = 1.0 - float(keyframe.still.mean())
+    return (
+        f"{100 * share:.0f} % of keyframe {keyframe.id} moved into view and is not matched "
+        "(tracking.leave_out_movers)"
+    )
+
+
 def gains_depth(keyframe: Keyframe, frame: Frame) -> bool:
     """A keyframe taken before depth came has none: a new one makes poses metric.
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from l2m_ros.errors import InvalidInput
 from l2m_ros.geometry.stereo import StereoDepth
+from l2m_ros.matching.mask import Mask
 from l2m_ros.matching.mono_depth import MonoDepth
 from l2m_ros.tracking.odometry import OdometrySample
 from l2m_ros.types import ByteArray, Correspondences, DenseMatch, FloatArray, Frame, Reference
@@ -36,11 +37,17 @@ class Keyframe:
     stereo: StereoDepth | None = None  # of its right image
     mono_depth: MonoDepth | None = None  # read by a network from the image alone
     odometry: OdometrySample | None = None
+    still: Mask | None = None  # (H, W) where nothing is known to move; None: everywhere
 
     @property
     def stereo_depth(self) -> FloatArray | None:
         """(H, W) metres, NaN = unknown."""
         return None if self.stereo is None else self.stereo.depth_m
+
+    @property
+    def seen_depth(self) -> FloatArray | None:
+        """(H, W) metres, of a depth camera or a stereo pair."""
+        return self.stereo_depth if self.frame.depth is None else self.frame.depth
 
 
 @dataclass(frozen=True)

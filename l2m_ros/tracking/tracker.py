@@ -13,20 +13,28 @@ from dataclasses import replace
 
 import numpy as np
 
-from l2m_ros.matching.mask import outside_mask
+from l2m_ros.matching.mask import outside_mask, used_of_keyframe
 from l2m_ros.matching.matcher import Match, Matcher
 from l2m_ros.matching.mono_depth import DepthReader
 from l2m_ros.matching.sampling import correspondences
 from l2m_ros.matching.subpixel import refined_pairs
 from l2m_ros.timing import StageTimes
-from l2m_ros.tracking.attempt import Attempt, EncodedFrame, gains_depth, loses_depth, words
+from l2m_ros.tracking.attempt import (
+    Attempt,
+    EncodedFrame,
+    gains_depth,
+    loses_depth,
+    moving_words,
+    words,
+)
 from l2m_ros.tracking.chain import Located, UnseenMotion, locate
 from l2m_ros.tracking.doubts import repeated_image, stands
 from l2m_ros.tracking.frozen import SeenSince, without_frozen
-from l2m_ros.tracking.keyframe_maker import Joins, KeyframeMaker
+from l2m_ros.tracking.keyframe_maker import KeyframeMaker
 from l2m_ros.tracking.keyframes import Keyframe, KeyframePolicy
 from l2m_ros.tracking.matched_frame import MatchedFrame
-from l2m_ros.tracking.motion import open_radius_m
+from l2m_ros.tracking.motion import open_radius_m, predicted
+from l2m_ros.tracking.movers import Movers, View
 from l2m_ros.tracking.odom_frame import BESIDE, OdomFrame, Sighting, moved_chain
 from l2m_ros.tracking.odometry import OdometrySample
 from l2m_ros.tracking.options import TrackerOptions
@@ -65,6 +73,7 @@ class Tracker:
         self.options = options
         self._policy = KeyframePolicy(options.keyframes)
         self._odom, self._checks = OdomFrame(), PoseChecks(options)
+        self._movers = Movers()
         self.reset()
 
     def reset(self) -> None:
@@ -73,6 +82,7 @@ class Tracker:
         self._recovery = Recovery(self.options.kept_keyframes)
         self._checks.reset()
         self._odom.reset()
+        self._movers.reset()
         self._before: Frame | None = None
         self._seen_since = SeenSince()
         self._torn = TornStream()
@@ -178,7 +188,7 @@ class Tracker:
     def _attempt(self, now: EncodedFrame, keyframe: Keyframe) -> Attempt:
         with now.times.stage("match"):
             match = self._matcher.match(now.features, keyframe.reference)
-            used = self._outside_mask(match, now.frame)
+            used = used_of_keyframe(self._outside_mask(match, now.frame), keyframe.still)
             pairs = correspondences(used, limit=self.options.max_matches)
         if self.options.subpixel:
             with now.times.stage("subpixel"):
@@ -189,7 +199,7 @@ class Tracker:
                 self._odom.newest(keyframe.chain), self._odom.newest_beside(keyframe.chain)
             )
             outcome, remarks = self._checks.pose(seen, before)
-        remarks = {**remarks, "frozen": self._frozen}
+        remarks = {**remarks, "frozen": self._frozen, "moving": moving_words(keyframe)}
         remarks["stereo"] = self._maker.stereo_problem or remarks.get("stereo")
         return Attempt(match, seen, outcome, remarks)
 
@@ -298,10 +308,14 @@ class Tracker:
         event = self._odom.event(moved, sighting, reason)
         if moved is not keyframe:
             self._recovery.replace_kept(moved_chain(self._recovery.kept, keyframe, moved))
+            self._movers.reset()  # which knew where the chain was
             self._keyframe = moved
         before = self._odom.newest(moved.chain)
         place, attempt = self._odom.publish(moved, pose, sighting), attempt.against(moved)
         self._checks.learn(attempt.seen, pose, before)
+        if now.frame.depth is not None:
+            at = moved.chain, place.odom_from_camera
+            self._movers.believe(View(now.frame.stamp_ns, now.frame.camera, now.frame.depth, *at))
         return replace(
             attempt.result(TrackState.TRACKING, reason, now),
             odom_from_camera=place.odom_from_camera,
@@ -343,15 +357,19 @@ class Tracker:
         before = self._keyframe
         assert before is not None  # the one that the pose is relative to
         seen = replace(attempt.seen, keyframe=before)
-        taken = self._make_keyframe(now, before.chain, locate(before, pose), (seen, pose))
+        taken = self._maker.make(now, before.chain, locate(before, pose), (seen, pose))
+        taken = self._adopt(self._without_movers(taken, connected=True))
         self._checks.hand_over(seen, pose, taken)
 
     def _make_unconnected_keyframe(
         self, now: EncodedFrame, seen: tuple[Keyframe, RelativePose] | None
     ) -> Keyframe:
         """This frame begins a new chain."""
-        chain, start = self._odom.begin(self._sighting(now), seen)
-        return self._make_keyframe(now, chain, Located(start.odom_from_camera, start.covariance))
+        sighting = self._sighting(now)
+        chain, start = self._odom.begin(sighting, seen)
+        place = Located(start.odom_from_camera, start.covariance)
+        taken = self._maker.make(now, chain, place)
+        return self._adopt(self._without_movers(taken, connected=False))
 
     def _make_keyframe_beside(self, before: EncodedFrame) -> Keyframe:
         """A frame that matched nothing, to be tried as a keyframe of no chain."""
@@ -360,7 +378,7 @@ class Tracker:
         place = self._odom.begin_beside(then, self._keyframe.chain, self.options.gates)
         taken = self._maker.make(before, BESIDE, Located(place, np.zeros((6, 6))))
         self._policy.restart()
-        return taken
+        return self._without_movers(taken, connected=False)
 
     def _adopt_beside(self, keyframe: Keyframe) -> Keyframe:
         """The keyframe beside the chain begins a new one."""
@@ -374,10 +392,24 @@ class Tracker:
         )
         return self._adopt(placed)
 
-    def _make_keyframe(
-        self, now: EncodedFrame, chain: int, place: Located, joins: Joins | None = None
-    ) -> Keyframe:
-        return self._adopt(self._maker.make(now, chain, place, joins))
+    def _without_movers(self, taken: Keyframe, *, connected: bool) -> Keyframe:
+        """A new keyframe that knows what in it moved into view."""
+        depth, stamp_ns = taken.seen_depth, taken.frame.stamp_ns
+        if depth is None or not self.options.leave_out_movers:
+            return taken
+        chain, place, unseen_ns = taken.chain, taken.odom_from_keyframe, 0
+        if not connected and self._keyframe is not None:
+            before = self._odom.newest(self._keyframe.chain)
+            expected = predicted(before, stamp_ns, self.options.gates)
+            if before is None or expected is None:
+                return taken
+            chain, place = before.chain, expected.odom_from_camera
+            unseen_ns = stamp_ns - before.stamp_ns
+        view = View(stamp_ns, taken.frame.camera, depth, chain, place, unseen_ns)
+        still = self._movers.still(view)
+        if connected:
+            self._movers.believe(view)
+        return replace(taken, still=still)
 
     def _adopt(self, taken: Keyframe) -> Keyframe:
         """The keyframe that the next frame is matched against."""

@@ -19,6 +19,7 @@ Mask = npt.NDArray[np.bool_]
 PART_ROWS = 0.3  # of the image's height
 PART_M = 0.35  # from the camera; further for a stereo pair that would see it at two sides
 PASSER_WIDTH, PASSER_M = 0.4, 0.9  # of the image; how near
+IN_FRONT = 0.8  # of the distance to what is nearest: nothing hides what it stands behind
 PASSER_WIDTHS_S = 0.5  # how fast: image widths a second
 PASSER_PERIOD_S, PASSER_S = 6.0, 2.8  # one of each so many seconds
 MOST_DISPARITY = 0.15  # of the image's width
@@ -36,7 +37,8 @@ class Layer:
         seen, shown = self._drawn(frame.rgb, x, y, rng)
         changes: dict[str, Any] = {"rgb": seen}
         if frame.depth is not None:
-            noisy_m = self._distance_m * (1 + DEPTH_NOISE * rng.standard_normal(frame.depth.shape))
+            at_m = min(self._distance_m, IN_FRONT * _nearest_m(frame))
+            noisy_m = at_m * (1 + DEPTH_NOISE * rng.standard_normal(frame.depth.shape))
             changes["depth"] = np.where(shown, noisy_m, frame.depth).astype(np.float32)
         if frame.right_rgb is not None:
             right_x = x - disparity_px(frame, self._distance_m)
@@ -53,6 +55,12 @@ class Layer:
         noisy = sheet + GREY_NOISE * rng.standard_normal(rgb.shape)
         layer = np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
         return np.where(shown[..., None] > 0, layer, rgb), shown > 0
+
+
+def _nearest_m(frame: Frame) -> float:
+    """Of the scene, but for a few pixels; infinite where depth is not known."""
+    known = np.zeros(0) if frame.depth is None else frame.depth[np.isfinite(frame.depth)]
+    return float(np.percentile(known, 5)) if len(known) else np.inf
 
 
 def disparity_px(frame: Frame, distance_m: float) -> float:

@@ -1,0 +1,177 @@
+"""Which parts of a new keyframe moved into view: people, vehicles, doors.
+
+Where a frame saw far into the distance a moment ago, and now something is near, there is a thing
+that moves. A keyframe that shows one would give the next frames the thing's motion for the
+camera's, the more surely the closer it is. So what stands in space that was seen empty is not
+matched.
+
+    depth of posed frames of the last seconds, thinned
+    a new keyframe's depth -> points -> is each before all that those frames saw about there?
+                           -> and what goes on from such points, where nothing was seen before
+
+A frame that no pose connects is taken to be where its velocity leads, and the less that tells, the
+more of an image is looked at about each point. What was there from the first frame on, and what has
+stood still for as long as frames are remembered, is part of the scene.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from l2m_ros.geometry import se3
+from l2m_ros.geometry.camera import project, unproject
+from l2m_ros.matching.mask import Mask
+from l2m_ros.types import Camera, FloatArray
+
+F32 = npt.NDArray[np.float32]
+Cells = npt.NDArray[np.bool_]
+
+ACROSS = 160  # samples of a depth image; every other one of a new keyframe is asked for
+REMEMBERED_NS, APART_NS = 3_000_000_000, 500_000_000  # frames: for how long, how far apart
+# By so much, of its distance and in metres, a point is nearer than what was seen.
+NEARER, NEARER_M = 0.1, 0.1
+LEAST_KNOWN = 0.3  # of the samples about a point, with depth
+SAME_THING = 0.1  # of the depth: neighbours that differ by less are of one thing
+LEAST = 0.02  # of the image: less is noise
+# What a camera does beside going on as it did: three times what hands do (velocity.py)
+UNSEEN_M_S2, UNSEEN_RAD_S2 = 1.5, 2.4
+LONGEST_UNSEEN_NS = 700_000_000
+WIDEST = 12  # samples about a point
+BESIDE = np.ones((3, 3), np.uint8)
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A camera's depth at one moment."""
+
+    stamp_ns: int
+    camera: Camera
+    depth_m: FloatArray  # (H, W), NaN = unknown
+    chain: int
+    odom_from_camera: FloatArray  # 4x4
+    unseen_ns: int = 0  # for how long its place in odom has been no more than its velocity says
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Of a view's depth image."""
+
+    view: View
+    step: int  # pixels from one to the next
+    depth_m: F32  # (h, w), 0 = unknown
+
+    @property
+    def f(self) -> float:
+        """Focal length in samples."""
+        return float(self.view.camera.K[0, 0]) / self.step
+
+    def pixels(self, row: npt.NDArray[np.intp], column: npt.NDArray[np.intp]) -> FloatArray:
+        return np.column_stack([column, row]) * float(self.step) + self.step // 2
+
+    def at(self, pixels: FloatArray) -> FloatArray:
+        """(N, 2) column and row."""
+        return (pixels - self.step // 2) / self.step
+
+
+class Movers:
+    """Remembers what posed frames saw lately."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self._seen: deque[Samples] = deque()
+
+    def believe(self, view: View) -> None:
+        """Of a posed frame. What moves in it says nothing of the space where it is."""
+        self._forget(view)
+        if self._seen and view.stamp_ns - self._seen[-1].view.stamp_ns < APART_NS:
+            return
+        now = _sampled(view)
+        moved = self._moved(now)
+        if moved is not None:
+            rows, columns = now.depth_m.shape
+            now.depth_m[moved.repeat(2, 0).repeat(2, 1)[:rows, :columns]] = 0.0
+        self._seen.append(now)
+
+    def still(self, view: View) -> Mask | None:
+        """(H, W) where a new keyframe shows nothing that moved into view; None: nowhere."""
+        self._forget(view)
+        moved = self._moved(_sampled(view))
+        if moved is None:
+            return None
+        wide = cv2.dilate(moved.astype(np.uint8), BESIDE)
+        return cv2.resize(wide, view.camera.size, interpolation=cv2.INTER_NEAREST) == 0
+
+    def _moved(self, now: Samples) -> Cells | None:
+        """Every other sample: whether it moved into view. None: nothing did."""
+        if not self._seen or now.view.unseen_ns > LONGEST_UNSEEN_NS:
+            return None
+        depth = now.depth_m[::2, ::2]
+        moved, known = np.zeros(depth.shape, bool), depth == 0
+        for seen in self._seen:
+            nearer, same = _held_against(now, seen)
+            moved, known = moved | nearer, known | same
+        moved = cv2.morphologyEx(moved.astype(np.uint8), cv2.MORPH_OPEN, BESIDE) > 0
+        return _with_its_rest(moved, depth, ~known) if moved.mean() >= LEAST else None
+
+    def _forget(self, now: View) -> None:
+        def lasts(seen: View) -> bool:
+            since_ns = now.stamp_ns - seen.stamp_ns
+            return seen.chain == now.chain and 0 <= since_ns <= REMEMBERED_NS
+
+        self._seen = deque(seen for seen in self._seen if lasts(seen.view))
+
+
+def _sampled(view: View) -> Samples:
+    step = max(1, round(view.depth_m.shape[1] / ACROSS))
+    some = np.nan_to_num(view.depth_m[step // 2 :: step, step // 2 :: step], posinf=0.0)
+    return Samples(view, step, cv2.medianBlur(np.ascontiguousarray(some, np.float32), 3))
+
+
+def _held_against(now: Samples, seen: Samples) -> tuple[Cells, Cells]:
+    """Of every other sample: is it before all that was seen about there? Is it what was seen?"""
+    depth = now.depth_m[::2, ::2]
+    nearer, same = np.zeros(depth.shape, bool), np.zeros(depth.shape, bool)
+    unseen_s = now.view.unseen_ns * 1e-9
+    off_m = 0.5 * UNSEEN_M_S2 * unseen_s**2
+    off_rad = 0.5 * UNSEEN_RAD_S2 * unseen_s**2
+    row, column = np.nonzero(depth)
+    if not len(row):
+        return nearer, same
+    z = depth[row, column]
+    about = 1.0 + seen.f * (off_rad + off_m / float(np.median(z)))
+    if about > WIDEST:
+        return nearer, same
+    points = unproject(now.view.camera, now.pixels(2 * row, 2 * column)) * z[:, None]
+    seen_from_now = se3.inverse(seen.view.odom_from_camera) @ now.view.odom_from_camera
+    there = points @ seen_from_now[:3, :3].T + seen_from_now[:3, 3]
+    at = seen.at(project(seen.view.camera, there))
+    limits = np.array(seen.depth_m.shape[::-1]) - 1
+    inside = np.flatnonzero(((at >= 0) & (at <= limits)).all(axis=1))
+    c, r = np.rint(at[inside]).astype(np.intp).T
+    side = 2 * int(np.ceil(about)) + 1
+    window, known = np.ones((side, side), np.uint8), seen.depth_m > 0
+    nearest = cv2.erode(np.where(known, seen.depth_m, np.float32(np.inf)), window)[r, c]
+    farthest = cv2.dilate(seen.depth_m, window)[r, c]
+    share = cv2.blur(known.astype(np.float32), (side, side))[r, c]
+    z = there[inside, 2]
+    slack = NEARER * z + NEARER_M + off_m
+    nearer[row[inside], column[inside]] = (share >= LEAST_KNOWN) & (nearest > z + slack)
+    same[row[inside], column[inside]] = (nearest < z + slack) & (farthest > z - slack)
+    return nearer, same
+
+
+def _with_its_rest(moved: Cells, depth: F32, free: Cells) -> Cells:
+    """With the free ones that go on from it at the same depth."""
+    while True:
+        beside = cv2.dilate(np.where(moved, depth, np.float32(0.0)), BESIDE)
+        more = free & ~moved & (np.abs(beside - depth) < SAME_THING * depth)
+        if not more.any():
+            return moved
+        moved = moved | more
