@@ -11,7 +11,7 @@ from l2m_ros.geometry.pose import estimate_pose
 from l2m_ros.geometry.synthetic import World, trial
 from l2m_ros.images import write_rgb
 from l2m_ros.matching.catalogue import load_matcher
-from l2m_ros.matching.mask import outside_mask, read_mask
+from l2m_ros.matching.mask import of_size, outside_mask, read_mask
 from l2m_ros.parameters.file import parameter_values
 from l2m_ros.parameters.table import tracker_options
 from l2m_ros.tracking.options import TrackerOptions
@@ -141,13 +141,13 @@ def test_a_mask_is_of_both_images():
         np.array([[150.0, 9], [50, 9], [150, 9]]),
         np.ones(3),
     )
-    assert len(outside_mask(pairs, mask, (WIDTH, HEIGHT))) == 1
+    assert len(outside_mask(pairs, mask)) == 1
     warp = np.stack(np.meshgrid(np.arange(160.0), np.arange(120.0)), -1) * 2 + 40
     dense = DenseMatch(warp, np.ones((120, 160)), (WIDTH, HEIGHT), (WIDTH, HEIGHT))
-    used = outside_mask(dense, mask, (WIDTH, HEIGHT)).certainty
+    used = outside_mask(dense, mask).certainty
     assert not used[:, :50].any() and used[:60, 50:].all()
-    half = outside_mask(dense, mask[::2, ::2], (WIDTH, HEIGHT)).certainty  # of binned images
-    assert np.array_equal(half, used)
+    half = of_size(mask[::2, ::2], (WIDTH, HEIGHT))  # of binned images
+    assert np.array_equal(half, mask)
 
 
 def test_masks_that_cannot_be_used_are_refused(tmp_path):
@@ -155,7 +155,6 @@ def test_masks_that_cannot_be_used_are_refused(tmp_path):
     with pytest.raises(InvalidInput, match="black everywhere"):
         read_mask(tmp_path / "black.png")
     with pytest.raises(InvalidInput, match=r"tracking\.mask is 100x100, but images are 320x240"):
-        outside_mask(Correspondences(np.zeros((1, 2)), np.zeros((1, 2)), np.ones(1)),
-                     np.ones((100, 100), bool), (WIDTH, HEIGHT))  # fmt: skip
+        of_size(np.ones((100, 100), bool), (WIDTH, HEIGHT))
     with pytest.raises(InvalidInput, match=r"tracking\.mask: .*absent\.png"):
         tracker_options(parameter_values(None, {"tracking.mask": str(tmp_path / "absent.png")}))

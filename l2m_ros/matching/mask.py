@@ -29,9 +29,10 @@ def read_mask(path: str | Path) -> Mask:
     return used
 
 
-def outside_mask(match: Match, mask: Mask, image_size: tuple[int, int]) -> Match:
+def outside_mask(match: Match, mask: Mask | None) -> Match:
     """The match without what the mask leaves out in either image; both are of one camera."""
-    mask = _of_size(mask, image_size)
+    if mask is None:
+        return match
     if isinstance(match, Correspondences):
         used = mask_at(mask, match.query_px) & mask_at(mask, match.keyframe_px)
         return match.select(np.flatnonzero(used))
@@ -49,7 +50,8 @@ def used_of_keyframe(match: Match, used: Mask | None) -> Match:
     return replace(match, certainty=np.where(here, match.certainty, np.float32(0.0)))
 
 
-def _of_size(mask: Mask, size: tuple[int, int]) -> Mask:
+def of_size(mask: Mask, size: tuple[int, int]) -> Mask:
+    """(width, height): of the camera's images."""
     height, width = mask.shape
     if (width, height) == size:
         return mask

@@ -204,7 +204,8 @@ _TRACKING = [
               "a picture of the camera's view, black where tracking matches nothing: the robot's "
               "own parts, letters burnt in (the map does not use it); empty = none"),
     Parameter("tracking.leave_out_movers", TRACKER.leave_out_movers,
-              "what moved into a keyframe's view, by depth, is not matched: people, doors",
+              "what moves otherwise than the scene is found and not matched: what came into a "
+              "keyframe's view, by depth; parts of the robot that are always in view",
               "frame"),
     Parameter("tracking.min_inliers", _GATES.min_inliers, "a pose with fewer inliers is not "
               "published", "frame", low=6, high=100000),

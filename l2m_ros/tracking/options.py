@@ -22,7 +22,7 @@ class TrackerOptions:
     max_matches: int = 1000  # twice as many: the same errors, a slower and an overconfident pose
     subpixel: bool = True  # pairs of a dense match are refined by their patches of pixels
     mask: Mask | None = field(default=None, compare=False)  # what of each image is used
-    leave_out_movers: bool = True  # what depth shows to have moved into a keyframe is not matched
+    leave_out_movers: bool = True  # what moved into a keyframe's view, and the robot's own parts
     pose: PoseOptions = field(default_factory=PoseOptions)
     gates: GateOptions = field(default_factory=GateOptions)
     trust: TrustOptions = field(default_factory=TrustOptions)

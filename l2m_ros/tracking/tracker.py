@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from l2m_ros.matching.mask import outside_mask, used_of_keyframe
-from l2m_ros.matching.matcher import Match, Matcher
+from l2m_ros.matching.matcher import Matcher
 from l2m_ros.matching.mono_depth import DepthReader
 from l2m_ros.matching.sampling import correspondences
 from l2m_ros.matching.subpixel import refined_pairs
@@ -34,13 +34,14 @@ from l2m_ros.tracking.keyframe_maker import KeyframeMaker
 from l2m_ros.tracking.keyframes import Keyframe, KeyframePolicy
 from l2m_ros.tracking.matched_frame import MatchedFrame
 from l2m_ros.tracking.motion import open_radius_m, predicted
-from l2m_ros.tracking.movers import Movers, View
+from l2m_ros.tracking.movers import View
 from l2m_ros.tracking.odom_frame import BESIDE, OdomFrame, Sighting, moved_chain
 from l2m_ros.tracking.odometry import OdometrySample
 from l2m_ros.tracking.options import TrackerOptions
 from l2m_ros.tracking.pose_checks import Before, PoseChecks
 from l2m_ros.tracking.recovery import Recovery
 from l2m_ros.tracking.result import TrackResult, TrackState
+from l2m_ros.tracking.scenery import Scenery
 from l2m_ros.tracking.seam import Rows
 from l2m_ros.tracking.torn import TornStream, repeated_rows, two_moments
 from l2m_ros.types import (
@@ -73,7 +74,7 @@ class Tracker:
         self.options = options
         self._policy = KeyframePolicy(options.keyframes)
         self._odom, self._checks = OdomFrame(), PoseChecks(options)
-        self._movers = Movers()
+        self._scenery = Scenery()
         self.reset()
 
     def reset(self) -> None:
@@ -82,7 +83,7 @@ class Tracker:
         self._recovery = Recovery(self.options.kept_keyframes)
         self._checks.reset()
         self._odom.reset()
-        self._movers.reset()
+        self._scenery.reset()
         self._before: Frame | None = None
         self._seen_since = SeenSince()
         self._torn = TornStream()
@@ -139,6 +140,8 @@ class Tracker:
             return TrackResult(
                 TrackState.LOST, words(doubt), frame, self._keyframe, doubt, stages_ms=times.ms
             )
+        looks = self.options.leave_out_movers
+        self._scenery.see(frame, odometry, self.options.mask, look=looks)
         if features is None:
             with times.stage("encode"):
                 features = self.encode(frame)
@@ -188,7 +191,7 @@ class Tracker:
     def _attempt(self, now: EncodedFrame, keyframe: Keyframe) -> Attempt:
         with now.times.stage("match"):
             match = self._matcher.match(now.features, keyframe.reference)
-            used = used_of_keyframe(self._outside_mask(match, now.frame), keyframe.still)
+            used = used_of_keyframe(outside_mask(match, self._scenery.used), keyframe.still)
             pairs = correspondences(used, limit=self.options.max_matches)
         if self.options.subpixel:
             with now.times.stage("subpixel"):
@@ -200,12 +203,9 @@ class Tracker:
             )
             outcome, remarks = self._checks.pose(seen, before)
         remarks = {**remarks, "frozen": self._frozen, "moving": moving_words(keyframe)}
+        remarks["own parts"] = self._scenery.own_parts
         remarks["stereo"] = self._maker.stereo_problem or remarks.get("stereo")
         return Attempt(match, seen, outcome, remarks)
-
-    def _outside_mask(self, match: Match, frame: Frame) -> Match:
-        mask = self.options.mask
-        return match if mask is None else outside_mask(match, mask, frame.camera.size)
 
     def _recover(self, now: EncodedFrame, failed: Attempt) -> Attempt:
         """Try one of the earlier keyframes."""
@@ -308,14 +308,15 @@ class Tracker:
         event = self._odom.event(moved, sighting, reason)
         if moved is not keyframe:
             self._recovery.replace_kept(moved_chain(self._recovery.kept, keyframe, moved))
-            self._movers.reset()  # which knew where the chain was
+            self._scenery.forget_places()
             self._keyframe = moved
         before = self._odom.newest(moved.chain)
         place, attempt = self._odom.publish(moved, pose, sighting), attempt.against(moved)
         self._checks.learn(attempt.seen, pose, before)
-        if now.frame.depth is not None:
-            at = moved.chain, place.odom_from_camera
-            self._movers.believe(View(now.frame.stamp_ns, now.frame.camera, now.frame.depth, *at))
+        depth, at = now.frame.depth, (moved.chain, place.odom_from_camera)
+        if depth is not None and self.options.leave_out_movers:
+            view = View(now.frame.stamp_ns, now.frame.camera, depth, *at)
+            self._scenery.believe(view)
         return replace(
             attempt.result(TrackState.TRACKING, reason, now),
             odom_from_camera=place.odom_from_camera,
@@ -394,22 +395,23 @@ class Tracker:
 
     def _without_movers(self, taken: Keyframe, *, connected: bool) -> Keyframe:
         """A new keyframe that knows what in it moved into view."""
-        depth, stamp_ns = taken.seen_depth, taken.frame.stamp_ns
+        depth, frame = taken.seen_depth, taken.frame
         if depth is None or not self.options.leave_out_movers:
             return taken
-        chain, place, unseen_ns = taken.chain, taken.odom_from_keyframe, 0
+        at = taken.chain, taken.odom_from_keyframe
+        view = View(frame.stamp_ns, frame.camera, depth, *at)
         if not connected and self._keyframe is not None:
             before = self._odom.newest(self._keyframe.chain)
-            expected = predicted(before, stamp_ns, self.options.gates)
+            expected = predicted(before, frame.stamp_ns, self.options.gates)
             if before is None or expected is None:
                 return taken
-            chain, place = before.chain, expected.odom_from_camera
-            unseen_ns = stamp_ns - before.stamp_ns
-        view = View(stamp_ns, taken.frame.camera, depth, chain, place, unseen_ns)
-        still = self._movers.still(view)
-        if connected:
-            self._movers.believe(view)
-        return replace(taken, still=still)
+            view = replace(
+                view,
+                chain=before.chain,
+                odom_from_camera=expected.odom_from_camera,
+                unseen_ns=frame.stamp_ns - before.stamp_ns,
+            )
+        return replace(taken, still=self._scenery.still(view))
 
     def _adopt(self, taken: Keyframe) -> Keyframe:
         """The keyframe that the next frame is matched against."""
