@@ -52,7 +52,7 @@ def recorded(
     taken = taken[first : first + count] if count else taken[first:]
     stamps = [view.frame.stamp_ns for view in taken]
     if variant.backwards:
-        taken = taken[::-1]
+        taken = [_backwards(view) for view in taken[::-1]]
         stamps = [stamps[-1] - stamp for stamp in reversed(stamps)]
     if variant.mirrored:
         taken = [_mirrored(view) for view in taken]
@@ -80,6 +80,10 @@ def _shot(index: int, view: View, since_ns: int) -> SimulatedFrame:
         moving=False,
         odom_published=odometry is not None,
     )
+
+
+def _backwards(view: View) -> View:
+    return replace(view, frame=replace(view.frame, depth_late_s=-view.frame.depth_late_s))
 
 
 def _mirrored(view: View) -> View:

@@ -4,8 +4,8 @@ python benchmarks/sequences.py SEQUENCES [--model lite] [--only NAME] [--every 1
 
 SEQUENCES holds one folder a recording: images/, depth/<stem>.png (16 bit, metres = value x
 depth_scale, 0 = unknown) or L_*/R_* pairs, and meta.json with K, cameras[name] =
-{world_from_camera, stamp_s, segment, odom} and pose_sigma {m, deg}. Each is tracked with its depth
-or right image, with its odometry alone, and with neither.
+{world_from_camera, stamp_s, depth_stamp_s, segment, odom} and pose_sigma {m, deg}. Each is tracked
+with its depth or right image, with its odometry alone, and with neither.
 
 The truth's own sigma is added to NEES and wrong poses. `alone` is NEES without it, `best` what an
 exactly honest covariance would have with it (`workshop.evaluation.honesty`: below 6 where the truth
@@ -92,6 +92,9 @@ def views(folder: Path, every: int) -> Iterator[View]:
         camera = Camera(rgb.shape[1], rgb.shape[0], np.array(facts.get("K", meta.get("K")), float))
         frame = Frame(rgb, camera, stamp_ns=round(facts.get("stamp_s", number / 10) * 1e9))
         frame = replace(frame, **_scale(folder, meta, name))
+        if "depth_stamp_s" in facts:
+            late_s = float(facts["depth_stamp_s"]) - float(facts["stamp_s"])
+            frame = replace(frame, depth_late_s=late_s)
         odometry = None
         if "odom" in facts:  # of the camera itself
             odometry = OdometrySample(frame.stamp_ns, np.array(facts["odom"]), ODOM_COVARIANCE)

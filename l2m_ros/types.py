@@ -144,6 +144,7 @@ class Frame:
     right_from_camera: FloatArray | None = None  # 4x4
     stamp_ns: int = 0
     frame_id: str = "camera"
+    depth_late_s: float = 0.0  # the depth image's stamp less that of rgb
 
     def __post_init__(self) -> None:
         rgb = _checked_rgb(self.rgb, "rgb")
@@ -164,6 +165,7 @@ class Frame:
                 wrong = bool((depth <= 0).any())
             _require(not wrong, "depth must be positive metres; write unknown as NaN")
             _set(self, depth=depth)
+        _require(bool(np.isfinite(self.depth_late_s)), "depth_late_s must be finite")
         stereo = (self.right_rgb, self.right_camera, self.right_from_camera)
         _require(
             all(part is None for part in stereo) or all(part is not None for part in stereo),
@@ -175,6 +177,10 @@ class Frame:
                 right_rgb=_checked_rgb(self.right_rgb, "right_rgb"),
                 right_from_camera=_checked_transform(self.right_from_camera, "right_from_camera"),
             )
+
+    @property
+    def depth_stamp_ns(self) -> int:
+        return self.stamp_ns + round(self.depth_late_s * 1e9)
 
 
 class Features:

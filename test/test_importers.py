@@ -217,6 +217,7 @@ def test_a_camera_of_ones_own_in_the_layout_of_tum(lens, tmp_path):
 def test_a_recording_without_truth_becomes_a_bag(tmp_path):
     from l2m_ros.bags.reader import open_bag
     from l2m_ros.bags.replay import find_topics
+    from l2m_ros.frames.messages import stamp_ns
 
     source, _ = make_tum(tmp_path)
     (source / "groundtruth.txt").unlink()
@@ -225,7 +226,11 @@ def test_a_recording_without_truth_becomes_a_bag(tmp_path):
     with open_bag(out) as bag:
         topics = find_topics(bag, {})
         assert (topics.image, topics.depth) == ("/camera/image_raw", "/camera/depth")
-        assert len(list(bag.messages([topics.depth]))) == FRAMES
+        depths = [message for _, message in bag.messages([topics.depth])]
+        images = [message for _, message in bag.messages([topics.image])]
+        assert len(depths) == len(images) == FRAMES
+        late_ns = [stamp_ns(d) - stamp_ns(i) for d, i in zip(depths, images, strict=True)]
+        np.testing.assert_allclose(late_ns, 10_000_000, atol=1000)  # each under its own stamp
         assert not list(bag.messages(["/ground_truth/pose"]))
 
 

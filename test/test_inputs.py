@@ -423,3 +423,13 @@ def test_the_camera_is_made_once_though_each_message_is_another_object(monkeypat
         frame = frames.build(Bundle(S, messages, 0.0))
     assert len(made) == 2
     assert frame.camera.K[0, 0] == 510.0
+
+
+@pytest.mark.parametrize("believed, late_s", [(True, 0.015), (False, 0.0)])
+def test_a_frame_knows_how_late_its_depth_is_by_the_stamps(believed, late_s):
+    frames = builder.FrameBuilder(depth_stamps=believed)
+    image = m.image_message(np.zeros((480, 640, 3), np.uint8), "rgb8", header(S, "cam"))
+    metres = np.full((480, 640), 900, np.uint16)
+    depth = m.image_message(metres, "16UC1", header(S + 15_000_000, "cam"))
+    messages = {"image": image, "camera_info": info(S), "depth": depth}
+    assert frames.build(Bundle(S, messages, 0.0)).depth_late_s == pytest.approx(late_s)

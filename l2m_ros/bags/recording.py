@@ -3,7 +3,7 @@
 images/*.jpg        colour, or L_*.jpg and R_*.jpg of a rectified stereo camera
 depth/<stem>.png    16 bit, metres = value * depth_scale, 0 = unknown
 meta.json           K, or cameras[name].K; stamp_s, world_from_camera, scene, world_of, ...;
-                    odom: odom_from_camera by wheels or an IMU
+                    odom: odom_from_camera by wheels or an IMU; depth_stamp_s, if not stamp_s
 """
 
 from __future__ import annotations
@@ -113,14 +113,15 @@ def _folder(path: Path, world: str | None) -> Recording:
 
 def _folder_shot(path: Path, meta: dict[str, Any], name: str, stamp_s: float) -> Shot:
     with foreign_values(f"{path / 'meta.json'}: {name}"):
+        entry = meta["cameras"][name]
         frame = Frame(
             read_rgb(path / "images" / name),
             _camera(path, meta, name),
             _folder_depth(path, meta, name),
             **_right(path, meta, name),
             stamp_ns=round(stamp_s * 1e9),
+            depth_late_s=float(entry.get("depth_stamp_s", stamp_s)) - stamp_s,
         )
-        entry = meta["cameras"][name]
         truth, odom = entry.get("world_from_camera"), entry.get("odom")
         odometry = None
         if odom is not None:  # of the camera itself: base and camera are one

@@ -263,6 +263,7 @@ def frame_builder(
         image_topic=topics.image,
         report=report,
         image_bits=values["image_bits"],
+        depth_stamps=values["sync.depth_stamps"],
         limits=SizeLimits(pixels=values["max_image_pixels"]),
     )
 

@@ -15,6 +15,7 @@ from l2m_ros.frames.messages import (
     read_camera,
     read_depth,
     read_image,
+    stamp_ns,
     unpacked_image,
 )
 from l2m_ros.frames.rectified import camera_info_bytes, is_rectified
@@ -29,7 +30,8 @@ class FrameBuilder:
     A bad image or camera_info refuses the whole frame. Bad depth or a bad right image is left out.
     A raw stereo pair is rectified (`stereo_pair.py`).
     Either is reported under the topic's name. `limits` bounds what is decoded, `rectified` is the
-    parameter, `image_topic` the full name of the topic that the images come on.
+    parameter, `image_topic` the full name of the topic that the images come on, `depth_stamps`
+    whether the stamp of a depth image tells when it was taken.
     """
 
     def __init__(
@@ -40,12 +42,14 @@ class FrameBuilder:
         report: Report = lambda key, words: None,
         limits: SizeLimits = USUAL,
         image_bits: int = 0,
+        depth_stamps: bool = True,
     ) -> None:
         self._rectified = rectified
         self._image_topic = image_topic
         self._report = report
         self._limits = limits
         self._image_bits = image_bits  # of a camera that fills fewer than 16; 0: as observed
+        self._depth_stamps = depth_stamps
         self._bits_seen: dict[str, int] = {}
         self._left: tuple[bytes, Camera] | None = None
         self._pairs = StereoPairs(rectified, image_topic)
@@ -68,7 +72,12 @@ class FrameBuilder:
             **({} if right is None else right),
             stamp_ns=bundle.stamp_ns,
             frame_id=image.header.frame_id or "camera",
+            depth_late_s=self._late_s(messages[DEPTH], bundle) if depth is not None else 0.0,
         )
+
+    def _late_s(self, depth: Any, bundle: Bundle) -> float:
+        """Seconds from the image to its depth, by their stamps."""
+        return (stamp_ns(depth) - bundle.stamp_ns) * 1e-9 if self._depth_stamps else 0.0
 
     def _checked(self, key: str, make: Callable[[], Any]) -> Any:
         """The value of `make`; its InvalidInput is reported under the key and raised again."""

@@ -22,6 +22,7 @@ from l2m_ros.geometry.covariance import (
     regions,
 )
 from l2m_ros.geometry.image_motion import ImageMotion
+from l2m_ros.geometry.late_depth import left_s
 from l2m_ros.geometry.ransac import Search
 from l2m_ros.geometry.rays import Index, RayPairs, focal_px, homogeneous
 from l2m_ros.geometry.refine import Fit
@@ -257,13 +258,16 @@ class PoseProblem:
         """(N,) what the keyframe's depth is off by if it was taken depth_delay_sigma_s late.
 
         slope (2, N) of the depth by normalised units. How fast the image moves there is the mean
-        since the keyframe.
+        since the keyframe. Where it is not known how the camera turned, all of a delay is left.
         """
         seconds = abs(self.request.query.stamp_ns - self.request.keyframe.stamp_ns) * 1e-9
         if seconds == 0.0:
             return np.zeros(len(self.pairs))
+        turned_rad_s = self.request.evidence.moments.keyframe_rad_s
+        left = left_s(self.request.keyframe, turned_rad_s)
+        sigma_s = float(np.hypot(self.options.depth_delay_sigma_s, left))
         moved = self.pairs.keyframe - self.pairs.query
-        return np.asarray((slope * moved).sum(axis=0) * self.options.depth_delay_sigma_s / seconds)
+        return np.asarray((slope * moved).sum(axis=0) * sigma_s / seconds)
 
     def inliers(self, fit: Fit) -> npt.NDArray[np.bool_]:
         """(N,) over the matches as they were given."""

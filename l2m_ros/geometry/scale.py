@@ -8,13 +8,14 @@ SCALE_SOURCES.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from l2m_ros.errors import InvalidInput
 from l2m_ros.geometry.camera import unproject
 from l2m_ros.geometry.image_motion import ImageMotion
+from l2m_ros.geometry.late_depth import DepthMoments, carried_back, seen_late, turned_meanwhile
 from l2m_ros.geometry.lifted import lifted_motion
 from l2m_ros.geometry.scene_depth import MIN_POINTS, NEIGHBOUR, SceneDepth
 from l2m_ros.types import Camera, Correspondences, FloatArray, Frame, Lost
@@ -82,6 +83,7 @@ class ScaleEvidence:
     motion: ImageMotion | None = None  # how fast the camera moved while the images were taken
     scene: SceneDepth | None = None  # points of the keyframe that an earlier motion showed
     depth_noise: float = 1.0  # of depth images: factor on the variance, as frames showed it
+    moments: DepthMoments = field(default_factory=DepthMoments)  # at which depth images were taken
 
     def __post_init__(self) -> None:
         if (self.odometry is None) != (self.odometry_covariance is None):
@@ -152,14 +154,22 @@ ScaleSource = Callable[[ScaleRequest], Depths | TranslationPrior | Floor | None]
 
 def frame_depth(request: ScaleRequest) -> Depths | None:
     """The depth images of either frame."""
-    keyframe, query, noise = request.keyframe.depth, request.query.depth, request.depth_noise
-    if keyframe is None and query is None:
+    noise = request.depth_noise
+    if request.keyframe.depth is None and request.query.depth is None:
         return None
-    surface = sample_surface(keyframe, request.matches.keyframe_px, noise)
+    matches, moments = request.matches, request.evidence.moments
+    surface, other = (
+        sample_late(frame, pixels, noise, turned_meanwhile(frame, rad_s))
+        for frame, pixels, rad_s in (
+            (request.keyframe, matches.keyframe_px, moments.keyframe_rad_s),
+            (request.query, matches.query_px, moments.query_rad_s),
+        )
+    )
     return Depths(
         surface.z_m,
         surface.variance_factor,
-        *sample_depth(query, request.matches.query_px, noise),
+        other.z_m,
+        other.variance_factor,
         noise,
         surface.slope,
         shared=request.depth_shared,
@@ -329,6 +339,18 @@ class Surface:
     z_m: FloatArray  # (N,) NaN = unknown
     variance_factor: FloatArray  # (N,) of one pixel's noise variance that is left
     slope: FloatArray  # (2, N) metres per pixel to the right, and down; 0 where noise hides it
+
+
+def sample_late(
+    frame: Frame, pixels: FloatArray, noise: DepthNoise, turned: FloatArray | None
+) -> Surface:
+    """`sample_surface` of a frame whose depth was taken at another moment: see `late_depth`."""
+    if turned is None:
+        return sample_surface(frame.depth, pixels, noise)
+    there = seen_late(frame.camera, pixels, turned)
+    surface = sample_surface(frame.depth, there, noise)
+    z_m = carried_back(frame.camera, there, surface.z_m, turned)
+    return replace(surface, z_m=z_m)
 
 
 def sample_depth(

@@ -40,6 +40,7 @@ class NodeConfig:
     base_from_tf: bool
     publish_tf: bool
     image_bits: int
+    depth_stamps: bool
     encode_ahead: bool
 
     @classmethod
@@ -73,6 +74,7 @@ class NodeConfig:
             base_from_tf=values["base_from_tf"],
             publish_tf=values["publish_tf"],
             image_bits=values["image_bits"],
+            depth_stamps=values["sync.depth_stamps"],
             encode_ahead=values["encode_ahead"],
         )
 

@@ -74,6 +74,7 @@ class FramePipeline:
             image_topic=node.resolve_topic_name(IMAGE),
             report=health.report,
             image_bits=config.image_bits,
+            depth_stamps=config.depth_stamps,
             limits=config.size_limits,
         )
         self._transforms = Transforms(node, publish=config.publish_tf, lookup=config.base_from_tf)

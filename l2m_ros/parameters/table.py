@@ -162,6 +162,9 @@ _INPUTS = [
     Parameter("sync.slop_s", INPUTS.slop_ns / 1e9,
               "largest difference of stamps within one frame, seconds; 0 = exactly equal",
               "frame", low=0.0, high=1.0),
+    Parameter("sync.depth_stamps", True,
+              "while the camera turns, depth is looked up as of its own stamp; false where the "
+              "driver's stamps say less than that depth belongs to its image", "frame"),
     Parameter("sync.odom_gap_s", INPUTS.odom_gap_ns / 1e9,
               "odometry is interpolated only between messages at most this far apart, seconds",
               "frame", low=0.0, high=60.0),

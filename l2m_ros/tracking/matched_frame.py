@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from l2m_ros.geometry.image_motion import ImageMotion
+from l2m_ros.geometry.late_depth import DepthMoments
 from l2m_ros.tracking.keyframes import Keyframe
 from l2m_ros.tracking.odometry import OdometrySample
 from l2m_ros.tracking.seam import Rows
@@ -21,3 +22,4 @@ class MatchedFrame:
     pairs: Correspondences
     unsent: Rows | None = None  # (H,) rows that the image before, which was torn, lacked
     motion: ImageMotion | None = None
+    moments: DepthMoments = field(default_factory=DepthMoments)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
+from l2m_ros.geometry.late_depth import DepthMoments
 from l2m_ros.geometry.metric_pose import is_final
 from l2m_ros.geometry.pose import estimate_pose
 from l2m_ros.geometry.pose_problem import PoseOptions
@@ -39,6 +40,7 @@ from l2m_ros.tracking.seam import Rows
 from l2m_ros.tracking.second_motion import TwoMotions, second_motion
 from l2m_ros.tracking.torn_check import TornCheck
 from l2m_ros.tracking.trust import contradicted_content, contradicted_scale, on_a_strip
+from l2m_ros.tracking.turns import Turns
 from l2m_ros.types import Correspondences, Frame, Lost, LostReason, MetricPose, RelativePose
 
 WARY_NS = 2_000_000_000  # how long odometry is not believed unchecked after it was contradicted
@@ -71,6 +73,7 @@ class PoseChecks:
         self._wheels = OdometryTrust()
         self._scale = ScaleAgainstOdometry()
         self._shutter = ShutterWatch(self.options.pose.shutter_sigma_s)
+        self._turns = Turns()
         self._torn = TornCheck()
         self._motions = TwoMotions()
 
@@ -83,7 +86,7 @@ class PoseChecks:
         if self._shutter.prior_sigma_s != self.options.pose.shutter_sigma_s:
             self._shutter = ShutterWatch(self.options.pose.shutter_sigma_s)
         motion = self._shutter.motion(seen.keyframe, before.chain, seen.frame.stamp_ns)
-        seen = replace(seen, motion=motion)
+        seen = replace(seen, motion=motion, moments=self._depth_moments(seen))
         outcome, remarks = self._checked(seen, before, step, self._pose_options)
         known = step is not None and parallax.SOURCE in self.options.pose.sources
         against_depth = remarks.get(DEPTH) or remarks.get(STEREO) or self._depth_spoils(outcome)
@@ -94,6 +97,14 @@ class PoseChecks:
         if isinstance(other, MetricPose):
             return other, {**remarks, **others}
         return outcome, remarks
+
+    def _depth_moments(self, seen: MatchedFrame) -> DepthMoments:
+        """How the camera turned while both were taken, where their depth is of other moments."""
+        keyframe, frame = seen.keyframe, seen.frame
+        if not (frame.depth_late_s or keyframe.frame.depth_late_s):
+            return DepthMoments()
+        self._turns.see(keyframe, frame, seen.pairs)
+        return DepthMoments(self._turns.of_keyframe(keyframe), self._turns.of_frame(frame))
 
     def _depth_spoils(self, outcome: Outcome) -> bool:
         """Whether no pose was found, with depth that was contradicted lately.
@@ -248,6 +259,7 @@ class PoseChecks:
         self._scenes.forget_all_but(kept)
         self._anchors = {id: anchor for id, anchor in self._anchors.items() if id in kept}
         self._shutter.forget_all_but(kept)
+        self._turns.forget_all_but(kept)
         self._wheels.forget_all_but(kept)
 
     def _odometry_step(self, seen: MatchedFrame) -> OdometryStep | None:
@@ -281,6 +293,7 @@ class PoseChecks:
         return replace(
             scale_evidence(seen.keyframe, step),
             motion=seen.motion,
+            moments=seen.moments,
             floor=floor_below(self.options),
             scene=scene,
             depth_noise=self._depth_trust[DEPTH].noise.factor,

@@ -27,7 +27,8 @@ def write_bag(out: Path, dataset: Dataset, shots: Iterable[Shot], *, force: bool
                 "/camera/image_raw": make.image(head, frame.rgb),
             }
             if frame.depth is not None:
-                messages["/camera/depth"] = make.depth(head, frame.depth, "16UC1")
+                late = make.header(frame.depth_stamp_ns, OPTICAL)
+                messages["/camera/depth"] = make.depth(late, frame.depth, "16UC1")
             if frame.right_rgb is not None and frame.right_camera is not None:
                 right = make.header(stamp_ns, RIGHT)
                 baseline_m = -float(np.asarray(frame.right_from_camera)[0, 3])

@@ -40,13 +40,14 @@ def shots(folder: Path) -> Iterator[Shot]:
     for stamp_s, name in _listed(folder, "rgb.txt"):
         stamp_ns = round(stamp_s * 1e9)
         nearest = int(np.argmin(np.abs(depth_stamps - stamp_s)))
-        depth = None
+        depth, late_s = None, 0.0
         if abs(depth_stamps[nearest] - stamp_s) <= LARGEST_DIFFERENCE_S:
             depth = read_depth(folder / depths[nearest][1], DEPTH_SCALE_M)
             depth = undistorted_depth(depth, K, D)
+            late_s = float(depth_stamps[nearest]) - stamp_s
         rgb = undistorted(read_rgb(folder / name), K, D)
         camera = Camera(rgb.shape[1], rgb.shape[0], K)
-        frame = Frame(rgb, camera, depth, stamp_ns=stamp_ns)
+        frame = Frame(rgb, camera, depth, stamp_ns=stamp_ns, depth_late_s=late_s)
         yield Shot(f"{stamp_ns}.png", frame, truth.at(stamp_ns))
 
 

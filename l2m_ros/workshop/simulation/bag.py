@@ -72,7 +72,8 @@ def _messages(
         "/camera/image_raw": make.image(head, frame.rgb),
     }
     if frame.depth is not None:
-        messages["/camera/depth"] = make.depth(head, frame.depth, depth_encoding)
+        late = make.header(frame.depth_stamp_ns, frame.frame_id)
+        messages["/camera/depth"] = make.depth(late, frame.depth, depth_encoding)
     if frame.right_rgb is not None and frame.right_camera is not None:
         right = make.header(frame.stamp_ns, RIGHT_FRAME)
         baseline_m = -float(np.asarray(frame.right_from_camera)[0, 3])
