@@ -129,6 +129,20 @@ def tracked(entry, event=None):
     return types.SimpleNamespace(picked=entry, frame=entry.frame, keyframe=None, chain_event=event)
 
 
+def test_the_robot_s_own_parts_do_not_come_into_the_map():
+    """They would look like a place that was seen before."""
+    rgb, depth = render(PATH[0])
+    used = np.ones(depth.shape, bool)
+    used[depth.shape[0] // 2 :] = False
+    sent = Picked(Frame(rgb, CAMERA, depth), 7, used=used)
+    file = io.BytesIO()
+    wire.write(file, wire.picked_message("localize", sent))
+    got = wire.picked_from(wire.read(io.BytesIO(file.getvalue()))).frame
+    assert np.array_equal(got.rgb[used], rgb[used]) and np.isnan(got.depth[~used]).all()
+    assert np.abs(np.diff(got.rgb.astype(int), axis=0))[depth.shape[0] // 2 :].max() < 40
+    assert np.array_equal(sent.frame.rgb, rgb)
+
+
 def test_messages_come_as_they_went():
     rgb, depth = render(PATH[0])
     right = {"right_rgb": rgb, "right_camera": CAMERA, "right_from_camera": pose(x=-0.1)}

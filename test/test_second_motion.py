@@ -11,7 +11,7 @@ from l2m_ros.geometry.pose import estimate_pose
 from l2m_ros.geometry.synthetic import World, trial
 from l2m_ros.images import write_rgb
 from l2m_ros.matching.catalogue import load_matcher
-from l2m_ros.matching.mask import of_size, outside_mask, read_mask
+from l2m_ros.matching.mask import of_size, outside_mask, read_mask, without
 from l2m_ros.parameters.file import parameter_values
 from l2m_ros.parameters.table import tracker_options
 from l2m_ros.tracking.options import TrackerOptions
@@ -148,6 +148,18 @@ def test_a_mask_is_of_both_images():
     assert not used[:, :50].any() and used[:60, 50:].all()
     half = of_size(mask[::2, ::2], (WIDTH, HEIGHT))  # of binned images
     assert np.array_equal(half, mask)
+
+
+def test_a_picture_without_a_part_has_nothing_there_to_match(wall):
+    frame = view(wall, 0, 0)
+    plain = without(frame, ~PART)
+    assert np.array_equal(plain.rgb[~PART], frame.rgb[~PART])
+    assert np.isnan(plain.depth[PART]).all() and not np.isnan(plain.depth[~PART]).any()
+    inside = cv2.erode(PART.astype(np.uint8), np.ones((21, 21))) > 0
+    steps = np.abs(np.diff(plain.rgb[..., 0].astype(int), axis=1))
+    before = np.abs(np.diff(frame.rgb[..., 0].astype(int), axis=1))
+    assert steps[inside[:, 1:]].max() < 6 < 12 < before[inside[:, 1:]].max()
+    assert without(frame, np.ones_like(PART)) is frame
 
 
 def test_masks_that_cannot_be_used_are_refused(tmp_path):

@@ -32,6 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="figures as JSON on stdout")
     parser.add_argument("--model", help="matcher by name (default: the map's)")
     parser.add_argument("--backend", default="auto", choices=BACKENDS)
+    parser.add_argument(
+        "--mask",
+        type=Path,
+        metavar="PICTURE",
+        help="black where the images show the robot itself, as tracking.mask",
+    )
     parser.add_argument("--no-query-depth", action="store_true", help="use the map's depth only")
     parser.add_argument(
         "--every", type=whole(1), default=1, metavar="N", help="take each Nth image"
@@ -78,11 +84,15 @@ def _localized(args: argparse.Namespace, recording: Any, relocalizer: Any) -> li
     from itertools import islice
 
     from l2m_ros.bags.mapping import localize_all
+    from l2m_ros.matching.mask import read_mask, without
     from l2m_ros.progress import track
 
     shots = islice(recording.shots(), 0, None, args.every)
     if args.no_query_depth:
         shots = (replace(s, frame=replace(s.frame, depth=None)) for s in shots)
+    if args.mask is not None:
+        used = read_mask(args.mask)
+        shots = (replace(s, frame=without(s.frame, used)) for s in shots)
     queries = []
     total = -(-recording.count // args.every)
     for query in localize_all(

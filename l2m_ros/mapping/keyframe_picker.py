@@ -13,6 +13,7 @@ import numpy as np
 from l2m_ros.geometry import se3
 from l2m_ros.mapping.options import PICKER, PickerOptions
 from l2m_ros.mapping.views import view_distance
+from l2m_ros.matching.mask import Mask, without
 from l2m_ros.tracking.keyframes import Keyframe
 from l2m_ros.tracking.odometry import OdometrySample
 from l2m_ros.tracking.result import TrackResult
@@ -36,6 +37,12 @@ class Picked:
     odometry: OdometrySample | None = None  # of the base, by wheels or an IMU
     base_from_camera: FloatArray | None = None
     epoch: int = 0  # of what was known of the map then, see `map_process`
+    used: Mask | None = None  # (H, W) of the frame, without the robot's own parts; None: all
+
+    @property
+    def scene(self) -> Frame:
+        """The frame without the robot's own parts: they would look like a place seen before."""
+        return self.frame if self.used is None else without(self.frame, self.used)
 
 
 def known(result: TrackResult) -> Picked | None:
@@ -46,7 +53,7 @@ def known(result: TrackResult) -> Picked | None:
     if odom is None and kept.frame is result.frame:
         odom = kept.odom_from_keyframe
     if pose is None:
-        return Picked(result.frame, kept.chain, odom_from_camera=odom)
+        return Picked(result.frame, kept.chain, odom_from_camera=odom, used=result.used)
     return Picked(
         result.frame,
         kept.chain,
@@ -55,6 +62,7 @@ def known(result: TrackResult) -> Picked | None:
         odom,
         se3.compose(pose.keyframe_from_camera),
         pose.covariance,
+        used=result.used,
     )
 
 
@@ -104,7 +112,7 @@ class KeyframePicker:
             # Tracked beside the chain: the keyframe was not known as one when it passed by.
             self._remember(kept, np.eye(4))
             self._parents.append(kept.frame.stamp_ns)
-            return Picked(kept.frame, kept.chain, odometry=kept.odometry)
+            return Picked(kept.frame, kept.chain, odometry=kept.odometry, used=result.used)
         in_keyframe = result.pose.keyframe_from_camera
         if not result.new_keyframe and not self._is_new(kept, in_keyframe):
             return None

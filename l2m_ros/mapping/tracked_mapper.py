@@ -43,7 +43,7 @@ class TrackedMapper:
         if parent is not None and T is not None and P is not None:
             edge = TrackedEdge(parent, T, P)
         motion = self._motion(picked)
-        source, frame = picked.scale_source, picked.frame
+        source, frame = picked.scale_source, picked.scene
         id = self.mapper.drive.add(
             frame, edge, motion=motion, scale_source=source, name=name, truth=truth
         )

@@ -120,7 +120,7 @@ def _exactly(file: IO[bytes], count: int) -> bytearray | None:
 
 def picked_message(what: str, picked: Picked) -> Message:
     """A frame for the map."""
-    frame = picked.frame
+    frame = picked.scene
     values = {
         "stamp_ns": frame.stamp_ns,
         "frame_id": frame.frame_id,

@@ -16,9 +16,10 @@ import numpy.typing as npt
 from l2m_ros.errors import InvalidInput
 from l2m_ros.images import read_rgb
 from l2m_ros.matching.matcher import Match
-from l2m_ros.types import Correspondences, FloatArray
+from l2m_ros.types import ByteArray, Correspondences, FloatArray, Frame
 
 Mask = npt.NDArray[np.bool_]  # (H, W) where the image is used
+RUN_ON_ACROSS = 160  # samples of an image that tell the colours which run on
 SAME_SHAPE = 0.01  # relative difference of the ratio of the sides: images may be binned
 
 
@@ -48,6 +49,34 @@ def used_of_keyframe(match: Match, used: Mask | None) -> Match:
         return match.select(np.flatnonzero(mask_at(used, match.keyframe_px)))
     here = mask_at(used, match.warp_px)
     return replace(match, certainty=np.where(here, match.certainty, np.float32(0.0)))
+
+
+def without(frame: Frame, used: Mask) -> Frame:
+    """The frame with nothing to match, and no depth, where it is not used.
+
+    The colours about a part run on into it: an edge would be matched as well.
+    """
+    used = of_size(used, frame.camera.size)
+    if used.all():
+        return frame
+    depth = None if frame.depth is None else np.where(used, frame.depth, np.float32(np.nan))
+    return replace(frame, rgb=_run_on(frame.rgb, used), depth=depth)
+
+
+def _run_on(rgb: ByteArray, used: Mask) -> ByteArray:
+    """Each unused pixel: the mean of the used ones about it, the nearer the more."""
+    small = max(1, round(rgb.shape[1] / RUN_ON_ACROSS))
+    weight = used[::small, ::small].astype(np.float32)
+    known = rgb[::small, ::small].astype(np.float32) * weight[..., None]
+    filled = np.zeros_like(known)
+    total = np.zeros_like(weight)
+    for sigma in (1.0, 3.0, 9.0, 27.0):  # a wider one counts where a narrower one sees nothing
+        filled += cv2.GaussianBlur(known, (0, 0), sigma) / sigma**4
+        total += cv2.GaussianBlur(weight, (0, 0), sigma) / sigma**4
+    filled /= np.maximum(total, 1e-6)[..., None]
+    size = rgb.shape[1], rgb.shape[0]
+    whole = cv2.resize(filled, size, interpolation=cv2.INTER_LINEAR)
+    return np.where(used[..., None], rgb, np.clip(np.rint(whole), 0, 255).astype(np.uint8))
 
 
 def of_size(mask: Mask, size: tuple[int, int]) -> Mask:

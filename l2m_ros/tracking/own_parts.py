@@ -7,9 +7,10 @@ part and is not matched, until it changes.
     images 0.2 s apart, thinned -> has this sample detail, and does it look the same, at the same
     depth? -> counted while the view moves -> often enough: a part of the robot
 
-A camera that stands sees the same, too, where something passes. So odometry must say that it moves,
-or, without odometry, what does not change must be nearer than what does: who passes hides what is
-behind.
+A camera that stands sees the same, too, where something passes; one that drives straight on sees
+far things stay. With depth, what stays must be near, and odometry must say that the camera moves,
+or what stays must be nearer than what moves: who passes hides what is behind. Without depth
+odometry must say that the camera turns.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ MOVES = 0.25  # of the samples with detail change in a view that moves
 OFTEN, MOST = 6, 10  # counted
 TOGETHER = 0.6  # of the samples with detail about one that looks the same by no accident
 LEAST = 0.01  # of the image
-NEAREST_M = 1.0  # parts of a robot are nearer than this to its camera, without odometry
-NEARER = 0.6  # ... and than this part of the distance of what moves
+NEAREST_M = 1.0  # parts of a robot are nearer than this to its camera
+NEARER = 0.6  # ... and, without odometry, than this part of the distance of what moves
 FAR = 0.1  # of what stays may be farther
-MOVED_M, MOVED_RAD = 0.03, 0.03  # by odometry: the view of a camera that moves changes
+MOVED_M, MOVED_RAD = 0.03, 0.05  # by odometry, from one image to the other
 WIDE, BESIDE = np.ones((9, 9), np.uint8), np.ones((3, 3), np.uint8)
 
 
@@ -133,17 +134,25 @@ def _detail(grey: npt.NDArray[np.float32]) -> Samples:
 
 
 def _moves(before: Look, now: Look, same: Samples, changed: Samples) -> bool:
-    """Whether it is the camera that moves, and not what passes."""
-    if before.odometry is not None and now.odometry is not None:
-        way = se3.inverse(before.odometry.odom_from_base) @ now.odometry.odom_from_base
-        turned = se3.angle_rad(way[:3, :3]) > MOVED_RAD
-        return bool(turned or np.linalg.norm(way[:3, 3]) > MOVED_M)
+    """Whether what stays would not, if it were of the scene."""
+    moved, turned = _by_odometry(before.odometry, now.odometry)
     if before.depth_m is None or now.depth_m is None:
-        return False
+        return bool(turned)
     stays = now.depth_m[same & np.isfinite(now.depth_m)]
-    passes = np.fmax(now.depth_m, before.depth_m)[changed]
-    passes = passes[np.isfinite(passes)]
-    if not len(stays) or not len(passes):
-        return False
-    most_m = min(NEAREST_M, NEARER * float(np.median(passes)))
-    return bool((stays > most_m).mean() < FAR)
+    most_m = NEAREST_M
+    if moved is None:
+        passes = np.fmax(now.depth_m, before.depth_m)[changed]
+        passes = passes[np.isfinite(passes)]
+        most_m = min(most_m, NEARER * float(np.median(passes))) if len(passes) else 0.0
+    return moved is not False and len(stays) > 0 and bool((stays > most_m).mean() < FAR)
+
+
+def _by_odometry(
+    before: OdometrySample | None, now: OdometrySample | None
+) -> tuple[bool | None, bool | None]:
+    """Whether the camera moves, and whether it turns; None where nothing tells."""
+    if before is None or now is None:
+        return None, None
+    way = se3.inverse(before.odom_from_base) @ now.odom_from_base
+    turned = se3.angle_rad(way[:3, :3]) > MOVED_RAD
+    return bool(turned or np.linalg.norm(way[:3, 3]) > MOVED_M), bool(turned)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
+from l2m_ros.matching.mask import Mask
 from l2m_ros.matching.matcher import Match
 from l2m_ros.tracking.chain import ChainEvent
 from l2m_ros.tracking.keyframes import Keyframe
@@ -38,6 +39,7 @@ class TrackResult:
     chain_event: ChainEvent | None = None
     remarks: dict[str, str | None] = field(default_factory=dict)  # by what they are about
     stages_ms: dict[str, float] = field(default_factory=dict)
+    used: Mask | None = None  # (H, W) of the images: without the robot's own parts; None: all
 
     @property
     def pose(self) -> MetricPose | None:

@@ -130,6 +130,12 @@ class Tracker:
         features: Features | None = None,
     ) -> TrackResult:
         """features: of `encode`, where they are there already."""
+        result = self._processed(frame, odometry, features)
+        return replace(result, used=self._scenery.used)
+
+    def _processed(
+        self, frame: Frame, odometry: OdometrySample | None, features: Features | None
+    ) -> TrackResult:
         times = StageTimes()
         doubt, repeated = self._repeated(frame, odometry)
         given, (frame, self._frozen) = frame, self._fresh(frame, odometry)
