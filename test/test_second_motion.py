@@ -158,7 +158,7 @@ def test_a_picture_without_a_part_has_nothing_there_to_match(wall):
     inside = cv2.erode(PART.astype(np.uint8), np.ones((21, 21))) > 0
     steps = np.abs(np.diff(plain.rgb[..., 0].astype(int), axis=1))
     before = np.abs(np.diff(frame.rgb[..., 0].astype(int), axis=1))
-    assert steps[inside[:, 1:]].max() < 6 < 12 < before[inside[:, 1:]].max()
+    assert 5 * steps[inside[:, 1:]].mean() < before[inside[:, 1:]].mean()
     assert without(frame, np.ones_like(PART)) is frame
 
 
