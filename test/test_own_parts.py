@@ -104,6 +104,17 @@ def test_a_part_that_moves_is_matched_again():
     assert seen(frames + moves) is None
 
 
+def test_images_of_another_size_begin_anew():
+    parts = OwnParts()
+    for n in range(OFTEN + 1):
+        parts.see(frame(n), None)
+    assert parts.used is not None
+    small = frame(OFTEN + 1)
+    camera = Camera(WIDTH // 2, HEIGHT // 2, np.diag([0.5, 0.5, 1]) @ CAMERA.K)
+    parts.see(Frame(small.rgb[::2, ::2].copy(), camera, stamp_ns=small.stamp_ns + 1), None)
+    assert parts.used is None
+
+
 def posed(options):
     tracker = Tracker(load_matcher("sift"), options)
     results = [tracker.process(frame(n)) for n in range(OFTEN + 8)]

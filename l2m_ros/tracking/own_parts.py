@@ -27,6 +27,7 @@ from l2m_ros.tracking.odometry import OdometrySample
 from l2m_ros.types import FloatArray, Frame
 
 Samples = npt.NDArray[np.bool_]
+Counts = npt.NDArray[np.int8]
 
 ACROSS = 160  # samples
 APART_NS, LONGEST_NS = 200_000_000, 1_000_000_000  # images that are compared
@@ -62,7 +63,8 @@ class OwnParts:
 
     def reset(self) -> None:
         self._before: Look | None = None
-        self._count: npt.NDArray[np.int8] | None = None
+        self._count: Counts | None = None
+        self._size = (0, 0)
         self.used: Mask | None = None  # (H, W) without the robot's parts; None: none was found
 
     @property
@@ -76,41 +78,44 @@ class OwnParts:
         )
 
     def see(self, frame: Frame, odometry: OdometrySample | None) -> None:
+        if frame.camera.size != self._size:
+            self.reset()
+            self._size = frame.camera.size
         before = self._before
-        since_ns = 0 if before is None else frame.stamp_ns - before.stamp_ns
-        if before is not None and 0 <= since_ns < APART_NS:
+        since_ns = APART_NS if before is None else frame.stamp_ns - before.stamp_ns
+        if 0 <= since_ns < APART_NS:
             return
         now = _look(frame, odometry)
-        self._before = now
-        if before is None or not 0 < since_ns <= LONGEST_NS or before.grey.shape != now.grey.shape:
-            return
-        self._compare(before, now)
-        self.used = self._used(frame)
-
-    def _compare(self, before: Look, now: Look) -> None:
-        if self._count is None or self._count.shape != now.grey.shape:
+        if self._count is None:
             self._count = np.zeros(now.grey.shape, np.int8)
-        detail = _detail(before.grey) | _detail(now.grey)
-        off = np.abs(now.grey - before.grey)
-        same, changed = detail & (off < SAME_GREY), detail & (off > CHANGED)
-        if before.depth_m is not None and now.depth_m is not None:
-            apart = np.abs(now.depth_m / before.depth_m - 1)
-            same &= ~(apart > SAME_DEPTH)  # where depth is unknown, the image tells
-        same &= _share(same) > TOGETHER * _share(detail)
-        count = self._count
-        count[off > CHANGED] = np.maximum(count[off > CHANGED] - 3, 0)
-        if changed.sum() < MOVES * detail.sum() or not _moves(before, now, same, changed):
-            return
-        count[same] = np.minimum(count[same] + 1, MOST)
+        if before is not None and 0 < since_ns <= LONGEST_NS:
+            _compare(before, now, self._count)
+            self.used = _used(self._count, frame.camera.size)
+        self._before = now
 
-    def _used(self, frame: Frame) -> Mask | None:
-        assert self._count is not None
-        part = cv2.morphologyEx((self._count >= OFTEN).astype(np.uint8), cv2.MORPH_CLOSE, WIDE)
-        part = cv2.morphologyEx(part, cv2.MORPH_OPEN, BESIDE)
-        if part.mean() < LEAST:
-            return None
-        part = cv2.dilate(part, BESIDE)
-        return cv2.resize(part, frame.camera.size, interpolation=cv2.INTER_NEAREST) == 0
+
+def _compare(before: Look, now: Look, count: Counts) -> None:
+    """Counts what stays as it is while the view moves; what changes is counted out."""
+    detail = _detail(before.grey) | _detail(now.grey)
+    off = np.abs(now.grey - before.grey)
+    same, changed = detail & (off < SAME_GREY), detail & (off > CHANGED)
+    if before.depth_m is not None and now.depth_m is not None:
+        apart = np.abs(now.depth_m / before.depth_m - 1)
+        same &= ~(apart > SAME_DEPTH)  # where depth is unknown, the image tells
+    same &= _share(same) > TOGETHER * _share(detail)
+    count[off > CHANGED] = np.maximum(count[off > CHANGED] - 3, 0)
+    if changed.sum() < MOVES * detail.sum() or not _moves(before, now, same, changed):
+        return
+    count[same] = np.minimum(count[same] + 1, MOST)
+
+
+def _used(count: Counts, size: tuple[int, int]) -> Mask | None:
+    part = cv2.morphologyEx((count >= OFTEN).astype(np.uint8), cv2.MORPH_CLOSE, WIDE)
+    part = cv2.morphologyEx(part, cv2.MORPH_OPEN, BESIDE)
+    if part.mean() < LEAST:
+        return None
+    wide = cv2.dilate(part, BESIDE)
+    return cv2.resize(wide, size, interpolation=cv2.INTER_NEAREST) == 0
 
 
 def _look(frame: Frame, odometry: OdometrySample | None) -> Look:

@@ -34,7 +34,9 @@ class Scenery:
         """Every frame. mask: what the user left out; look: whether to look for more."""
         if look:
             self._own_parts.see(frame, odometry)
-        found = self._own_parts.used if look else None
+        else:
+            self._own_parts.reset()
+        found = self._own_parts.used
         given = None if mask is None else of_size(mask, frame.camera.size)
         self.used = found if given is None else given if found is None else given & found
 

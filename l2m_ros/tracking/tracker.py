@@ -197,8 +197,8 @@ class Tracker:
     def _attempt(self, now: EncodedFrame, keyframe: Keyframe) -> Attempt:
         with now.times.stage("match"):
             match = self._matcher.match(now.features, keyframe.reference)
-            used = used_of_keyframe(outside_mask(match, self._scenery.used), keyframe.still)
-            pairs = correspondences(used, limit=self.options.max_matches)
+            match = used_of_keyframe(outside_mask(match, self._scenery.used), keyframe.still)
+            pairs = correspondences(match, limit=self.options.max_matches)
         if self.options.subpixel:
             with now.times.stage("subpixel"):
                 pairs = refined_pairs(match, pairs, now.frame.rgb, keyframe.frame.rgb)
