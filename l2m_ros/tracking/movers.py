@@ -30,6 +30,7 @@ from l2m_ros.types import Camera, FloatArray
 
 F32 = npt.NDArray[np.float32]
 Cells = npt.NDArray[np.bool_]
+Index = npt.NDArray[np.intp]
 
 ACROSS = 160  # samples of a depth image; every other one of a new keyframe is asked for
 REMEMBERED_NS, APART_NS = 3_000_000_000, 500_000_000  # frames: for how long, how far apart
@@ -41,7 +42,7 @@ LEAST = 0.02  # of the image: less is noise
 # What a camera does beside going on as it did: three times what hands do (velocity.py)
 UNSEEN_M_S2, UNSEEN_RAD_S2 = 1.5, 2.4
 LONGEST_UNSEEN_NS = 700_000_000
-WIDEST = 12  # samples about a point
+WIDEST = 27  # samples across about a point
 BESIDE = np.ones((3, 3), np.uint8)
 
 
@@ -70,12 +71,24 @@ class Samples:
         """Focal length in samples."""
         return float(self.view.camera.K[0, 0]) / self.step
 
-    def pixels(self, row: npt.NDArray[np.intp], column: npt.NDArray[np.intp]) -> FloatArray:
+    def pixels(self, row: Index, column: Index) -> FloatArray:
         return np.column_stack([column, row]) * float(self.step) + self.step // 2
 
     def at(self, pixels: FloatArray) -> FloatArray:
         """(N, 2) column and row."""
         return (pixels - self.step // 2) / self.step
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """Every other sample that has depth."""
+
+    odom_from_camera: FloatArray
+    row: Index
+    column: Index
+    points_m: FloatArray  # (N, 3) in the camera
+    off_m: float  # as far as its place in odom is not known
+    off_rad: float
 
 
 class Movers:
@@ -112,11 +125,13 @@ class Movers:
         """Every other sample: whether it moved into view. None: nothing did."""
         if not self._seen or now.view.unseen_ns > LONGEST_UNSEEN_NS:
             return None
+        asked = _asked(now)
         depth = now.depth_m[::2, ::2]
         moved, known = np.zeros(depth.shape, bool), depth == 0
         for seen in self._seen:
-            nearer, same = _held_against(now, seen)
-            moved, known = moved | nearer, known | same
+            nearer, same = _held_against(asked, seen)
+            moved[asked.row[nearer], asked.column[nearer]] = True
+            known[asked.row[same], asked.column[same]] = True
         moved = cv2.morphologyEx(moved.astype(np.uint8), cv2.MORPH_OPEN, BESIDE) > 0
         return _with_its_rest(moved, depth, ~known) if moved.mean() >= LEAST else None
 
@@ -134,37 +149,44 @@ def _sampled(view: View) -> Samples:
     return Samples(view, step, cv2.medianBlur(np.ascontiguousarray(some, np.float32), 3))
 
 
-def _held_against(now: Samples, seen: Samples) -> tuple[Cells, Cells]:
-    """Of every other sample: is it before all that was seen about there? Is it what was seen?"""
-    depth = now.depth_m[::2, ::2]
-    nearer, same = np.zeros(depth.shape, bool), np.zeros(depth.shape, bool)
+def _asked(now: Samples) -> Asked:
+    row, column = np.nonzero(now.depth_m[::2, ::2])
+    rays = unproject(now.view.camera, now.pixels(2 * row, 2 * column))
     unseen_s = now.view.unseen_ns * 1e-9
-    off_m = 0.5 * UNSEEN_M_S2 * unseen_s**2
-    off_rad = 0.5 * UNSEEN_RAD_S2 * unseen_s**2
-    row, column = np.nonzero(depth)
-    if not len(row):
-        return nearer, same
-    z = depth[row, column]
-    about = 1.0 + seen.f * (off_rad + off_m / float(np.median(z)))
-    if about > WIDEST:
-        return nearer, same
-    points = unproject(now.view.camera, now.pixels(2 * row, 2 * column)) * z[:, None]
-    seen_from_now = se3.inverse(seen.view.odom_from_camera) @ now.view.odom_from_camera
-    there = points @ seen_from_now[:3, :3].T + seen_from_now[:3, 3]
+    return Asked(
+        now.view.odom_from_camera,
+        row,
+        column,
+        rays * now.depth_m[2 * row, 2 * column][:, None],
+        0.5 * UNSEEN_M_S2 * unseen_s**2,
+        0.5 * UNSEEN_RAD_S2 * unseen_s**2,
+    )
+
+
+def _held_against(asked: Asked, seen: Samples) -> tuple[Index, Index]:
+    """Which are before all that was seen about there, and which are what was seen."""
+    none = np.zeros(0, np.intp)
+    if not len(asked.points_m):
+        return none, none
+    about = asked.off_rad + asked.off_m / float(np.median(asked.points_m[:, 2]))
+    side = 2 * int(np.ceil(1.0 + seen.f * about)) + 1
+    if side > WIDEST:
+        return none, none
+    seen_from_now = se3.inverse(seen.view.odom_from_camera) @ asked.odom_from_camera
+    there = asked.points_m @ seen_from_now[:3, :3].T + seen_from_now[:3, 3]
     at = seen.at(project(seen.view.camera, there))
     limits = np.array(seen.depth_m.shape[::-1]) - 1
     inside = np.flatnonzero(((at >= 0) & (at <= limits)).all(axis=1))
-    c, r = np.rint(at[inside]).astype(np.intp).T
-    side = 2 * int(np.ceil(about)) + 1
+    column, row = np.rint(at[inside]).astype(np.intp).T
     window, known = np.ones((side, side), np.uint8), seen.depth_m > 0
-    nearest = cv2.erode(np.where(known, seen.depth_m, np.float32(np.inf)), window)[r, c]
-    farthest = cv2.dilate(seen.depth_m, window)[r, c]
-    share = cv2.blur(known.astype(np.float32), (side, side))[r, c]
+    nearest = cv2.erode(np.where(known, seen.depth_m, np.float32(np.inf)), window)[row, column]
+    farthest = cv2.dilate(seen.depth_m, window)[row, column]
+    share = cv2.blur(known.astype(np.float32), (side, side))[row, column]
     z = there[inside, 2]
-    slack = NEARER * z + NEARER_M + off_m
-    nearer[row[inside], column[inside]] = (share >= LEAST_KNOWN) & (nearest > z + slack)
-    same[row[inside], column[inside]] = (nearest < z + slack) & (farthest > z - slack)
-    return nearer, same
+    slack = NEARER * z + NEARER_M + asked.off_m
+    nearer = (share >= LEAST_KNOWN) & (nearest > z + slack)
+    same = (nearest < z + slack) & (farthest > z - slack)
+    return inside[nearer], inside[same]
 
 
 def _with_its_rest(moved: Cells, depth: F32, free: Cells) -> Cells:
