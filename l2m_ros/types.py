@@ -377,6 +377,9 @@ class DepthCheck:
     agreed: float = 1.0  # share of the matches that two-view geometry agrees on
     left_over_learnt: float | None = None  # `left_over` at the noise that was learnt; None: alike
     noise: DepthNoiseShown | None = None
+    # Squared distance of the frame's own ranges from those that the pose predicts by the
+    # keyframe's, and by how much it says that they changed; None: one of the two has no depth
+    ranges: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

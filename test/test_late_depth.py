@@ -100,6 +100,27 @@ def test_where_the_turn_is_not_known_all_of_the_delay_is_left(late):
     assert error(late, turned, much_later)[0] == error(late, DepthMoments(), much_later)[0]
 
 
+@pytest.mark.parametrize(("follows", "bound"), [(True, (0.0, 2.0)), (False, (10.0, np.inf))])
+def test_ranges_of_this_camera_follow_its_turn(follows, bound):
+    """No parallax: any depth gives the pose. One that stood does not change with the matches."""
+    R, rng = se3.rotation(np.array([0.02, 0.12, -0.03])), np.random.default_rng(5)
+    px = rng.uniform([20, 20], [W - 61, H - 21], (400, 2))
+    points = unproject(CAMERA, px) * wave(px)[:, None]
+    matches = Correspondences(project(CAMERA, points @ R), px, np.ones(len(px)))
+    first = depth_of_a_camera_turned_by(np.eye(3))
+    second = depth_of_a_camera_turned_by(R) if follows else first
+    noise = [0.008 * rng.standard_normal(first.shape).astype(np.float32) for _ in range(2)]
+    keyframe = Frame(GREY, CAMERA, first + noise[0])
+    query = Frame(GREY, CAMERA, second + noise[1], stamp_ns=100_000_000)
+    pose = estimate_pose(matches, query, keyframe, PoseOptions())
+    assert isinstance(pose, MetricPose)
+    off, changed = pose.depth_check.ranges
+    assert bound[0] <= off <= bound[1]
+    assert changed > 10.0
+    alone = estimate_pose(matches, replace(query, depth=None), keyframe, PoseOptions())
+    assert alone.depth_check.ranges is None
+
+
 def matches_of(R, rng, t=(0.0, 0.0, 0.0), wrong=0.3):
     """keyframe <- query turned by R and moved by t; a share of wrong matches."""
     px = rng.uniform([20, 20], [W - 21, H - 21], (300, 2))

@@ -284,6 +284,24 @@ def test_depth_of_bad_repute_is_believed_again_once_it_fits():
 
 
 @pytest.mark.parametrize(
+    ("ranges", "believed"),
+    [
+        pytest.param((1.5, 40.0), True, id="changed as the matches turn"),
+        pytest.param((1.5, 4.0), False, id="hardly changed"),
+        pytest.param((5.0, 40.0), False, id="changed otherwise"),
+        pytest.param(None, False, id="unknown"),
+    ],
+)
+def test_depth_of_bad_repute_is_believed_where_it_follows_a_turn(ranges, believed):
+    """Of a camera that turns without parallax, which nothing else can clear."""
+    trust, bad = DepthTrust(), replace(GOOD, misfit=9.0)
+    assert all(against(trust, bad, keyframe) is not None for keyframe in (1, 1, 2))
+    turned = replace(STILL, ranges=ranges)
+    assert (against(trust, turned) is None) == believed
+    assert against(trust, STILL) is not None  # its reputation stays
+
+
+@pytest.mark.parametrize(
     "votes",
     [
         pytest.param([[(1, 0.95)]] * 9, id="one keyframe alone"),

@@ -23,7 +23,7 @@ from dataclasses import replace
 import numpy as np
 
 from l2m_ros.geometry.depth_noise import shown_noise
-from l2m_ros.geometry.rays import Noise, RayPairs
+from l2m_ros.geometry.rays import Noise, RayPairs, homogeneous
 from l2m_ros.geometry.residuals import Rows, RowsAt, infinity_rows, keyframe_depth_rows
 from l2m_ros.geometry.residuals import query_depth_rows as lifted_in_query_rows
 from l2m_ros.geometry.two_view import TwoView
@@ -86,7 +86,25 @@ def depth_check(
         turned.append(_relative(infinity_rows(some, view.turned, None, noise, 0.0), 2, moved))
     left_over, rotation_only, misfit = (_median(d) for d in (with_depth, turned, with_range))
     at_learnt = _median(with_learnt) if with_learnt else None
-    return DepthCheck(checked, left_over, rotation_only, misfit, share, at_learnt, shown)
+    ranges = _ranges(pairs.select(np.flatnonzero(agreed)), keyframe_from_camera)
+    return DepthCheck(checked, left_over, rotation_only, misfit, share, at_learnt, shown, ranges)
+
+
+def _ranges(pairs: RayPairs, T: FloatArray) -> tuple[float, float] | None:
+    """See `DepthCheck.ranges`: medians over the matches that have both depths."""
+    both = np.flatnonzero(np.isfinite(pairs.keyframe_m) & np.isfinite(pairs.query_m))
+    if len(both) < MIN_CHECKED:
+        return None
+    pairs = pairs.select(both)
+    z, seen, (x, y) = pairs.keyframe_m, pairs.query_m, pairs.slope
+    ahead = T[:3, 2] @ homogeneous(pairs.keyframe)
+    predicted = z * ahead - float(T[:3, 2] @ T[:3, 3])
+    noise, (xx, xy, yy) = pairs.depth_noise, pairs.covariance(Noise())
+    variance = pairs.keyframe_variance_factor * (ahead * noise.sigma_m(z)) ** 2
+    variance += pairs.query_variance_factor * noise.sigma_m(seen) ** 2
+    variance += ahead**2 * (x * x * xx + 2.0 * x * y * xy + y * y * yy)  # beside the match
+    off, changed = (seen - predicted) ** 2 / variance, (predicted - z) ** 2 / variance
+    return float(np.median(off) / CHI2_MEDIANS[1]), float(np.median(changed) / CHI2_MEDIANS[1])
 
 
 def _relative(rows: Rows, used: int, moved: FloatArray) -> FloatArray:

@@ -40,6 +40,10 @@ PARALLAX = 2.0  # squared, over what noise explains: less shows nothing
 # With the right depth a camera that stands leaves over what a rotation does, 1.2 times at most.
 WORSE_THAN_NONE, SLACK = 2.0, 0.1
 CLOSE_MISFIT = 0.8  # without parallax right depth of real cameras is at 0.7 and less
+# Squared ranges over their noise: off by, where they changed by so much. Right depth of a shaken
+# camera is at 2 and less of 10 to 170 in half of such frames; of 158 with wrong depth 19 are, and
+# their poses are right.
+FOLLOWS, CHANGED = 2.0, 10.0
 # Of the matches, agreeing on a two-view geometry: real views of one place have 0.8 and more, a view
 # that is tried against another place 0.3 to 0.74.
 MIN_AGREED = 0.75
@@ -84,6 +88,14 @@ def _misfit_bound(check: DepthCheck, options: TrustOptions, distrusted: bool) ->
     if check.rotation_only > PARALLAX and not distrusted:
         return options.max_depth_misfit
     return min(options.max_depth_misfit, check.left_over + CLOSE_MISFIT)
+
+
+def _follows(check: DepthCheck | None) -> bool:
+    """Whether the ranges changed with the turn of the matches, as those of this camera do."""
+    if check is None or check.ranges is None:
+        return False
+    off, changed = check.ranges
+    return off <= FOLLOWS and changed >= CHANGED
 
 
 @dataclass(eq=False)
@@ -154,7 +166,7 @@ class DepthTrust:
             assert pose.depth_check is not None
             words = _words(pose.depth_check, options, distrusted)
             return Lost(LostReason.CONTRADICTED, words)
-        if not distrusted:
+        if not distrusted or _follows(pose.depth_check):
             return None
         count = sum(vote.contradicted for vote in self._votes)
         return Lost(
