@@ -172,7 +172,9 @@ def measured(args: argparse.Namespace, network: nn.Module) -> dict[str, list[flo
         if scene.kind != "pose":
             continue
         scene = replace(scene, pairs=scene.pairs[:: args.every])
-        results = list(Bench(scene, matcher, BenchmarkOptions(subpixel=False)).results())
+        results = list(
+            Bench(scene, matcher, BenchmarkOptions(subpixel=False, second_look="never")).results()
+        )
         figures[scene.name] = auc_percent([result.error for result in results], DEGREES)
         off += [r.warp_errors_px for r in results if r.warp_errors_px is not None]
     figures["mean"] = [float(np.mean(column)) for column in zip(*figures.values(), strict=True)]

@@ -54,6 +54,20 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
+    def parse(self, argv: list[str]) -> argparse.Namespace:
+        """Where an option's choice may be left out, a word that is no choice is not taken for it.
+
+        `l2m match --second-look A.jpg B.jpg`: argparse alone would refuse A.jpg as a choice.
+        """
+        words = argv.copy()
+        for action in self._actions:
+            if action.nargs == "?" and action.option_strings and action.choices:
+                for place, word in enumerate(argv):
+                    value = argv[place + 1 : place + 2]
+                    if word in action.option_strings and not {*value} & {*action.choices}:
+                        words[place] = f"{word}={action.const}"
+        return self.parse_args(words)
+
 
 def _top_parser() -> _Parser:
     width = max(map(len, VERBS))
@@ -97,7 +111,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     try:
         module.add_arguments(parser)
-        args = parser.parse_args(argv[1:])
+        args = parser.parse(argv[1:])
         code = int(module.run(args) or 0)
         sys.stdout.flush()
         return code

@@ -292,17 +292,18 @@ def test_sift_on_a_rendered_relief(relief):
 
 def test_the_time_of_refinement_is_in_the_figures(planar):
     """It was left out: refined matches looked as cheap as plain ones."""
-    plain, _ = figures(planar, "dis", subpixel=False, limit=1)
+    one = {"second_look": "never", "limit": 1}
+    plain, _ = figures(planar, "dis", subpixel=False, **one)
     assert "subpixel" not in plain["ms"]
-    found, results = figures(planar, "dis", limit=1)  # as tracking does
+    found, results = figures(planar, "dis", **one)  # as tracking does
     assert found["ms"]["subpixel"] == pytest.approx(results[0].ms["subpixel"])
     table = summary.markdown({"scenes": [found], "matchers": ["dis"]})
     assert len(table.splitlines()[2].rsplit("|", 2)[1].split("/")) == 5
 
 
 def test_a_second_look_is_no_worse_and_its_time_is_in_the_figures(planar):
-    plain, _ = figures(planar, "dis", limit=2)
-    found, results = figures(planar, "dis", second_look=True, limit=2)
+    plain, _ = figures(planar, "dis", second_look="never", limit=2)
+    found, results = figures(planar, "dis", second_look="always", limit=2)
     assert found["ms"]["second_look"] > 0 and "subpixel" not in found["ms"]
     assert len(results[0].matches) <= 4096
     assert found["corner_auc"]["5"] > plain["corner_auc"]["5"] - 3
@@ -359,7 +360,8 @@ def test_a_limit_spreads_over_the_pairs(relief):
 
 
 def test_options_are_checked():
-    for wrong in ({"solver": "x"}, {"sampling": "x"}, {"size_px": 3}, {"limit": 0}):
+    mistakes = {"solver": "x", "sampling": "x", "second_look": "x", "size_px": 3, "limit": 0}
+    for wrong in ({name: value} for name, value in mistakes.items()):
         with pytest.raises(InvalidInput):
             BenchmarkOptions(**wrong)
 

@@ -48,6 +48,15 @@ def test_json_before_the_scene_is_understood(scenes, capsys):
     assert json.loads(capsys.readouterr().out)["scenes"][0]["pairs"] == 1
 
 
+def test_a_second_look_is_taken_as_it_is_asked_for(scenes, capsys):
+    scene, said = str(scenes / "planar"), []
+    for words in ([scene], ["--second-look", scene], ["--second-look", "never", scene]):
+        assert cli.main(["evaluate", "--matcher", "dis", "--limit", "1", *words, "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        said.append((found["settings"]["second_look"], "second_look" in found["scenes"][0]["ms"]))
+    assert said == [("auto", True), ("always", True), ("never", False)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

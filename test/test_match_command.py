@@ -14,6 +14,7 @@ from l2m_ros.commands.options import numbers, size_of
 from l2m_ros.engines.tensorrt.engine_cache import EngineCache, EngineKey
 from l2m_ros.image_header import focal_in_widths
 from l2m_ros.images import read_depth, read_rgb, write_rgb
+from l2m_ros.types import Correspondences
 
 
 def l2m(capsys, *words):
@@ -59,17 +60,40 @@ def test_match_refines_as_tracking_does(capsys, toy, pair, tmp_path, monkeypatch
         lambda match, pairs, a, b: kept.append(len(pairs)) or pairs.select(np.arange(40)),
     )
     words = ("match", *pair, "--model", toy, "--json", "--out", tmp_path / "out")
-    found = json.loads(l2m(capsys, *words)[1])
+    found = json.loads(l2m(capsys, *words, "--second-look", "never")[1])
     assert kept and found["matches"] == 40
 
 
-def test_match_looks_twice_when_asked(capsys, toy, pair, tmp_path):
+def test_a_second_look_takes_no_more_than_the_limit(capsys, toy, pair, tmp_path):
     words = ("match", *pair, "--model", toy, "--limit", "300", "--json", "--out", tmp_path / "out")
-    once = json.loads(l2m(capsys, *words)[1])
+    once = json.loads(l2m(capsys, *words, "--second-look", "never")[1])
     code, out, _ = l2m(capsys, *words, "--second-look")
     twice = json.loads(out)
     assert code == 0 and 0 < twice["matches"] <= 300
     assert twice["certain_share"] == once["certain_share"]  # of the first look
+
+
+@pytest.mark.parametrize(
+    ("words", "when"),
+    [
+        (("A", "B"), "auto"),
+        (("A", "B", "--second-look"), "always"),
+        (("--second-look", "A", "B"), "always"),  # as scripts of before have it
+        (("--second-look", "auto", "A", "B"), "auto"),
+        (("--second-look=always", "A", "B"), "always"),
+        (("--second-look", "--limit", "300", "A", "B"), "always"),
+        (("A", "B", "--second-look", "never"), None),
+    ],
+)
+def test_when_match_looks_twice(capsys, toy, pair, tmp_path, monkeypatch, words, when):
+    asked = []
+    monkeypatch.setattr(
+        "l2m_ros.matching.second_look.second_look",
+        lambda *args, when, **options: asked.append(when) or Correspondences.empty(),
+    )
+    words = [{"A": pair[0], "B": pair[1]}.get(word, word) for word in words]
+    l2m(capsys, "match", *words, "--model", toy, "--out", tmp_path / "out")
+    assert asked == ([] if when is None else [when])
 
 
 @pytest.fixture
@@ -156,6 +180,8 @@ def test_depth_files(tmp_path):
         (("--depth-a", "d.png"), "--camera fx,fy,cx,cy"),
         (("--camera", "200,200,0,0", "--depth-b", "{good}"), "16-bit grey PNG"),
         (("--like-reference",), "--like-reference is for l2m"),
+        (("--like-reference", "--second-look"), "--second-look is not part of"),
+        (("--second-look", "alwys"), "unrecognized arguments: alwys"),
         (("--size", "640"), "write WxH"),
         (("--backend", "tensorflow"), "invalid choice"),
         (("--model", "l2n"), "did you mean l2m"),

@@ -19,7 +19,7 @@ STDOUT = Path("-")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from l2m_ros.commands.options import add_runner_arguments, place, whole
+    from l2m_ros.commands.options import add_runner_arguments, add_second_look, place, whole
     from l2m_ros.matching.catalogue import DEFAULT_MODEL
     from l2m_ros.matching.sampling import METHODS
     from l2m_ros.workshop.evaluation.benchmark import BenchmarkOptions
@@ -55,10 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="refine the pairs of dense matches by their patches of pixels, as tracking does "
         "(default)",
     )  # fmt: skip
-    parser.add_argument(
-        "--second-look", action="store_true",
-        help="match what both images see once more, turned and scaled alike (dense matchers)",
-    )  # fmt: skip
+    add_second_look(parser, defaults.second_look)
     parser.add_argument("--seed", type=whole(0), default=defaults.seed)
     parser.add_argument("--backend", default="auto", help="engine of networks (default auto)")
     parser.add_argument(

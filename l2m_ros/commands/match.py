@@ -20,7 +20,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from l2m_ros.commands.options import BACKENDS, as_json, defaults_shown, numbers, show_log, size_of
+from l2m_ros.commands.options import (
+    BACKENDS,
+    add_second_look,
+    as_json,
+    defaults_shown,
+    numbers,
+    show_log,
+    size_of,
+)
 from l2m_ros.errors import InvalidInput
 from l2m_ros.files import check_outputs
 
@@ -66,10 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR|FILE.jpg",
         help="where the pictures go (default: match)",
     )
-    parser.add_argument(
-        "--second-look", action="store_true",
-        help="match what both pictures see once more, turned and scaled alike (dense matchers)",
-    )  # fmt: skip
+    add_second_look(parser, "auto")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of words")
     reference = parser.add_argument_group("the published schedule")
     reference.add_argument("--like-reference", action="store_true")
@@ -86,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     from l2m_ros.images import read_rgb
 
     show_log()
-    if args.second_look and args.like_reference:
+    if args.second_look == "always" and args.like_reference:
         raise InvalidInput("--second-look is not part of the published schedule: leave out one")
     if not 0 < args.depth_scale < math.inf:
         raise InvalidInput(
@@ -125,12 +130,17 @@ def _matched(
 
     options = {"weights": args.weights} if args.weights else {}
     matcher = load_matcher(args.model, backend=args.backend, size=args.size, **options)
-    reference = matcher.reference(matcher.encode(b))
-    match = matcher.match(matcher.encode(a), reference)
+    query, keyframe = matcher.encode(a), matcher.encode(b)
+    reference = matcher.reference(keyframe)
+    match = matcher.match(query, reference)
     if isinstance(match, Correspondences):
         return None, correspondences(match, limit=args.limit)
-    if args.second_look:
-        return match, second_look(matcher, match, reference, a, b, args.limit)
+    if args.second_look != "never":
+        pairs = second_look(
+            matcher, match, reference, a, b, args.limit,
+            when=args.second_look, encoded=(query, keyframe),
+        )  # fmt: skip
+        return match, pairs
     return match, refined_pairs(match, correspondences(match, limit=args.limit), a, b)
 
 

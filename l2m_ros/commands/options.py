@@ -74,6 +74,18 @@ def folder_to_draw(out: Path | str) -> Path:
     raise InvalidInput(f"--picture reads shards of a folder, not of {out}")
 
 
+def add_second_look(parser: argparse.ArgumentParser, default: str) -> None:
+    """A choice of three; the option alone means always, whatever stands behind it."""
+    from l2m_ros.matching.second_look import WHEN
+
+    parser.add_argument(
+        "--second-look", nargs="?", choices=WHEN, const="always", default=default,
+        help="of dense matchers: match what both images see once more, turned and scaled alike. "
+        "auto: where the first match shows a need for it; never: one look, as the node has it "
+        f"(default {default}; alone: always)",
+    )  # fmt: skip
+
+
 def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
     """Where the work is done; the result is the same."""
     parser.add_argument(

@@ -139,7 +139,8 @@ def _scenes(folder: Path | None, architecture: str) -> Validate | None:
         device = next(model.parameters()).device.type
         card = ModelCard(name="trained", architecture=architecture, input=_input_of(architecture))
         matcher = NetworkMatcher(card, TorchBackend(model, device))
-        options = BenchmarkOptions(limit=SCENE_PAIRS, subpixel=False)  # of the network alone
+        # Of the network alone.
+        options = BenchmarkOptions(limit=SCENE_PAIRS, subpixel=False, second_look="never")
         figures = {}
         for scene in scenes:
             errors = [result.error for result in Bench(scene, matcher, options).results()]

@@ -33,7 +33,8 @@ from l2m_ros.types import (
 # not fit perfectly. Measured on edges of redkitchen: 5 mm at 0.3 m, 30 mm and 1 degree at 0.8 m.
 FLOOR_M, FLOOR_RAD = 0.002, 0.001
 FLOOR_PER_M, FLOOR_RAD_PER_M2 = 0.04, 0.025
-UPRIGHT = SecondLookOptions(unsure=0.0)  # quarter turns are tried with the whole map (`roll`)
+# Turns are tried with the whole map (`roll`), and a place that is not there is asked for too.
+UPRIGHT = SecondLookOptions(unsure=0.0, agreed=0.0, both_ways=False)
 CHI2_999_6 = 22.46  # 99.9 % of chi-square with six degrees of freedom
 
 

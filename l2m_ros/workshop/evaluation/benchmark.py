@@ -17,7 +17,7 @@ import numpy as np
 from l2m_ros.errors import InvalidInput
 from l2m_ros.matching.matcher import Match, Matcher
 from l2m_ros.matching.sampling import METHODS, correspondences
-from l2m_ros.matching.second_look import second_look
+from l2m_ros.matching.second_look import WHEN, second_look
 from l2m_ros.matching.subpixel import refined_pairs
 from l2m_ros.types import (
     Correspondences,
@@ -50,13 +50,15 @@ class BenchmarkOptions:
     limit: int | None = None  # pairs per scene, spread over the list
     seed: int = 0
     subpixel: bool = True  # refine the chosen pairs of a dense match at full resolution
-    second_look: bool = False  # match once more what both images of a dense match see
+    second_look: str = "auto"  # of dense matchers; never: one look, as the node has it
 
     def __post_init__(self) -> None:
         if self.solver not in SOLVERS:
             raise InvalidInput(f"unknown solver {self.solver!r}: use {', '.join(SOLVERS)}")
         if self.sampling not in METHODS:
             raise InvalidInput(f"unknown sampling {self.sampling!r}: use {', '.join(METHODS)}")
+        if self.second_look not in WHEN:
+            raise InvalidInput(f"second_look is {self.second_look!r}: use {', '.join(WHEN)}")
         if self.size_px is not None and self.size_px < 32:
             raise InvalidInput(f"images of {self.size_px} px are too small; at least 32")
         if self.max_matches < 1 or (self.limit is not None and self.limit < 1):
@@ -116,7 +118,7 @@ class Bench:
     def result(self, index: int) -> PairResult:
         self._ms = {}
         pair = self.scene.pairs[index]
-        (b, _), (a, query) = self._encode(pair.b), self._encode(pair.a)
+        (b, keyframe), (a, query) = self._encode(pair.b), self._encode(pair.a)
         reference = self._reference(pair.b)
         with self._timed("match"):
             match = self._matcher.match(query, reference)
@@ -124,10 +126,11 @@ class Bench:
                 match, self._options.max_matches, seed=self._options.seed,
                 method=self._options.sampling,
             )  # fmt: skip
-        if self._options.second_look and isinstance(match, DenseMatch):
+        if self._options.second_look != "never" and isinstance(match, DenseMatch):
             with self._timed("second_look"):
                 pairs = second_look(
                     self._matcher, match, reference, a.rgb, b.rgb, self._options.max_matches,
+                    when=self._options.second_look, encoded=(query, keyframe),
                     subpixel=self._options.subpixel, seed=self._options.seed,
                     method=self._options.sampling,
                 )  # fmt: skip
