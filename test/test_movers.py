@@ -12,6 +12,7 @@ from l2m_ros.matching.catalogue import load_matcher
 from l2m_ros.matching.mask import used_of_keyframe
 from l2m_ros.tracking.movers import LONGEST_UNSEEN_NS, REMEMBERED_NS, Movers, View
 from l2m_ros.tracking.options import TrackerOptions
+from l2m_ros.tracking.pose_checks import PoseChecks
 from l2m_ros.tracking.tracker import Tracker
 from l2m_ros.types import Camera, Correspondences, Frame
 
@@ -176,6 +177,12 @@ def test_the_pose_is_the_cameras_and_not_that_of_a_person_close_by():
     assert wrong == 0 and posed >= 8
     assert any("moved into view" in words for words in said - {None})
     assert wrong_poses(leave_out_movers=False)[1] > 0
+
+
+def test_depth_that_was_contradicted_is_not_asked_what_moves(monkeypatch):
+    """Depth of another camera is nearer here and there in every keyframe."""
+    monkeypatch.setattr(PoseChecks, "depth_doubted", property(lambda self: True))
+    assert wrong_poses(leave_out_movers=True)[2] == {None}
 
 
 def test_a_keyframe_without_depth_is_matched_whole():

@@ -111,8 +111,12 @@ class PoseChecks:
 
         Such depth says nothing of the matches.
         """
-        doubted = any(record.doubted(self.options.trust) for record in self._depth_trust.values())
-        return doubted and isinstance(outcome, Lost) and is_final(outcome)
+        return self.depth_doubted and isinstance(outcome, Lost) and is_final(outcome)
+
+    @property
+    def depth_doubted(self) -> bool:
+        """Whether depth, or that of a stereo pair, was contradicted lately."""
+        return any(record.doubted(self.options.trust) for record in self._depth_trust.values())
 
     def _checked(
         self,

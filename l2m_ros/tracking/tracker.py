@@ -28,6 +28,7 @@ from l2m_ros.tracking.attempt import (
     words,
 )
 from l2m_ros.tracking.chain import Located, UnseenMotion, locate
+from l2m_ros.tracking.depth_trust import DEPTH, STEREO
 from l2m_ros.tracking.doubts import repeated_image, stands
 from l2m_ros.tracking.frozen import SeenSince, without_frozen
 from l2m_ros.tracking.keyframe_maker import KeyframeMaker
@@ -320,7 +321,7 @@ class Tracker:
         place, attempt = self._odom.publish(moved, pose, sighting), attempt.against(moved)
         self._checks.learn(attempt.seen, pose, before)
         depth, at = now.frame.depth, (moved.chain, place.odom_from_camera)
-        if depth is not None and self.options.leave_out_movers:
+        if depth is not None and self._shows_movers(pose):
             view = View(now.frame.stamp_ns, now.frame.camera, depth, *at)
             self._scenery.believe(view)
         return replace(
@@ -365,7 +366,9 @@ class Tracker:
         assert before is not None  # the one that the pose is relative to
         seen = replace(attempt.seen, keyframe=before)
         taken = self._maker.make(now, before.chain, locate(before, pose), (seen, pose))
-        taken = self._adopt(self._without_movers(taken, connected=True))
+        if self._shows_movers(pose):
+            taken = self._without_movers(taken, connected=True)
+        taken = self._adopt(taken)
         self._checks.hand_over(seen, pose, taken)
 
     def _make_unconnected_keyframe(
@@ -399,10 +402,18 @@ class Tracker:
         )
         return self._adopt(placed)
 
+    def _shows_movers(self, pose: MetricPose | None) -> bool:
+        """Whether depth is to be asked what moves: of another camera or moment, everything does.
+
+        pose: by the frame at hand, if there is one; odometry's says nothing of its depth.
+        """
+        by_depth = pose is None or pose.scale_source in (DEPTH, STEREO)
+        return self.options.leave_out_movers and by_depth and not self._checks.depth_doubted
+
     def _without_movers(self, taken: Keyframe, *, connected: bool) -> Keyframe:
         """A new keyframe that knows what in it moved into view."""
         depth, frame = taken.seen_depth, taken.frame
-        if depth is None or not self.options.leave_out_movers:
+        if depth is None or not self._shows_movers(None):
             return taken
         at = taken.chain, taken.odom_from_keyframe
         view = View(frame.stamp_ns, frame.camera, depth, *at)
