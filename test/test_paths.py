@@ -115,6 +115,7 @@ map view {map} --save OUT
 localize IN {relief}
 localize {map} IN
 localize {map} {relief} --out OUT
+localize {map} {relief} --mask IN
 parity IN
 weights convert IN --out {out}
 weights convert {a} --out OUT

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         raise InvalidInput(f"--out {args.out}: the name ends in .tum")
     if args.out is not None and args.out.exists() and not args.force:
         raise InvalidInput(f"{args.out} exists; name another one, or add --force")
-    check_outputs([args.out], [local(args.map), args.queries])
+    check_outputs([args.out], [local(args.map), args.queries, args.mask])
     store = open_map(args.map)
     try:
         model = args.model or model_of(store.meta(), DEFAULT_MODEL)
