@@ -2,7 +2,8 @@
 
 A is the query, B the keyframe: the warp lies on A's pixels and points into B, and the pose
 b_from_a takes points of camera A into camera B. With --camera the pose is estimated, in metres
-where a depth is given. matches.png and warped.png (B brought onto A) go to --out.
+where a depth is given. matches.png and warped.png (B brought onto A) go to --out; what is certain,
+and warped.png, are by the first look at the whole pictures.
 
 --like-reference runs the published matcher's own schedule instead: both directions, a second
 pass at a higher resolution, attenuated certainty, balanced sampling of 10000 matches.
@@ -302,7 +303,9 @@ def _pictures(
 def _words(report: dict[str, Any]) -> str:
     lines = [f"{report['matches']} matches"]
     if "certain_share" in report:
-        lines[0] += f"; {100 * report['certain_share']:.1f} % of the pixels are certain"
+        lines[0] += (
+            f"; {100 * report['certain_share']:.1f} % of the pixels are certain at first look"
+        )
     lines += _pose_words(report.get("pose"))
     return "\n".join([*lines, *(f"wrote {path}" for path in report["pictures"])])
 
