@@ -192,7 +192,7 @@ def correspondences(tracked: FrameResult) -> Any:
 def points_m(pairs: Correspondences, keyframe: Keyframe, tracked: FrameResult) -> FloatArray:
     """(N, 3) in the keyframe's frame by its depth, else by triangulation; NaN where unknown."""
     camera = keyframe.frame.camera
-    depth = keyframe.frame.depth if keyframe.frame.depth is not None else keyframe.stereo_depth
+    depth = keyframe.seen_depth
     if depth is not None:
         finite = np.nan_to_num(pairs.keyframe_px, nan=0.0)
         u, v = np.rint(finite).astype(int).T

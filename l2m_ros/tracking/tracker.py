@@ -366,9 +366,7 @@ class Tracker:
         assert before is not None  # the one that the pose is relative to
         seen = replace(attempt.seen, keyframe=before)
         taken = self._maker.make(now, before.chain, locate(before, pose), (seen, pose))
-        if self._shows_movers(pose):
-            taken = self._without_movers(taken, connected=True)
-        taken = self._adopt(taken)
+        taken = self._adopt(self._without_movers(taken, pose))
         self._checks.hand_over(seen, pose, taken)
 
     def _make_unconnected_keyframe(
@@ -379,7 +377,7 @@ class Tracker:
         chain, start = self._odom.begin(sighting, seen)
         place = Located(start.odom_from_camera, start.covariance)
         taken = self._maker.make(now, chain, place)
-        return self._adopt(self._without_movers(taken, connected=False))
+        return self._adopt(self._without_movers(taken, None))
 
     def _make_keyframe_beside(self, before: EncodedFrame) -> Keyframe:
         """A frame that matched nothing, to be tried as a keyframe of no chain."""
@@ -388,7 +386,7 @@ class Tracker:
         place = self._odom.begin_beside(then, self._keyframe.chain, self.options.gates)
         taken = self._maker.make(before, BESIDE, Located(place, np.zeros((6, 6))))
         self._policy.restart()
-        return self._without_movers(taken, connected=False)
+        return self._without_movers(taken, None)
 
     def _adopt_beside(self, keyframe: Keyframe) -> Keyframe:
         """The keyframe beside the chain begins a new one."""
@@ -410,14 +408,14 @@ class Tracker:
         by_depth = pose is None or pose.scale_source in (DEPTH, STEREO)
         return self.options.leave_out_movers and by_depth and not self._checks.depth_doubted
 
-    def _without_movers(self, taken: Keyframe, *, connected: bool) -> Keyframe:
-        """A new keyframe that knows what in it moved into view."""
+    def _without_movers(self, taken: Keyframe, pose: MetricPose | None) -> Keyframe:
+        """A new keyframe that knows what in it moved into view; pose: that connects it, if any."""
         depth, frame = taken.seen_depth, taken.frame
-        if depth is None or not self._shows_movers(None):
+        if depth is None or not self._shows_movers(pose):
             return taken
         at = taken.chain, taken.odom_from_keyframe
         view = View(frame.stamp_ns, frame.camera, depth, *at)
-        if not connected and self._keyframe is not None:
+        if pose is None and self._keyframe is not None:
             before = self._odom.newest(self._keyframe.chain)
             expected = predicted(before, frame.stamp_ns, self.options.gates)
             if before is None or expected is None:
