@@ -254,6 +254,31 @@ def test_pairs_kept_within_other_limits_are_drawn_again(tmp_path, monkeypatch):
     assert [one.way_m for one in drawn] == [1.2, 3.0]
 
 
+def test_processes_render_what_one_does_and_only_what_is_missing(tmp_path):
+    from l2m_ros.commands.train_metric_head import rendered_pairs
+    from l2m_ros.matching.catalogue import load_matcher
+
+    matcher = load_matcher("lite", size=(160, 128), threads=1)
+    kept = {}
+    for renderers in (1, 2):
+        folder = tmp_path / str(renderers)
+        worlds = WorldOptions(worlds=2, first_seed=107, renderers=renderers)
+        options = MetricOptions(width=160, height=128, worlds=worlds)
+        for _ in range(2):
+            parts = dict(rendered_pairs(options, matcher, folder))
+            files = sorted(folder.rglob("world*.npz"))
+            times = [path.stat().st_mtime_ns for path in files]
+            assert times == kept.setdefault(f"times {renderers}", times)
+        kept[renderers] = parts
+    assert kept[1] and kept[1].keys() == kept[2].keys()
+    for number, part in kept[1].items():
+        other = kept[2][number]
+        assert all(
+            getattr(part, name).tobytes() == getattr(other, name).tobytes()
+            for name in part.__dataclass_fields__
+        )
+
+
 def test_worlds_that_are_measured_on_are_never_trained_on(monkeypatch):
     from l2m_ros.commands import train_metric
     from l2m_ros.workshop.training import metric_data, metric_pairs

@@ -7,7 +7,12 @@ them and how it matches them is kept in the run's folder.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import functools
+import multiprocessing
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import astuple, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -120,21 +125,72 @@ def rendered_pairs(
 ) -> Iterator[tuple[int, SeenPairs]]:
     """(number, pairs) of each drafted world; kept, so that the same command need not draw again."""
     from l2m_ros.progress import track
-    from l2m_ros.workshop.training.seen_pairs import SeenPairs, seen_pairs
+    from l2m_ros.workshop.training.seen_pairs import SeenPairs
 
     worlds = options.worlds
     size, eyes = matcher.card.input.size, matcher.card.weights_id or ""
     mount = "" if worlds.height_m is None else f"-{worlds.height_m:g}m{worlds.pitch_deg:+g}deg"
     far = "-".join(f"{value:g}" for value in astuple(options.limits))
     kept = folder / "seen" / f"{size[0]}x{size[1]}-{eyes}-seed{worlds.first_seed}{mount}-{far}"
-    for number in track(range(worlds.worlds), "rendering worlds"):
-        path = kept / f"world{number}.npz"
-        if not path.is_file():
-            frames, ends = _drafted(worlds.first_seed + number, options)
-            seen_pairs(frames, ends, matcher).save(path)
+    paths = [kept / f"world{number}.npz" for number in range(worlds.worlds)]
+    missing = [number for number, path in enumerate(paths) if not path.is_file()]
+    rendered = _rendered(missing, options, matcher, kept)
+    if missing:
+        list(track(rendered, "rendering worlds", len(missing)))
+    for number, path in enumerate(paths):
         part = SeenPairs.load(path)
         if len(part):
             yield number, part
+
+
+def _rendered(
+    missing: Sequence[int], options: MetricOptions, matcher: NetworkMatcher, kept: Path
+) -> Iterator[None]:
+    """Draws and keeps those worlds, each a process' own; yields as each is done."""
+    processes = min(options.worlds.processes(), len(missing))
+    if processes <= 1:
+        for number in missing:
+            yield _keep(number, options, matcher, kept)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context, initializer=_alone) as pool:
+        begun = [pool.submit(_keep, number, options, None, kept) for number in missing]
+        try:
+            for ended in as_completed(begun):
+                yield ended.result()
+        except BrokenProcessPool as error:
+            raise InvalidInput(
+                "a process that renders was killed, for want of memory mostly: set "
+                "`worlds: {renderers: 1}` in the config; what is rendered is kept"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _alone() -> None:
+    """One thread, and no word on Ctrl-C, which the parent answers."""
+    import cv2
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(1)
+
+
+def _keep(number: int, options: MetricOptions, matcher: NetworkMatcher | None, kept: Path) -> None:
+    from l2m_ros.workshop.training.seen_pairs import seen_pairs
+
+    frames, ends = _drafted(options.worlds.first_seed + number, options)
+    seen_pairs(frames, ends, matcher or _lite(options.size)).save(kept / f"world{number}.npz")
+
+
+@functools.cache
+def _lite(size: tuple[int, int]) -> NetworkMatcher:
+    """Of one process among several: with a thread each they do not wait for one another."""
+    from l2m_ros.matching.catalogue import load_matcher
+    from l2m_ros.matching.network_matcher import NetworkMatcher
+
+    matcher = load_matcher("lite", size=size, threads=1)
+    assert isinstance(matcher, NetworkMatcher)
+    return matcher
 
 
 def _drafted(seed: int, options: MetricOptions) -> tuple[Group, np.ndarray]:

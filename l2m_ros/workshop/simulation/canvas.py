@@ -5,6 +5,7 @@ Reflectance is linear, in [0, 1], float32; colours are named in sRGB as people k
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -26,13 +27,13 @@ class Canvas:
     height_m: float
     texels_per_m: float
 
-    @property
+    @functools.cached_property
     def width(self) -> int:
-        return int(np.clip(round(self.width_m * self.texels_per_m), 4, MAX_TEXELS))
+        return min(max(round(self.width_m * self.texels_per_m), 4), MAX_TEXELS)
 
-    @property
+    @functools.cached_property
     def height(self) -> int:
-        return int(np.clip(round(self.height_m * self.texels_per_m), 4, MAX_TEXELS))
+        return min(max(round(self.height_m * self.texels_per_m), 4), MAX_TEXELS)
 
     def grid_m(self) -> tuple[FloatArray, FloatArray]:
         """x (1, w) to the right and y (h, 1) downwards, in metres, at texel centres."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from l2m_ros.types import FloatArray
 from l2m_ros.workshop.simulation.raycast import Raycaster
-from l2m_ros.workshop.simulation.surfaces import Leaves, Sheet, Surface
+from l2m_ros.workshop.simulation.surfaces import Leaves, Sheet, Surface, crossed
 
 LAMP_RAYS = 9  # at most: one of each ninth of it
 TEXELS_PER_LUMEL = 10.0  # at least: what is far away has coarse textures and coarser shadows
@@ -82,14 +82,21 @@ def _lumels(surface: Surface, lumels_per_m: float) -> tuple[FloatArray, FloatArr
     columns = int(np.clip(np.ceil(width_m * density), 2, MAX_LUMELS))
     rows = int(np.clip(np.ceil(height_m * density), 2, MAX_LUMELS))
     grid = np.asarray(surface.vertices, np.float32)
-    du, dv = np.gradient(grid, axis=1), np.gradient(grid, axis=0)
-    normal = np.cross(dv, du)
+    normal = crossed(_steps(grid, 0), _steps(grid, 1))
     u = (np.arange(columns, dtype=np.float32) + 0.5) / columns * (grid.shape[1] - 1)
     v = (np.arange(rows, dtype=np.float32) + 0.5) / rows * (grid.shape[0] - 1)
-    at = np.meshgrid(u, v)
+    at = np.empty((2, rows, columns), np.float32)
+    at[0], at[1] = u, v[:, None]
     place, normal = (cv2.remap(g, *at, cv2.INTER_LINEAR) for g in (grid, normal))
-    length = np.linalg.norm(normal, axis=2, keepdims=True)
+    length = np.sqrt((normal * normal).sum(axis=2, keepdims=True))
     return place, normal / np.maximum(length, 1e-12)
+
+
+def _steps(grid: FloatArray, axis: int) -> FloatArray:
+    """np.gradient; at once for a sheet of two vertices a side, as most are."""
+    if grid.shape[axis] > 2:
+        return np.asarray(np.gradient(grid, axis=axis))
+    return np.repeat(np.diff(grid, axis=axis), 2, axis=axis)
 
 
 def _irradiance(

@@ -16,6 +16,7 @@ from l2m_ros.workshop.simulation.canvas import Canvas, Material, encoded, linear
 
 LETTERS = "ABCDEFGHJKLMNPRSTUVWXYZ0123456789"
 OVERSAMPLING = 2
+LINEAR = linear(np.arange(256) / np.float32(255))  # of an 8-bit value
 
 
 class _Sheet:
@@ -65,7 +66,7 @@ class _Sheet:
             self.image, (self.canvas.width, self.canvas.height), interpolation=cv2.INTER_AREA
         )
         fine = 1.0 + grain * self.canvas.noise(0.004, octaves=2)
-        return np.clip(linear(small / np.float32(255)) * fine[..., None], 0.01, 0.95)
+        return np.clip(cv2.LUT(small, LINEAR) * fine[..., None], 0.01, 0.95)
 
 
 def poster() -> Material:

@@ -7,6 +7,7 @@ to the viewer. Columns are u, rows are v.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -19,6 +20,21 @@ TEXELS_PER_M = 320.0  # one texel is 3 mm: two pixels of a 640-pixel image at 0.
 UP = np.array([0.0, 0.0, 1.0])
 
 
+def crossed(a: FloatArray, b: FloatArray) -> FloatArray:
+    """a x b of (..., 3) arrays; of the few that most surfaces have, np.cross takes long."""
+    out = np.empty(np.broadcast_shapes(a.shape, b.shape), np.result_type(a, b))
+    ax, ay, az = a[..., 0], a[..., 1], a[..., 2]
+    bx, by, bz = b[..., 0], b[..., 1], b[..., 2]
+    out[..., 0] = ay * bz - az * by
+    out[..., 1] = az * bx - ax * bz
+    out[..., 2] = ax * by - ay * bx
+    return out
+
+
+def _lengths(vectors: FloatArray) -> FloatArray:
+    return np.asarray(np.sqrt((vectors * vectors).sum(axis=-1)))
+
+
 @dataclass(frozen=True, eq=False)
 class Sheet:
     """A bent rectangle of one material."""
@@ -28,15 +44,20 @@ class Sheet:
     texels_per_m: float = TEXELS_PER_M
     glow: float = 0.0  # light it emits itself, in units of full daylight on white
 
-    @property
+    @functools.cached_property
     def size_m(self) -> tuple[float, float]:
         """Longest width and height measured along the sheet."""
-        along = np.linalg.norm(np.diff(self.vertices, axis=1), axis=2).sum(axis=1).max()
-        down = np.linalg.norm(np.diff(self.vertices, axis=0), axis=2).sum(axis=0).max()
+        v = self.vertices
+        along = _lengths(v[:, 1:] - v[:, :-1]).sum(axis=1).max()
+        down = _lengths(v[1:] - v[:-1]).sum(axis=0).max()
         return float(along), float(down)
 
     def triangles(self) -> tuple[FloatArray, FloatArray]:
         """(T, 3, 3) corners and (T, 3, 2) their place on the material in [0, 1]."""
+        return self._triangles
+
+    @functools.cached_property
+    def _triangles(self) -> tuple[FloatArray, FloatArray]:
         rows, columns = np.array(self.vertices.shape[:2])
         u, v = np.meshgrid(np.linspace(0, 1, columns), np.linspace(0, 1, rows))
         uv = np.stack([u, v], axis=-1)
@@ -52,9 +73,9 @@ class Sheet:
             return np.concatenate([np.stack([a, b, c], 1), np.stack([b, d, c], 1)])
 
         triangles = cut(self.vertices)
-        normals = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
-        real = np.linalg.norm(normals, axis=1) > 1e-10  # the pole of a disc or a ball has none
-        return triangles[real], cut(uv)[real]
+        normals = crossed(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
+        real = _lengths(normals) > 1e-10  # the pole of a disc or a ball has none
+        return (triangles, cut(uv)) if real.all() else (triangles[real], cut(uv)[real])
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +118,7 @@ def panel(
 ) -> Sheet:
     """An upright rectangle (poster, door, window) whose viewer stands where it is `facing`."""
     normal = np.asarray(facing, float) / np.linalg.norm(facing)
-    right = np.cross(UP, normal)
+    right = crossed(UP, normal)
     corner = np.asarray(centre, float) - right * width / 2 + UP * height / 2
     return quad(corner, right * width, -UP * height, material, **options)
 

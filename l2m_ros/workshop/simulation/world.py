@@ -28,7 +28,7 @@ from l2m_ros.workshop.simulation.canvas import GAMMA, Canvas, encoded
 from l2m_ros.workshop.simulation.lighting import Lighting, bake
 from l2m_ros.workshop.simulation.raycast import Raycaster
 from l2m_ros.workshop.simulation.scenery import Mover, Scenery
-from l2m_ros.workshop.simulation.surfaces import Leaves, Surface
+from l2m_ros.workshop.simulation.surfaces import Leaves, Surface, crossed
 
 Indices = npt.NDArray[np.integer]
 
@@ -220,7 +220,7 @@ def _indexed(
         facet.append(np.full(count, number) if light is None else leaf_facet + np.arange(count))
         leaf_facet += 0 if light is None else count
     P, t = np.concatenate(corners), np.concatenate(texels)
-    normal = np.cross(P[:, 1] - P[:, 0], P[:, 2] - P[:, 0])
+    normal = crossed(P[:, 1] - P[:, 0], P[:, 2] - P[:, 0])
     area = np.linalg.norm(normal, axis=1, keepdims=True)
     A, b = _affine(P, t, normal / area**2)
     normal = normal / area
@@ -237,7 +237,7 @@ def _affine(P: FloatArray, t: FloatArray, scaled: FloatArray) -> tuple[FloatArra
     `scaled` is n / |n|^2 of n = e1 x e2, so (e2 x scaled, scaled x e1) is the dual basis.
     """
     e1, e2 = P[:, 1] - P[:, 0], P[:, 2] - P[:, 0]
-    dual = np.stack([np.cross(e2, scaled), np.cross(scaled, e1)], axis=1)  # (T, 2, 3)
+    dual = np.stack([crossed(e2, scaled), crossed(scaled, e1)], axis=1)  # (T, 2, 3)
     edges = np.stack([t[:, 1] - t[:, 0], t[:, 2] - t[:, 0]], axis=2)  # (T, texel axis, edge)
     A = edges @ dual
     return A, t[:, 0] - np.einsum("tij,tj->ti", A, P[:, 0])

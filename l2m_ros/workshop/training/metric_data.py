@@ -9,6 +9,7 @@ is one, for the option to learn from it as well; the pose alone decides which im
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from l2m_ros.workshop.training.data import Schedule, SizeShare
 
 Size = tuple[int, int]  # (width, height)
 READERS = 4  # threads
+MOST_RENDERERS = 4  # processes, unless more are asked for
 SCENES = ("room", "corridor", "yard")
 PATHS = ("handheld", "drive", "loop")
 
@@ -110,8 +112,8 @@ def _sequence(folder: Path, size: Size) -> dict[Any, list[PosedFrame]]:
 class WorldOptions:
     """Rendered worlds; a world takes 4 to 12 s to build, each of its frames 20 ms.
 
-    A head on `lite` learns from drafts (`posed_views`) instead, a second each: of those, the last
-    two alone count.
+    A head on `lite` learns from drafts (`posed_views`) instead, a second each: of those, only
+    worlds, first_seed and the last three count.
     """
 
     worlds: int = 9
@@ -121,6 +123,14 @@ class WorldOptions:
     rate_hz: float = 2.0
     height_m: float | None = None  # of a robot's camera above the floor; None: carried anyhow
     pitch_deg: float = 0.0  # of that camera, up
+    renderers: int = 1  # processes of 0.7 GB; 0: one a core, 4 at most
+
+    def __post_init__(self) -> None:
+        if self.renderers < 0:
+            raise InvalidInput(f"renderers: 0 or more processes, got {self.renderers}")
+
+    def processes(self) -> int:
+        return self.renderers or min(len(os.sched_getaffinity(0)), MOST_RENDERERS)
 
 
 def frames_of_worlds(options: WorldOptions, size: Size) -> Iterator[Group]:
