@@ -284,6 +284,27 @@ def test_depth_of_bad_repute_is_believed_again_once_it_fits():
 
 
 @pytest.mark.parametrize(
+    ("support", "agreed", "believed"),
+    [
+        pytest.param(0.94, 0.6, True, id="two views know less than depth"),
+        pytest.param(0.94, 0.9, False, id="they know as much"),
+        pytest.param(0.7, 0.5, False, id="neither knows much"),
+    ],
+)
+def test_two_views_that_agree_on_less_than_depth_are_no_witness(support, agreed, believed):
+    """Before flat screens, without parallax: right poses were refused by them."""
+    check = replace(STILL, misfit=1.6, agreed=agreed)
+    pose = replace(posed_with(check), support=support)
+    assert (DepthTrust().against(pose, TrustOptions()) is None) == believed
+    far_off = replace(posed_with(replace(check, misfit=4.1)), support=support)
+    assert DepthTrust().against(far_off, TrustOptions()) is not None
+    distrusted = DepthTrust()
+    for keyframe in (1, 1, 2):
+        against(distrusted, replace(GOOD, misfit=9.0), keyframe)
+    assert distrusted.against(pose, TrustOptions()) is not None
+
+
+@pytest.mark.parametrize(
     ("ranges", "believed"),
     [
         pytest.param((1.5, 40.0), True, id="changed as the matches turn"),
@@ -341,6 +362,27 @@ def test_depth_that_fits_now_and_then_by_accident_has_a_record():
     for _ in range(12):
         lost = against(trust, replace(GOOD, left_over=0.3))
     assert lost is None
+
+
+@pytest.mark.parametrize(
+    ("left_over", "parallax", "agreed", "believed"),
+    [
+        pytest.param(0.8, 50.0, 0.9, True, id="all of a large parallax but noise"),
+        pytest.param(0.3, 20.0, 0.9, False, id="of a smaller one"),
+        pytest.param(0.8, 30.0, 0.9, False, id="more than a fiftieth is left"),
+        pytest.param(1.5, 300.0, 0.9, False, id="more than noise is left"),
+        pytest.param(0.8, 300.0, 0.6, False, id="of matches that do not agree"),
+    ],
+)
+def test_a_large_parallax_that_depth_explains_outweighs_a_record(
+    left_over, parallax, agreed, believed
+):
+    """A telephone's LiDAR: noisier than claimed, one image a second, each a decimetre on."""
+    trust = DepthTrust()
+    for _ in range(4):
+        against(trust, replace(GOOD, left_over=4.0))
+    check = replace(GOOD, left_over=left_over, rotation_only=parallax, agreed=agreed)
+    assert (against(trust, check) is None) == believed
 
 
 def test_depth_that_misfits_now_and_then_keeps_its_record():

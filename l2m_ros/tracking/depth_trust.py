@@ -47,6 +47,13 @@ FOLLOWS, CHANGED = 2.0, 10.0
 # Of the matches, agreeing on a two-view geometry: real views of one place have 0.8 and more, a view
 # that is tried against another place 0.3 to 0.74.
 MIN_AGREED = 0.75
+# Share of the matches that agree on a pose by depth, and by how much it exceeds that of two views,
+# where these are no witness: before flat screens they agree on 0.5 to 0.7 of them, depth on 0.9.
+SUPPORTED, BY_MORE = 0.85, 0.15
+# Parallax, squared, over what noise explains, and the share of it that may be left, within the
+# noise. Of 96 frames with wrong depth that its record spoke against, 10 left no more than noise of
+# a parallax of 10 and more, and their poses were right.
+LARGE_PARALLAX, LITTLE_LEFT = 25.0, 0.02
 RECORD, LEAST_RECORD = 15, 2  # frames whose mean is taken
 MOST_LEFT_OVER = 1.0  # geometric mean: what noise explains
 # ... of a stereo pair, whose rows and columns a calibration leaves up to a pixel off: a car's is at
@@ -64,9 +71,13 @@ class DepthVerdict(enum.Enum):
 
 
 def judge(
-    check: DepthCheck | None, options: TrustOptions, distrusted: bool = False
+    check: DepthCheck | None,
+    options: TrustOptions,
+    distrusted: bool = False,
+    support: float = 0.0,
 ) -> DepthVerdict:
-    """distrusted: depth was contradicted lately, so that only a close fit confirms it."""
+    """distrusted: depth was contradicted lately, so that only a close fit confirms it. support: of
+    the pose by depth."""
     if check is None or check.rotation_only == 0.0:
         return DepthVerdict.SILENT
     unexplained = options.max_depth_unexplained * check.rotation_only
@@ -74,7 +85,7 @@ def judge(
         max(EXPLAINED, unexplained), WORSE_THAN_NONE * check.rotation_only + SLACK
     )
     if (
-        check.misfit > _misfit_bound(check, options, distrusted)
+        check.misfit > _misfit_bound(check, options, distrusted, support)
         or check.left_over > left_over_bound
     ):
         return DepthVerdict.CONTRADICTED
@@ -83,9 +94,23 @@ def judge(
     return DepthVerdict.CONFIRMED if shown else DepthVerdict.SILENT
 
 
-def _misfit_bound(check: DepthCheck, options: TrustOptions, distrusted: bool) -> float:
-    """Edges and holes misfit by parallax; where there is none, only ranges are left to misfit."""
-    if check.rotation_only > PARALLAX and not distrusted:
+def _beyond_doubt(check: DepthCheck | None) -> bool:
+    """Whether depth explains so large a parallax so well that it is of this scene and moment."""
+    if check is None or check.agreed < MIN_AGREED:
+        return False
+    large = check.rotation_only > LARGE_PARALLAX
+    return large and check.left_over < min(EXPLAINED, LITTLE_LEFT * check.rotation_only)
+
+
+def _misfit_bound(
+    check: DepthCheck, options: TrustOptions, distrusted: bool, support: float
+) -> float:
+    """Edges and holes misfit by parallax; where there is none, only ranges are left to misfit.
+
+    Two views that agree on fewer matches than depth does measure neither well.
+    """
+    better = support >= SUPPORTED and support > check.agreed + BY_MORE
+    if (check.rotation_only > PARALLAX or better) and not distrusted:
         return options.max_depth_misfit
     return min(options.max_depth_misfit, check.left_over + CLOSE_MISFIT)
 
@@ -142,7 +167,7 @@ class DepthTrust:
         keyframe: its id; contradicted: by another check, which counts for the reputation.
         """
         distrusted = self._distrusted(options)
-        verdict = judge(pose.depth_check, options, distrusted)
+        verdict = judge(pose.depth_check, options, distrusted, pose.support)
         verdict = DepthVerdict.CONTRADICTED if contradicted else verdict
         if verdict is not DepthVerdict.SILENT:
             self._remember(verdict, pose.depth_check, keyframe)
@@ -151,7 +176,8 @@ class DepthTrust:
             self._learn(pose.depth_check)
         if contradicted:
             return None
-        if verdict is not DepthVerdict.CONTRADICTED and self.left_over > self._most_left_over:
+        against = self.left_over > self._most_left_over and not _beyond_doubt(pose.depth_check)
+        if verdict is not DepthVerdict.CONTRADICTED and against:
             return Lost(
                 LostReason.CONTRADICTED,
                 f"depth record: over the last {len(self._logs)} frames depth leaves "
@@ -164,7 +190,7 @@ class DepthTrust:
             return None
         if verdict is DepthVerdict.CONTRADICTED:
             assert pose.depth_check is not None
-            words = _words(pose.depth_check, options, distrusted)
+            words = _words(pose.depth_check, options, distrusted, pose.support)
             return Lost(LostReason.CONTRADICTED, words)
         if not distrusted or _follows(pose.depth_check):
             return None
@@ -227,8 +253,8 @@ class DepthTrust:
             self._votes.clear()
 
 
-def _words(check: DepthCheck, options: TrustOptions, distrusted: bool) -> str:
-    bound = _misfit_bound(check, options, distrusted)
+def _words(check: DepthCheck, options: TrustOptions, distrusted: bool, support: float) -> str:
+    bound = _misfit_bound(check, options, distrusted, support)
     if check.misfit > bound:
         return (
             f"depth fit: the median of {check.checked} matches lies {check.misfit:.1f} times as "
