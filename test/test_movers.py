@@ -50,7 +50,7 @@ BODY = slice(70, HEIGHT)
 
 def test_what_stands_in_space_that_was_seen_empty_is_left_out():
     movers = after(view(depth_with()))
-    still = movers.still(view(depth_with(100, 200), 3))
+    still = movers.stillness(view(depth_with(100, 200), 3)).still
     assert share(still, BODY, slice(104, 196)) == 1.0
     assert share(still, slice(0, HEIGHT), slice(0, 80)) == 0.0
     assert share(still, slice(0, HEIGHT), slice(220, WIDTH)) == 0.0
@@ -58,7 +58,7 @@ def test_what_stands_in_space_that_was_seen_empty_is_left_out():
 
 def test_seen_from_another_place():
     movers = after(view(depth_with()))
-    still = movers.still(view(depth_with(100, 200), 3, at_m=(0.3, 0.05, 0.4)))
+    still = movers.stillness(view(depth_with(100, 200), 3, at_m=(0.3, 0.05, 0.4))).still
     assert share(still, BODY, slice(104, 196)) == 1.0
 
 
@@ -74,20 +74,20 @@ def test_seen_from_another_place():
     ],
 )
 def test_what_is_not_known_to_have_moved_is_matched(seen, now):
-    assert after(view(seen)).still(view(now, 3)) is None
+    assert after(view(seen)).stillness(view(now, 3)).still is None
 
 
 def test_a_part_that_was_out_of_sight_goes_with_the_rest():
     seen = depth_with()
     seen[:, 150:] = np.nan
-    still = after(view(seen)).still(view(depth_with(100, 200), 3))
+    still = after(view(seen)).stillness(view(depth_with(100, 200), 3)).still
     assert share(still, BODY, slice(104, 196)) == 1.0
 
 
 def test_a_thing_that_goes_on_hides_nothing_by_where_it_was():
     """A moment ago the person was there, too; that view does not vouch for it."""
     movers = after(view(depth_with()), view(depth_with(60, 160), 5), view(depth_with(90, 190), 10))
-    still = movers.still(view(depth_with(100, 200), 12))
+    still = movers.stillness(view(depth_with(100, 200), 12)).still
     assert share(still, BODY, slice(104, 196)) == 1.0
 
 
@@ -95,7 +95,7 @@ def test_what_has_stood_still_for_long_belongs_to_the_scene():
     views = [view(depth_with(100, 200, seed=t), t) for t in range(5, 40, 5)]
     movers = after(view(depth_with()), *views)
     late = REMEMBERED_NS // TENTH_NS + 40
-    assert movers.still(view(depth_with(100, 200), late)) is None
+    assert movers.stillness(view(depth_with(100, 200), late)).still is None
 
 
 def test_without_a_pose_more_of_an_image_is_looked_at():
@@ -103,15 +103,18 @@ def test_without_a_pose_more_of_an_image_is_looked_at():
     near[:, 205:] = 0.95  # a cupboard beside the gap
     now = near.copy()
     now[60:, 150:204] = PERSON_M
-    exact = after(view(near)).still(view(now, 3))
-    unsure = after(view(near)).still(view(now, 3, unseen_ns=3 * TENTH_NS))
+    exact = after(view(near)).stillness(view(now, 3)).still
+    unsure = after(view(near)).stillness(view(now, 3, unseen_ns=3 * TENTH_NS)).still
     assert share(exact, BODY, slice(154, 190)) == 1.0
     assert unsure is None or share(unsure, BODY, slice(190, 204)) < 1.0
-    assert after(view(near)).still(view(now, 3, unseen_ns=LONGEST_UNSEEN_NS + 1)) is None
+    assert after(view(near)).stillness(view(now, 3, unseen_ns=LONGEST_UNSEEN_NS + 1)).still is None
 
 
 def test_another_chain_is_another_place():
-    assert after(view(depth_with(), chain=1)).still(view(depth_with(100, 200), 3, chain=2)) is None
+    assert (
+        after(view(depth_with(), chain=1)).stillness(view(depth_with(100, 200), 3, chain=2)).still
+        is None
+    )
 
 
 def test_matches_of_it_are_dropped():

@@ -38,6 +38,7 @@ class Keyframe:
     mono_depth: MonoDepth | None = None  # read by a network from the image alone
     odometry: OdometrySample | None = None
     still: Mask | None = None  # (H, W) where nothing is known to move; None: everywhere
+    seen_before: Mask | None = None  # (H, W) without what may move as well; None: everywhere
 
     @property
     def stereo_depth(self) -> FloatArray | None:

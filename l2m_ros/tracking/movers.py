@@ -8,6 +8,7 @@ matched.
     depth of posed frames of the last seconds, thinned
     a new keyframe's depth -> points -> is each before all that those frames saw about there?
                            -> and what goes on from such points, where nothing was seen before
+                           -> is it near, and was nothing known about there? It may move, too
 
 A frame that no pose connects is taken to be where its velocity leads, and the less that tells, the
 more of an image is looked at about each point. What was there from the first frame on, and what has
@@ -37,6 +38,7 @@ REMEMBERED_NS, APART_NS = 3_000_000_000, 500_000_000  # frames: for how long, ho
 # By so much, of its distance and in metres, a point is nearer than what was seen.
 NEARER, NEARER_M = 0.1, 0.1
 LEAST_KNOWN = 0.3  # of the samples about a point, with depth
+LEAST_SEEN_BEFORE = 0.1  # of the image: of less, what is new cannot be told from
 SAME_THING = 0.1  # of the depth: neighbours that differ by less are of one thing
 LEAST = 0.02  # of the image: less is noise
 # What a camera does beside going on as it did: three times what hands do (velocity.py)
@@ -65,6 +67,7 @@ class Samples:
     view: View
     step: int  # pixels from one to the next
     depth_m: F32  # (h, w), 0 = unknown
+    new: Cells  # (h, w) what was near then, and not seen before
 
     @property
     def f(self) -> float:
@@ -91,6 +94,23 @@ class Asked:
     off_rad: float
 
 
+@dataclass(frozen=True, eq=False)
+class Stillness:
+    """What of a new keyframe may be taken to stand. None: all."""
+
+    still: Mask | None = None  # (H, W) where nothing is known to have moved into view
+    seen_before: Mask | None = None  # (H, W) without what is near and was not seen before
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Every other sample."""
+
+    moved: Cells | None = None  # into view; None: nothing did
+    new: Cells | None = None  # near, where nothing was known; None: nothing is
+    with_its_rest: Cells | None = None  # what is new, and goes on from it
+
+
 class Movers:
     """Remembers what posed frames saw lately."""
 
@@ -106,34 +126,37 @@ class Movers:
         if self._seen and view.stamp_ns - self._seen[-1].view.stamp_ns < APART_NS:
             return
         now = _sampled(view)
-        moved = self._moved(now)
-        if moved is not None:
-            rows, columns = now.depth_m.shape
-            now.depth_m[moved.repeat(2, 0).repeat(2, 1)[:rows, :columns]] = 0.0
+        found = self._found(now)
+        if found.moved is not None:
+            now.depth_m[_whole(found.moved, now)] = 0.0
+        if found.new is not None:
+            now.new[_whole(found.new, now)] = True
         self._seen.append(now)
 
-    def still(self, view: View) -> Mask | None:
-        """(H, W) where a new keyframe shows nothing that moved into view; None: nowhere."""
+    def stillness(self, view: View) -> Stillness:
+        """Of a new keyframe."""
         self._forget(view)
-        moved = self._moved(_sampled(view))
-        if moved is None:
-            return None
-        wide = cv2.dilate(moved.astype(np.uint8), BESIDE)
-        return cv2.resize(wide, view.camera.size, interpolation=cv2.INTER_NEAREST) == 0
+        found = self._found(_sampled(view))
+        return Stillness(_outside(found.moved, view), _outside(found.with_its_rest, view))
 
-    def _moved(self, now: Samples) -> Cells | None:
-        """Every other sample: whether it moved into view. None: nothing did."""
+    def _found(self, now: Samples) -> Found:
         if not self._seen or now.view.unseen_ns > LONGEST_UNSEEN_NS:
-            return None
+            return Found()
         asked = _asked(now)
         depth = now.depth_m[::2, ::2]
-        moved, known = np.zeros(depth.shape, bool), depth == 0
+        moved, before, known = (np.zeros(depth.shape, bool) for _ in range(3))
         for seen in self._seen:
-            nearer, same = _held_against(asked, seen)
+            nearer, same, vouched = _held_against(asked, seen)
             moved[asked.row[nearer], asked.column[nearer]] = True
-            known[asked.row[same], asked.column[same]] = True
-        moved = cv2.morphologyEx(moved.astype(np.uint8), cv2.MORPH_OPEN, BESIDE) > 0
-        return _with_its_rest(moved, depth, ~known) if moved.mean() >= LEAST else None
+            known[asked.row[vouched], asked.column[vouched]] = True
+            if now.view.stamp_ns - seen.view.stamp_ns >= APART_NS:
+                before[asked.row[same], asked.column[same]] = True
+        found, free = _opened(moved), (depth > 0) & ~known
+        if found is not None:
+            found = _with_its_rest(found, depth, free)
+            free = free & ~found
+        new = _opened(_near(depth, before) & ~before & free)
+        return Found(found, new, None if new is None else _with_its_rest(new, depth, free))
 
     def _forget(self, now: View) -> None:
         def lasts(seen: View) -> bool:
@@ -143,10 +166,32 @@ class Movers:
         self._seen = deque(seen for seen in self._seen if lasts(seen.view))
 
 
+def _outside(cells: Cells | None, view: View) -> Mask | None:
+    """(H, W) all of the image but these."""
+    if cells is None:
+        return None
+    wide = cv2.dilate(cells.astype(np.uint8), BESIDE)
+    return cv2.resize(wide, view.camera.size, interpolation=cv2.INTER_NEAREST) == 0
+
+
+def _whole(cells: Cells, samples: Samples) -> Cells:
+    """(h, w) for every other one."""
+    rows, columns = samples.depth_m.shape
+    return cells.repeat(2, 0).repeat(2, 1)[:rows, :columns]
+
+
+def _near(depth: F32, before: Cells) -> Cells:
+    """What is nearer than most of what was seen before."""
+    if before.mean() < LEAST_SEEN_BEFORE:
+        return np.zeros(depth.shape, bool)
+    return (depth > 0) & (depth < np.median(depth[before]))
+
+
 def _sampled(view: View) -> Samples:
     step = max(1, round(view.depth_m.shape[1] / ACROSS))
     some = np.nan_to_num(view.depth_m[step // 2 :: step, step // 2 :: step], posinf=0.0)
-    return Samples(view, step, cv2.medianBlur(np.ascontiguousarray(some, np.float32), 3))
+    depth = cv2.medianBlur(np.ascontiguousarray(some, np.float32), 3)
+    return Samples(view, step, depth, np.zeros(depth.shape, bool))
 
 
 def _asked(now: Samples) -> Asked:
@@ -163,15 +208,16 @@ def _asked(now: Samples) -> Asked:
     )
 
 
-def _held_against(asked: Asked, seen: Samples) -> tuple[Index, Index]:
-    """Which are before all that was seen about there, and which are what was seen."""
+def _held_against(asked: Asked, seen: Samples) -> tuple[Index, Index, Index]:
+    """Which are before all that was seen about there, which are what was seen, and which of those
+    were not new then."""
     none = np.zeros(0, np.intp)
     if not len(asked.points_m):
-        return none, none
+        return none, none, none
     about = asked.off_rad + asked.off_m / float(np.median(asked.points_m[:, 2]))
     side = 2 * int(np.ceil(1.0 + seen.f * about)) + 1
     if side > WIDEST:
-        return none, none
+        return none, none, none
     seen_from_now = se3.inverse(seen.view.odom_from_camera) @ asked.odom_from_camera
     there = asked.points_m @ seen_from_now[:3, :3].T + seen_from_now[:3, 3]
     at = seen.at(project(seen.view.camera, there))
@@ -186,14 +232,21 @@ def _held_against(asked: Asked, seen: Samples) -> tuple[Index, Index]:
     slack = NEARER * z + NEARER_M + asked.off_m
     nearer = (share >= LEAST_KNOWN) & (nearest > z + slack)
     same = (nearest < z + slack) & (farthest > z - slack)
-    return inside[nearer], inside[same]
+    new = cv2.dilate(seen.new.astype(np.uint8), window)[row, column] > 0
+    return inside[nearer], inside[same], inside[same & ~new]
 
 
-def _with_its_rest(moved: Cells, depth: F32, free: Cells) -> Cells:
+def _opened(cells: Cells) -> Cells | None:
+    """Without single ones; None where there are few."""
+    cells = cv2.morphologyEx(cells.astype(np.uint8), cv2.MORPH_OPEN, BESIDE) > 0
+    return cells if cells.mean() >= LEAST else None
+
+
+def _with_its_rest(cells: Cells, depth: F32, free: Cells) -> Cells:
     """With the free ones that go on from it at the same depth."""
     while True:
-        beside = cv2.dilate(np.where(moved, depth, np.float32(0.0)), BESIDE)
-        more = free & ~moved & (np.abs(beside - depth) < SAME_THING * depth)
+        beside = cv2.dilate(np.where(cells, depth, np.float32(0.0)), BESIDE)
+        more = free & ~cells & (np.abs(beside - depth) < SAME_THING * depth)
         if not more.any():
-            return moved
-        moved = moved | more
+            return cells
+        cells = cells | more

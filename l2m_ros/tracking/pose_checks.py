@@ -29,6 +29,7 @@ from l2m_ros.tracking.keyframes import Keyframe
 from l2m_ros.tracking.known_scenes import KnownScenes
 from l2m_ros.tracking.matched_frame import MatchedFrame
 from l2m_ros.tracking.motion import unexpected
+from l2m_ros.tracking.newcomers import newcomer_moves
 from l2m_ros.tracking.odometry import OdometryStep
 from l2m_ros.tracking.odometry_trust import OdometryTrust
 from l2m_ros.tracking.options import TrackerOptions
@@ -97,6 +98,18 @@ class PoseChecks:
         if isinstance(other, MetricPose):
             return other, {**remarks, **others}
         return outcome, remarks
+
+    def newcomer_moves(self, seen: MatchedFrame) -> bool:
+        """Whether what came near in the keyframe's view, where nothing was seen before, moves.
+
+        Depth that was contradicted lately is not asked.
+        """
+        if self.depth_doubted:
+            return False
+        posed = partial(self._part, seen, None, self._pose_options)
+        return newcomer_moves(
+            seen.pairs, seen.frame, seen.keyframe, posed, self.options.trust.max_second_motion
+        )
 
     def _depth_moments(self, seen: MatchedFrame) -> DepthMoments:
         """How the camera turned while both were taken, where their depth is of other moments."""

@@ -43,6 +43,12 @@ class Recovery:
         self.claim: Keyframe | None = None
         self._candidate: EncodedFrame | None = None
 
+    def replace(self, before: Keyframe, after: Keyframe) -> None:
+        """More is known of a keyframe."""
+        self.replace_kept(after if kept is before else kept for kept in self.kept)
+        self.beside = after if self.beside is before else self.beside
+        self.claim = after if self.claim is before else self.claim
+
     def nothing_matched(self, now: EncodedFrame) -> None:
         """This frame matched no keyframe; if it is sharp, the next one is tried against it."""
         if now.rejection is None:

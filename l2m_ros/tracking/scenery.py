@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from l2m_ros.matching.mask import Mask, of_size
-from l2m_ros.tracking.movers import Movers, View
+from l2m_ros.tracking.movers import Movers, Stillness, View
 from l2m_ros.tracking.odometry import OdometrySample
 from l2m_ros.tracking.own_parts import OwnParts
 from l2m_ros.types import Frame
@@ -49,13 +49,13 @@ class Scenery:
         """Of a posed frame."""
         self._movers.believe(self._of_scene(view))
 
-    def still(self, view: View) -> Mask | None:
-        """(H, W) of a new keyframe, where nothing moved into view; None: nothing did."""
+    def stillness(self, view: View) -> Stillness:
+        """Of a new keyframe."""
         view = self._of_scene(view)
-        still = self._movers.still(view)
+        stillness = self._movers.stillness(view)
         if not view.unseen_ns:
             self._movers.believe(view)
-        return still
+        return stillness
 
     def _of_scene(self, view: View) -> View:
         if self.used is None:

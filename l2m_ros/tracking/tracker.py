@@ -205,6 +205,10 @@ class Tracker:
                 pairs = refined_pairs(match, pairs, now.frame.rgb, keyframe.frame.rgb)
         seen = MatchedFrame(now.frame, now.odometry, keyframe, pairs, now.unsent)
         with now.times.stage("pose"):
+            moves = self._checks.newcomer_moves(seen)
+        if moves:
+            return self._attempt(now, self._without_newcomer(keyframe))
+        with now.times.stage("pose"):
             before = Before(
                 self._odom.newest(keyframe.chain), self._odom.newest_beside(keyframe.chain)
             )
@@ -213,6 +217,16 @@ class Tracker:
         remarks["own parts"] = self._scenery.own_parts
         remarks["stereo"] = self._maker.stereo_problem or remarks.get("stereo")
         return Attempt(match, seen, outcome, remarks)
+
+    def _without_newcomer(self, before: Keyframe) -> Keyframe:
+        """The keyframe, of which only what was seen before is matched."""
+        assert before.seen_before is not None
+        still = before.seen_before if before.still is None else before.seen_before & before.still
+        after = replace(before, still=still, seen_before=None)
+        if self._keyframe is before:
+            self._keyframe = after
+        self._recovery.replace(before, after)
+        return after
 
     def _recover(self, now: EncodedFrame, failed: Attempt) -> Attempt:
         """Try one of the earlier keyframes."""
@@ -426,7 +440,8 @@ class Tracker:
                 odom_from_camera=expected.odom_from_camera,
                 unseen_ns=frame.stamp_ns - before.stamp_ns,
             )
-        return replace(taken, still=self._scenery.still(view))
+        stillness = self._scenery.stillness(view)
+        return replace(taken, still=stillness.still, seen_before=stillness.seen_before)
 
     def _adopt(self, taken: Keyframe) -> Keyframe:
         """The keyframe that the next frame is matched against."""
