@@ -117,7 +117,8 @@ def follow(folder: Path, args: argparse.Namespace, matcher, reader) -> tuple[str
             pose = result.pose
             sigmas.append(pose.scale_sigma)
             posed.append(PosedFrame(stamp_ns, kept_ns, pose.keyframe_from_camera, pose.covariance))
-    sigma = TruthSigma(meta["pose_sigma"]["m"], meta["pose_sigma"]["deg"])
+    of_truth = meta.get("pose_sigma", {"m": 0.0, "deg": 0.0})  # a simulator's has none
+    sigma = TruthSigma(of_truth["m"], of_truth["deg"])
     s = summarize(
         pose_errors(posed, Trajectory(np.array(stamps), np.array(truth)), sigma), len(stamps)
     )

@@ -53,15 +53,14 @@ def test_match_prints_and_draws(capsys, toy, pair, tmp_path):
     assert np.abs(warped[inside].astype(int) - a[inside]).mean() < 12  # B lies on A
 
 
-def test_match_refines_as_tracking_does(capsys, toy, pair, tmp_path, monkeypatch):
-    kept = []
-    monkeypatch.setattr(
-        "l2m_ros.matching.subpixel.refined_pairs",
-        lambda match, pairs, a, b: kept.append(len(pairs)) or pairs.select(np.arange(40)),
-    )
+def test_match_gives_the_pairs_that_their_pixels_confirm(capsys, toy, pair, tmp_path, monkeypatch):
+    def confirmed(pairs, *_):
+        return pairs, np.arange(len(pairs)) < 40
+
+    monkeypatch.setattr("l2m_ros.matching.pairs.refined", confirmed)
     words = ("match", *pair, "--model", toy, "--json", "--out", tmp_path / "out")
     found = json.loads(l2m(capsys, *words, "--second-look", "never")[1])
-    assert kept and found["matches"] == 40
+    assert found["matches"] == 40
 
 
 def test_a_second_look_takes_no_more_than_the_limit(capsys, toy, pair, tmp_path):

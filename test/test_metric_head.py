@@ -1,6 +1,7 @@
 """Metres for `lite` from relative poses: labels from parallax, the loss, a run from poses alone."""
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,6 +24,7 @@ SIZE, ROWS, COLUMNS, MATCHES = (96, 64), 4, 6, 80
 K = np.array([[70.0, 0, 47.5], [0, 70.0, 31.5], [0, 0, 1]])
 NETWORK = {"eyes": 4, "wide": 4, "width": 8, "deep": 8, "blocks": 1, "attention": 0, "members": 1}
 LIMITS = PairLimits(way_m=3.0, turn_deg=45.0)
+COMPACT_CONFIG = Path(__file__).parents[1] / "config/train/metric_compact.yaml"
 
 
 def wall(seed, known=True):
@@ -218,8 +220,10 @@ def test_a_trial_draws_few_worlds_and_holds_one_out(tmp_path, monkeypatch):
 
     from l2m_ros.commands import train_metric, train_metric_head
 
-    args = argparse.Namespace(minutes=2.0, steps=None, seed=None, device=None, sequences=None,
-                              pairs=[], out=tmp_path)  # fmt: skip
+    given = ("steps", "seed", "device", "sequences", "camera_height", "camera_pitch")
+    args = argparse.Namespace(
+        minutes=2.0, pairs=[], out=tmp_path, **dict.fromkeys(given)
+    )  # fmt: skip
     made = train_metric._options(args, None)
     assert made.on_lite
     asked = []
@@ -277,6 +281,35 @@ def test_processes_render_what_one_does_and_only_what_is_missing(tmp_path):
             getattr(part, name).tobytes() == getattr(other, name).tobytes()
             for name in part.__dataclass_fields__
         )
+
+
+def asked_of_the_command(config=None, **said):
+    from l2m_ros.commands import train_metric
+
+    names = ("minutes", "seed", "device", "camera_height", "camera_pitch")
+    args = SimpleNamespace(**{**dict.fromkeys(names), "steps": 1, **said})
+    return train_metric._options(args, config).worlds
+
+
+def test_the_command_names_the_mount_of_one_robots_camera():
+    worlds = asked_of_the_command(camera_height=0.6, camera_pitch=-12.0)
+    assert (worlds.height_m, worlds.pitch_deg) == (0.6, -12.0)
+    assert asked_of_the_command().height_m is None
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"camera_height": float("nan")}, "height_m lies from"),
+        ({"camera_height": 45.0}, "height_m lies from"),
+        ({"camera_height": 0.4, "camera_pitch": 95.0}, "pitch_deg lies from"),
+        ({"camera_pitch": 5.0}, "whose --camera-height is known"),
+        ({"camera_height": 0.4, "config": COMPACT_CONFIG}, "for the head on lite"),
+    ],
+)
+def test_a_mount_that_cannot_be_is_refused(said, words):
+    with pytest.raises(InvalidInput, match=words):
+        asked_of_the_command(**said)
 
 
 def test_worlds_that_are_measured_on_are_never_trained_on(monkeypatch):

@@ -59,6 +59,16 @@ def test_each_cell_gives_its_most_certain_pixel():
     assert np.abs(np.sort(pairs.confidence) - np.sort(cells)).max() < 1e-3 + 1e-6
 
 
+def test_each_cell_gives_the_pixel_that_is_favoured():
+    match = dense(h=40, w=40)
+    favour = np.ones((40, 40), np.float32)
+    favour[2::4, 1::4] = 3.0
+    pairs = correspondences(match, 100, favour=favour)
+    grid = match.grid_px()[2::4, 1::4].reshape(-1, 2)
+    np.testing.assert_array_equal(pairs.query_px[np.lexsort(pairs.query_px.T)], grid)
+    assert len(correspondences(match, 100, favour=0.0 * favour)) == 100
+
+
 def test_uncertain_and_undefined_pixels_are_never_chosen():
     match = dense()
     warp, certainty = match.warp_px.copy(), match.certainty.copy()

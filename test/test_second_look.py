@@ -9,8 +9,10 @@ import pytest
 
 from l2m_ros.errors import InvalidInput
 from l2m_ros.matching.canvas import turned_to_fit, untouched
-from l2m_ros.matching.look import Drawing, Look
+from l2m_ros.matching.look import Look
+from l2m_ros.matching.pairs import Drawing
 from l2m_ros.matching.second_look import (
+    ROUGH,
     SecondLookOptions,
     cut_out,
     options_for,
@@ -85,7 +87,7 @@ def _looked(roll_deg, zoom=1.0, shift=(0.0, 0.0), when="always", limit=400, **op
     first = matcher.match(encoded[0], reference)
     pairs = second_look(
         matcher, first, reference, query, keyframe, limit, when=when, encoded=encoded,
-        subpixel=False, options=SecondLookOptions(**options),
+        drawing=ROUGH, options=SecondLookOptions(**options),
     )  # fmt: skip
     expected = pairs.query_px @ truth[:, :2].T + truth[:, 2]
     return pairs, np.linalg.norm(pairs.keyframe_px - expected, axis=1), matcher
@@ -129,9 +131,9 @@ def test_what_the_whole_images_do_not_show_is_found_in_a_part():
     reference = matcher.reference(matcher.encode(keyframe))
     first = matcher.match(matcher.encode(query), reference)
     look = (matcher, first, reference, query, keyframe, 400)
-    whole = second_look(*look, subpixel=False, options=SecondLookOptions(agreed=0.0))
+    whole = second_look(*look, drawing=ROUGH, options=SecondLookOptions(agreed=0.0))
     assert len(whole) == 0
-    pairs = second_look(*look, subpixel=False, options=SecondLookOptions())
+    pairs = second_look(*look, drawing=ROUGH, options=SecondLookOptions())
     errors = np.linalg.norm(
         pairs.keyframe_px - pairs.query_px @ truth[:, :2].T - truth[:, 2], axis=1
     )

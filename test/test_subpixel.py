@@ -4,8 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
+from l2m_ros.matching.pairs import pairs_of
 from l2m_ros.matching.sampling import correspondences
-from l2m_ros.matching.subpixel import SubpixelOptions, jacobian_at, refined_pairs
+from l2m_ros.matching.subpixel import OPTIONS, SubpixelOptions, jacobian_at, refined_pairs, texture
 from l2m_ros.types import Correspondences, DenseMatch
 
 SIZE = (320, 240)
@@ -110,7 +111,35 @@ def test_the_jacobian_is_the_warps_slope_and_one_where_the_warp_breaks():
 
 
 def test_sparse_pairs_and_none_at_all_pass_through():
-    pairs = Correspondences(np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0))
     image = _texture()
-    assert refined_pairs(pairs, pairs, image, image) is pairs
-    assert len(refined_pairs(_dense(np.eye(2, 3), np.zeros(2)), pairs, image, image)) == 0
+    sparse = Correspondences(np.full((3, 2), 40.0), np.full((3, 2), 41.3), np.ones(3))
+    assert refined_pairs(sparse, sparse, image, image) is sparse
+    assert pairs_of(sparse, image, image) is sparse
+    none = Correspondences.empty()
+    assert len(refined_pairs(_dense(np.eye(2, 3), np.zeros(2)), none, image, image)) == 0
+
+
+def test_texture_is_a_corners_not_an_edges():
+    grey = np.full((SIZE[1], SIZE[0]), 90, np.uint8)
+    grey[40:, 160:] = 160  # a corner at (160, 40), edges from there on
+    noisy = grey + np.random.default_rng(0).integers(0, 3, grey.shape, np.uint8)
+    match = _dense(np.eye(2, 3), np.zeros(2))
+    found = texture(match, np.dstack([noisy] * 3))
+    corner, edge, flat = found[10, 40], found[40, 40], found[40, 20]
+    assert corner == pytest.approx(OPTIONS.most_texture)
+    assert edge < 0.5 * corner and flat < 0.5 * corner
+    assert (texture(match, np.full((*grey.shape, 3), 128, np.uint8)) == 1.0).all()
+
+
+@pytest.mark.parametrize("bare", [0.5, 1.0])
+def test_pairs_that_no_pixels_confirm_are_left_out_if_enough_are(bare):
+    """The left part of the image, or all of it, is a bare wall, whose pairs stay a pixel off."""
+    query, wall_px = _texture(blur=3.0), round(bare * SIZE[0])
+    query[:, :wall_px] = 128
+    pairs = pairs_of(_dense(np.eye(2, 3), np.array([0.8, -0.6])), query, query, 400)
+    assert len(pairs) > 100
+    if bare == 1.0:
+        assert np.median(_errors(pairs, np.eye(2, 3))) == pytest.approx(1.0, abs=0.01)
+    else:
+        assert (pairs.query_px[:, 0] > wall_px - OPTIONS.radius).all()
+        assert np.median(_errors(pairs, np.eye(2, 3))) < 0.1

@@ -28,11 +28,11 @@ def test_pairs_are_refined_as_by_numpy(scale):
     pairs = Correspondences(at, there, np.ones(300), np.tile(np.eye(2), (300, 1, 1)))
     jacobian = np.tile(matrix, (300, 1, 1))
     jacobian[:10] = np.eye(2)
-    fast = refined(pairs, jacobian, query, keyframe)
+    fast, _ = refined(pairs, jacobian, query, keyframe)
     with compiled.left_out():
-        slow = refined(pairs, jacobian, query, keyframe)
-    moved = (slow.keyframe_px != pairs.keyframe_px).any(axis=1)
-    assert moved.mean() > 0.5
+        slow, confirmed = refined(pairs, jacobian, query, keyframe)
+    moved = np.abs(slow.keyframe_px - pairs.keyframe_px).max(axis=1) > 1e-4
+    assert confirmed.mean() > 0.5 and not moved[~confirmed].any()
     # A rounding of 1e-7 may put a sample on the next 1/32 of a pixel, or a pair over a bound.
     off = np.abs(fast.keyframe_px - slow.keyframe_px).max(axis=1)
     assert np.quantile(off, 0.98) < 2e-3

@@ -138,10 +138,12 @@ def test_a_signal_saves_the_step_at_hand(number, tmp_path):
         ("align", "--sequences"),
         ("decoder", "--measure"),
         ("decoder", "--depth"),
+        ("depth", "--camera-height"),
     ],
 )
 def test_an_option_that_a_stage_does_not_read_is_refused(stage, option, tmp_path, capsys):
     """It was passed over without a word, as if it had been learnt from."""
-    assert main(["train", stage, option, str(tmp_path), "--steps", "1"]) == 2
+    value = "0.4" if option == "--camera-height" else str(tmp_path)
+    assert main(["train", stage, option, value, "--steps", "1"]) == 2
     said = capsys.readouterr().err
     assert f"{option} is for l2m train " in said and f"{stage} does not read it" in said

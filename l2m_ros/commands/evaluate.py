@@ -52,8 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--subpixel", action=argparse.BooleanOptionalAction, default=defaults.subpixel,
-        help="refine the pairs of dense matches by their patches of pixels, as tracking does "
-        "(default)",
+        help="refine the pairs of dense matches by their patches of pixels, and leave out those "
+        "that are not confirmed (default)",
     )  # fmt: skip
     add_second_look(parser, defaults.second_look)
     parser.add_argument("--seed", type=whole(0), default=defaults.seed)

@@ -124,9 +124,8 @@ def _matched(
     args: argparse.Namespace, a: ByteArray, b: ByteArray
 ) -> tuple[DenseMatch | None, Correspondences]:
     from l2m_ros.matching.catalogue import load_matcher
-    from l2m_ros.matching.sampling import correspondences
+    from l2m_ros.matching.pairs import pairs_of
     from l2m_ros.matching.second_look import second_look
-    from l2m_ros.matching.subpixel import refined_pairs
     from l2m_ros.types import Correspondences
 
     options = {"weights": args.weights} if args.weights else {}
@@ -135,14 +134,14 @@ def _matched(
     reference = matcher.reference(keyframe)
     match = matcher.match(query, reference)
     if isinstance(match, Correspondences):
-        return None, correspondences(match, limit=args.limit)
+        return None, pairs_of(match, a, b, args.limit)
     if args.second_look != "never":
         pairs = second_look(
             matcher, match, reference, a, b, args.limit,
             when=args.second_look, encoded=(query, keyframe),
         )  # fmt: skip
         return match, pairs
-    return match, refined_pairs(match, correspondences(match, limit=args.limit), a, b)
+    return match, pairs_of(match, a, b, args.limit)
 
 
 def _like_reference(

@@ -92,6 +92,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="share of l2m teach's pairs among all --pairs (default 0.2)",
     )
     parser.add_argument(
+        "--camera-height", type=float, metavar="M",
+        help="metric: of one robot's camera above the floor; worlds are then seen from there alone",
+    )  # fmt: skip
+    parser.add_argument(
+        "--camera-pitch", type=float, metavar="DEG", help="metric: of that camera, up (default 0)"
+    )
+    parser.add_argument(
         "--align", type=Path, metavar="HEAD",
         help="lite: join the frozen head that l2m train align made",
     )  # fmt: skip
@@ -107,6 +114,7 @@ STAGES_OF = {
     "start": ("decoder", "metric", "depth"),
     "pairs": ("decoder", "metric", "depth", "align"),
     **dict.fromkeys(("xfeat", "carry", "scenes", "align"), ("decoder",)),
+    **dict.fromkeys(("camera_height", "camera_pitch"), ("metric",)),
     **dict.fromkeys(("depth", "depth_model"), ("encoder",)),
 }
 

@@ -1,6 +1,7 @@
 """`l2m train metric`: metres, learnt from pairs of images and relative poses.
 
     l2m train metric --minutes 2                     a head on `lite`, on rendered worlds
+    l2m train metric --camera-height 0.45 --steps 900    for one robot's camera
     l2m train metric --sequences DIR --minutes 60    posed recordings, rendered worlds beside them
     l2m train metric --config config/train/metric_compact.yaml    a network of its own
 
@@ -59,11 +60,30 @@ def _options(args: argparse.Namespace, config: Path | None) -> MetricOptions:
 
     settings = settings_of(config or config_folder() / "metric.yaml")
     options = options_from({**settings, "loop": loop_settings(args, settings)})
+    options = _mounted(args, options)
     minutes = options.loop.minutes
     if not options.on_lite and minutes is not None and minutes <= TRIAL_MINUTES:
         few = min(TRIAL_WORLDS, options.worlds.worlds)
         options = replace(options, worlds=replace(options.worlds, worlds=few))
     return options
+
+
+def _mounted(args: argparse.Namespace, options: MetricOptions) -> MetricOptions:
+    """With the robot's camera that the command line names."""
+    from l2m_ros.workshop.training.posed_views import PlaceOptions
+
+    given = {"height_m": args.camera_height, "pitch_deg": args.camera_pitch}
+    given = {name: value for name, value in given.items() if value is not None}
+    if given and not options.on_lite:
+        raise InvalidInput(
+            "--camera-height and --camera-pitch are for the head on lite: this config's network "
+            "learns from worlds that are seen from paths"
+        )
+    worlds = replace(options.worlds, **given)
+    if args.camera_pitch is not None and worlds.height_m is None:
+        raise InvalidInput("--camera-pitch is of a camera whose --camera-height is known")
+    PlaceOptions(height_m=worlds.height_m, pitch_deg=worlds.pitch_deg)  # refuses what cannot be
+    return replace(options, worlds=worlds)
 
 
 def metric_pairs(options: MetricOptions, sequences: Path | None) -> tuple[MetricPairs, MetricPairs]:

@@ -150,14 +150,16 @@ def _rendered(
     processes = min(options.worlds.processes(), len(missing))
     if processes <= 1:
         for number in missing:
-            yield _keep(number, options, matcher, kept)
+            _keep(number, options, matcher, kept)
+            yield
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, context, initializer=_alone) as pool:
         begun = [pool.submit(_keep, number, options, None, kept) for number in missing]
         try:
             for ended in as_completed(begun):
-                yield ended.result()
+                ended.result()
+                yield
         except BrokenProcessPool as error:
             raise InvalidInput(
                 "a process that renders was killed, for want of memory mostly: set "

@@ -14,7 +14,7 @@ from l2m_ros.mapping.options import ViewGates
 from l2m_ros.mapping.places import Place
 from l2m_ros.matching.matcher import Matcher
 from l2m_ros.matching.sampling import correspondences
-from l2m_ros.matching.second_look import SecondLookOptions, second_look
+from l2m_ros.matching.second_look import ROUGH, SecondLookOptions, second_look
 from l2m_ros.timing import StageTimes
 from l2m_ros.tracking.keyframes import coverage
 from l2m_ros.types import (
@@ -92,7 +92,7 @@ def look(
         images = frame.rgb, place.frame.rgb
         limit = gates.max_matches
         both = second_look(
-            matcher, match, place.reference, *images, limit, subpixel=False, options=UPRIGHT
+            matcher, match, place.reference, *images, limit, drawing=ROUGH, options=UPRIGHT
         )
     return believed(both, frame, place, gates, pose, times, dense=True)
 

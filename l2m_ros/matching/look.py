@@ -10,18 +10,9 @@ import numpy as np
 
 from l2m_ros.matching.canvas import Canvas
 from l2m_ros.matching.mask import mask_at
-from l2m_ros.matching.sampling import correspondences
-from l2m_ros.matching.subpixel import jacobian_at, refined_pairs
-from l2m_ros.types import ByteArray, Correspondences, DenseMatch, FloatArray
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """How pairs are drawn from a dense match."""
-
-    subpixel: bool = True
-    seed: int | None = 0
-    method: str = "cells"
+from l2m_ros.matching.pairs import Drawing, pairs_of
+from l2m_ros.matching.subpixel import jacobian_at
+from l2m_ros.types import Correspondences, DenseMatch, FloatArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,9 +43,9 @@ class Look:
         """At most `limit`, as many by either way; in pixels of the images."""
         images = self.query.rgb, self.keyframe.rgb
         if self.back is None or limit < 2:
-            return self._in_images(_drawn(self.there, *images, limit, drawing))
-        there = _drawn(self.there, *images, limit - limit // 2, drawing)
-        back = _drawn(self.back, *images[::-1], limit // 2, drawing)
+            return self._in_images(pairs_of(self.there, *images, limit, drawing))
+        there = pairs_of(self.there, *images, limit - limit // 2, drawing)
+        back = pairs_of(self.back, *images[::-1], limit // 2, drawing)
         return self._in_images(joined([there, _exchanged(self.back, back)]))
 
     def _in_images(self, pairs: Correspondences) -> Correspondences:
@@ -84,14 +75,6 @@ def joined(parts: Sequence[Correspondences]) -> Correspondences:
         np.concatenate([part.confidence for part in parts]),
         np.concatenate(precisions) if len(precisions) == len(parts) else None,
     )
-
-
-def _drawn(
-    match: DenseMatch, query: ByteArray, keyframe: ByteArray, limit: int, drawing: Drawing
-) -> Correspondences:
-    """In pixels of the canvases."""
-    pairs = correspondences(match, limit, seed=drawing.seed, method=drawing.method)
-    return refined_pairs(match, pairs, query, keyframe) if drawing.subpixel else pairs
 
 
 def _exchanged(match: DenseMatch, pairs: Correspondences) -> Correspondences:

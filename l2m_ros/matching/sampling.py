@@ -36,12 +36,14 @@ def correspondences(
     threshold: float = THRESHOLD,
     seed: int | None = 0,
     method: str = "cells",
+    favour: Array | None = None,
 ) -> Correspondences:
     """At most `limit` pairs of a match. The same seed gives the same pairs; None = by chance.
 
     A DenseMatch is sampled over the query's image, certainties above the threshold only (by
     density: hardly any below it). Correspondences are kept as they are, the most confident where
-    there are too many.
+    there are too many. favour (h, w): by so much more than its certainty a pixel counts in its cell
+    (not by density, which is the published way).
     """
     if limit < 1 or not 0 <= threshold <= 1:
         raise InvalidInput(
@@ -51,7 +53,7 @@ def correspondences(
         raise InvalidInput(f"unknown sampling {method!r}: use {', '.join(METHODS)}")
     if isinstance(match, Correspondences):
         return most_confident(match, limit)
-    chosen = METHODS[method](match, limit, threshold, np.random.default_rng(seed))
+    chosen = METHODS[method](match, limit, threshold, np.random.default_rng(seed), favour)
     return pairs_at(match, np.sort(chosen))
 
 
@@ -73,7 +75,13 @@ def pairs_at(match: DenseMatch, flat: Array) -> Correspondences:
     )
 
 
-def _by_cells(match: DenseMatch, limit: int, threshold: float, rng: np.random.Generator) -> Array:
+def _by_cells(
+    match: DenseMatch,
+    limit: int,
+    threshold: float,
+    rng: np.random.Generator,
+    favour: Array | None,
+) -> Array:
     """The most certain pixel of each cell; about `limit` cells hold one."""
     certain = match.certainty > threshold
     count = int(certain.sum())
@@ -81,7 +89,8 @@ def _by_cells(match: DenseMatch, limit: int, threshold: float, rng: np.random.Ge
     if side == 1:
         return np.flatnonzero(certain)
     h, w = certain.shape
-    score = match.certainty + TIE_BREAK * rng.random((h, w), dtype=np.float32)
+    score = match.certainty if favour is None else match.certainty * favour
+    score = score + TIE_BREAK * rng.random((h, w), dtype=np.float32)
     padded = np.full((-(-h // side) * side, -(-w // side) * side), -1.0, np.float32)
     padded[:h, :w] = np.where(certain, score, -1.0)
     rows, columns = padded.shape[0] // side, padded.shape[1] // side
@@ -96,7 +105,13 @@ def _by_cells(match: DenseMatch, limit: int, threshold: float, rng: np.random.Ge
     return np.asarray(v * w + u)
 
 
-def _by_density(match: DenseMatch, limit: int, threshold: float, rng: np.random.Generator) -> Array:
+def _by_density(
+    match: DenseMatch,
+    limit: int,
+    threshold: float,
+    rng: np.random.Generator,
+    favour: Array | None,  # not asked
+) -> Array:
     """Weights w = 1 above the threshold, else the certainty; then 1 / (density + 1)."""
     certainty = match.certainty.reshape(-1).astype(np.float64)
     drawn = _draw(np.where(certainty > threshold, 1.0, certainty), EXPANSION * limit, rng)
@@ -131,7 +146,8 @@ def _draw(weight: Array, number: int, rng: np.random.Generator) -> Array:
     return rng.choice(len(weight), number, replace=False, p=weight / weight.sum())
 
 
-METHODS: dict[str, Callable[[DenseMatch, int, float, np.random.Generator], Array]] = {
+Method = Callable[[DenseMatch, int, float, np.random.Generator, Array | None], Array]
+METHODS: dict[str, Method] = {
     "cells": _by_cells,
     "density": _by_density,
 }

@@ -34,8 +34,9 @@ from l2m_ros.matching.canvas import (
     turned_to_fit,
     untouched,
 )
-from l2m_ros.matching.look import Drawing, Look, joined, shown_only
+from l2m_ros.matching.look import Look, joined, shown_only
 from l2m_ros.matching.matcher import Matcher
+from l2m_ros.matching.pairs import DRAWING, Drawing
 from l2m_ros.matching.sampling import LIMIT
 from l2m_ros.types import (
     ByteArray,
@@ -83,9 +84,7 @@ def second_look(
     *,
     when: str = "always",
     encoded: tuple[Features, Features] | None = None,
-    subpixel: bool = True,
-    seed: int | None = 0,
-    method: str = "cells",
+    drawing: Drawing = DRAWING,
     options: SecondLookOptions | None = None,
 ) -> Correspondences:
     """At most `limit` pairs of two looks, in pixels of the images.
@@ -97,7 +96,6 @@ def second_look(
     if when not in WHEN[:2]:
         raise InvalidInput(f"a second look is taken {' or '.join(WHEN[:2])}, not {when!r}")
     options = options or options_for(matcher)
-    drawing = Drawing(subpixel, seed, method)
     eye = _Eye(matcher, reference, query_rgb, keyframe_rgb, encoded, limit, options)
     whole = Look(first, untouched(query_rgb), untouched(keyframe_rgb))
     if when == "auto" and good_enough(whole, options):

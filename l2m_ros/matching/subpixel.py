@@ -7,8 +7,8 @@ own patch of pixels (Lucas and Kanade, Gauss-Newton):
 
 A is the warp's own Jacobian, so that scale, rotation and shear are in it; gain and offset take
 the light out of it. Only the point p moves. What the normal equations know of its error becomes
-the pair's precision. A pair is left as it was where the patch has no texture, does not resemble
-its counterpart afterwards, or asks for a long way.
+the pair's precision. A pair is not confirmed where the patch has no texture, does not resemble its
+counterpart afterwards, or asks for a long way; then it stays as it was.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from l2m_ros import compiled
 from l2m_ros.matching.matcher import Match
+from l2m_ros.matching.sampling import THRESHOLD
 from l2m_ros.types import ByteArray, Correspondences, DenseMatch, FloatArray
 
 F32 = npt.NDArray[np.float32]
@@ -41,6 +42,33 @@ class SubpixelOptions:
     floor_px: float = 0.1  # no pair is known better than this
     shared: float = 2.5  # bilinear samples share pixels: the residual tells too little noise
     noise_grey: float = 2.0  # of a camera's pixel, grey levels
+    most_texture: float = 3.0  # times the usual: more of it draws no more pairs
+    fewest: int = 30  # confirmed pairs from which the others are left out
+
+
+OPTIONS = SubpixelOptions()
+
+
+def texture(match: DenseMatch, rgb: ByteArray, options: SubpixelOptions = OPTIONS) -> F32:
+    """(h, w) of the match: how well a patch of the query can be placed, 1 where it is as usual.
+
+    By the weaker direction of its slopes, so an edge alone has none. Usual is the median where the
+    match is certain.
+    """
+    rows, columns = match.certainty.shape
+    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    x = cv2.Sobel(grey, cv2.CV_16S, 1, 0).astype(np.float32)
+    y = cv2.Sobel(grey, cv2.CV_16S, 0, 1).astype(np.float32)
+    xx, yy, xy = (
+        cv2.blur(cv2.resize(product, (columns, rows), interpolation=cv2.INTER_AREA), (3, 3))
+        for product in (x * x, y * y, x * y)
+    )
+    slope = np.sqrt(_weaker(xx, xy, yy))
+    certain = match.certainty > THRESHOLD
+    usual = float(np.median(slope[certain])) if certain.any() else 0.0
+    if usual <= 0.0:
+        return np.ones_like(slope)
+    return np.minimum(slope / usual, options.most_texture)
 
 
 def refined(
@@ -48,14 +76,15 @@ def refined(
     jacobian: FloatArray,
     query_rgb: ByteArray,
     keyframe_rgb: ByteArray,
-    options: SubpixelOptions = SubpixelOptions(),
-) -> Correspondences:
-    """The pairs with keyframe_px and precision refined where the pixels allow.
+    options: SubpixelOptions = OPTIONS,
+) -> tuple[Correspondences, npt.NDArray[np.bool_]]:
+    """The pairs, keyframe_px and precision refined where the pixels allow; and where they did.
 
     jacobian (N, 2, 2): keyframe px by query px, from `jacobian_at`.
     """
+    confirmed = np.zeros(len(pairs), bool)
     if not len(pairs):
-        return pairs
+        return pairs, confirmed
     query, keyframe = _pyramid(query_rgb, options), _pyramid(keyframe_rgb, options)
     at, jacobian = pairs.query_px.astype(np.float32), jacobian.astype(np.float32)
     scale = np.sqrt(np.abs(np.linalg.det(jacobian)).clip(1e-4, 1e4))
@@ -73,8 +102,9 @@ def refined(
         kept = chosen[aligned.good]
         point[kept] = aligned.point[aligned.good]
         precision[kept] = aligned.precision[aligned.good]
+        confirmed[kept] = True
     known = None if np.isnan(precision).any() else precision
-    return replace(pairs, keyframe_px=point, precision=known)
+    return replace(pairs, keyframe_px=point, precision=known), confirmed
 
 
 def refined_pairs(
@@ -82,13 +112,12 @@ def refined_pairs(
     pairs: Correspondences,
     query_rgb: ByteArray,
     keyframe_rgb: ByteArray,
-    options: SubpixelOptions = SubpixelOptions(),
+    options: SubpixelOptions = OPTIONS,
 ) -> Correspondences:
     """Pairs of a dense match, refined; sparse ones come from detectors that do so themselves."""
     if not isinstance(match, DenseMatch):
         return pairs
-    jacobian = jacobian_at(match, pairs.query_px)
-    return refined(pairs, jacobian, query_rgb, keyframe_rgb, options)
+    return refined(pairs, jacobian_at(match, pairs.query_px), query_rgb, keyframe_rgb, options)[0]
 
 
 def jacobian_at(match: DenseMatch, query_px: FloatArray) -> FloatArray:
@@ -159,7 +188,7 @@ def _align(patches: _Patches, options: SubpixelOptions) -> _Aligned:
         found = _shifts_compiled(kernel, patches, options)
     way, xx, xy, yy, gain, left, power = found
     determinant = np.maximum(xx * yy - xy * xy, FLAT)
-    weakest = 0.5 * (xx + yy - np.sqrt((xx - yy) ** 2 + 4 * xy * xy))
+    weakest = _weaker(xx, xy, yy)
     alike = np.sqrt(np.maximum(0.0, 1.0 - left / np.maximum(power, FLAT)))
     # Slopes are zero-mean and free of the template: what remains of them is what a shift explains.
     count = (2 * options.radius + 1) ** 2
@@ -172,6 +201,12 @@ def _align(patches: _Patches, options: SubpixelOptions) -> _Aligned:
     covariance += np.eye(2) * options.floor_px**2
     covariance[~good] = np.eye(2)  # without texture there is nothing to invert
     return _Aligned(patches.keyframe_px + way, _inverses(covariance), good)
+
+
+def _weaker(xx: F32, xy: F32, yy: F32) -> F32:
+    """The smaller eigenvalue of symmetric 2x2 matrices."""
+    out: F32 = np.maximum(0.5 * (xx + yy - np.sqrt((xx - yy) ** 2 + 4 * xy * xy)), 0.0)
+    return out
 
 
 # way (N, 2) px of the keyframe; slopes xx, xy, yy, gain, squares left over, squares seen: (N,) each

@@ -16,9 +16,9 @@ import numpy as np
 
 from l2m_ros.errors import InvalidInput
 from l2m_ros.matching.matcher import Match, Matcher
-from l2m_ros.matching.sampling import METHODS, correspondences
+from l2m_ros.matching.pairs import Drawing, pairs_of
+from l2m_ros.matching.sampling import METHODS
 from l2m_ros.matching.second_look import WHEN, second_look
-from l2m_ros.matching.subpixel import refined_pairs
 from l2m_ros.types import (
     Correspondences,
     DenseMatch,
@@ -122,21 +122,18 @@ class Bench:
         reference = self._reference(pair.b)
         with self._timed("match"):
             match = self._matcher.match(query, reference)
-            pairs = correspondences(
-                match, self._options.max_matches, seed=self._options.seed,
-                method=self._options.sampling,
-            )  # fmt: skip
-        if self._options.second_look != "never" and isinstance(match, DenseMatch):
+        images, limit = (a.rgb, b.rgb), self._options.max_matches
+        drawing = Drawing(self._options.subpixel, self._options.seed, self._options.sampling)
+        dense = isinstance(match, DenseMatch)
+        if isinstance(match, DenseMatch) and self._options.second_look != "never":
             with self._timed("second_look"):
                 pairs = second_look(
-                    self._matcher, match, reference, a.rgb, b.rgb, self._options.max_matches,
-                    when=self._options.second_look, encoded=(query, keyframe),
-                    subpixel=self._options.subpixel, seed=self._options.seed,
-                    method=self._options.sampling,
+                    self._matcher, match, reference, *images, limit,
+                    when=self._options.second_look, encoded=(query, keyframe), drawing=drawing,
                 )  # fmt: skip
-        elif self._options.subpixel and isinstance(match, DenseMatch):
-            with self._timed("subpixel"):
-                pairs = refined_pairs(match, pairs, a.rgb, b.rgb)
+        else:
+            with self._timed("subpixel" if dense and drawing.subpixel else "match"):
+                pairs = pairs_of(match, *images, limit, drawing)
         pair = self._shrunk(pair, a, b)
         result = replace(
             self._solved(pair, pairs, a, b, self._options.seed + index),
@@ -196,7 +193,7 @@ class Bench:
     def _timed(self, stage: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
-        self._ms[stage] = 1e3 * (time.perf_counter() - start)
+        self._ms[stage] = self._ms.get(stage, 0.0) + 1e3 * (time.perf_counter() - start)
 
 
 def judged(pair: Pair, pairs: Correspondences, outcome: Outcome) -> PairResult:

@@ -220,7 +220,7 @@ def _refined_at(
         pairs, query_px=query_px.astype(np.float32),
         keyframe_px=(pairs.keyframe_px + along).astype(np.float32),
     )  # fmt: skip
-    return refined(moved, slope, a.rgb, b.rgb)
+    return refined(moved, slope, a.rgb, b.rgb)[0]
 
 
 def _agreed(found: list[tuple[FloatArray, FloatArray]], shape: tuple[int, ...]) -> FloatArray:

@@ -47,6 +47,8 @@ class PlaceOptions:
     def __post_init__(self) -> None:
         if self.height_m is not None and not 0.05 <= self.height_m <= 3.0:
             raise InvalidInput(f"height_m lies from 0.05 to 3, got {self.height_m:g}")
+        if not -80.0 <= self.pitch_deg <= 80.0:
+            raise InvalidInput(f"pitch_deg lies from -80 to 80, got {self.pitch_deg:g}")
 
 
 @dataclass(frozen=True, eq=False)
