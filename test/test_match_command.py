@@ -63,6 +63,30 @@ def test_match_gives_the_pairs_that_their_pixels_confirm(capsys, toy, pair, tmp_
     assert found["matches"] == 40
 
 
+@pytest.mark.parametrize(("wrong", "doubtful"), [(40, False), (130, True)])
+def test_a_pose_with_which_most_matches_disagree_is_doubtful(
+    capsys, toy, pair, tmp_path, monkeypatch, wrong, doubtful
+):
+    rng = np.random.default_rng(0)
+    for path in pair:  # matches without texture are not asked
+        write_rgb(path, rng.integers(0, 255, (128, 192, 3), np.uint8))
+    points = rng.uniform([-2, -1.2, 3], [2, 1.2, 7], (200, 3))
+
+    def seen(shift):
+        moved = points + shift
+        return moved[:, :2] / moved[:, 2:] * 150.0 + [95.5, 63.5]
+
+    here, there = seen([0, 0, 0]), seen([0.5, 0.1, 0.2])
+    there[:wrong] = rng.uniform(0, [192, 128], (wrong, 2))
+    pairs = Correspondences(here, there, np.ones(200))
+    monkeypatch.setattr("l2m_ros.matching.pairs.pairs_of", lambda *_: pairs)
+    words = ("match", *pair, "--model", toy, "--second-look", "never", "--out", tmp_path / "out")
+    words = (*words, "--camera", "150,150,95.5,63.5")
+    found = json.loads(l2m(capsys, *words, "--json")[1])["pose"]
+    assert found.get("doubtful") is doubtful, found
+    assert ("do not trust this pose" in l2m(capsys, *words)[1]) == doubtful
+
+
 def test_a_second_look_takes_no_more_than_the_limit(capsys, toy, pair, tmp_path):
     words = ("match", *pair, "--model", toy, "--limit", "300", "--json", "--out", tmp_path / "out")
     once = json.loads(l2m(capsys, *words, "--second-look", "never")[1])

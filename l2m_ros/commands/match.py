@@ -36,6 +36,9 @@ from l2m_ros.files import check_outputs
 if TYPE_CHECKING:
     from l2m_ros.types import ByteArray, Correspondences, DenseMatch, Frame
 
+# Share of a dense match's pairs that agree with the pose, below which it is doubtful: of 155 right
+# poses of 15 scenes none has less than 0.56, of 19 wrong ones six have less than a half.
+MAJORITY = 0.5
 ASSUMED_FOCAL = 0.8  # of the longest side: between a phone (0.75) and a laptop (0.9)
 
 
@@ -112,6 +115,8 @@ def run(args: argparse.Namespace) -> int:
     if dense is not None:
         report["certain_share"] = round(float((dense.certainty > 0.5).mean()), 4)
     report["pose"] = _pose(pairs, *frames)
+    if dense is not None and "inliers" in report["pose"]:
+        report["pose"]["doubtful"] = report["pose"]["inliers"] < MAJORITY * len(pairs)
     report["pictures"] = _pictures(args.out, a, b, dense, pairs)
     print(as_json(report) if args.json else _words(report))
     return 0 if len(pairs) else 1
@@ -323,4 +328,6 @@ def _pose_words(pose: dict[str, Any] | None) -> list[str]:
     if pose["metric"]:
         sigmas = " ".join(f"{s:.4f}" for s in pose["sigma_m"])
         lines.append(f"scale from {pose['scale_source']}, standard deviation {sigmas} m")
+    if pose.get("doubtful"):
+        lines.append("do not trust this pose: fewer than half of the matches agree with it")
     return [*lines, *(" ".join(f"{v: .6f}" for v in row) for row in pose["b_from_a"])]

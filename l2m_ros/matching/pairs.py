@@ -1,10 +1,10 @@
-"""The pairs of a match that a solver gets which counts each alike.
+"""The pairs of a match between two pictures.
 
     dense match -> drawn: each cell's best by certainty and texture -> refined by their pixels
                 -> those alone that their pixels confirm
 
-A pair of a bare wall is as certain as one of a corner, and a pixel or two off. The tracker's solver
-knows how precise each pair is, and needs them to cover the image, so it gets them all.
+A pair of a bare wall is as certain as one of a corner, and a pixel or two off. The tracker, whose
+views are close to each other, takes all pairs as they are drawn and weighs them.
 """
 
 from __future__ import annotations
