@@ -15,7 +15,7 @@ from l2m_ros.geometry import se3
 from l2m_ros.geometry.pose import PoseOptions, estimate_pose
 from l2m_ros.geometry.scale import ScaleEvidence, relative_sigma
 from l2m_ros.geometry.synthetic import World, keyframe_depth, trial
-from l2m_ros.matching.mono_depth import HeadDepthReader, MonoDepth, check_encoder
+from l2m_ros.matching.mono_depth import HeadDepthReader, MonoDepth, check_encoder, warn_of_height
 from l2m_ros.tracking.chain import locate
 from l2m_ros.tracking.chain_scale import CarriedScale, joined
 from l2m_ros.types import Camera, Features, MetricPose, RelativePose
@@ -117,6 +117,13 @@ def test_features_of_the_tracking_matcher_are_used_and_others_are_not():
     stored = {"eyes": np.zeros(1)}  # a map keeps less
     reader.read(rgb, of, Features("lite", (64, 32), stored))
     assert encoder.asked == 2
+
+
+@pytest.mark.parametrize("height_m", [None, 0.45])
+def test_a_head_for_one_robots_camera_says_which(caplog, height_m):
+    depth = HEAD.depth if height_m is None else {**HEAD.depth, "camera_height_m": height_m}
+    warn_of_height(replace(HEAD, depth=depth))
+    assert ("0.45 m above the floor" in caplog.text) == (height_m is not None)
 
 
 def test_a_head_of_other_weights_is_refused():

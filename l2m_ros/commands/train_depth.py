@@ -270,10 +270,12 @@ def write_head(
     encoder: ModelCard,
     measured: Sequence[Samples],
     trained_on: str,
+    camera_height_m: float | None = None,
 ) -> ModelCard:
     """The mean weights of a run as a head: weights, card and graph.
 
     measured: images of all worlds, of those that were held out, of recordings of other places.
+    camera_height_m: above the floor, of the one camera that it is for.
     """
     from l2m_ros.commands.train_output import fill, write_trained
     from l2m_ros.engines.model_card import InputSpec, ModelCard
@@ -288,6 +290,8 @@ def write_head(
     errors = [head_errors(network, part) for part in others]
     sigmas = stated(left_out, errors)
     sigmas["place_sigma"] = max(sigmas["place_sigma"], options.place_sigma)
+    if camera_height_m is not None:
+        sigmas["camera_height_m"] = camera_height_m
     spec = replace(encoder.input, width=options.width, height=options.height)
     assert isinstance(spec, InputSpec)
     card = ModelCard(

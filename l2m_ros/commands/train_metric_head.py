@@ -245,4 +245,5 @@ def write_metric_head(
     source = f"relative poses of pairs of images in {worlds} worlds and recordings"
     if args.sequences is not None:
         source += f", {args.sequences} among them, whose licence holds for the weights too"
-    write_head(folder, head, matcher.card, (unseen, unseen, *measured), source)
+    measured = (unseen, unseen, *measured)
+    write_head(folder, head, matcher.card, measured, source, options.worlds.height_m)

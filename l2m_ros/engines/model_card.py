@@ -135,7 +135,8 @@ class ModelCard:
     source: str = ""
     trained_on: str = ""
     parameters: int | None = None
-    depth: Mapping[str, float] = field(default_factory=dict)  # its sigmas, relative
+    # Its sigmas, relative; camera_height_m, where it is for one robot's camera.
+    depth: Mapping[str, float] = field(default_factory=dict)
     encoder: Mapping[str, str] = field(default_factory=dict)  # of a depth head: model, its weights
     accuracy: Mapping[str, Any] = field(default_factory=dict)
     speed: Mapping[str, Any] = field(default_factory=dict)

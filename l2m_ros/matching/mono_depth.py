@@ -10,6 +10,7 @@ features that its own matcher computed for tracking, so that a keyframe costs it
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -28,6 +29,8 @@ from l2m_ros.matching.preprocess import content_size
 from l2m_ros.matching.shaped import ShapedMatcher, is_shaped
 from l2m_ros.matching.turned import is_turned
 from l2m_ros.types import ByteArray, Camera, Features, FloatArray
+
+log = logging.getLogger(__name__)
 
 FARTHEST_RATIO = 20.0  # from the median depth: beyond, the network does not mean it
 LEAST_SIGMA = 0.02
@@ -191,7 +194,18 @@ def _load_head(card: ModelCard, matcher: Matcher | None, options: dict[str, Any]
         assert isinstance(loaded, NetworkMatcher)
         matcher = loaded
     check_encoder(card, matcher.card)
+    warn_of_height(card)
     return HeadDepthReader(card, backend, matcher)
+
+
+def warn_of_height(head: ModelCard) -> None:
+    """Of a head for one robot's camera: no image shows that it hangs elsewhere."""
+    if "camera_height_m" in head.depth:
+        log.warning(
+            "%s is for a camera %.2f m above the floor: at another height all its metres are wrong "
+            "by as much, and no pose tells (for yours: `l2m train metric --camera-height`)",
+            head.name, head.depth["camera_height_m"],
+        )  # fmt: skip
 
 
 def check_encoder(head: ModelCard, encoder: ModelCard) -> None:
