@@ -5,7 +5,8 @@ was seen (`movers`). And one pose can suit both, them and the scene: what is nea
 what is far shows the turn. So the matches on what was seen before are asked alone.
 
     matches on what was seen before -> a search with few trials -> do many of the others lie
-        elsewhere? -> a whole estimate -> do they still?
+        elsewhere? -> a whole estimate -> do they still? -> is it nearer than the pose of all to
+        where the camera's velocity led? (A bare wall close by is matched wrongly, but stands.)
 """
 
 from __future__ import annotations
@@ -37,10 +38,12 @@ def newcomer_moves(
     keyframe: Keyframe,
     posed: Callable[[Correspondences], MetricPose | RelativePose | Lost],
     second_motion: float,
+    expected: FloatArray | None,
 ) -> bool:
     """posed: the pose of a part of the matches.
 
     second_motion: the most matches of one over those of the pose, each by its confidence.
+    expected: keyframe_from_camera by the velocity so far; None where that is not known.
     """
     if keyframe.seen_before is None or keyframe.seen_depth is None:
         return False
@@ -67,7 +70,18 @@ def newcomer_moves(
     agreed = float(scene.confidence[pose.inliers].sum())
     if agreed < AGREED * scene.confidence.sum():
         return False
-    return elsewhere(pose.keyframe_from_camera, APART_PX * px / f, agreed)
+    if not elsewhere(pose.keyframe_from_camera, APART_PX * px / f, agreed):
+        return False
+    whole = posed(pairs)
+    return (
+        expected is None
+        or not isinstance(whole, MetricPose)
+        or (_way_m(pose, expected) < _way_m(whole, expected))
+    )
+
+
+def _way_m(pose: MetricPose, expected: FloatArray) -> float:
+    return float(np.linalg.norm(pose.keyframe_from_camera[:3, 3] - expected[:3, 3]))
 
 
 def _rays(pairs: Correspondences, query: Frame, keyframe: Keyframe) -> RayPairs:

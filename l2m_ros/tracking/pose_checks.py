@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
+from l2m_ros.geometry import se3
 from l2m_ros.geometry.late_depth import DepthMoments
 from l2m_ros.geometry.metric_pose import is_final
 from l2m_ros.geometry.pose import estimate_pose
@@ -28,7 +29,7 @@ from l2m_ros.tracking.gates import StampedPose, gate, implausible_motion
 from l2m_ros.tracking.keyframes import Keyframe
 from l2m_ros.tracking.known_scenes import KnownScenes
 from l2m_ros.tracking.matched_frame import MatchedFrame
-from l2m_ros.tracking.motion import unexpected
+from l2m_ros.tracking.motion import predicted, unexpected
 from l2m_ros.tracking.newcomers import newcomer_moves
 from l2m_ros.tracking.odometry import OdometryStep
 from l2m_ros.tracking.odometry_trust import OdometryTrust
@@ -99,17 +100,20 @@ class PoseChecks:
             return other, {**remarks, **others}
         return outcome, remarks
 
-    def newcomer_moves(self, seen: MatchedFrame) -> bool:
+    def newcomer_moves(self, seen: MatchedFrame, before: Place | None) -> bool:
         """Whether what came near in the keyframe's view, where nothing was seen before, moves.
 
-        Depth that was contradicted lately is not asked.
+        Depth that was contradicted lately is not asked. before: the newest place of its chain.
         """
         if self.depth_doubted:
             return False
         posed = partial(self._part, seen, None, self._pose_options)
-        return newcomer_moves(
-            seen.pairs, seen.frame, seen.keyframe, posed, self.options.trust.max_second_motion
-        )
+        motion = predicted(before, seen.frame.stamp_ns, self.options.gates)
+        expected = None
+        if motion is not None:
+            expected = se3.inverse(seen.keyframe.odom_from_keyframe) @ motion.odom_from_camera
+        bound = self.options.trust.max_second_motion
+        return newcomer_moves(seen.pairs, seen.frame, seen.keyframe, posed, bound, expected)
 
     def _depth_moments(self, seen: MatchedFrame) -> DepthMoments:
         """How the camera turned while both were taken, where their depth is of other moments."""

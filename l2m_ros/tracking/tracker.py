@@ -205,13 +205,13 @@ class Tracker:
                 pairs = refined_pairs(match, pairs, now.frame.rgb, keyframe.frame.rgb)
         seen = MatchedFrame(now.frame, now.odometry, keyframe, pairs, now.unsent)
         with now.times.stage("pose"):
-            moves = self._checks.newcomer_moves(seen)
-        if moves:
-            return self._attempt(now, self._without_newcomer(keyframe))
-        with now.times.stage("pose"):
             before = Before(
                 self._odom.newest(keyframe.chain), self._odom.newest_beside(keyframe.chain)
             )
+            moves = self._checks.newcomer_moves(seen, before.chain)
+        if moves:
+            return self._attempt(now, self._without_newcomer(keyframe))
+        with now.times.stage("pose"):
             outcome, remarks = self._checks.pose(seen, before)
         remarks = {**remarks, "frozen": self._frozen, "moving": moving_words(keyframe)}
         remarks["own parts"] = self._scenery.own_parts
