@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -11,9 +12,10 @@ import pytest
 from l2m_ros.geometry import se3
 from l2m_ros.matching.catalogue import load_matcher
 from l2m_ros.tracking.movers import Movers, View
+from l2m_ros.tracking.newcomers import newcomer_moves
 from l2m_ros.tracking.pose_checks import PoseChecks
 from l2m_ros.tracking.tracker import Tracker
-from l2m_ros.types import Camera, Frame
+from l2m_ros.types import Camera, Correspondences, Frame, MetricPose
 
 WIDTH, HEIGHT, F = 320, 240, 250.0
 WALL_M, PERSON_M = 4.0, 0.9
@@ -98,6 +100,35 @@ def test_the_pose_is_the_cameras_and_not_that_of_a_person_whom_no_frame_saw_comi
 
 def test_who_stands_there_is_matched():
     assert run(walks=False) == (FRAMES - 1, 0, set())
+
+
+ASTRAY, TRULY = se3.transform(np.eye(3), [0.3, 0.0, 0.0]), se3.transform(np.eye(3), [0.0, 0.0, 0.1])
+
+
+@pytest.mark.parametrize(
+    ("expected", "moves"),
+    [(None, True), (ASTRAY, True), (TRULY, False)],
+    ids=["no", "astray", "true"],
+)
+def test_what_is_near_stands_if_all_matches_say_so_and_so_does_the_velocity(expected, moves):
+    """A bare wall close by, and matches on what was seen before that agree on a wrong pose."""
+    u, v = (a.ravel().astype(float) for a in np.meshgrid(range(8, 312, 8), range(8, 232, 8)))
+    keyframe_px, new = np.stack([u, v], 1), u > 120
+    depth = np.where(COLUMN > 120, 1.0, WALL_M).astype(np.float32)
+    at = RAYS[v.astype(int), u.astype(int)] * depth[v.astype(int), u.astype(int)][:, None]
+    motions = np.where(new[:, None, None], se3.inverse(TRULY), se3.inverse(ASTRAY))
+    seen = np.einsum("nij,nj->ni", motions[:, :3, :3], at) + motions[:, :3, 3]
+    query_px = seen[:, :2] / seen[:, 2:] * F + [159.5, 119.5]
+    pairs = Correspondences(query_px, keyframe_px, np.ones(len(u)))
+    rgb = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
+    image = Frame(rgb, CAMERA, depth)
+    keyframe = SimpleNamespace(frame=image, seen_before=COLUMN <= 120, seen_depth=depth)
+
+    def posed(part):
+        T = TRULY if len(part) == len(pairs) else ASTRAY
+        return MetricPose(T, 1e-6 * np.eye(6), np.ones(len(part), bool), "depth")
+
+    assert newcomer_moves(pairs, image, keyframe, posed, 0.2, expected) == moves
 
 
 def view(depth, tenths):
