@@ -258,6 +258,7 @@ def test_pairs_kept_within_other_limits_are_drawn_again(tmp_path, monkeypatch):
     assert [one.way_m for one in drawn] == [1.2, 3.0]
 
 
+@pytest.mark.slow
 def test_processes_render_what_one_does_and_only_what_is_missing(tmp_path):
     from l2m_ros.commands.train_metric_head import rendered_pairs
     from l2m_ros.matching.catalogue import load_matcher
