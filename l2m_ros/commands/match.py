@@ -138,15 +138,14 @@ def _matched(
     query, keyframe = matcher.encode(a), matcher.encode(b)
     reference = matcher.reference(keyframe)
     match = matcher.match(query, reference)
-    if isinstance(match, Correspondences):
-        return None, pairs_of(match, a, b, args.limit)
-    if args.second_look != "never":
-        pairs = second_look(
-            matcher, match, reference, a, b, args.limit,
-            when=args.second_look, encoded=(query, keyframe),
-        )  # fmt: skip
-        return match, pairs
-    return match, pairs_of(match, a, b, args.limit)
+    dense = None if isinstance(match, Correspondences) else match
+    if dense is None or args.second_look == "never":
+        return dense, pairs_of(match, a, b, args.limit)
+    pairs = second_look(
+        matcher, dense, reference, a, b, args.limit,
+        when=args.second_look, encoded=(query, keyframe),
+    )  # fmt: skip
+    return dense, pairs
 
 
 def _like_reference(

@@ -45,8 +45,7 @@ def newcomer_moves(
     second_motion: the most matches of one over those of the pose, each by its confidence.
     expected: keyframe_from_camera by the velocity so far; None where that is not known.
     """
-    if keyframe.seen_before is None or keyframe.seen_depth is None:
-        return False
+    assert keyframe.seen_before is not None
     before, sure = mask_at(keyframe.seen_before, pairs.keyframe_px), pairs.confidence > 0
     scene, new = (pairs.select(np.flatnonzero(part & sure)) for part in (before, ~before))
     its, rays = _rays(new, query, keyframe), _rays(scene, query, keyframe)
@@ -72,12 +71,10 @@ def newcomer_moves(
         return False
     if not elsewhere(pose.keyframe_from_camera, APART_PX * px / f, agreed):
         return False
+    if expected is None:
+        return True
     whole = posed(pairs)
-    return (
-        expected is None
-        or not isinstance(whole, MetricPose)
-        or (_way_m(pose, expected) < _way_m(whole, expected))
-    )
+    return not isinstance(whole, MetricPose) or _way_m(pose, expected) < _way_m(whole, expected)
 
 
 def _way_m(pose: MetricPose, expected: FloatArray) -> float:

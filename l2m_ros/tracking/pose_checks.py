@@ -105,7 +105,7 @@ class PoseChecks:
 
         Depth that was contradicted lately is not asked. before: the newest place of its chain.
         """
-        if self.depth_doubted:
+        if seen.keyframe.seen_before is None or self.depth_doubted:
             return False
         posed = partial(self._part, seen, None, self._pose_options)
         motion = predicted(before, seen.frame.stamp_ns, self.options.gates)

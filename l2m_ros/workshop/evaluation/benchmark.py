@@ -124,15 +124,16 @@ class Bench:
             match = self._matcher.match(query, reference)
         images, limit = (a.rgb, b.rgb), self._options.max_matches
         drawing = Drawing(self._options.subpixel, self._options.seed, self._options.sampling)
-        dense = isinstance(match, DenseMatch)
-        if isinstance(match, DenseMatch) and self._options.second_look != "never":
+        dense = match if isinstance(match, DenseMatch) else None
+        if dense is not None and self._options.second_look != "never":
             with self._timed("second_look"):
                 pairs = second_look(
-                    self._matcher, match, reference, *images, limit,
+                    self._matcher, dense, reference, *images, limit,
                     when=self._options.second_look, encoded=(query, keyframe), drawing=drawing,
                 )  # fmt: skip
         else:
-            with self._timed("subpixel" if dense and drawing.subpixel else "match"):
+            refines = dense is not None and drawing.subpixel
+            with self._timed("subpixel" if refines else "match"):
                 pairs = pairs_of(match, *images, limit, drawing)
         pair = self._shrunk(pair, a, b)
         result = replace(
