@@ -8,11 +8,7 @@ from __future__ import annotations
 
 import argparse
 import functools
-import multiprocessing
-import signal
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator
 from dataclasses import astuple, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -125,6 +121,7 @@ def rendered_pairs(
 ) -> Iterator[tuple[int, SeenPairs]]:
     """(number, pairs) of each drafted world; kept, so that the same command need not draw again."""
     from l2m_ros.progress import track
+    from l2m_ros.workshop.jobs.runners import runner_of
     from l2m_ros.workshop.training.seen_pairs import SeenPairs
 
     worlds = options.worlds
@@ -134,8 +131,10 @@ def rendered_pairs(
     kept = folder / "seen" / f"{size[0]}x{size[1]}-{eyes}-seed{worlds.first_seed}{mount}-{far}"
     paths = [kept / f"world{number}.npz" for number in range(worlds.worlds)]
     missing = [number for number, path in enumerate(paths) if not path.is_file()]
-    rendered = _rendered(missing, options, matcher, kept)
     if missing:
+        processes = min(worlds.processes(), len(missing))
+        work = functools.partial(_keep, options, kept, matcher if processes == 1 else None)
+        rendered = runner_of(None, processes).run(work, missing)
         list(track(rendered, "rendering worlds", len(missing)))
     for number, path in enumerate(paths):
         part = SeenPairs.load(path)
@@ -143,45 +142,17 @@ def rendered_pairs(
             yield number, part
 
 
-def _rendered(
-    missing: Sequence[int], options: MetricOptions, matcher: NetworkMatcher, kept: Path
-) -> Iterator[None]:
-    """Draws and keeps those worlds, each a process' own; yields as each is done."""
-    processes = min(options.worlds.processes(), len(missing))
-    if processes <= 1:
-        for number in missing:
-            _keep(number, options, matcher, kept)
-            yield
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, initializer=_alone) as pool:
-        begun = [pool.submit(_keep, number, options, None, kept) for number in missing]
-        try:
-            for ended in as_completed(begun):
-                ended.result()
-                yield
-        except BrokenProcessPool as error:
-            raise InvalidInput(
-                "a process that renders was killed, for want of memory mostly: set "
-                "`worlds: {renderers: 1}` in the config; what is rendered is kept"
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _alone() -> None:
-    """One thread, and no word on Ctrl-C, which the parent answers."""
+def _keep(options: MetricOptions, kept: Path, matcher: NetworkMatcher | None, number: int) -> None:
+    """Draws and keeps a world. matcher: None in a process of its own, with one thread."""
     import cv2
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(1)
-
-
-def _keep(number: int, options: MetricOptions, matcher: NetworkMatcher | None, kept: Path) -> None:
     from l2m_ros.workshop.training.seen_pairs import seen_pairs
 
+    if matcher is None:
+        cv2.setNumThreads(1)
+        matcher = _lite(options.size)
     frames, ends = _drafted(options.worlds.first_seed + number, options)
-    seen_pairs(frames, ends, matcher or _lite(options.size)).save(kept / f"world{number}.npz")
+    seen_pairs(frames, ends, matcher).save(kept / f"world{number}.npz")
 
 
 @functools.cache
