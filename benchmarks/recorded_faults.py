@@ -15,7 +15,8 @@ import cv2
 import numpy as np
 
 from l2m_ros.types import Frame
-from l2m_ros.workshop.simulation.sensor_faults import SENSOR_FAULTS, SensorFault, Shots
+from l2m_ros.workshop.simulation.sensor_faults import SENSOR_FAULTS, SensorFault
+from l2m_ros.workshop.simulation.sequence import Shots
 
 LATE_FRAMES = 3
 FROZEN_FROM = 20

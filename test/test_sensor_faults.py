@@ -9,14 +9,12 @@ import pytest
 from l2m_ros import cli
 from l2m_ros.errors import InvalidInput
 from l2m_ros.geometry import se3
-from l2m_ros.workshop.simulation import in_the_way
+from l2m_ros.workshop.simulation import in_the_way, odometry_faults
 from l2m_ros.workshop.simulation.folder import write_folder
 from l2m_ros.workshop.simulation.sensor_faults import (
     DEPTH_SCALE,
     HOLES,
     LOOKALIKE_M,
-    ODOM_JUMP_M,
-    ODOM_SCALE,
     SENSOR_FAULTS,
     spoil,
 )
@@ -154,12 +152,12 @@ def test_odometry_that_is_scaled_late_or_jumps(shots):
 
     scaled = spoilt(shots, "odom_scaled")
     ratio = np.linalg.norm(way(scaled[0], scaled[20])) / np.linalg.norm(way(shots[0], shots[20]))
-    assert ratio == pytest.approx(ODOM_SCALE)
+    assert ratio == pytest.approx(odometry_faults.SCALE)
     late = spoilt(shots, "odom_late")  # at 10 Hz one frame
     assert np.allclose(late[9].odom_from_base, shots[8].odom_from_base, atol=1e-6)
     jumped = spoilt(later(shots, 3.0), "odom_jumps")
     off = [(b.odom_from_base - a.odom_from_base)[:3, 3] for a, b in zip(shots, jumped, strict=True)]
-    assert np.allclose(off[0], 0) and np.allclose(off[-1], [ODOM_JUMP_M, 0, 0])
+    assert np.allclose(off[0], 0) and np.allclose(off[-1], [odometry_faults.JUMP_M, 0, 0])
 
 
 def test_a_look_alike_place_shows_the_same_but_lies_further(tmp_path):

@@ -1,16 +1,17 @@
 """Sensors that misbehave: what a tracker must survive without publishing a wrong pose.
 
-    for shot in spoil(simulate(options), ["depth_late", "odom_slip"], options): ...
+    for shot in spoil(simulate(options), ["depth_late", "odom_slip"]): ...
 
 Each fault takes the frames of a run and gives them back changed; the truth stays true. The natural
-imperfections of good sensors (noise, blur, drops) are in `faults.py`.
+imperfections of good sensors (noise, blur, drops) are in `faults.py`, odometry's faults in
+`odometry_faults.py`.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -23,21 +24,16 @@ from l2m_ros.errors import InvalidInput
 from l2m_ros.geometry import se3
 from l2m_ros.geometry.camera import project
 from l2m_ros.types import ByteArray, FloatArray
-from l2m_ros.workshop.simulation import in_the_way
+from l2m_ros.workshop.simulation import in_the_way, odometry_faults
 from l2m_ros.workshop.simulation.optics import pixel_rays
-from l2m_ros.workshop.simulation.path import BODY_FROM_OPTICAL
-from l2m_ros.workshop.simulation.sequence import SimulatedFrame
-
-Shots = Iterator[SimulatedFrame]
+from l2m_ros.workshop.simulation.sequence import Shots, SimulatedFrame
 
 DEPTH_SCALE = 1.05
 DEPTH_LATE_S = 0.1
 OTHER_CAMERA_DEG = 90.0  # to the left of the one that takes the images
 HOLES = 0.45  # of the picture
 FLYING_PX = 3  # beside a depth edge
-SLIP_M_S = 0.5
 READOUT_S = 0.03  # of a rolling shutter, from the first row to the last
-ODOM_SCALE, ODOM_LATE_S, ODOM_JUMP_M = 1.1, 0.1, 0.4
 LOOKALIKE_M = 2.8  # from one stretch of the corridor to the next one that looks the same
 
 
@@ -139,77 +135,6 @@ def _depth_flying(shots: Shots, rng: np.random.Generator) -> Shots:
         edge = known & (far > 1.1 * near)
         between = near + rng.random(depth.shape) * (far - near)
         yield _with_depth(shot, np.where(edge, between, depth))
-
-
-# ---- odometry ------------------------------------------------------------------------------------
-
-
-def _odom_slip(shots: Shots, rng: np.random.Generator) -> Shots:
-    """The wheels spin for one second in three: the base is said to go forward faster."""
-    drift, before = np.eye(4), None
-    for shot in shots:
-        if before is not None and shot.time_s % 3.0 > 2.0:
-            slip = np.eye(4)
-            slip[0, 3] = SLIP_M_S * (shot.time_s - before.time_s)
-            drift = drift @ before.odom_from_base @ slip @ np.linalg.inv(before.odom_from_base)
-        before = shot
-        yield replace(shot, odom_from_base=drift @ shot.odom_from_base)
-
-
-def _odom_covariance(diagonal: Sequence[float]) -> Callable[[Shots, np.random.Generator], Shots]:
-    def apply(shots: Shots, rng: np.random.Generator) -> Shots:
-        for shot in shots:
-            yield replace(shot, odom_covariance=np.diag(diagonal))
-
-    return apply
-
-
-def _odom_gaps(shots: Shots, rng: np.random.Generator) -> Shots:
-    """Three seconds in six without a message."""
-    for shot in shots:
-        yield replace(shot, odom_published=shot.time_s % 6.0 < 3.0)
-
-
-def _odom_wrong_frame(shots: Shots, rng: np.random.Generator) -> Shots:
-    """Poses in optical axes where the base's are promised."""
-    turn = BODY_FROM_OPTICAL
-    for shot in shots:
-        yield replace(shot, odom_from_base=turn.T @ shot.odom_from_base @ turn)
-
-
-def _odom_scaled(shots: Shots, rng: np.random.Generator) -> Shots:
-    """Wheels of another radius: each way is said to be ODOM_SCALE as long."""
-    start = None
-    for shot in shots:
-        start = shot.odom_from_base if start is None else start
-        moved = se3.inverse(start) @ shot.odom_from_base
-        moved[:3, 3] *= ODOM_SCALE
-        yield replace(shot, odom_from_base=start @ moved)
-
-
-def _odom_late(shots: Shots, rng: np.random.Generator) -> Shots:
-    """Stamped ODOM_LATE_S after it was measured."""
-    past: deque[SimulatedFrame] = deque(maxlen=40)
-    for shot in shots:
-        past.append(shot)
-        time_s = shot.time_s - ODOM_LATE_S
-        before = [k for k, kept in enumerate(past) if kept.time_s <= time_s]
-        if not before:
-            yield replace(shot, odom_from_base=past[0].odom_from_base)
-            continue
-        a, b = past[before[-1]], past[before[-1] + 1]
-        weight = (time_s - a.time_s) / max(b.time_s - a.time_s, 1e-9)
-        late = se3.interpolate(a.odom_from_base, b.odom_from_base, weight)
-        yield replace(shot, odom_from_base=late)
-
-
-def _odom_jumps(shots: Shots, rng: np.random.Generator) -> Shots:
-    """Every four seconds odometry jumps, as a fusion with GPS or a map does."""
-    for shot in shots:
-        jumps = int(shot.time_s // 4.0)
-        moved = np.eye(4)
-        moved[:2, 3] = ODOM_JUMP_M * (jumps % 2), 0.5 * ODOM_JUMP_M * (jumps // 2 % 2)
-        yield replace(shot, odom_from_base=moved @ shot.odom_from_base)
 
 
 # ---- images --------------------------------------------------------------------------------------
@@ -379,20 +304,24 @@ SENSOR_FAULTS: MappingProxyType[str, SensorFault] = MappingProxyType(
         "depth_late": SensorFault("depth taken 100 ms before its stamp", _depth_late),
         "depth_holes": SensorFault("depth unknown on 45 % of the image", _depth_holes),
         "depth_flying": SensorFault("flying pixels beside depth edges", _depth_flying),
-        "odom_slip": SensorFault("wheels that spin, 0.5 m/s for 1 s in 3", _odom_slip),
+        "odom_slip": SensorFault("wheels that spin, 0.5 m/s for 1 s in 3", odometry_faults.slip),
         "odom_constant": SensorFault(
-            "odometry's covariance is constant", _odom_covariance([1e-3] * 6)
+            "odometry's covariance is constant", odometry_faults.covariance([1e-3] * 6)
         ),
-        "odom_zero": SensorFault("odometry's covariance is zero", _odom_covariance([0.0] * 6)),
+        "odom_zero": SensorFault(
+            "odometry's covariance is zero", odometry_faults.covariance([0.0] * 6)
+        ),
         "odom_1e6": SensorFault(
             "1e6 for the axes that wheels do not measure",
-            _odom_covariance([1e-3, 1e-3, 1e6, 1e6, 1e6, 1e-2]),
+            odometry_faults.covariance([1e-3, 1e-3, 1e6, 1e6, 1e6, 1e-2]),
         ),
-        "odom_gaps": SensorFault("no odometry for 3 s in 6", _odom_gaps),
-        "odom_wrong_frame": SensorFault("odometry in optical axes", _odom_wrong_frame),
-        "odom_scaled": SensorFault("odometry's ways are 1.1 times too long", _odom_scaled),
-        "odom_late": SensorFault("odometry stamped 100 ms late", _odom_late),
-        "odom_jumps": SensorFault("odometry jumps by 0.4 m every 4 s", _odom_jumps),
+        "odom_gaps": SensorFault("no odometry for 3 s in 6", odometry_faults.gaps),
+        "odom_wrong_frame": SensorFault("odometry in optical axes", odometry_faults.wrong_frame),
+        "odom_scaled": SensorFault(
+            "odometry's ways are 1.1 times too long", odometry_faults.scaled
+        ),
+        "odom_late": SensorFault("odometry stamped 100 ms late", odometry_faults.late),
+        "odom_jumps": SensorFault("odometry jumps by 0.4 m every 4 s", odometry_faults.jumps),
         "exposure_jumps": SensorFault("exposure jumps by up to 2 stops", _exposure_jumps),
         "rolling_shutter": SensorFault("rows taken over 30 ms", _rolling_shutter),
         "lens_smear": SensorFault("a third of the lens is greasy", _lens_smear),

@@ -126,6 +126,9 @@ class SimulatedFrame:
         return Viewpoint(self.world, frame.right_camera, pose, self.time_s, self.moving)
 
 
+Shots = Iterator[SimulatedFrame]  # of a run
+
+
 @dataclass(frozen=True, eq=False)
 class Pictures:
     """What takes the time of a frame: rendered, with the faults of its sensors."""
