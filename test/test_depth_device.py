@@ -205,3 +205,22 @@ def test_photographs_are_read_before_worlds_are_rendered(tmp_path, monkeypatch, 
     args = SimpleNamespace(photographs=tmp_path, pairs=[], sequences=None, measure=None)
     with pytest.raises(KeyboardInterrupt):
         train_depth.anew_run(args, HeadOptions(width=64, height=64))
+
+
+def test_no_world_is_begun_after_the_time_to_render(monkeypatch):
+    from l2m_ros.workshop.training import depth_sources
+
+    now_s, drafted = [0.0], []
+
+    def draft(options, world):
+        drafted.append(world)
+        now_s[0] += 10.0
+        one = Stored.of([slope()], world, -1, STORED)
+        return [getattr(one, name).numpy() for name in Stored.__dataclass_fields__]
+
+    monkeypatch.setattr(depth_sources, "draft_arrays", draft)
+    monkeypatch.setattr(depth_sources.time, "monotonic", lambda: now_s[0])
+    said = []
+    worlds = depth_sources.draft_worlds(HeadOptions(worlds=99, render_s=25.0), said.append)
+    assert drafted == [0, 1, 2] and said == ["3 worlds rendered in 30 s"]
+    assert [int(world.place) for world in worlds] == drafted

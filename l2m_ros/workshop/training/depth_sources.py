@@ -7,23 +7,17 @@ Split.of(worlds)              every eighth world is held out
 
 from __future__ import annotations
 
-import multiprocessing
+import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import (
-    FIRST_COMPLETED,
-    Future,
-    ProcessPoolExecutor,
-    ThreadPoolExecutor,
-    wait,
-)
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from l2m_ros.errors import InvalidInput
+from l2m_ros.workshop.jobs.runners import runner_of
 from l2m_ros.workshop.simulation.draft import draft_world, kind_of
 from l2m_ros.workshop.training.depth_cuts import Size, Stored
 from l2m_ros.workshop.training.depth_data import (
@@ -64,34 +58,17 @@ def family_of(options: HeadOptions, world: int, kind: str | None) -> int:
 
 def draft_worlds(options: HeadOptions, report: Report) -> list[Stored]:
     """At most options.worlds of them, none begun after options.render_s."""
-    begun, made = time.monotonic(), dict[int, Stored]()
-    for world, stored in _rendered(options, begun):
-        made[world] = stored
+    begun = time.monotonic()
+    work = functools.partial(_drafted_until, options, begun + options.render_s)
+    drafted = runner_of(None, options.renderers).run(work, range(options.worlds))
+    made = {world: _rebuilt(arrays) for world, arrays in drafted if arrays is not None}
     report(f"{len(made)} worlds rendered in {time.monotonic() - begun:.0f} s")
     return [made[world] for world in sorted(made)]
 
 
-def _rendered(options: HeadOptions, begun: float) -> Iterator[tuple[int, Stored]]:
-    if options.renderers == 1:
-        for world in range(options.worlds):
-            if time.monotonic() - begun > options.render_s:
-                return
-            yield world, _rebuilt(draft_arrays(options, world))
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(options.renderers, context) as pool:
-        running: dict[Future[list[Tensor]], int] = {}
-        left = iter(range(options.worlds))
-        while True:
-            while len(running) < options.renderers and time.monotonic() - begun < options.render_s:
-                world = next(left, None)
-                if world is None:
-                    break
-                running[pool.submit(draft_arrays, options, world)] = world
-            if not running:
-                return
-            for ended in wait(running, return_when=FIRST_COMPLETED).done:
-                yield running.pop(ended), _rebuilt(ended.result())
+def _drafted_until(options: HeadOptions, ends_s: float, world: int) -> list[object] | None:
+    """ends_s: by `time.monotonic`, which is the same in all processes of a machine."""
+    return None if time.monotonic() > ends_s else draft_arrays(options, world)
 
 
 def draft_arrays(options: HeadOptions, world: int) -> list[object]:
