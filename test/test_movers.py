@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from l2m_ros.matching.catalogue import load_matcher
-from l2m_ros.matching.mask import used_of_keyframe
+from l2m_ros.matching.mask import only_used
 from l2m_ros.tracking.movers import LONGEST_UNSEEN_NS, REMEMBERED_NS, Movers, View
 from l2m_ros.tracking.options import TrackerOptions
 from l2m_ros.tracking.pose_checks import PoseChecks
@@ -122,8 +122,8 @@ def test_matches_of_it_are_dropped():
     still[:, :100] = False
     px = np.array([[50.0, 9], [150, 9]])
     pairs = Correspondences(px[::-1].copy(), px, np.ones(2))
-    assert used_of_keyframe(pairs, still).keyframe_px.tolist() == [[150, 9]]
-    assert used_of_keyframe(pairs, None) is pairs
+    assert only_used(pairs, None, still).keyframe_px.tolist() == [[150, 9]]
+    assert only_used(pairs, None, None) is pairs
 
 
 # ------------------------------------------------------------------------------------- a tracker

@@ -127,6 +127,8 @@ def test_refusals_in_words():
         correspondences(dense(), method="grid")
     with pytest.raises(InvalidInput, match="limit must be positive"):
         correspondences(dense(), 0)
+    with pytest.raises(InvalidInput, match="favours no pixel"):
+        correspondences(dense(), favour=np.ones((40, 40)), method="density")
 
 
 def test_density_is_that_of_the_published_sampler():

@@ -11,7 +11,7 @@ from l2m_ros.geometry.pose import estimate_pose
 from l2m_ros.geometry.synthetic import World, trial
 from l2m_ros.images import write_rgb
 from l2m_ros.matching.catalogue import load_matcher
-from l2m_ros.matching.mask import of_size, outside_mask, read_mask, without
+from l2m_ros.matching.mask import of_size, only_used, read_mask, without
 from l2m_ros.parameters.file import parameter_values
 from l2m_ros.parameters.table import tracker_options
 from l2m_ros.tracking.options import TrackerOptions
@@ -141,10 +141,10 @@ def test_a_mask_is_of_both_images():
         np.array([[150.0, 9], [50, 9], [150, 9]]),
         np.ones(3),
     )
-    assert len(outside_mask(pairs, mask)) == 1
+    assert len(only_used(pairs, mask, mask)) == 1
     warp = np.stack(np.meshgrid(np.arange(160.0), np.arange(120.0)), -1) * 2 + 40
     dense = DenseMatch(warp, np.ones((120, 160)), (WIDTH, HEIGHT), (WIDTH, HEIGHT))
-    used = outside_mask(dense, mask).certainty
+    used = only_used(dense, mask, mask).certainty
     assert not used[:, :50].any() and used[:60, 50:].all()
     half = of_size(mask[::2, ::2], (WIDTH, HEIGHT))  # of binned images
     assert np.array_equal(half, mask)

@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 
 from l2m_ros.matching.canvas import Canvas
-from l2m_ros.matching.mask import mask_at
 from l2m_ros.matching.pairs import Drawing, pairs_of
 from l2m_ros.matching.subpixel import jacobian_at
 from l2m_ros.types import Correspondences, DenseMatch, FloatArray
@@ -59,12 +58,6 @@ class Look:
             keyframe_px=self.keyframe.to_image(pairs.keyframe_px),
             precision=precision,
         )
-
-
-def shown_only(match: DenseMatch, query: Canvas, keyframe: Canvas) -> DenseMatch:
-    """Certainty 0 where either canvas shows nothing."""
-    seen = mask_at(query.shown, match.grid_px()) & mask_at(keyframe.shown, match.warp_px)
-    return replace(match, certainty=np.where(seen, match.certainty, np.float32(0.0)))
 
 
 def joined(parts: Sequence[Correspondences]) -> Correspondences:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import overload
 
 import cv2
 import numpy as np
@@ -16,7 +17,7 @@ import numpy.typing as npt
 from l2m_ros.errors import InvalidInput
 from l2m_ros.images import read_rgb
 from l2m_ros.matching.matcher import Match
-from l2m_ros.types import ByteArray, Correspondences, FloatArray, Frame
+from l2m_ros.types import ByteArray, Correspondences, DenseMatch, FloatArray, Frame
 
 Mask = npt.NDArray[np.bool_]  # (H, W) where the image is used
 RUN_ON_ACROSS = 160  # samples of an image that tell the colours which run on
@@ -30,25 +31,27 @@ def read_mask(path: str | Path) -> Mask:
     return used
 
 
-def outside_mask(match: Match, mask: Mask | None) -> Match:
-    """The match without what the mask leaves out in either image; both are of one camera."""
-    if mask is None:
+@overload
+def only_used(match: DenseMatch, query: Mask | None, keyframe: Mask | None) -> DenseMatch: ...
+
+
+@overload
+def only_used(match: Match, query: Mask | None, keyframe: Mask | None) -> Match: ...
+
+
+def only_used(match: Match, query: Mask | None, keyframe: Mask | None) -> Match:
+    """The match without what is not used of the query or of the keyframe; None: all is."""
+    if query is None and keyframe is None:
         return match
     if isinstance(match, Correspondences):
-        used = mask_at(mask, match.query_px) & mask_at(mask, match.keyframe_px)
+        used = _used_at(query, match.query_px) & _used_at(keyframe, match.keyframe_px)
         return match.select(np.flatnonzero(used))
-    used = mask_at(mask, match.grid_px()) & mask_at(mask, match.warp_px)
+    used = _used_at(query, match.grid_px()) & _used_at(keyframe, match.warp_px)
     return replace(match, certainty=np.where(used, match.certainty, np.float32(0.0)))
 
 
-def used_of_keyframe(match: Match, used: Mask | None) -> Match:
-    """The match without what is not used of its keyframe; None: all is."""
-    if used is None:
-        return match
-    if isinstance(match, Correspondences):
-        return match.select(np.flatnonzero(mask_at(used, match.keyframe_px)))
-    here = mask_at(used, match.warp_px)
-    return replace(match, certainty=np.where(here, match.certainty, np.float32(0.0)))
+def _used_at(mask: Mask | None, px: FloatArray) -> Mask:
+    return np.ones(px.shape[:-1], np.bool_) if mask is None else mask_at(mask, px)
 
 
 def without(frame: Frame, used: Mask) -> Frame:

@@ -4,7 +4,8 @@
                 -> those alone that their pixels confirm
 
 A pair of a bare wall is as certain as one of a corner, and a pixel or two off. The tracker, whose
-views are close to each other, takes all pairs as they are drawn and weighs them.
+views are close to each other, takes all pairs as they are drawn and weighs them. Drawn by
+density, texture does not count.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def pairs_of(
     """
     if not drawing.subpixel or not isinstance(match, DenseMatch):
         return correspondences(match, limit, seed=drawing.seed, method=drawing.method)
-    favour = texture(match, query_rgb, options)
+    favour = texture(match, query_rgb, options) if drawing.method == "cells" else None
     pairs = correspondences(match, limit, seed=drawing.seed, method=drawing.method, favour=favour)
     jacobian = jacobian_at(match, pairs.query_px)
     pairs, confirmed = refined(pairs, jacobian, query_rgb, keyframe_rgb, options)

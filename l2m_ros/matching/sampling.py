@@ -8,7 +8,6 @@ density   as the published dense matchers draw: by certainty, then thinned where
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from l2m_ros.types import Correspondences, DenseMatch
 
 Array = npt.NDArray[Any]
 
+METHODS = ("cells", "density")
 LIMIT = 2000
 THRESHOLD = 0.05  # certainty below which the published matchers draw hardly any pixel
 TIE_BREAK = 1e-3  # certainties closer than this count as equal, and one is drawn at random
@@ -42,8 +42,8 @@ def correspondences(
 
     A DenseMatch is sampled over the query's image, certainties above the threshold only (by
     density: hardly any below it). Correspondences are kept as they are, the most confident where
-    there are too many. favour (h, w): by so much more than its certainty a pixel counts in its cell
-    (not by density, which is the published way).
+    there are too many. favour (h, w): by so much more than its certainty a pixel counts in its
+    cell; by cells only.
     """
     if limit < 1 or not 0 <= threshold <= 1:
         raise InvalidInput(
@@ -51,9 +51,15 @@ def correspondences(
         )
     if method not in METHODS:
         raise InvalidInput(f"unknown sampling {method!r}: use {', '.join(METHODS)}")
+    if favour is not None and method != "cells":
+        raise InvalidInput(f"sampling {method!r} favours no pixel: use cells")
     if isinstance(match, Correspondences):
         return most_confident(match, limit)
-    chosen = METHODS[method](match, limit, threshold, np.random.default_rng(seed), favour)
+    rng = np.random.default_rng(seed)
+    if method == "cells":
+        chosen = _by_cells(match, limit, threshold, rng, favour)
+    else:
+        chosen = _by_density(match, limit, threshold, rng)
     return pairs_at(match, np.sort(chosen))
 
 
@@ -110,7 +116,6 @@ def _by_density(
     limit: int,
     threshold: float,
     rng: np.random.Generator,
-    favour: Array | None,  # not asked
 ) -> Array:
     """Weights w = 1 above the threshold, else the certainty; then 1 / (density + 1)."""
     certainty = match.certainty.reshape(-1).astype(np.float64)
@@ -144,10 +149,3 @@ def _draw(weight: Array, number: int, rng: np.random.Generator) -> Array:
     if number == 0:
         return np.zeros(0, np.int64)
     return rng.choice(len(weight), number, replace=False, p=weight / weight.sum())
-
-
-Method = Callable[[DenseMatch, int, float, np.random.Generator, Array | None], Array]
-METHODS: dict[str, Method] = {
-    "cells": _by_cells,
-    "density": _by_density,
-}

@@ -34,7 +34,8 @@ from l2m_ros.matching.canvas import (
     turned_to_fit,
     untouched,
 )
-from l2m_ros.matching.look import Look, joined, shown_only
+from l2m_ros.matching.look import Look, joined
+from l2m_ros.matching.mask import only_used
 from l2m_ros.matching.matcher import Matcher
 from l2m_ros.matching.pairs import DRAWING, Drawing
 from l2m_ros.matching.sampling import LIMIT
@@ -182,7 +183,7 @@ class _Eye:
         query = laid(self.query_rgb, zoom @ keyframe_from_query, canvas)
         ends = self.matcher.encode(query.rgb), self.matcher.encode(keyframe.rgb)
         there = self._matched(ends[0], self.matcher.reference(ends[1]))
-        closer = Look(shown_only(there, query, keyframe), query, keyframe)
+        closer = Look(only_used(there, query.shown, keyframe.shown), query, keyframe)
         return self._back(closer, ends) if options.both_ways else closer
 
     def and_back(self, look: Look) -> Look:
@@ -197,7 +198,7 @@ class _Eye:
     def _back(self, look: Look, ends: tuple[Features, Features]) -> Look:
         query, keyframe = ends
         back = self._matched(keyframe, self.matcher.reference(query))
-        return replace(look, back=shown_only(back, look.keyframe, look.query))
+        return replace(look, back=only_used(back, look.keyframe.shown, look.query.shown))
 
     def _other_starts(self, turns: dict[int, Look], tried: int) -> Iterator[Look]:
         """The whole query in other turns, parts of it, parts of the keyframe; matched there."""
@@ -226,7 +227,7 @@ class _Eye:
 
     def _started(self, query: Canvas, keyframe: Canvas, reference: Reference | None = None) -> Look:
         match = self._matched(self.matcher.encode(query.rgb), reference or self.reference)
-        return Look(shown_only(match, query, keyframe), query, keyframe)
+        return Look(only_used(match, query.shown, keyframe.shown), query, keyframe)
 
     def _matched(self, query: Features, reference: Reference) -> DenseMatch:
         match = self.matcher.match(query, reference)

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from l2m_ros.matching.mask import outside_mask, used_of_keyframe
+from l2m_ros.matching.mask import only_used
 from l2m_ros.matching.matcher import Matcher
 from l2m_ros.matching.mono_depth import DepthReader
 from l2m_ros.matching.sampling import correspondences
@@ -198,7 +198,8 @@ class Tracker:
     def _attempt(self, now: EncodedFrame, keyframe: Keyframe) -> Attempt:
         with now.times.stage("match"):
             match = self._matcher.match(now.features, keyframe.reference)
-            match = used_of_keyframe(outside_mask(match, self._scenery.used), keyframe.still)
+            match = only_used(match, self._scenery.used, self._scenery.used)
+            match = only_used(match, None, keyframe.still)
             pairs = correspondences(match, limit=self.options.max_matches)
         if self.options.subpixel:
             with now.times.stage("subpixel"):
