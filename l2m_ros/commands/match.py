@@ -36,9 +36,6 @@ from l2m_ros.files import check_outputs
 if TYPE_CHECKING:
     from l2m_ros.types import ByteArray, Correspondences, DenseMatch, Frame
 
-# Share of a dense match's pairs that agree with the pose, below which it is doubtful: of 155 right
-# poses of 15 scenes none has less than 0.56, of 19 wrong ones six have less than a half.
-MAJORITY = 0.5
 ASSUMED_FOCAL = 0.8  # of the longest side: between a phone (0.75) and a laptop (0.9)
 
 
@@ -92,6 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from l2m_ros.geometry.pose_by_length import MAJORITY
     from l2m_ros.images import read_rgb
 
     show_log()
