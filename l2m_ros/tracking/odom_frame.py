@@ -21,9 +21,10 @@ from l2m_ros.tracking.gates import GateOptions
 from l2m_ros.tracking.keyframes import Keyframe
 from l2m_ros.tracking.motion import predicted
 from l2m_ros.tracking.odometry import OdometrySample
+from l2m_ros.tracking.options import TrackerOptions
 from l2m_ros.tracking.place import Place
 from l2m_ros.tracking.velocity import twist_between
-from l2m_ros.types import FloatArray, MetricPose, RelativePose
+from l2m_ros.types import FloatArray, Frame, MetricPose, RelativePose
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +35,12 @@ class Sighting:
     odometry: OdometrySample | None
     base_from_camera: FloatArray | None
     unseen: UnseenMotion
+
+
+def sighting_of(frame: Frame, odometry: OdometrySample | None, options: TrackerOptions) -> Sighting:
+    gates = options.gates
+    unseen = UnseenMotion(gates.max_speed_m_s, gates.max_turn_rad_s)
+    return Sighting(frame.stamp_ns, odometry, options.base_from_camera, unseen)
 
 
 BESIDE = 0  # stands for the chain of a keyframe that belongs to none yet; chains count from 1

@@ -11,8 +11,6 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-import numpy as np
-
 from l2m_ros.matching.mask import only_used
 from l2m_ros.matching.matcher import Matcher
 from l2m_ros.matching.mono_depth import DepthReader
@@ -27,16 +25,15 @@ from l2m_ros.tracking.attempt import (
     moving_words,
     words,
 )
-from l2m_ros.tracking.chain import Located, UnseenMotion, locate
-from l2m_ros.tracking.depth_trust import DEPTH, STEREO
 from l2m_ros.tracking.doubts import repeated_image, stands
 from l2m_ros.tracking.frozen import SeenSince, without_frozen
 from l2m_ros.tracking.keyframe_maker import KeyframeMaker
+from l2m_ros.tracking.keyframe_placer import KeyframePlacer
 from l2m_ros.tracking.keyframes import Keyframe, KeyframePolicy
 from l2m_ros.tracking.matched_frame import MatchedFrame
-from l2m_ros.tracking.motion import open_radius_m, predicted
+from l2m_ros.tracking.motion import open_radius_m
 from l2m_ros.tracking.movers import View
-from l2m_ros.tracking.odom_frame import BESIDE, OdomFrame, Sighting, moved_chain
+from l2m_ros.tracking.odom_frame import OdomFrame, Sighting, moved_chain, sighting_of
 from l2m_ros.tracking.odometry import OdometrySample
 from l2m_ros.tracking.options import TrackerOptions
 from l2m_ros.tracking.pose_checks import Before, PoseChecks
@@ -76,6 +73,7 @@ class Tracker:
         self._policy = KeyframePolicy(options.keyframes)
         self._odom, self._checks = OdomFrame(), PoseChecks(options)
         self._scenery = Scenery()
+        self._placer = KeyframePlacer(self._maker, self._odom, self._scenery, self._checks)
         self.reset()
 
     def reset(self) -> None:
@@ -255,6 +253,11 @@ class Tracker:
             self._odom.go_on_beside(keyframe, attempt.outcome, self._sighting(now))
         return None if attempt.failed else attempt
 
+    def _make_keyframe_beside(self, missed: EncodedFrame) -> Keyframe:
+        assert self._keyframe is not None
+        self._policy.restart()
+        return self._placer.beside(missed, self._keyframe)
+
     def _after_loss(self, now: EncodedFrame, attempt: Attempt, lost: Lost) -> TrackResult:
         self._recovery.lost += 1
         reason = words(lost)
@@ -288,7 +291,7 @@ class Tracker:
             reason = f"beside the chain: keyframe {self._keyframe.id} is not seen"
             return attempt.result(TrackState.TRACKING, reason, now)
         why = f"keyframe {attempt.keyframe.id} is tracked, the one before it is not"
-        kept = self._adopt_beside(attempt.keyframe)
+        kept = self._adopt(self._placer.beginning(attempt.keyframe))
         return self._tracked(now, attempt.against(kept), why, wanted)
 
     def _tracked(
@@ -308,10 +311,14 @@ class Tracker:
         if self._would_end_metres(now, attempt):
             return result
         if isinstance(attempt.outcome, MetricPose):
-            self._make_connected_keyframe(now, attempt, attempt.outcome)
+            assert self._keyframe is not None
+            seen = attempt.against(self._keyframe).seen  # where odom has put it by now
+            taken = self._adopt(self._placer.connected(now, seen, attempt.outcome))
+            self._checks.hand_over(seen, attempt.outcome, taken)
             return replace(result, new_keyframe=True)
         assert isinstance(attempt.outcome, RelativePose)
-        taken = self._make_unconnected_keyframe(now, (attempt.keyframe, attempt.outcome))
+        turn = attempt.keyframe, attempt.outcome
+        taken = self._adopt(self._placer.unconnected(now, self._keyframe, turn))
         event = self._odom.event(taken, self._sighting(now), "no pose in metres connects it")
         return replace(result, new_keyframe=True, chain_event=event)
 
@@ -336,7 +343,7 @@ class Tracker:
         place, attempt = self._odom.publish(moved, pose, sighting), attempt.against(moved)
         self._checks.learn(attempt.seen, pose, before)
         depth, at = now.frame.depth, (moved.chain, place.odom_from_camera)
-        if depth is not None and self._shows_movers(pose):
+        if depth is not None and self._placer.shows_movers(pose):
             view = View(now.frame.stamp_ns, now.frame.camera, depth, *at)
             self._scenery.believe(view)
         return replace(
@@ -348,12 +355,7 @@ class Tracker:
         )
 
     def _sighting(self, now: EncodedFrame) -> Sighting:
-        return self._sighting_at(now.frame.stamp_ns, now.odometry)
-
-    def _sighting_at(self, stamp_ns: int, odometry: OdometrySample | None) -> Sighting:
-        o = self.options
-        unseen = UnseenMotion(o.gates.max_speed_m_s, o.gates.max_turn_rad_s)
-        return Sighting(stamp_ns, odometry, o.base_from_camera, unseen)
+        return sighting_of(now.frame, now.odometry, self.options)
 
     def _start_chain(self, now: EncodedFrame, why: str) -> TrackResult:
         """Start a new chain at this frame, where the last one is thought to have ended."""
@@ -361,7 +363,7 @@ class Tracker:
             state = TrackState.WAITING if self._keyframe is None else TrackState.LOST
             reason = f"no keyframe yet: {now.rejection}"
             return TrackResult(state, reason, now.frame, self._keyframe, stages_ms=now.times.ms)
-        taken = self._make_unconnected_keyframe(now, None)
+        taken = self._adopt(self._placer.unconnected(now, self._keyframe, None))
         reason = f"new chain {taken.chain} at keyframe {taken.id}: {why}"
         return TrackResult(
             TrackState.TRACKING,
@@ -372,77 +374,6 @@ class Tracker:
             chain_event=self._odom.event(taken, self._sighting(now), why),
             stages_ms=now.times.ms,
         )
-
-    def _make_connected_keyframe(
-        self, now: EncodedFrame, attempt: Attempt, pose: MetricPose
-    ) -> None:
-        """This frame becomes the next keyframe of its chain."""
-        before = self._keyframe
-        assert before is not None  # the one that the pose is relative to
-        seen = replace(attempt.seen, keyframe=before)
-        taken = self._maker.make(now, before.chain, locate(before, pose), (seen, pose))
-        taken = self._adopt(self._without_movers(taken, pose))
-        self._checks.hand_over(seen, pose, taken)
-
-    def _make_unconnected_keyframe(
-        self, now: EncodedFrame, seen: tuple[Keyframe, RelativePose] | None
-    ) -> Keyframe:
-        """This frame begins a new chain."""
-        sighting = self._sighting(now)
-        chain, start = self._odom.begin(sighting, seen)
-        place = Located(start.odom_from_camera, start.covariance)
-        taken = self._maker.make(now, chain, place)
-        return self._adopt(self._without_movers(taken, None))
-
-    def _make_keyframe_beside(self, before: EncodedFrame) -> Keyframe:
-        """A frame that matched nothing, to be tried as a keyframe of no chain."""
-        assert self._keyframe is not None
-        then = self._sighting_at(before.frame.stamp_ns, before.odometry)
-        place = self._odom.begin_beside(then, self._keyframe.chain, self.options.gates)
-        taken = self._maker.make(before, BESIDE, Located(place, np.zeros((6, 6))))
-        self._policy.restart()
-        return self._without_movers(taken, None)
-
-    def _adopt_beside(self, keyframe: Keyframe) -> Keyframe:
-        """The keyframe beside the chain begins a new one."""
-        then = self._sighting_at(keyframe.frame.stamp_ns, keyframe.odometry)
-        chain, start = self._odom.begin(then, None)
-        placed = replace(
-            keyframe,
-            chain=chain,
-            odom_from_keyframe=start.odom_from_camera,
-            odom_covariance=start.covariance,
-        )
-        return self._adopt(placed)
-
-    def _shows_movers(self, pose: MetricPose | None) -> bool:
-        """Whether depth is to be asked what moves: of another camera or moment, everything does.
-
-        pose: by the frame at hand, if there is one; odometry's says nothing of its depth.
-        """
-        by_depth = pose is None or pose.scale_source in (DEPTH, STEREO)
-        return self.options.leave_out_movers and by_depth and not self._checks.depth_doubted
-
-    def _without_movers(self, taken: Keyframe, pose: MetricPose | None) -> Keyframe:
-        """A new keyframe that knows what in it moved into view; pose: that connects it, if any."""
-        depth, frame = taken.seen_depth, taken.frame
-        if depth is None or not self._shows_movers(pose):
-            return taken
-        at = taken.chain, taken.odom_from_keyframe
-        view = View(frame.stamp_ns, frame.camera, depth, *at)
-        if pose is None and self._keyframe is not None:
-            before = self._odom.newest(self._keyframe.chain)
-            expected = predicted(before, frame.stamp_ns, self.options.gates)
-            if before is None or expected is None:
-                return taken
-            view = replace(
-                view,
-                chain=before.chain,
-                odom_from_camera=expected.odom_from_camera,
-                unseen_ns=frame.stamp_ns - before.stamp_ns,
-            )
-        stillness = self._scenery.stillness(view)
-        return replace(taken, still=stillness.still, seen_before=stillness.seen_before)
 
     def _adopt(self, taken: Keyframe) -> Keyframe:
         """The keyframe that the next frame is matched against."""
