@@ -25,12 +25,13 @@ from scipy import stats
 from l2m_ros.geometry import se3
 from l2m_ros.geometry.camera import unproject
 from l2m_ros.geometry.covariance import across_direction
+from l2m_ros.geometry.depth_image import NO_NOISE, DepthNoise, sample_surface
 from l2m_ros.geometry.pose import estimate_pose
 from l2m_ros.geometry.pose_problem import PoseOptions
 from l2m_ros.geometry.rays import Noise, ray_pairs
 from l2m_ros.geometry.residuals import epipolar_rows, keyframe_depth_rows, query_depth_rows
-from l2m_ros.geometry.scale import DepthNoise, Depths, ScaleEvidence, sample_depth, sample_surface
-from l2m_ros.geometry.synthetic import FISHEYE, NO_NOISE, Trial, World, keyframe_depth, trial
+from l2m_ros.geometry.scale import Depths, ScaleEvidence
+from l2m_ros.geometry.synthetic import FISHEYE, Trial, World, keyframe_depth, trial
 from l2m_ros.types import Correspondences, FloatArray, Lost, RelativePose
 
 SENSOR = DepthNoise(0.002, 0.002)
@@ -223,9 +224,9 @@ def _true_depths(world: World, t: Trial, exact: Correspondences, z: FloatArray) 
         if frame.depth is None:
             sides += [unknown, unknown]
             continue
-        known, share = sample_depth(frame.depth, pixels, world.depth_noise)
+        seen = sample_surface(frame.depth, pixels, world.depth_noise)
         # Where an occlusion hides the sample there is none; elsewhere the truth takes its place.
-        sides += [np.where(np.isfinite(known), depth_m, np.nan), share]
+        sides += [np.where(np.isfinite(seen.z_m), depth_m, np.nan), seen.variance_factor]
     truth = keyframe_depth(world) if world.keyframe_depth else None
     slope = sample_surface(truth, exact.keyframe_px, NO_NOISE).slope
     return Depths(*sides, world.depth_noise, slope)

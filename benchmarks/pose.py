@@ -25,9 +25,9 @@ import poselib
 from l2m_ros import compiled
 from l2m_ros.geometry import se3
 from l2m_ros.geometry.camera import unproject
+from l2m_ros.geometry.depth_image import DepthNoise, sample_surface
 from l2m_ros.geometry.pose import estimate_pose
 from l2m_ros.geometry.pose_problem import PoseOptions
-from l2m_ros.geometry.scale import DepthNoise, sample_depth
 from l2m_ros.geometry.synthetic import Trial, World, trial
 from l2m_ros.types import Camera, FloatArray, Lost
 
@@ -52,7 +52,7 @@ def ours(sources: tuple[str, ...], *, by_numpy: bool = False) -> Solver:
 def opencv_pnp(t: Trial) -> FloatArray | None:
     """solvePnPRansac, then solvePnPRefineLM on its inliers."""
     K = t.keyframe.camera.K
-    z, _ = sample_depth(t.keyframe.depth, t.matches.keyframe_px, SENSOR)
+    z = sample_surface(t.keyframe.depth, t.matches.keyframe_px, SENSOR).z_m
     known = np.isfinite(z)
     xy = (t.matches.keyframe_px[known] - K[:2, 2]) / [K[0, 0], K[1, 1]]
     points = np.column_stack([xy, np.ones(len(xy))]) * z[known, None]
@@ -79,7 +79,7 @@ def opencv_essential(t: Trial) -> FloatArray | None:
 
 def poselib_absolute(t: Trial) -> FloatArray | None:
     """estimate_absolute_pose as it comes: LO-RANSAC and its own refinement."""
-    z, _ = sample_depth(t.keyframe.depth, t.matches.keyframe_px, SENSOR)
+    z = sample_surface(t.keyframe.depth, t.matches.keyframe_px, SENSOR).z_m
     known = np.isfinite(z)
     points = unproject(t.keyframe.camera, t.matches.keyframe_px[known]) * z[known, None]
     options = {"max_reproj_error": THRESHOLD_PX}

@@ -7,10 +7,11 @@ import pytest
 
 from l2m_ros.geometry import se3
 from l2m_ros.geometry.absolute import absolute_pose, one_depth
+from l2m_ros.geometry.depth_image import NO_NOISE
 from l2m_ros.geometry.ransac import Search, find_absolute
 from l2m_ros.geometry.rays import ray_pairs
 from l2m_ros.geometry.scale import Depths
-from l2m_ros.geometry.synthetic import FISHEYE, NO_NOISE, PINHOLE, World, trial
+from l2m_ros.geometry.synthetic import FISHEYE, PINHOLE, World, trial
 from l2m_ros.types import Lost, LostReason
 
 SEARCH = Search(2 / 500, seed=0, matches=300)

@@ -9,11 +9,11 @@ from scipy import stats
 from l2m_ros import compiled
 from l2m_ros.geometry import se3
 from l2m_ros.geometry.covariance import independent_fraction, jackknife
+from l2m_ros.geometry.depth_image import DepthNoise
 from l2m_ros.geometry.pose import estimate_pose
 from l2m_ros.geometry.pose_problem import PoseOptions
 from l2m_ros.geometry.rays import Noise
 from l2m_ros.geometry.refine import Fit, Part, calibration
-from l2m_ros.geometry.scale import DepthNoise
 from l2m_ros.geometry.synthetic import SMALL, World, trial
 from l2m_ros.types import Correspondences, RelativePose
 

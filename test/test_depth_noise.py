@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from l2m_ros.geometry.depth_image import DepthNoise
 from l2m_ros.geometry.pose import estimate_pose
 from l2m_ros.geometry.pose_problem import PoseOptions
-from l2m_ros.geometry.scale import DepthNoise, ScaleEvidence
+from l2m_ros.geometry.scale import ScaleEvidence
 from l2m_ros.geometry.synthetic import World, trial
 from l2m_ros.tracking.depth_noise import MOST, DepthNoiseWatch
 from l2m_ros.tracking.depth_trust import DepthTrust

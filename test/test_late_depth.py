@@ -8,10 +8,11 @@ import pytest
 
 from l2m_ros.geometry import se3
 from l2m_ros.geometry.camera import project, unproject
+from l2m_ros.geometry.depth_image import DepthNoise, sample_surface
 from l2m_ros.geometry.late_depth import DepthMoments, left_s
 from l2m_ros.geometry.pose import estimate_pose
 from l2m_ros.geometry.pose_problem import PoseOptions
-from l2m_ros.geometry.scale import DepthNoise, ScaleEvidence, sample_surface
+from l2m_ros.geometry.scale import ScaleEvidence
 from l2m_ros.tracking.keyframes import Keyframe
 from l2m_ros.tracking.tracker import Tracker
 from l2m_ros.tracking.turns import Turns, turn_of_matches

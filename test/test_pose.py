@@ -7,12 +7,13 @@ import pytest
 
 from l2m_ros.errors import InvalidInput
 from l2m_ros.geometry import se3
+from l2m_ros.geometry.depth_image import NO_NOISE, DepthNoise
 from l2m_ros.geometry.length import length_from_depths
 from l2m_ros.geometry.pose import estimate_pose
 from l2m_ros.geometry.pose_problem import PoseOptions
 from l2m_ros.geometry.rays import ray_pairs
-from l2m_ros.geometry.scale import SCALE_SOURCES, DepthNoise, ScaleEvidence
-from l2m_ros.geometry.synthetic import FISHEYE, NO_NOISE, SMALL, World, keyframe_depth, trial
+from l2m_ros.geometry.scale import SCALE_SOURCES, ScaleEvidence
+from l2m_ros.geometry.synthetic import FISHEYE, SMALL, World, keyframe_depth, trial
 from l2m_ros.geometry.triangulation import triangulated_depth
 from l2m_ros.types import Camera, Correspondences, Frame, Lost, LostReason, MetricPose, RelativePose
 

@@ -10,11 +10,12 @@ import pytest
 from l2m_ros import compiled
 from l2m_ros.geometry import residuals as twins
 from l2m_ros.geometry import se3
+from l2m_ros.geometry.depth_image import DepthNoise
 from l2m_ros.geometry.pose import estimate_pose
 from l2m_ros.geometry.pose_problem import PoseOptions
 from l2m_ros.geometry.rays import Noise, RayPairs, homogeneous
 from l2m_ros.geometry.refine import Terms, depth_terms, epipolar_terms, refine, rotation_terms
-from l2m_ros.geometry.scale import DepthNoise, TranslationPrior
+from l2m_ros.geometry.scale import TranslationPrior
 from l2m_ros.geometry.synthetic import SMALL, World, trial
 from l2m_ros.node.loading import warm_up_pose
 from l2m_ros.types import Lost, RelativePose

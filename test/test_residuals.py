@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from l2m_ros.geometry import se3
+from l2m_ros.geometry.depth_image import DepthNoise
 from l2m_ros.geometry.rays import Noise, RayPairs, homogeneous, ray_pairs
 from l2m_ros.geometry.residuals import (
     FAR,
@@ -14,7 +15,6 @@ from l2m_ros.geometry.residuals import (
     keyframe_depth_rows,
     query_depth_rows,
 )
-from l2m_ros.geometry.scale import DepthNoise
 from l2m_ros.geometry.synthetic import FISHEYE, World, trial
 from l2m_ros.types import Camera, Correspondences
 

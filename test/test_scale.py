@@ -4,17 +4,15 @@ import numpy as np
 import pytest
 
 from l2m_ros.errors import InvalidInput
+from l2m_ros.geometry.depth_image import NO_NOISE, DepthNoise, sample_surface
 from l2m_ros.geometry.scale import (
     SCALE_SOURCES,
-    DepthNoise,
     Depths,
     ScaleEvidence,
     ScaleRequest,
     TranslationPrior,
-    sample_depth,
-    sample_surface,
 )
-from l2m_ros.geometry.synthetic import NO_NOISE, SMALL, World, trial
+from l2m_ros.geometry.synthetic import SMALL, World, trial
 from l2m_ros.types import Frame
 
 SENSOR = DepthNoise(0.002, 0.002)
@@ -28,21 +26,25 @@ def plane(a, b, c, shape=(48, 64)):
 def test_planes_are_sampled_within_a_ten_thousandth():
     depth = plane(0.3, 0.001, -0.0005)
     pixels = np.random.default_rng(0).uniform(0, (63, 47), (200, 2))
-    z, share = sample_depth(depth, pixels, NO_NOISE)
+    seen = sample_surface(depth, pixels, NO_NOISE)
     truth = 1.0 / (0.3 + 0.001 * pixels[:, 0] - 0.0005 * pixels[:, 1])
-    assert np.abs(z / truth - 1).max() < 1e-4
-    assert ((share >= 0.25) & (share <= 1)).all()
+    assert np.abs(seen.z_m / truth - 1).max() < 1e-4
+    assert ((seen.variance_factor >= 0.25) & (seen.variance_factor <= 1)).all()
 
 
 def test_share_is_the_variance_that_interpolation_leaves():
     rng = np.random.default_rng(1)
     pixels = rng.uniform(0, (63, 47), (40, 2))
     draws = [
-        sample_depth(3 + SENSOR.sigma_m(np.array(3.0)) * rng.normal(size=(48, 64)), pixels, SENSOR)
+        sample_surface(
+            3 + SENSOR.sigma_m(np.array(3.0)) * rng.normal(size=(48, 64)), pixels, SENSOR
+        )
         for _ in range(600)
     ]
-    seen = np.nanvar([z for z, _ in draws], axis=0)
-    assert np.allclose(seen / (SENSOR.sigma_m(np.array(3.0)) ** 2 * draws[0][1]), 1, atol=0.3)
+    seen = np.nanvar([drawn.z_m for drawn in draws], axis=0)
+    assert np.allclose(
+        seen / (SENSOR.sigma_m(np.array(3.0)) ** 2 * draws[0].variance_factor), 1, atol=0.3
+    )
 
 
 def test_nothing_is_interpolated_across_an_edge_or_beside_nan():
@@ -52,19 +54,19 @@ def test_nothing_is_interpolated_across_an_edge_or_beside_nan():
     pixels = np.array(
         [[31.4, 20.5], [31.0, 20.0], [30.6, 20.5], [32.5, 20.5], [9.5, 9.5], [10.5, 10.2], [12, 10]]
     )
-    z, _ = sample_depth(depth, pixels, SENSOR)
+    z = sample_surface(depth, pixels, SENSOR).z_m
     assert np.isnan(z[[0, 1, 4, 5]]).all()
     assert z[[2, 3, 6]].tolist() == [2.0, 4.0, 2.0]
 
 
 def test_outside_of_the_image_there_is_no_depth():
     pixels = np.array([[-0.1, 5], [5, -0.1], [63.1, 5], [5, 47.1], [0, 0], [63, 47]])
-    z, _ = sample_depth(np.full((48, 64), 2.0), pixels, SENSOR)
+    z = sample_surface(np.full((48, 64), 2.0), pixels, SENSOR).z_m
     assert np.isnan(z[:4]).all() and (z[4:] == 2.0).all()
 
 
 def test_no_image_no_depth():
-    assert np.isnan(sample_depth(None, np.zeros((3, 2)), SENSOR)[0]).all()
+    assert np.isnan(sample_surface(None, np.zeros((3, 2)), SENSOR).z_m).all()
 
 
 def test_noise_grows_with_the_square_of_depth():

@@ -9,9 +9,10 @@ from l2m_ros.geometry import refine as refinement
 from l2m_ros.geometry import se3
 from l2m_ros.geometry.agreement import disagreement
 from l2m_ros.geometry.covariance import admit
+from l2m_ros.geometry.depth_image import DepthNoise
 from l2m_ros.geometry.pose import estimate_pose
 from l2m_ros.geometry.pose_problem import PoseOptions
-from l2m_ros.geometry.scale import DepthNoise, ScaleEvidence
+from l2m_ros.geometry.scale import ScaleEvidence
 from l2m_ros.geometry.synthetic import World, trial
 from l2m_ros.geometry.texture import TextureNoise, is_textured, texture_covariance
 from l2m_ros.tracking import two_depths

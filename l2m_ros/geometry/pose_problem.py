@@ -21,12 +21,13 @@ from l2m_ros.geometry.covariance import (
     pose_covariance,
     regions,
 )
+from l2m_ros.geometry.depth_image import DepthNoise
 from l2m_ros.geometry.image_motion import ImageMotion
 from l2m_ros.geometry.late_depth import left_s
 from l2m_ros.geometry.ransac import Search
 from l2m_ros.geometry.rays import Index, RayPairs, focal_px, homogeneous
 from l2m_ros.geometry.refine import Fit
-from l2m_ros.geometry.scale import SCALE_SOURCES, DepthNoise, ScaleEvidence, ScaleRequest
+from l2m_ros.geometry.scale import SCALE_SOURCES, ScaleEvidence, ScaleRequest
 from l2m_ros.geometry.shutter import ImageRows, shift_by_readout, shift_by_velocity, unseen_readout
 from l2m_ros.geometry.texture import TextureNoise
 from l2m_ros.geometry.two_view import TwoView, relative_pose

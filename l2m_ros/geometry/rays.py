@@ -19,8 +19,9 @@ import numpy.typing as npt
 
 from l2m_ros import compiled
 from l2m_ros.geometry.camera import unproject
+from l2m_ros.geometry.depth_image import DepthNoise
 from l2m_ros.geometry.lens import jacobian
-from l2m_ros.geometry.scale import DepthNoise, Depths
+from l2m_ros.geometry.scale import Depths
 from l2m_ros.types import Camera, Correspondences, FloatArray
 
 Index = npt.NDArray[np.intp]

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from l2m_ros.geometry import se3
 from l2m_ros.geometry.camera import project, unproject
-from l2m_ros.geometry.scale import DepthNoise
+from l2m_ros.geometry.depth_image import NO_NOISE, DepthNoise
 from l2m_ros.types import Camera, Correspondences, FloatArray, Frame
 
 PINHOLE = Camera(640, 480, np.array([[500.0, 0, 319.5], [0, 500.0, 239.5], [0, 0, 1]]))
@@ -26,7 +26,6 @@ FISHEYE = Camera(
     np.array([-0.02, 0.008, -0.006, 0.001]),
 )
 SMALL = PINHOLE.resized(160, 120)  # where a rendered depth image must be cheap
-NO_NOISE = DepthNoise(0.0, 0.0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from l2m_ros import compiled
+from l2m_ros.geometry.depth_image import DepthNoise
 from l2m_ros.geometry.pose import estimate_pose
-from l2m_ros.geometry.scale import DepthNoise
 from l2m_ros.geometry.synthetic import SMALL, World, trial
 from l2m_ros.matching.matcher import Matcher
 

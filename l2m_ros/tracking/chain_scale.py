@@ -20,7 +20,7 @@ import numpy as np
 
 from l2m_ros.geometry import se3
 from l2m_ros.geometry.camera import unproject
-from l2m_ros.geometry.scale import NO_NOISE, sample_surface
+from l2m_ros.geometry.depth_image import NO_NOISE, sample_surface
 from l2m_ros.matching.mono_depth import MonoDepth
 from l2m_ros.tracking.keyframes import Keyframe
 from l2m_ros.tracking.mono_shape import SeenDepths, seen_depths, shaped

@@ -17,9 +17,9 @@ from dataclasses import replace
 import numpy as np
 
 from l2m_ros.geometry.absolute import reprojection_distance
+from l2m_ros.geometry.depth_image import nearest
 from l2m_ros.geometry.ransac import Search, find_absolute
 from l2m_ros.geometry.rays import RayPairs, focal_px, ray_pairs
-from l2m_ros.geometry.scale import nearest
 from l2m_ros.matching.mask import mask_at
 from l2m_ros.tracking.keyframes import Keyframe
 from l2m_ros.tracking.second_motion import APART_PX, DRAWN, MIN_MATCHES, THRESHOLD_PX, TRIALS

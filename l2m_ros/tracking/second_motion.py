@@ -20,9 +20,9 @@ from dataclasses import replace
 import numpy as np
 
 from l2m_ros.geometry.absolute import reprojection_distance
+from l2m_ros.geometry.depth_image import nearest
 from l2m_ros.geometry.ransac import Search, find_absolute, find_relative
 from l2m_ros.geometry.rays import RayPairs, focal_px, homogeneous, ray_pairs
-from l2m_ros.geometry.scale import nearest
 from l2m_ros.geometry.triangulation import epipolar_distance
 from l2m_ros.types import (
     Correspondences,
