@@ -11,7 +11,7 @@ from fakes.toy_network import ToyNetwork, ramp
 from safetensors.torch import save_file
 
 from l2m_ros.engines import backend as backends
-from l2m_ros.engines.backend import BackendOptions, choose_backend, load_backend, solve_spd
+from l2m_ros.engines.backend import BackendOptions, choices, load_backend, solve_spd
 from l2m_ros.engines.model_card import InputSpec, ModelCard, ModelFile
 from l2m_ros.engines.torch import TorchBackend
 from l2m_ros.errors import BackendUnavailable, InvalidInput, ModelError
@@ -115,7 +115,7 @@ def test_auto_says_which_and_why(card, caplog):
     assert backend.name == "onnxruntime"
     assert "toy runs by onnxruntime on cpu: ONNX graphs are there" in caplog.text
     without = replace(card, files={"weights": card.files["weights"]})
-    choice = choose_backend(without, BackendOptions(device="cpu"))
+    choice = choices(without, BackendOptions(device="cpu"))[0]
     assert choice.name == "torch" and "has no ONNX graphs" in choice.why
 
 
@@ -128,10 +128,10 @@ def test_auto_takes_the_first_engine_with_cuda(card, monkeypatch):
         (set(), ("onnxruntime", "cpu")),
     ):
         monkeypatch.setattr(backends, "_cuda_of", usable.__contains__)
-        choice = choose_backend(card, BackendOptions())
+        choice = choices(card, BackendOptions())[0]
         assert (choice.name, choice.device) == expected
     with pytest.raises(BackendUnavailable, match="no engine here has a CUDA device"):
-        choose_backend(card, BackendOptions(device="cuda"))
+        choices(card, BackendOptions(device="cuda"))
 
 
 def test_auto_takes_openvino_where_the_cpu_multiplies_in_half_precision(card, monkeypatch, caplog):

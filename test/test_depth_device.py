@@ -219,7 +219,7 @@ def test_no_world_is_begun_after_the_time_to_render(monkeypatch):
         return [getattr(one, name).numpy() for name in Stored.__dataclass_fields__]
 
     monkeypatch.setattr(depth_sources, "draft_arrays", draft)
-    monkeypatch.setattr(depth_sources.time, "monotonic", lambda: now_s[0])
+    monkeypatch.setattr(depth_sources, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
     said = []
     worlds = depth_sources.draft_worlds(HeadOptions(worlds=99, render_s=25.0), said.append)
     assert drafted == [0, 1, 2] and said == ["3 worlds rendered in 30 s"]

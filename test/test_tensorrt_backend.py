@@ -16,7 +16,7 @@ import pytest
 from fakes.exported import exported_toy
 from fakes.toy_network import ramp
 
-from l2m_ros.engines.backend import BackendOptions, choose_backend, load_backend
+from l2m_ros.engines.backend import BackendOptions, choices, load_backend
 from l2m_ros.engines.tensorrt.engine_cache import EngineCache, engines_folder, read_engine
 from l2m_ros.errors import BackendUnavailable, ModelError
 from l2m_ros.matching.network_matcher import NetworkMatcher
@@ -288,10 +288,10 @@ def test_refusals_are_one_line_with_a_remedy(gpu, card, options, tmp_path):
 
 
 def test_auto_prefers_tensorrt_where_there_is_a_gpu(gpu, card):
-    choice = choose_backend(card, BackendOptions())
+    choice = choices(card, BackendOptions())[0]
     assert (choice.name, choice.device) == ("tensorrt", "cuda")
     gpu.state.devices = 0
-    choice = choose_backend(card, BackendOptions())
+    choice = choices(card, BackendOptions())[0]
     assert (choice.name, choice.device) == ("onnxruntime", "cpu")
     assert "no engine here has a CUDA device" in choice.why
 

@@ -238,11 +238,6 @@ class Choice:
     why: str
 
 
-def choose_backend(card: ModelCard, options: BackendOptions) -> Choice:
-    """What `--backend auto` tries first."""
-    return choices(card, options)[0]
-
-
 def choices(card: ModelCard, options: BackendOptions) -> list[Choice]:
     """In the order of `--backend auto`: tensorrt, onnxruntime, torch on CUDA, then the CPU's:
     openvino where it is the faster one, onnxruntime, torch.

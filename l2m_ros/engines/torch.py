@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,18 +20,6 @@ UNTRAINED_SEED = 0
 NAMED = ("l2m", "tinyroma", "mickey")
 
 log = logging.getLogger(__name__)
-
-
-class Network(Protocol):
-    """The three steps that every matching network has (`networks/`); tensors are NCHW."""
-
-    def encode(self, image: torch.Tensor) -> dict[str, torch.Tensor]: ...
-
-    def reference(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]: ...
-
-    def match(
-        self, features: dict[str, torch.Tensor], reference: dict[str, torch.Tensor]
-    ) -> dict[str, torch.Tensor]: ...
 
 
 def has_cuda() -> bool:

@@ -81,7 +81,7 @@ class KnownScenes:
         elif pose.scale_source == scene_scale.SOURCE:
             scene = parallax.depth_in_query(*views, None)  # its metres are the known scene's own
         if scene is None and known is not None:
-            scene = scene_scale.carried_scene(*views, known)
+            scene = scene_scale.carried_scene(seen.keyframe, seen.pairs, pose, known)
         return scene
 
     def forget_all_but(self, keyframes: Iterable[int]) -> None:

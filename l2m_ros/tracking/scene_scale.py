@@ -145,7 +145,6 @@ def turned_otherwise(pose: MetricPose, step: OdometryStep) -> bool:
 
 def carried_scene(
     keyframe: Keyframe,
-    query: Frame,
     pairs: Correspondences,
     pose: MetricPose,
     known: SceneDepth,

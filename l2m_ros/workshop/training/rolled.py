@@ -85,7 +85,7 @@ def rolled(batch: Batch, angle: FloatArray, zoom: FloatArray) -> Batch:
     if not len(turned):
         return batch
     rows = torch.from_numpy(turned).to(batch.query.device)
-    moved = _Similarity(batch.query, rows, angle[turned], zoom[turned])
+    moved = _Similarity(batch.query, angle[turned], zoom[turned])
     pairs = len(batch.query)
     warp, visible, ignored = (
         value.clone() for value in (batch.warp_px, batch.visible, batch.ignored)
@@ -105,9 +105,9 @@ def rolled(batch: Batch, angle: FloatArray, zoom: FloatArray) -> Batch:
 
 
 class _Similarity:
-    """new_from_old of pixels about the middle of images (B, 3, H, W), for some of their rows."""
+    """new_from_old of pixels about the middle of images like these; angle, zoom (N,) of each."""
 
-    def __init__(self, images: Tensor, rows: Tensor, angle: FloatArray, zoom: FloatArray) -> None:
+    def __init__(self, images: Tensor, angle: FloatArray, zoom: FloatArray) -> None:
         self.height, self.width = images.shape[-2:]
 
         def column(values: FloatArray) -> Tensor:
