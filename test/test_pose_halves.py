@@ -52,14 +52,18 @@ def test_a_pose_is_as_unsure_as_halves_differ():
     assert np.array_equal(widened_by_halves(stated, T, halves[:2]), stated)
 
 
-def test_metres_off_a_network_admit_that_halves_of_the_image_disagree(monkeypatch):
-    """Some of the matches follow another motion, as where a blurred image misleads."""
+def misled_in_half_of_the_image():
+    """A trial, and its matches where some follow another motion, as a blurred image misleads."""
     t, other = trial(WORLD, 1), trial(World("other", (0.3, 0.05, 0.1, 0.05, 0.0, 0.02)), 1)
     follows = t.matches.query_px[:, 0] < 340
     strays = other.matches.select(np.flatnonzero(other.matches.query_px[:, 0] >= 340))
     query_px = np.concatenate([t.matches.query_px[follows], strays.query_px])
     keyframe_px = np.concatenate([t.matches.keyframe_px[follows], strays.keyframe_px])
-    torn = Correspondences(query_px, keyframe_px, np.ones(len(query_px)))
+    return t, Correspondences(query_px, keyframe_px, np.ones(len(query_px)))
+
+
+def test_metres_off_a_network_admit_that_halves_of_the_image_disagree(monkeypatch):
+    t, torn = misled_in_half_of_the_image()
     evidence = ScaleEvidence(mono_depth=keyframe_depth(WORLD), mono_scale_sigma=0.1)
 
     def posed(matches):
@@ -86,3 +90,27 @@ def test_metres_off_a_network_take_half_of_the_matches():
         pose = estimate_pose(t.matches, t.query, t.keyframe, PoseOptions(), evidence)
         assert isinstance(pose, kind), outliers
     assert "metres of mono_depth take half" in pose.why_not_metric
+
+
+def test_where_halves_disagree_odometry_chooses_the_turn(monkeypatch):
+    """Halves 5 degrees to either side of the matches' turn: odometry's, known to 1, is taken."""
+    t, T = trial(WORLD, 1), WORLD.keyframe_from_camera
+    by_wheels = se3.perturb(T, np.array([0, 0, 0, 0, np.radians(1.0), 0]))
+    known = np.diag([0.02] * 3 + [np.radians(1.0)] * 3) ** 2
+    evidence = ScaleEvidence(odometry=by_wheels, odometry_covariance=known)
+
+    def posed():
+        pose = estimate_pose(t.matches, t.query, t.keyframe, PoseOptions(), evidence)
+        assert isinstance(pose, MetricPose)
+        turned = se3.difference(pose.keyframe_from_camera, by_wheels)[3:]
+        return np.linalg.norm(turned), np.linalg.eigvalsh(pose.covariance[3:, 3:])[-1] ** 0.5
+
+    def apart(pairs, block, length_m, search, near=None):
+        turn = np.radians(5.0)
+        return np.array([near @ se3.exp(np.array([0, 0, 0, 0, s * turn, 0])) for s in (1, -1) * 3])
+
+    from_wheels, sigma = posed()
+    monkeypatch.setattr(pose_by_length, "poses_of_halves", apart)
+    from_wheels_then, sigma_then = posed()
+    assert from_wheels_then < 0.5 * from_wheels
+    assert sigma_then > 3.0 * sigma

@@ -1,7 +1,8 @@
 """How far a two-view pose scatters when it is found again in half of the image.
 
 The residuals of one fit do not tell that another pose, degrees away, fits nearly as many matches
-of two blurred images; halves of the image then find different ones. Each is searched for anew.
+of two blurred images, nor that a yaw and a step to the side hardly differ; halves of the image then
+find different ones. Each is searched for anew, or found from the pose on.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from l2m_ros.geometry import se3
-from l2m_ros.geometry.ransac import RAYS_SAMPLE, Search, find_relative
+from l2m_ros.geometry.ransac import RAYS_SAMPLE, Search, find_relative, relative_near
 from l2m_ros.geometry.rays import Index, RayPairs
 from l2m_ros.types import FloatArray
 
@@ -23,8 +24,17 @@ MEDIAN_3 = 2.366  # of chi-square with three degrees of freedom
 FARTHEST = 3.0  # times the median angle: a half that saw too little
 
 
-def poses_of_halves(pairs: RayPairs, block: Index, length_m: float, search: Search) -> FloatArray:
-    """(n, 4, 4) keyframe_from_camera with translations of that length; block (N,) of each match."""
+def poses_of_halves(
+    pairs: RayPairs,
+    block: Index,
+    length_m: float,
+    search: Search,
+    near: FloatArray | None = None,
+) -> FloatArray:
+    """(n, 4, 4) keyframe_from_camera with translations of that length; block (N,) of each match.
+
+    near: the pose from which each half's is found; None: it is searched for anew.
+    """
     rng = np.random.default_rng(search.seed)
     quick = replace(search, max_iterations=TRIALS)
     found = []
@@ -33,7 +43,8 @@ def poses_of_halves(pairs: RayPairs, block: Index, length_m: float, search: Sear
         for blocks in np.array_split(drawn, 2):
             chosen = np.flatnonzero(np.isin(block, blocks))
             if len(chosen) >= LEAST_MATCHES:
-                T = find_relative(pairs.select(chosen), quick)
+                half = pairs.select(chosen)
+                T = find_relative(half, quick) if near is None else relative_near(half, near, quick)
                 found.append(se3.transform(T[:3, :3], length_m * T[:3, 3]))
     return np.array(found).reshape(-1, 4, 4)
 

@@ -118,7 +118,9 @@ def from_prior(problem: PoseProblem, prior: TranslationPrior, source: str) -> Me
     if bad is not None:
         return bad
     Q = direction_covariance(fit, problem.pairs.query, None, problem.common(fit.pose))
-    both = fused(start, fit.pose, Q, prior)
+    search = problem.search(problem.keyframe)
+    halves = poses_of_halves(problem.pairs, problem.blocks(BLOCKS), 1.0, search, fit.pose)
+    both = fused(start, fit.pose, widened_by_halves(Q, fit.pose, halves), prior)
     if both.squared > MAX_APART:
         return Lost(
             LostReason.CONTRADICTED,

@@ -94,6 +94,20 @@ def find_relative(pairs: RayPairs, search: Search) -> FloatArray:
         search.ransac("max_epipolar_error"),
         search.bundle(),
     )
+    return _with_length_1(pose)
+
+
+def relative_near(pairs: RayPairs, T: FloatArray, search: Search) -> FloatArray:
+    """The same, from a pose T on without a search: 0.3 ms instead of 2."""
+    drawn, start = search.draw(pairs), poselib.CameraPose()
+    start.R, start.t = T[:3, :3], T[:3, 3]
+    pose, _ = poselib.refine_relative_pose(
+        drawn.query.T, drawn.keyframe.T, start, UNIT_CAMERA, UNIT_CAMERA, search.bundle()
+    )
+    return _with_length_1(pose)
+
+
+def _with_length_1(pose: Any) -> FloatArray:
     t = np.asarray(pose.t)
     length = float(np.linalg.norm(t))
     return se3.transform(np.asarray(pose.R), t / length if length > 0 else np.array([0.0, 0, 1]))
