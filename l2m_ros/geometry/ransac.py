@@ -98,7 +98,7 @@ def find_relative(pairs: RayPairs, search: Search) -> FloatArray:
 
 
 def relative_near(pairs: RayPairs, T: FloatArray, search: Search) -> FloatArray:
-    """The same, from a pose T on without a search: 0.3 ms instead of 2."""
+    """keyframe_from_camera with a translation of length 1, near T: no search, 0.3 ms, not 2."""
     drawn, start = search.draw(pairs), poselib.CameraPose()
     start.R, start.t = T[:3, :3], T[:3, 3]
     pose, _ = poselib.refine_relative_pose(
