@@ -1,6 +1,6 @@
 """Measure matchers on scenes with ground truth: pose and homography accuracy, precision, time.
 
-A scene is a folder with images/, meta.json and pairs.json (docs/benchmarks.md); a folder of
+A scene is a folder with images/, meta.json and pairs.json (docs/evaluate.md); a folder of
 scenes stands for all of them. `l2m simulate --out DIR` writes such a scene.
 """
 
