@@ -7,6 +7,7 @@ pytest.importorskip("rclpy")
 
 from sensor_msgs.msg import CameraInfo, Image
 
+from l2m_ros.errors import InvalidInput
 from l2m_ros.frames import builder
 from l2m_ros.frames import messages as m
 from l2m_ros.frames.inputs import MISSING_AFTER_IMAGES, Bundle, InputOptions, Inputs
@@ -433,3 +434,31 @@ def test_a_frame_knows_how_late_its_depth_is_by_the_stamps(believed, late_s):
     depth = m.image_message(metres, "16UC1", header(S + 15_000_000, "cam"))
     messages = {"image": image, "camera_info": info(S), "depth": depth}
     assert frames.build(Bundle(S, messages, 0.0)).depth_late_s == pytest.approx(late_s)
+
+
+@pytest.mark.parametrize("value, used", [(900.0, False), (0.9, True), (60.0, True)])
+def test_depth_in_millimetres_that_are_called_metres_is_left_out_in_words(value, used):
+    said = {}
+    frames = builder.FrameBuilder(report=lambda key, words: said.update({key: words}))
+    image = m.image_message(np.zeros((480, 640, 3), np.uint8), "rgb8", header(S, "cam"))
+    depth = m.image_message(np.full((480, 640), value, np.float32), "32FC1", header(S, "cam"))
+    frame = frames.build(Bundle(S, {"image": image, "camera_info": info(S), "depth": depth}, 0.0))
+    assert (frame.depth is not None) is used
+    assert used or "millimetres? Publish them as 16UC1" in said["depth"]
+
+
+def test_far_depth_in_metres_has_something_near():
+    depth = np.full((480, 640), 1000.0, np.float32)  # a simulator's sky
+    depth[400:] = 12.0
+    builder._check_unit(depth)
+
+
+@pytest.mark.parametrize("scale", [(0.5, 0.5), (2.0, 2.0), (2.0, 1.5)])
+def test_a_camera_info_whose_K_is_of_another_resolution_is_refused(scale):
+    image = m.image_message(np.zeros((480, 640, 3), np.uint8), "rgb8", header(S, "cam"))
+    told = info(S)
+    told.k = (np.diag([*scale, 1.0]) @ np.reshape(told.k, (3, 3))).ravel().tolist()
+    with pytest.raises(InvalidInput, match=r"principal point .* another resolution"):
+        builder.FrameBuilder().build(Bundle(S, {"image": image, "camera_info": told}, 0.0))
+    told.roi.width, told.roi.height = 640, 480  # a part of the sensor may lie anywhere
+    builder.FrameBuilder().build(Bundle(S, {"image": image, "camera_info": told}, 0.0))

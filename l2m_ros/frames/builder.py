@@ -23,6 +23,12 @@ from l2m_ros.frames.stereo_pair import StereoPairs
 from l2m_ros.image_header import USUAL, SizeLimits, check_sides
 from l2m_ros.types import ByteArray, Camera, FloatArray, Frame
 
+# Of depth that is known, a share that is nearer than that, or it is in millimetres: no sensor sees
+# so far, and none sees anything within 10 cm.
+NEAREST_SHARE, NEAREST_M, STRIDE = 0.05, 100.0, 8
+# Of the size, both ways alike: a K of half or of twice the resolution is 0.25 and 0.5 off.
+MOST_OFF_CENTRE = 0.2
+
 
 class FrameBuilder:
     """Messages -> Frame.
@@ -105,6 +111,8 @@ class FrameBuilder:
             self._left = (says, read_camera(info, rectified=rectified))
         camera = self._left[1]
         _check_size(CAMERA_INFO, camera, shape)
+        if not (info.roi.width and info.roi.height):
+            _check_centre(camera)
         return camera
 
     def _pair(
@@ -149,7 +157,19 @@ class FrameBuilder:
                 "depth holds no known pixel (all NaN or 0): is the sensor covered, too near, or "
                 "its projector off?"
             )
+        _check_unit(depth)
         return depth
+
+
+def _check_unit(depth: FloatArray) -> None:
+    some = depth[::STRIDE, ::STRIDE]
+    known = some[np.isfinite(some)]
+    nearest_m = float(np.quantile(known, NEAREST_SHARE)) if len(known) else 0.0
+    if nearest_m > NEAREST_M:
+        raise InvalidInput(
+            f"depth begins at {nearest_m:.0f} m: 32FC1 holds metres (REP-118); does the driver "
+            "write millimetres? Publish them as 16UC1, or divide by 1000"
+        )
 
 
 def _check_size(topic: str, camera: Camera, shape: tuple[int, ...]) -> None:
@@ -157,4 +177,16 @@ def _check_size(topic: str, camera: Camera, shape: tuple[int, ...]) -> None:
         raise InvalidInput(
             f"{topic} is of {camera.width}x{camera.height} but the image is "
             f"{shape[1]}x{shape[0]}: remap {topic} to the topic that belongs to the image"
+        )
+
+
+def _check_centre(camera: Camera) -> None:
+    """The axis of a whole image meets it near its middle, unless K is of another resolution."""
+    off = camera.K[:2, 2] / camera.size - 0.5
+    if min(abs(off)) > MOST_OFF_CENTRE and off[0] * off[1] > 0:
+        x, y = camera.K[:2, 2]
+        raise InvalidInput(
+            f"camera_info has its principal point at ({x:.0f}, {y:.0f}) of an image of "
+            f"{camera.width}x{camera.height}: its K (or P) is of another resolution, or of a part "
+            "of the sensor that its roi should name; calibrate at this resolution"
         )

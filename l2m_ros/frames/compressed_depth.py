@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from l2m_ros.errors import InvalidInput
-from l2m_ros.frames.encodings import MILLIMETRE_M
+from l2m_ros.frames.encodings import MILLIMETRE_M, SATURATED
 from l2m_ros.image_header import USUAL, SizeLimits, check_sides
 from l2m_ros.images import decoded
 from l2m_ros.types import FloatArray
@@ -43,6 +43,7 @@ def decompress_depth(data: Any, fmt: str, limits: SizeLimits = USUAL) -> FloatAr
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         if encoding == "16UC1":
             depth = levels.astype(np.float32) * MILLIMETRE_M
+            depth[levels == SATURATED] = np.nan
         else:
             depth = np.float32(a) / (levels.astype(np.float32) - np.float32(b))
         depth[~((levels > 0) & (depth > 0) & (depth < np.inf))] = np.nan

@@ -22,6 +22,7 @@ from l2m_ros.types import ByteArray, FloatArray
 
 Pixels = npt.NDArray[Any]
 MILLIMETRE_M = np.float32(0.001)
+SATURATED = 65535  # of 16 bits: some drivers write it where they know nothing
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def _stored(
 def to_depth(
     data: Any, *, width: int, height: int, step: int, encoding: str, big_endian: bool = False
 ) -> FloatArray:
-    """(H, W) float32 metres, NaN where unknown (0, negative, infinite).
+    """(H, W) float32 metres, NaN where unknown (0, negative, infinite, the largest of 16 bits).
 
     A view of the bytes where they are float32 and unknown depth is NaN already, as REP-118 asks.
     """
@@ -171,7 +172,7 @@ def to_depth(
     if raw.dtype.kind == "u":
         depth: FloatArray = raw.astype(np.float32)
         depth *= MILLIMETRE_M
-        depth[raw == 0] = np.nan
+        depth[(raw == 0) | (raw == SATURATED)] = np.nan
         return depth
     with np.errstate(invalid="ignore"):
         known = raw > 0

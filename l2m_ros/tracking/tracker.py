@@ -25,6 +25,7 @@ from l2m_ros.tracking.attempt import (
     moving_words,
     words,
 )
+from l2m_ros.tracking.depth_unit import DepthUnit
 from l2m_ros.tracking.doubts import repeated_image, stands
 from l2m_ros.tracking.frozen import SeenSince, without_frozen
 from l2m_ros.tracking.keyframe_maker import KeyframeMaker
@@ -72,7 +73,7 @@ class Tracker:
         self.options = options
         self._policy = KeyframePolicy(options.keyframes)
         self._odom, self._checks = OdomFrame(), PoseChecks(options)
-        self._scenery = Scenery()
+        self._scenery, self._depth_unit = Scenery(), DepthUnit()
         self._placer = KeyframePlacer(self._maker, self._odom, self._scenery, self._checks)
         self.reset()
 
@@ -83,6 +84,7 @@ class Tracker:
         self._checks.reset()
         self._odom.reset()
         self._scenery.reset()
+        self._depth_unit.reset()
         self._before: Frame | None = None
         self._seen_since = SeenSince()
         self._torn = TornStream()
@@ -145,6 +147,7 @@ class Tracker:
             return TrackResult(
                 TrackState.LOST, words(doubt), frame, self._keyframe, doubt, stages_ms=times.ms
             )
+        frame = self._depth_unit.begin(frame)
         looks = self.options.leave_out_movers
         self._scenery.see(frame, odometry, self.options.mask, look=looks)
         if features is None:
@@ -163,6 +166,7 @@ class Tracker:
         beside = self._attempt_beside(now)
         attempt = self._attempt(now, self._keyframe)
         self._torn.found(self._checks.torn_rows(frame))
+        now = replace(now, frame=attempt.seen.frame)  # its depth in the keyframe's unit
         if attempt.failed and unsent is None:
             attempt = beside or self._recover(now, attempt)
         if isinstance(attempt.outcome, Lost):
@@ -202,7 +206,8 @@ class Tracker:
         if self.options.subpixel:
             with now.times.stage("subpixel"):
                 pairs = refined_pairs(match, pairs, now.frame.rgb, keyframe.frame.rgb)
-        seen = MatchedFrame(now.frame, now.odometry, keyframe, pairs, now.unsent)
+        frame = self._depth_unit.of(now.frame, keyframe.frame, pairs)
+        seen = MatchedFrame(frame, now.odometry, keyframe, pairs, now.unsent)
         with now.times.stage("pose"):
             before = Before(
                 self._odom.newest(keyframe.chain), self._odom.newest_beside(keyframe.chain)
@@ -214,6 +219,7 @@ class Tracker:
             outcome, remarks = self._checks.pose(seen, before)
         remarks = {**remarks, "frozen": self._frozen, "moving": moving_words(keyframe)}
         remarks["own parts"] = self._scenery.own_parts
+        remarks["depth unit"] = self._depth_unit.words
         remarks["stereo"] = self._maker.stereo_problem or remarks.get("stereo")
         return Attempt(match, seen, outcome, remarks)
 
