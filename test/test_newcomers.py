@@ -167,10 +167,14 @@ def with_person(left, right, known_to=WIDTH):
 
 def test_what_was_new_a_moment_ago_vouches_for_nothing():
     """Somebody who comes in from the unknown, and half of whom is where they were, moves whole."""
-    movers = Movers()
-    movers.believe(view(with_person(0, 0, 150), 0))
-    movers.believe(view(with_person(160, 260, 150), 5))
-    found = movers.stillness(view(with_person(110, 210), 11))
+
+    def found_with(left, right):
+        movers = Movers()
+        movers.believe(view(with_person(0, 0, 150), 0))
+        movers.believe(view(with_person(160, 260, 150), 5))
+        return movers.stillness(view(with_person(left, right), 11))
+
+    found = found_with(110, 210)
     assert not found.still[70:, 115:205].any() and found.still[:, :100].all()
-    found = movers.stillness(view(with_person(190, 290), 11))  # not before what was seen
+    found = found_with(190, 290)  # not before what was seen
     assert found.still is None and not found.seen_before[70:, 195:285].any()

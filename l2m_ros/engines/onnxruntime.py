@@ -17,7 +17,7 @@ from l2m_ros.engines.backend import (
     checked_inputs,
     stages_of,
 )
-from l2m_ros.engines.keyframe_stage import keyframe_tensors
+from l2m_ros.engines.graph_engine import GraphEngine
 from l2m_ros.engines.model_card import ModelCard
 from l2m_ros.errors import BackendUnavailable, ModelError
 
@@ -73,7 +73,7 @@ def open_session(path: Path, device: str = "cpu", threads: int = 0) -> ort.Infer
     return session
 
 
-class OnnxRuntimeBackend:
+class OnnxRuntimeBackend(GraphEngine):
     """Tensors are OrtValues on the session's device; only `to_host` copies them down."""
 
     name = "onnxruntime"
@@ -94,23 +94,14 @@ class OnnxRuntimeBackend:
                 f"{card.input.height}x{card.input.width} --out DIR`"
             )
 
-    def run(self, stage: str, inputs: Mapping[str, Any]) -> Tensors:
-        if stage != "reference":
-            return self._run_graph(stage, inputs)
-        graph = "reference" in self._sessions
-        return keyframe_tensors(
-            self.card,
-            inputs,
-            (lambda features: self._run_graph("reference", features)) if graph else None,
-            self.to_host,
-            lambda name, array: self._value(array),
-        )
-
     def to_host(self, tensors: Mapping[str, Any]) -> dict[str, Array]:
         return {name: value.numpy() for name, value in tensors.items()}
 
     def device_memory_bytes(self) -> int | None:
         return None  # ONNX Runtime does not tell what its CUDA arena holds
+
+    def _to_device(self, name: str, array: Array) -> ort.OrtValue:
+        return self._value(array)
 
     def _value(self, tensor: Any) -> ort.OrtValue:
         if isinstance(tensor, np.ndarray):
@@ -124,11 +115,7 @@ class OnnxRuntimeBackend:
         for name in checked_inputs(stage, shapes, inputs):
             value = self._value(inputs[name])
             if tuple(value.shape()) != shapes[name]:
-                raise ModelError(
-                    f"{name} is {tuple(value.shape())}, the {GRAPHS[stage]} graph of "
-                    f"{self.card.name} takes {shapes[name]}: give features of the same model "
-                    "and size"
-                )
+                raise self._of_another(stage, name, tuple(value.shape()), shapes[name])
             binding.bind_ortvalue_input(name, value)
         names = [output.name for output in session.get_outputs()]
         for name in names:

@@ -21,7 +21,7 @@ from l2m_ros.engines.backend import (
     checked_inputs,
     stages_of,
 )
-from l2m_ros.engines.keyframe_stage import keyframe_tensors
+from l2m_ros.engines.graph_engine import GraphEngine
 from l2m_ros.engines.model_card import ModelCard
 from l2m_ros.errors import BackendUnavailable, ModelError
 
@@ -59,7 +59,7 @@ def _compiled(core: ov.Core, card: ModelCard, stage: str, options: BackendOption
         ) from error
 
 
-class OpenVinoBackend:
+class OpenVinoBackend(GraphEngine):
     """Tensors are NumPy arrays of their own: a request's memory is written over by the next."""
 
     name, device = "openvino", "cpu"
@@ -78,23 +78,14 @@ class OpenVinoBackend:
                 f"image {size}: export the graphs and the card together"
             )
 
-    def run(self, stage: str, inputs: Mapping[str, Any]) -> Tensors:
-        if stage != "reference":
-            return self._run_graph(stage, inputs)
-        graph = "reference" in self._requests
-        return keyframe_tensors(
-            self.card,
-            inputs,
-            (lambda features: self._run_graph("reference", features)) if graph else None,
-            self.to_host,
-            lambda name, array: array,
-        )
-
     def to_host(self, tensors: Mapping[str, Any]) -> dict[str, Array]:
         return dict(tensors)
 
     def device_memory_bytes(self) -> int | None:
         return None
+
+    def _to_device(self, name: str, array: Array) -> Array:
+        return array
 
     def _run_graph(self, stage: str, inputs: Mapping[str, Any]) -> Tensors:
         shapes = self._shapes[stage]
@@ -102,10 +93,6 @@ class OpenVinoBackend:
         for name in checked_inputs(stage, shapes, inputs):
             given[name] = np.ascontiguousarray(inputs[name])
             if given[name].shape != shapes[name]:
-                raise ModelError(
-                    f"{name} is {given[name].shape}, the {GRAPHS[stage]} graph of "
-                    f"{self.card.name} takes {shapes[name]}: give features of the same model "
-                    "and size"
-                )
+                raise self._of_another(stage, name, given[name].shape, shapes[name])
         results = self._requests[stage].infer(given, share_inputs=True)
         return {port.get_any_name(): value.copy() for port, value in results.items()}

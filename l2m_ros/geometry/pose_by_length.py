@@ -108,7 +108,8 @@ def from_prior(problem: PoseProblem, prior: TranslationPrior, source: str) -> Me
             LostReason.NO_SCALE,
             f"no parallax: {source}'s translation cannot be seen; it takes motion across the view",
         )
-    start = _start_of_length(problem, view, prior, source)
+    seen = _directed(problem, view.fit)
+    start = _start_of_length(view, seen[:3, :3], prior, source)
     if isinstance(start, Lost):
         return start
     fit = _fit_near(problem, view, start)
@@ -117,7 +118,7 @@ def from_prior(problem: PoseProblem, prior: TranslationPrior, source: str) -> Me
     bad = problem.degenerate(fit.weights)
     if bad is not None:
         return bad
-    Q = direction_covariance(fit, problem.pairs.query, None, problem.common(fit.pose))
+    Q = seen if fit is view.fit else _directed(problem, fit)
     search = problem.search(problem.keyframe)
     halves = poses_of_halves(problem.pairs, problem.blocks(BLOCKS), 1.0, search, fit.pose)
     both = fused(start, fit.pose, widened_by_halves(Q, fit.pose, halves), prior)
@@ -191,14 +192,17 @@ def _fit_near(problem: PoseProblem, view: TwoView, start: FloatArray) -> Fit | N
     return None if fit is None else fit.over(chosen, len(problem.pairs))
 
 
+def _directed(problem: PoseProblem, fit: Fit) -> FloatArray:
+    """6x6 of rotation and unit direction."""
+    return direction_covariance(fit, problem.pairs.query, None, problem.common(fit.pose))
+
+
 def _start_of_length(
-    problem: PoseProblem, view: TwoView, prior: TranslationPrior, source: str
+    view: TwoView, vague: FloatArray, prior: TranslationPrior, source: str
 ) -> FloatArray | Lost:
-    """The two-view pose with the length that suits the prior."""
+    """The two-view pose with the length that suits the prior; vague (3, 3): its direction's."""
     W = np.linalg.inv(prior.covariance)
     poses = [view.fit.pose] if view.other is None else [view.fit.pose, view.other]
-    common = problem.common(view.fit.pose)
-    vague = direction_covariance(view.fit, problem.pairs.query, None, common)[:3, :3]
     sigma_rad = float(np.sqrt(np.linalg.eigvalsh(vague)[-1]))
     if sigma_rad > MAX_VAGUE_RAD:
         return Lost(

@@ -123,21 +123,28 @@ class Movers:
     def believe(self, view: View) -> None:
         """Of a posed frame. What moves in it says nothing of the space where it is."""
         self._forget(view)
-        if self._seen and view.stamp_ns - self._seen[-1].view.stamp_ns < APART_NS:
-            return
+        if self._due(view):
+            now = _sampled(view)
+            self._remember(now, self._found(now))
+
+    def stillness(self, view: View) -> Stillness:
+        """Of a new keyframe, which is believed as well where its place is known."""
+        self._forget(view)
         now = _sampled(view)
         found = self._found(now)
+        if not view.unseen_ns and self._due(view):
+            self._remember(now, found)
+        return Stillness(_outside(found.moved, view), _outside(found.with_its_rest, view))
+
+    def _due(self, view: View) -> bool:
+        return not self._seen or view.stamp_ns - self._seen[-1].view.stamp_ns >= APART_NS
+
+    def _remember(self, now: Samples, found: Found) -> None:
         if found.moved is not None:
             now.depth_m[_whole(found.moved, now)] = 0.0
         if found.new is not None:
             now.new[_whole(found.new, now)] = True
         self._seen.append(now)
-
-    def stillness(self, view: View) -> Stillness:
-        """Of a new keyframe."""
-        self._forget(view)
-        found = self._found(_sampled(view))
-        return Stillness(_outside(found.moved, view), _outside(found.with_its_rest, view))
 
     def _found(self, now: Samples) -> Found:
         if not self._seen or now.view.unseen_ns > LONGEST_UNSEEN_NS:

@@ -50,12 +50,8 @@ class Scenery:
         self._movers.believe(self._of_scene(view))
 
     def stillness(self, view: View) -> Stillness:
-        """Of a new keyframe."""
-        view = self._of_scene(view)
-        stillness = self._movers.stillness(view)
-        if not view.unseen_ns:
-            self._movers.believe(view)
-        return stillness
+        """Of a new keyframe, which is believed as well where its place is known."""
+        return self._movers.stillness(self._of_scene(view))
 
     def _of_scene(self, view: View) -> View:
         if self.used is None:

@@ -31,7 +31,7 @@ from l2m_ros.engines.backend import (
     checked_inputs,
     stages_of,
 )
-from l2m_ros.engines.keyframe_stage import keyframe_tensors
+from l2m_ros.engines.graph_engine import GraphEngine
 from l2m_ros.engines.model_card import ModelCard, sha256_of
 from l2m_ros.engines.tensorrt import cuda_memory
 from l2m_ros.engines.tensorrt.cuda_memory import DeviceTensor, Graph, Stream
@@ -331,7 +331,7 @@ def _release(stages: Mapping[str, _Stage], stream: Stream) -> None:
     stream.close()
 
 
-class TensorRTBackend:
+class TensorRTBackend(GraphEngine):
     """Tensors are `DeviceTensor`s; only `to_host` waits for the GPU.
 
     When the last matcher that uses it is dropped, the GPU's memory is given back.
@@ -344,18 +344,6 @@ class TensorRTBackend:
         self.device = f"cuda: {cuda_memory.device().name}"
         weakref.finalize(self, _release, dict(stages), stream).atexit = False
 
-    def run(self, stage: str, inputs: Mapping[str, Any]) -> Tensors:
-        if stage != "reference":
-            return self._run_graph(stage, inputs)
-        graph = "reference" in self._stages
-        return keyframe_tensors(
-            self.card,
-            inputs,
-            (lambda features: self._run_graph("reference", features)) if graph else None,
-            self.to_host,
-            self._solution,
-        )
-
     def to_host(self, tensors: Mapping[str, Any]) -> dict[str, Array]:
         return self._stream.download(dict(tensors))
 
@@ -363,7 +351,7 @@ class TensorRTBackend:
         engines = sum(stage.memory_bytes for stage in self._stages.values())
         return self._stream.allocated_bytes + engines
 
-    def _solution(self, name: str, array: Array) -> DeviceTensor:
+    def _to_device(self, name: str, array: Array) -> DeviceTensor:
         kind = self._stages["match"].types[f"keyframe_{name}"]
         return self._stream.upload(array.astype(kind))
 
@@ -374,10 +362,7 @@ class TensorRTBackend:
             value = inputs[name]
             tensor = self._stream.upload(value) if isinstance(value, np.ndarray) else value
             if tensor.shape != runner.inputs[name] or tensor.dtype != runner.types[name]:
-                raise ModelError(
-                    f"{name} is {tensor.shape} {tensor.dtype}, the {GRAPHS[stage]} engine of "
-                    f"{self.card.name} takes {runner.inputs[name]}: give features of the same "
-                    "model and size"
-                )
+                given = f"{tensor.shape} {tensor.dtype}"
+                raise self._of_another(stage, name, given, runner.inputs[name])
             tensors[name] = tensor
         return runner.run(tensors)
