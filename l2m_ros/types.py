@@ -391,6 +391,14 @@ class ShutterHint:
 
 
 @dataclass(frozen=True, eq=False)
+class Turn:
+    """How the camera turned, by the matches alone."""
+
+    keyframe_from_camera: FloatArray  # 3x3
+    covariance: FloatArray  # 3x3, about the keyframe's axes
+
+
+@dataclass(frozen=True, eq=False)
 class MetricPose:
     """The camera in the keyframe's optical frame, in metres, with its covariance."""
 
@@ -403,6 +411,7 @@ class MetricPose:
     depth_check: DepthCheck | None = None  # None: no depth, or no two-view geometry to check it by
     scale_sigma: float = 0.0  # of the error that all metres share, a fraction; in `covariance` too
     shutter: ShutterHint | None = None  # by depth of a sensor, where the camera's motion is known
+    seen_turn: Turn | None = None  # before odometry's turn was taken in; None: none was
 
     def __post_init__(self) -> None:
         _set(

@@ -335,6 +335,28 @@ def test_lossless_gives_up_odometry_that_has_ended_and_flushes_at_the_end():
     assert [bundle.stamp_ns // S for bundle in inputs.flush()] == [4, 5, 6, 7, 8, 9]
 
 
+def test_live_only_odometry_that_is_known_to_be_late_is_waited_for():
+    def told(inputs, seconds):
+        message = m.odometry_message(np.eye(4), np.eye(6), header(round(seconds * S), "o"), "b")
+        return [bundle.stamp_ns / S for bundle in inputs.add("odom", message, 0.0)]
+
+    def shown(inputs, seconds):
+        image = stamped(round(seconds * S))
+        return [bundle.stamp_ns / S for bundle in inputs.add("image", image, 0.0)]
+
+    inputs = Inputs(InputOptions(odom=True))
+    inputs.add("camera_info", stamped(S, CameraInfo), 0.0)
+    assert told(inputs, 0.9) == [] and shown(inputs, 1.0) == [1.0]
+    inputs.reconfigure(InputOptions(odom=True, odom_delay_ns=200 * MS))
+    assert shown(inputs, 1.1) == shown(inputs, 1.2) == told(inputs, 1.2) == []
+    assert told(inputs, 1.25) == [1.1]  # as near as it may be extrapolated
+    assert told(inputs, 1.4) == [1.2] and shown(inputs, 1.2 + 0.05) == [1.25]
+    waits = [shown(inputs, 1.3 + 0.1 * k) for k in range(8)]  # it ended
+    assert [stamp for some in waits for stamp in some] == pytest.approx(
+        [1.3 + 0.1 * k for k in range(8)]
+    )
+
+
 def test_a_gap_of_odometry_is_reported_and_ends():
     said = {}
     inputs = Inputs(InputOptions(odom=True), lambda key, words: said.update({key: words}))

@@ -208,6 +208,7 @@ def replay(
         base = mounting.base_from_camera(frame.frame_id)
         tracker.reconfigure(replace(tracker.options, base_from_camera=base))
         result = tracker.process(frame, inputs.odometry_at(frame.stamp_ns))
+        inputs.learn(result, base)
         yield FrameResult(result, names, base)
 
 
@@ -275,6 +276,8 @@ def input_options(topics: BagTopics, values: Values) -> InputOptions:
         odom=topics.odom is not None and values["odom"] != "ignore",
         slop_ns=round(values["sync.slop_s"] * 1e9),
         odom_gap_ns=round(values["sync.odom_gap_s"] * 1e9),
+        odom_delay_ns=round(values["sync.odom_delay_s"] * 1e9),
+        learn_odom_delay=values["sync.learn_odom_delay"],
         lossless=True,
     )
 

@@ -16,16 +16,20 @@ from typing import Any
 
 from l2m_ros.frames.camera_infos import CameraInfos
 from l2m_ros.frames.messages import read_odometry, stamp_ns
-from l2m_ros.frames.odometry_buffer import MAX_GAP_NS, OdometryBuffer
+from l2m_ros.frames.odometry_buffer import EXTRAPOLATED_NS, MAX_GAP_NS, OdometryBuffer
+from l2m_ros.frames.odometry_delay import OdometryDelay
 from l2m_ros.frames.stamps import StampGuard, Verdict
 from l2m_ros.frames.synchroniser import MAX_BYTES, MessageSet, bytes_of, make_synchroniser
 from l2m_ros.tracking.odometry import OdometrySample
+from l2m_ros.tracking.result import TrackResult
+from l2m_ros.types import FloatArray
 
 IMAGE, CAMERA_INFO, DEPTH = "image", "camera_info", "depth"
 RIGHT, RIGHT_INFO, ODOM = "right/image", "right/camera_info", "odom"
 TOPICS = (IMAGE, CAMERA_INFO, DEPTH, RIGHT, RIGHT_INFO, ODOM)
 # queue: all waits for odometry no longer than this, by the stamps: it may have ended.
 ODOM_ENDED_NS = 5_000_000_000
+ODOM_ENDED_LIVE_NS = 500_000_000
 # Images without a complete set, and nanoseconds by their stamps, before the missing topic is
 # reported: on a busy machine messages of one stamp arrive up to 0.4 s apart.
 MISSING_AFTER_IMAGES = 3
@@ -43,6 +47,8 @@ class InputOptions:
     odom: bool = False
     slop_ns: int = 20_000_000
     odom_gap_ns: int = MAX_GAP_NS  # odometry is interpolated over no longer gap
+    odom_delay_ns: int = 0  # its messages are stamped so much later than what they tell of
+    learn_odom_delay: bool = True
     lossless: bool = False  # drop nothing, and never depend on the order of arrival ...
     waiting_bytes: int = MAX_BYTES  # ... as long as the images that wait take no more memory
 
@@ -72,6 +78,7 @@ class Inputs:
     def __init__(self, options: InputOptions, report: Report = lambda key, words: None) -> None:
         self.options = options
         self.odometry = OdometryBuffer(options.odom_gap_ns)
+        self._delay = OdometryDelay(self.odometry, options.odom_delay_ns)
         self.refused = 0
         self._given_up = 0  # images that waited and were let go
         self._report = report
@@ -102,8 +109,14 @@ class Inputs:
     def reconfigure(self, options: InputOptions) -> None:
         """Change topics or slop; where sets are joined otherwise, incomplete ones are dropped."""
         joined_alike = options == replace(
-            self.options, odom=options.odom, odom_gap_ns=options.odom_gap_ns
+            self.options,
+            odom=options.odom,
+            odom_gap_ns=options.odom_gap_ns,
+            odom_delay_ns=options.odom_delay_ns,
+            learn_odom_delay=options.learn_odom_delay,
         )
+        if self.options.odom_delay_ns != options.odom_delay_ns or not options.learn_odom_delay:
+            self._delay = OdometryDelay(self.odometry, options.odom_delay_ns)
         self.options = options
         self.odometry.max_gap_ns = options.odom_gap_ns
         if not joined_alike:
@@ -139,6 +152,7 @@ class Inputs:
         if check.verdict is Verdict.RESET:
             self._synchroniser.forget(stamp)
             self.odometry.forget(stamp)
+            self._delay.forget()
             for infos in self._infos.values():
                 infos.forget()
             self._pending.clear()
@@ -173,29 +187,62 @@ class Inputs:
 
     def _pending_are_too_many(self) -> bool:
         if not self.options.lossless:
-            return True  # only the newest is of use once camera_info comes
+            return not self._infos_are_there  # only the newest is of use once camera_info comes
         waiting = sum(bytes_of(message) for one in self._pending for message in one.values())
         return waiting > self.options.waiting_bytes
 
+    @property
+    def _infos_needed(self) -> tuple[str, ...]:
+        return (CAMERA_INFO, RIGHT_INFO) if self.options.right else (CAMERA_INFO,)
+
+    @property
+    def _infos_are_there(self) -> bool:
+        return all(self._infos[topic] for topic in self._infos_needed)
+
     def _complete(self, stamp: int, ended: bool = False) -> bool:
-        needed = [CAMERA_INFO, *([RIGHT_INFO] if self.options.right else [])]
-        if not all(self._infos[topic] for topic in needed):
+        if not self._infos_are_there:
             return False
-        if ended or not self.options.lossless:
+        if ended:
             return True
+        if not self.options.lossless:
+            return self._odometry_is_near(stamp)
         waited_ns = self._newest_ns.get(IMAGE, stamp) - stamp
         if waited_ns > ODOM_ENDED_NS:
             return True
-        infos_come = all(self._infos[topic].has_passed(stamp) for topic in needed)
-        return infos_come and (not self.options.odom or self.odometry.newest_ns >= stamp)
+        infos_come = all(self._infos[topic].has_passed(stamp) for topic in self._infos_needed)
+        return infos_come and (not self.options.odom or self._odometry_ahead_ns(stamp) >= 0)
+
+    def _odometry_ahead_ns(self, stamp: int) -> int:
+        """From an image to the newest that odometry tells of."""
+        return self.odometry.newest_ns - self._delay.at(stamp) - stamp
+
+    def _odometry_is_near(self, stamp: int) -> bool:
+        """Live, only odometry that is known to be late is waited for, as long as it comes."""
+        if not self.options.odom or self._delay.at(stamp) <= 0:
+            return True
+        if self._odometry_ahead_ns(stamp) >= -EXTRAPOLATED_NS:
+            return True
+        return self._odometry_ahead_ns(self._newest_ns.get(IMAGE, stamp)) < -ODOM_ENDED_LIVE_NS
 
     def odometry_at(self, stamp: int) -> OdometrySample | None:
         """Odometry at an image's stamp; None where it is unknown or not to be used."""
         if not self.options.odom:
             return None
-        sample = self.odometry.at(stamp)
+        delay_ns = self._delay.at(stamp)
+        sample = self.odometry.at(stamp + delay_ns)
         self._report("odom gap", self.odometry.problem)
-        return sample
+        return None if sample is None else replace(sample, stamp_ns=stamp, delay_ns=delay_ns)
+
+    def learn(self, result: TrackResult, base_from_camera: FloatArray | None) -> None:
+        """What a tracked frame shows of odometry's delay."""
+        if not (self.options.odom and self.options.learn_odom_delay):
+            return
+        turn = result.seen_turn
+        if turn is not None and result.keyframe is not None and base_from_camera is not None:
+            stamps = result.keyframe.frame.stamp_ns, result.frame.stamp_ns
+            self._delay.see(*stamps, turn, base_from_camera)
+        learnt_ns = self._delay.learnt_ns
+        self._report("odom delay", None if learnt_ns is None else _delay_words(learnt_ns))
 
     def missing(self) -> dict[str, str]:
         """The topics that frames wait for, each with a message for the diagnostics."""
@@ -224,3 +271,12 @@ class Inputs:
         if o.odom and o.lossless and self._pending and not self._complete(self._newest_ns[IMAGE]):
             words[ODOM] = "odom is older than the image; queue: all waits for it"
         return words
+
+
+def _delay_words(delay_ns: int) -> str:
+    late = f"{abs(delay_ns) / 1e9:.3f} s {'later' if delay_ns > 0 else 'earlier'}"
+    return (
+        f"odom is stamped {late} than what it tells of, the camera's turns show, and is read so: "
+        "stamp it and the images when they are measured, or set sync.odom_delay_s "
+        f"({delay_ns / 1e9:.3f})"
+    )

@@ -53,6 +53,21 @@ class OdometryBuffer:
         with self._lock:
             self._samples = [s for s in self._samples if s.stamp_ns <= after_ns]
 
+    def around(self, first_ns: int, last_ns: int) -> list[OdometrySample]:
+        """The messages from the last one before `first_ns` to the first after `last_ns`.
+
+        Empty where they do not reach so far, or pause for too long.
+        """
+        with self._lock:
+            stamps = [sample.stamp_ns for sample in self._samples]
+            first = bisect.bisect_right(stamps, first_ns) - 1
+            last = bisect.bisect_left(stamps, last_ns)
+            if first < 0 or last >= len(stamps):
+                return []
+            if max(np.diff(stamps[first : last + 1]), default=0) > self.max_gap_ns:
+                return []
+            return self._samples[first : last + 1]
+
     def at(self, stamp_ns: int) -> OdometrySample | None:
         """The base at a stamp, from the two messages next to it; None where they are too far."""
         with self._lock:

@@ -22,7 +22,7 @@ from l2m_ros.geometry.refine import Fit, epipolar_terms, refine
 from l2m_ros.geometry.scale import Depths, Floor, TranslationPrior
 from l2m_ros.geometry.triangulation import epipolar_distance, triangulated_depth
 from l2m_ros.geometry.two_view import TwoView
-from l2m_ros.types import FloatArray, Lost, LostReason, MetricPose
+from l2m_ros.types import FloatArray, Lost, LostReason, MetricPose, Turn
 
 MONO_DEPTH = "mono_depth"  # matched by the tracker's matcher: most of it is right, or it is blur
 # Of a dense match's pairs: a pose on which fewer agree is doubtful. Of 155 right poses of 15 scenes
@@ -121,14 +121,18 @@ def from_prior(problem: PoseProblem, prior: TranslationPrior, source: str) -> Me
     Q = seen if fit is view.fit else _directed(problem, fit)
     search = problem.search(problem.keyframe)
     halves = poses_of_halves(problem.pairs, problem.blocks(BLOCKS), 1.0, search, fit.pose)
-    both = fused(start, fit.pose, widened_by_halves(Q, fit.pose, halves), prior)
+    Q = widened_by_halves(Q, fit.pose, halves)
+    both = fused(start, fit.pose, Q, prior)
     if both.squared > MAX_APART:
         return Lost(
             LostReason.CONTRADICTED,
             f"{source} moved otherwise than the matches say (chi-square {both.squared:.0f}, "
             f"accepted are {MAX_APART:g})",
         )
-    return problem.checked(fit, both.pose, both.covariance, source)
+    pose = problem.checked(fit, both.pose, both.covariance, source)
+    if isinstance(pose, Lost):
+        return pose
+    return replace(pose, seen_turn=Turn(fit.pose[:3, :3], Q[3:, 3:]))
 
 
 def _of_length(

@@ -51,6 +51,8 @@ class NodeConfig:
             input_options=InputOptions(
                 slop_ns=slop_ns,
                 odom_gap_ns=round(values["sync.odom_gap_s"] * 1e9),
+                odom_delay_ns=round(values["sync.odom_delay_s"] * 1e9),
+                learn_odom_delay=values["sync.learn_odom_delay"],
                 lossless=lossless,
                 waiting_bytes=values["queue_mb"] * 2**20,
             ),

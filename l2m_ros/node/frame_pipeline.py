@@ -121,7 +121,11 @@ class FramePipeline:
         self._config = self._monitor.config = config
         new = config.input_options
         options_now = replace(
-            self._inputs.options, slop_ns=new.slop_ns, odom_gap_ns=new.odom_gap_ns
+            self._inputs.options,
+            slop_ns=new.slop_ns,
+            odom_gap_ns=new.odom_gap_ns,
+            odom_delay_ns=new.odom_delay_ns,
+            learn_odom_delay=new.learn_odom_delay,
         )
         if options_now != self._inputs.options:
             self._inputs.reconfigure(options_now)
@@ -169,6 +173,7 @@ class FramePipeline:
         # Odometry moves the base: of no use to the camera until it is known where that sits.
         odometry = None if base is None else self._inputs.odometry_at(frame.stamp_ns)
         result = self._tracker.process(frame, odometry, now.features)
+        self._inputs.learn(result, base)
         tracked = FrameResult(result, self._config.frames, base, self._health.rate_hz)
         with times.stage("publish"):
             self._publishers.publish(tracked)

@@ -168,6 +168,12 @@ _INPUTS = [
     Parameter("sync.odom_gap_s", INPUTS.odom_gap_ns / 1e9,
               "odometry is interpolated only between messages at most this far apart, seconds",
               "frame", low=0.0, high=60.0),
+    Parameter("sync.odom_delay_s", INPUTS.odom_delay_ns / 1e9,
+              "odometry's messages are stamped so much later than what they tell of, by the "
+              "images' clock, seconds; negative: the images are",
+              "frame", low=-1.0, high=1.0),
+    Parameter("sync.learn_odom_delay", INPUTS.learn_odom_delay,
+              "learn from turns by how much it is another, up to 0.3 s", "frame"),
     Parameter("odometry.sigma_m_per_m", TRACKER.odometry.sigma_m_per_m,
               "noise of odometry's distance per metre, used where the messages' covariance is "
               "constant, zero or 1e6", "frame",

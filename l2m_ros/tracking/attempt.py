@@ -118,6 +118,11 @@ def gains_depth(keyframe: Keyframe, frame: Frame) -> bool:
     return (_has_depth(frame) or right) and not _gives_metres(keyframe)
 
 
+def gains_odometry(keyframe: Keyframe, now: EncodedFrame) -> bool:
+    """A keyframe taken before odometry came tells no way since: a new one does."""
+    return keyframe.odometry is None and now.odometry is not None
+
+
 def loses_depth(keyframe: Keyframe, frame: Frame) -> bool:
     """Depth paused: this frame as a keyframe would end the metres."""
     return _gives_metres(keyframe) and not _has_depth(frame) and frame.right_rgb is None

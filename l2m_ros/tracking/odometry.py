@@ -23,6 +23,7 @@ UNMEASURED_VARIANCE = 1e3  # drivers write 1e3 to 1e9 for an axis that nobody me
 MIN_SHARE = 0.002  # of the way: nobody's odometry is better, a covariance that says so is no growth
 MOUNTING = 0.02  # of the way: a camera's place on its robot is known to a degree
 SHRINKS = 0.05  # of the largest variance: interpolated covariances shrink by less in some direction
+MOMENTARY = 2.0  # of the mean speed of a way: what its speed at one moment may be
 FLOOR_M = 1e-3
 FLOOR_RAD = 1e-3
 
@@ -36,6 +37,7 @@ class OdometrySample:
     covariance: FloatArray  # 6x6
     # 6x6 besides: what the base may have done between the messages that this was made of
     timing: FloatArray = field(default_factory=lambda: np.zeros((6, 6)))
+    delay_ns: int = 0  # it was read of messages that are stamped so much later
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def step(
         P = turn @ _positive(added) @ turn.T + np.diag([floor_m**2 + 1e-8] * 3 + [0.0] * 3)
     else:
         P = noise.covariance(a_from_b)
-    P = P + turn @ (_carried(a.timing, a, b) + b.timing) @ turn.T
+    P = P + turn @ (_carried(a.timing, a, b) + b.timing) @ turn.T + _read_otherwise(a, b)
     if base_from_camera is None:
         return OdometryStep(a_from_b, P, modelled)
     camera_from_base, exact = se3.inverse(base_from_camera), np.zeros((6, 6))
@@ -111,6 +113,17 @@ def unusable(a: OdometrySample, b: OdometrySample, added: FloatArray) -> str | N
     if np.allclose(a.covariance, b.covariance, rtol=1e-6, atol=0):
         return "is constant"
     return "does not grow with the way"
+
+
+def _read_otherwise(a: OdometrySample, b: OdometrySample) -> FloatArray:
+    """6x6: one was read before odometry's delay was learnt, and tells of another moment."""
+    if a.delay_ns == b.delay_ns:
+        return np.zeros((6, 6))
+    share = abs(b.delay_ns - a.delay_ns) / max(abs(b.stamp_ns - a.stamp_ns), 1)
+    a_from_b = se3.inverse(a.odom_from_base) @ b.odom_from_base
+    way = float(np.linalg.norm(a_from_b[:3, 3]))
+    turn = float(np.linalg.norm(se3.rotation_log(a_from_b[:3, :3])))
+    return (MOMENTARY * share) ** 2 * np.diag([way**2] * 3 + [turn**2] * 3)
 
 
 def _added(a: OdometrySample, b: OdometrySample) -> FloatArray:

@@ -70,14 +70,18 @@ class PoseChecks:
     def reset(self) -> None:
         self._scenes = KnownScenes()
         self._anchors: dict[int, scene_scale.Anchor] = {}  # by keyframe, after a slip
-        self._slipped_ns: int | None = None  # when the scene last contradicted odometry
         self._depth_trust = {DEPTH: DepthTrust(), STEREO: DepthTrust(MOST_LEFT_OVER_STEREO)}
-        self._wheels = OdometryTrust()
-        self._scale = ScaleAgainstOdometry()
+        self.forget_odometry()
         self._shutter = ShutterWatch(self.options.pose.shutter_sigma_s)
         self._turns = Turns()
         self._torn = TornCheck()
         self._motions = TwoMotions()
+
+    def forget_odometry(self) -> None:
+        """What was held against it: from now on it is read of another moment."""
+        self._slipped_ns: int | None = None  # when the scene last contradicted odometry
+        self._wheels = OdometryTrust()
+        self._scale = ScaleAgainstOdometry()
 
     def pose(self, seen: MatchedFrame, before: Before) -> tuple[Outcome, Remarks]:
         """The pose, if it may be believed.

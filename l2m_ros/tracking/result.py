@@ -10,7 +10,7 @@ from l2m_ros.matching.matcher import Match
 from l2m_ros.tracking.chain import ChainEvent
 from l2m_ros.tracking.keyframes import Keyframe
 from l2m_ros.tracking.place import Twist
-from l2m_ros.types import Correspondences, FloatArray, Frame, Lost, MetricPose, RelativePose
+from l2m_ros.types import Correspondences, FloatArray, Frame, Lost, MetricPose, RelativePose, Turn
 
 Outcome = MetricPose | RelativePose | Lost
 
@@ -45,6 +45,16 @@ class TrackResult:
     def pose(self) -> MetricPose | None:
         """The pose that may be published: metric and trusted, or nothing."""
         return self.outcome if isinstance(self.outcome, MetricPose) else None
+
+    @property
+    def seen_turn(self) -> Turn | None:
+        """How the camera turned since the keyframe, by the matches alone."""
+        outcome = self.outcome
+        if not isinstance(outcome, MetricPose | RelativePose) or outcome.covariance is None:
+            return None
+        if isinstance(outcome, MetricPose) and outcome.seen_turn is not None:
+            return outcome.seen_turn
+        return Turn(outcome.keyframe_from_camera[:3, :3], outcome.covariance[3:, 3:])
 
     @property
     def why_not_posed(self) -> str:

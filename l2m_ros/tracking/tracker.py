@@ -21,6 +21,7 @@ from l2m_ros.tracking.attempt import (
     Attempt,
     EncodedFrame,
     gains_depth,
+    gains_odometry,
     loses_depth,
     moving_words,
     words,
@@ -90,6 +91,7 @@ class Tracker:
         self._torn = TornStream()
         self._frozen: str | None = None  # what the frame at hand goes without
         self._requested = False
+        self._delay_ns = 0  # by which odometry is read
         self._policy.forget()
 
     @property
@@ -138,6 +140,7 @@ class Tracker:
         self, frame: Frame, odometry: OdometrySample | None, features: Features | None
     ) -> TrackResult:
         times = StageTimes()
+        self._take_delay(odometry)
         doubt, repeated = self._repeated(frame, odometry)
         given, (frame, self._frozen) = frame, self._fresh(frame, odometry)
         self._before = given
@@ -172,6 +175,12 @@ class Tracker:
         if isinstance(attempt.outcome, Lost):
             return self._after_loss(now, attempt, attempt.outcome)
         return self._after_success(now, attempt)
+
+    def _take_delay(self, odometry: OdometrySample | None) -> None:
+        """A keyframe whose odometry was read by another delay is of little use."""
+        if odometry is not None and odometry.delay_ns != self._delay_ns:
+            self._delay_ns, self._requested = odometry.delay_ns, True
+            self._checks.forget_odometry()
 
     def _repeated(
         self, frame: Frame, odometry: OdometrySample | None
@@ -308,6 +317,7 @@ class Tracker:
             result = self._place(now, attempt, attempt.outcome, reason)
         else:
             result = attempt.result(TrackState.TRACKING, reason, now)
+            self._requested |= gains_odometry(attempt.keyframe, now)
         if wanted is None:
             wanted = self._policy.wants_keyframe(attempt.quality)
         if isinstance(attempt.outcome, MetricPose):

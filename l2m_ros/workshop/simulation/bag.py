@@ -55,7 +55,8 @@ def write_bag(
                 transforms = _static_transforms(writer.messages, shot)
                 writer.write("/tf_static", shot.frame.stamp_ns, transforms)
             for topic, message in _messages(writer.messages, shot, last, depth_encoding).items():
-                writer.write(topic, shot.frame.stamp_ns, message)
+                late_ns = shot.odom_late_ns if topic == "/odom" else 0
+                writer.write(topic, shot.frame.stamp_ns + late_ns, message)
             last = shot
 
 
@@ -86,7 +87,7 @@ def _messages(
 def _odometry(make: Messages, shot: SimulatedFrame, last: SimulatedFrame | None) -> Any:
     return make.new(
         "nav_msgs/Odometry",
-        header=make.header(shot.frame.stamp_ns, ODOM_FRAME),
+        header=make.header(shot.frame.stamp_ns + shot.odom_late_ns, ODOM_FRAME),
         child_frame_id=BASE_FRAME,
         pose=make.pose_with_covariance(shot.odom_from_base, shot.odom_covariance),
         twist=_twist(make, shot, last),

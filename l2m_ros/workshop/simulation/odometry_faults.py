@@ -5,7 +5,6 @@ What each is called on the command line is in `sensor_faults.py`.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -13,7 +12,7 @@ import numpy as np
 
 from l2m_ros.geometry import se3
 from l2m_ros.workshop.simulation.path import BODY_FROM_OPTICAL
-from l2m_ros.workshop.simulation.sequence import Shots, SimulatedFrame
+from l2m_ros.workshop.simulation.sequence import Shots
 
 SLIP_M_S = 0.5
 SCALE, LATE_S, JUMP_M = 1.1, 0.1, 0.4
@@ -64,18 +63,8 @@ def scaled(shots: Shots, rng: np.random.Generator) -> Shots:
 
 def late(shots: Shots, rng: np.random.Generator) -> Shots:
     """Stamped LATE_S after it was measured."""
-    past: deque[SimulatedFrame] = deque(maxlen=40)
     for shot in shots:
-        past.append(shot)
-        time_s = shot.time_s - LATE_S
-        before = [k for k, kept in enumerate(past) if kept.time_s <= time_s]
-        if not before:
-            yield replace(shot, odom_from_base=past[0].odom_from_base)
-            continue
-        a, b = past[before[-1]], past[before[-1] + 1]
-        weight = (time_s - a.time_s) / max(b.time_s - a.time_s, 1e-9)
-        late = se3.interpolate(a.odom_from_base, b.odom_from_base, weight)
-        yield replace(shot, odom_from_base=late)
+        yield replace(shot, odom_late_ns=round(LATE_S * 1e9))
 
 
 def jumps(shots: Shots, rng: np.random.Generator) -> Shots:

@@ -100,6 +100,7 @@ class SimulatedFrame:
     true_depth_m: FloatArray  # (H, W) float32, NaN = sky; frame.depth with its faults aside
     moving: bool  # whether moving objects are shown
     odom_published: bool = True
+    odom_late_ns: int = 0  # its message is stamped, and comes, so much later
     # 4x4: where the images were taken, if the world repeats itself between there and the truth
     seen_from_camera: FloatArray | None = None
 
