@@ -11,8 +11,8 @@ from l2m_ros.tracking import scene_scale
 from l2m_ros.tracking.chain import UnseenMotion
 from l2m_ros.tracking.gates import GateOptions
 from l2m_ros.tracking.odometry import OdometryNoise, OdometrySample, step
+from l2m_ros.tracking.odometry_metres import WARY_NS
 from l2m_ros.tracking.options import TrackerOptions
-from l2m_ros.tracking.pose_checks import WARY_NS
 from l2m_ros.tracking.tracker import Tracker
 from l2m_ros.types import Correspondences, Lost, LostReason, MetricPose
 from l2m_ros.workshop.simulation.odometry import Odometer

@@ -19,20 +19,18 @@ from l2m_ros.geometry.pose import estimate_pose
 from l2m_ros.geometry.pose_problem import PoseOptions
 from l2m_ros.geometry.scale import ScaleEvidence
 from l2m_ros.geometry.scene_depth import SceneDepth
-from l2m_ros.tracking import odometry as wheels
-from l2m_ros.tracking import parallax, scene_scale, two_depths
+from l2m_ros.tracking import parallax, two_depths
 from l2m_ros.tracking.chain import locate
 from l2m_ros.tracking.depth_odometry import ScaleAgainstOdometry
 from l2m_ros.tracking.depth_trust import DEPTH, MOST_LEFT_OVER_STEREO, STEREO, DepthTrust
 from l2m_ros.tracking.doubts import looks_alike
 from l2m_ros.tracking.gates import StampedPose, gate, implausible_motion
 from l2m_ros.tracking.keyframes import Keyframe
-from l2m_ros.tracking.known_scenes import KnownScenes
 from l2m_ros.tracking.matched_frame import MatchedFrame
 from l2m_ros.tracking.motion import predicted, unexpected
 from l2m_ros.tracking.newcomers import newcomer_moves
 from l2m_ros.tracking.odometry import OdometryStep
-from l2m_ros.tracking.odometry_trust import OdometryTrust
+from l2m_ros.tracking.odometry_metres import WARY, Estimate, OdometryMetres
 from l2m_ros.tracking.options import TrackerOptions
 from l2m_ros.tracking.place import Place
 from l2m_ros.tracking.readout import ShutterWatch
@@ -45,10 +43,8 @@ from l2m_ros.tracking.trust import contradicted_content, contradicted_scale, on_
 from l2m_ros.tracking.turns import Turns
 from l2m_ros.types import Correspondences, Frame, Lost, LostReason, MetricPose, RelativePose
 
-WARY_NS = 2_000_000_000  # how long odometry is not believed unchecked after it was contradicted
 # Of the bound on a second motion, without depth: bad matches suit epipolar lines, too.
 BY_LINES = 2.0
-WARY = "odometry was contradicted a moment ago and nothing can check it here: the wheels may slip"
 Remarks = dict[str, str | None]  # by what they are about; None: all is well with it
 
 
@@ -68,10 +64,9 @@ class PoseChecks:
         self.reset()
 
     def reset(self) -> None:
-        self._scenes = KnownScenes()
-        self._anchors: dict[int, scene_scale.Anchor] = {}  # by keyframe, after a slip
+        self._metres = OdometryMetres()
+        self._scale = ScaleAgainstOdometry()
         self._depth_trust = {DEPTH: DepthTrust(), STEREO: DepthTrust(MOST_LEFT_OVER_STEREO)}
-        self.forget_odometry()
         self._shutter = ShutterWatch(self.options.pose.shutter_sigma_s)
         self._turns = Turns()
         self._torn = TornCheck()
@@ -79,8 +74,7 @@ class PoseChecks:
 
     def forget_odometry(self) -> None:
         """What was held against it: from now on it is read of another moment."""
-        self._slipped_ns: int | None = None  # when the scene last contradicted odometry
-        self._wheels = OdometryTrust()
+        self._metres.forget_odometry()
         self._scale = ScaleAgainstOdometry()
 
     def pose(self, seen: MatchedFrame, before: Before) -> tuple[Outcome, Remarks]:
@@ -88,7 +82,7 @@ class PoseChecks:
 
         Where depth is contradicted, odometry is asked.
         """
-        step = self._odometry_step(seen)
+        step = self._metres.step(seen, self.options)
         if self._shutter.prior_sigma_s != self.options.pose.shutter_sigma_s:
             self._shutter = ShutterWatch(self.options.pose.shutter_sigma_s)
         motion = self._shutter.motion(seen.keyframe, before.chain, seen.frame.stamp_ns)
@@ -147,8 +141,9 @@ class PoseChecks:
         options: PoseOptions,
     ) -> tuple[Outcome, Remarks]:
         outcome = self._estimated(seen, step, options)
-        outcome, slip = self._against_parallax(seen, step, outcome, options)
-        slip = slip or (WARY if self._slips(seen) else None)
+        estimate = self._estimate(seen, options)
+        outcome, slip = self._metres.checked(seen, step, outcome, estimate, self.options.trust)
+        slip = slip or (WARY if self._metres.slips(seen) else None)
         remarks = {
             "odometry": slip,
             "odometry covariance": step.modelled if step else None,
@@ -257,50 +252,35 @@ class PoseChecks:
         self._torn.believe(seen, pose)
         self._shutter.learn(seen.keyframe, pose, before, seen.frame.stamp_ns)
         if pose.scale_source == DEPTH:
-            step = self._odometry_step(seen)
+            step = self._metres.step(seen, self.options)
             self._scale.learn(seen.keyframe.id, pose, step, self.options.odometry)
-        self._anchor(seen, pose)
-        self._scenes.learn(seen, pose)
-
-    def _anchor(self, seen: MatchedFrame, pose: MetricPose) -> None:
-        """Where the known scene gave the metres, odometry is believed anew from here on."""
-        if pose.scale_source != scene_scale.SOURCE or seen.odometry is None:
-            return
-        anchor = scene_scale.Anchor(pose.keyframe_from_camera, pose.covariance, seen.odometry)
-        self._anchors[seen.keyframe.id] = anchor
-        self._wheels.restart(seen.keyframe.id)
+        self._metres.learn(seen, pose)
 
     def hand_over(self, seen: MatchedFrame, pose: MetricPose, keyframe: Keyframe) -> None:
         """A posed frame became a keyframe: what its own keyframe knew is passed on to it."""
         self._shutter.take(keyframe)
-        self._scenes.hand_over(seen, pose, keyframe)
+        self._metres.hand_over(seen, pose, keyframe)
 
     def keyframe_due(self, seen: MatchedFrame, pose: MetricPose, wanted: bool) -> bool:
         """Whether to take this frame as a keyframe."""
-        return self._scenes.keyframe_due(seen, pose, wanted)
+        return self._metres.keyframe_due(seen, pose, wanted)
 
     def forget_all_but(self, keyframes: Iterable[int]) -> None:
         kept = set(keyframes)
-        self._scenes.forget_all_but(kept)
-        self._anchors = {id: anchor for id, anchor in self._anchors.items() if id in kept}
+        self._metres.forget_all_but(kept)
         self._shutter.forget_all_but(kept)
         self._turns.forget_all_but(kept)
-        self._wheels.forget_all_but(kept)
 
-    def _odometry_step(self, seen: MatchedFrame) -> OdometryStep | None:
-        o, anchor = self.options, self._anchors.get(seen.keyframe.id)
-        start = seen.keyframe.odometry if anchor is None else anchor.odometry
-        if start is None or seen.odometry is None or self._slips(seen):
-            return None
-        step = wheels.step(start, seen.odometry, o.odometry, o.base_from_camera)
-        return step if anchor is None else anchor.followed_by(step)
+    def _estimate(self, seen: MatchedFrame, options: PoseOptions) -> Estimate:
+        def estimate(
+            step: OdometryStep | None,
+            sources: tuple[str, ...] | None = None,
+            scene: SceneDepth | None = None,
+        ) -> Outcome:
+            asked = options if sources is None else replace(options, sources=sources)
+            return self._estimated(seen, step, asked, scene)
 
-    def _slips(self, seen: MatchedFrame) -> bool:
-        """Odometry was wrong a moment ago, and no scene of known depth can check it here."""
-        return self._scenes.of(seen.keyframe) is None and self._slipped_lately(seen)
-
-    def _slipped_lately(self, seen: MatchedFrame) -> bool:
-        return self._slipped_ns is not None and seen.frame.stamp_ns - self._slipped_ns < WARY_NS
+        return estimate
 
     def _estimated(
         self,
@@ -323,79 +303,6 @@ class PoseChecks:
             scene=scene,
             depth_noise=self._depth_trust[DEPTH].noise.factor,
         )
-
-    def _against_parallax(
-        self,
-        seen: MatchedFrame,
-        step: OdometryStep | None,
-        outcome: Outcome,
-        options: PoseOptions,
-    ) -> tuple[Outcome, str | None]:
-        """The outcome after odometry was held against what is seen, and what contradicts."""
-        if isinstance(outcome, Lost):
-            return outcome, None
-        if step is None:
-            return self._by_scene(seen, outcome, None, options), None
-        against = self._wheels.against(seen.keyframe.id, outcome)
-        if against is not None:
-            self._slipped_ns = seen.frame.stamp_ns
-            alone = self._estimated(seen, None, options)
-            return self._by_scene(seen, alone, step, options), against
-        scene, moved_m = self._scenes.of(seen.keyframe), step.a_from_b[:3, 3]
-        judged = parallax.check(seen.keyframe, seen.frame, seen.pairs, outcome, scene, moved_m)
-        if judged.outcome is None:
-            self._slipped_ns = seen.frame.stamp_ns
-        if judged.outcome is None or (judged.unchecked and self._slipped_lately(seen)):
-            alone = self._estimated(seen, None, options)
-            return self._by_scene(seen, alone, step, options), judged.contradiction or WARY
-        if judged.agreed:
-            self._scenes.agree(seen)
-        return self._by_scene(seen, judged.outcome, step, options), judged.contradiction
-
-    def _by_scene(
-        self,
-        seen: MatchedFrame,
-        outcome: Outcome,
-        step: OdometryStep | None,
-        options: PoseOptions,
-    ) -> Outcome:
-        """In metres by the scene's known depth, where odometry's length is wrong or absent.
-
-        step: odometry's way, if there is one: its turn must agree, slip lengthens ways only.
-        """
-        scene = self._scenes.in_metres(seen)
-        if scene is None or not isinstance(outcome, RelativePose):
-            return outcome
-        by_scene = replace(options, sources=(scene_scale.SOURCE,))
-        pose: Outcome | None = None
-        if not scene_scale.is_vague(scene):
-            pose = self._estimated(seen, None, by_scene, scene)
-        else:
-            pose = self._length_by_scene(seen, outcome, step, options, scene)
-        if not isinstance(pose, MetricPose) or scene_scale.contradicted(pose, self.options.trust):
-            return outcome
-        if step is not None and scene_scale.turned_otherwise(pose, step):
-            return outcome
-        return pose
-
-    def _length_by_scene(
-        self,
-        seen: MatchedFrame,
-        outcome: RelativePose,
-        step: OdometryStep | None,
-        options: PoseOptions,
-        scene: SceneDepth,
-    ) -> MetricPose | None:
-        """The scene's metres for a motion that odometry's turn chose, or the scene's relief."""
-        views = seen.keyframe, seen.frame, seen.pairs
-        if step is not None:
-            by_turn = replace(options, sources=(parallax.SOURCE,))
-            turned = self._estimated(seen, scene_scale.turn_alone(step), by_turn)
-            if isinstance(turned, MetricPose):
-                return scene_scale.length_by_scene(*views, scene_scale.of_length_1(turned), scene)
-        if scene.relief < scene_scale.MIN_RELIEF_ALONE:
-            return None
-        return scene_scale.length_by_scene(*views, outcome, scene)
 
     def _implausible(self, seen: MatchedFrame, pose: MetricPose, before: Before) -> Lost | None:
         stamp_ns, gates = seen.frame.stamp_ns, self.options.gates
