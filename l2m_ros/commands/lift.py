@@ -10,7 +10,7 @@ from l2m_ros.commands.options import (
     add_runner_arguments,
     as_json,
     defaults_shown,
-    folder_to_draw,
+    draw_shards,
     place,
     size_of,
 )
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     for name, reason in report.skipped:
         print(f"l2m lift: skipped {name}: {reason}", file=sys.stderr)
     if args.picture and report.photographs + report.shards_kept:
-        _draw(folder_to_draw(args.out), args.picture)
+        draw_shards(args.out, args.picture)
     if args.json:
         print(as_json(vars(report), indent=None))
     else:
@@ -106,13 +106,6 @@ def run(args: argparse.Namespace) -> int:
             f"{report.shards_kept} shards kept, {len(report.skipped)} photographs skipped"
         )
     return 1 if report.shards_written and not report.photographs else 0
-
-
-def _draw(folder: Path, picture: Path) -> None:
-    from l2m_ros.images import write_rgb
-    from l2m_ros.workshop.lifting.picture import contact_sheet, samples_of
-
-    write_rgb(picture, contact_sheet(samples_of(folder)))
 
 
 def _workshop(args: argparse.Namespace):  # type: ignore[no-untyped-def]

@@ -67,11 +67,14 @@ def place(text: str) -> Path | str:
     return text if "://" in text else Path(text)
 
 
-def folder_to_draw(out: Path | str) -> Path:
-    """The folder of shards that a picture is made of."""
-    if isinstance(out, Path):
-        return out
-    raise InvalidInput(f"--picture reads shards of a folder, not of {out}")
+def draw_shards(out: Path | str, picture: Path) -> None:
+    """The first pairs of a folder of shards, with their matches."""
+    from l2m_ros.images import write_rgb
+    from l2m_ros.workshop.lifting.picture import contact_sheet, samples_of
+
+    if not isinstance(out, Path):
+        raise InvalidInput(f"--picture reads shards of a folder, not of {out}")
+    write_rgb(picture, contact_sheet(samples_of(out)))
 
 
 def add_second_look(parser: argparse.ArgumentParser, default: str) -> None:

@@ -189,6 +189,7 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _pairs(args: argparse.Namespace) -> int:
+    from l2m_ros.commands.options import draw_shards
     from l2m_ros.images import check_picture
     from l2m_ros.workshop.gaussians.pairs import SceneFile, SplatPairOptions, write_pairs
     from l2m_ros.workshop.jobs.runners import runner_of
@@ -208,11 +209,7 @@ def _pairs(args: argparse.Namespace) -> int:
     runner = runner_of(args.ray, args.processes)
     report = write_pairs(scene, args.scene.name, args.out, options, runner)
     if args.picture:
-        from l2m_ros.commands.options import folder_to_draw
-        from l2m_ros.images import write_rgb
-        from l2m_ros.workshop.lifting.picture import contact_sheet, samples_of
-
-        write_rgb(args.picture, contact_sheet(samples_of(folder_to_draw(args.out))))
+        draw_shards(args.out, args.picture)
     if args.json:
         print(json.dumps(vars(report)))
         return 0

@@ -27,6 +27,7 @@ from l2m_ros.workshop.gaussians.model import Gaussians
 from l2m_ros.workshop.gaussians.pairs import SceneFile, opened, relit
 from l2m_ros.workshop.gaussians.views import NewView, SceneViews
 from l2m_ros.workshop.jobs.runners import HERE, Runner
+from l2m_ros.workshop.lifting.checks import check_views
 
 PER_JOB = 16  # views of a scene that a process renders in a piece
 
@@ -43,8 +44,7 @@ class BankOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.views < 2:
-            raise InvalidInput(f"{self.views} views of a scene: a pair takes 2")
+        check_views(self.views)
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,10 +30,10 @@ from l2m_ros.workshop.gaussians.views import NewView, SceneViews, ViewPair, unla
 from l2m_ros.workshop.jobs.runners import HERE, Runner
 from l2m_ros.workshop.jobs.store import Store, store_of
 from l2m_ros.workshop.lifting.camera_effects import EffectOptions, camera_effects
+from l2m_ros.workshop.lifting.checks import check_fractions, check_shards, check_views
 from l2m_ros.workshop.lifting.pairs import Pair
 from l2m_ros.workshop.lifting.relighting import PRESETS, random_lighting, relight_quickly
 from l2m_ros.workshop.lifting.shards import (
-    MAX_SIDE_PX,
     Sample,
     pack,
     quantised,
@@ -55,15 +55,9 @@ class SplatPairOptions:
     effects: EffectOptions = field(default_factory=EffectOptions)
 
     def __post_init__(self) -> None:
-        if self.views < 2 or self.pairs_per_shard < 1:
-            raise InvalidInput(f"--views {self.views}: a pair takes 2")
-        if not 32 <= min(self.width, self.height) <= max(self.width, self.height) <= MAX_SIDE_PX:
-            raise InvalidInput(
-                f"views of {self.width}x{self.height}: sides from 32 to {MAX_SIDE_PX} can be stored"
-            )
-        for name in ("difficulty", "relight"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise InvalidInput(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        check_views(self.views)
+        check_shards(self.width, self.height, self.pairs_per_shard)
+        check_fractions(self, "difficulty", "relight")
 
 
 @dataclass

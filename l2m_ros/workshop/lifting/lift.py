@@ -17,6 +17,7 @@ from l2m_ros.types import ByteArray, FloatArray, resized_K
 from l2m_ros.workshop.jobs.runners import HERE, Runner
 from l2m_ros.workshop.jobs.store import Store, store_of
 from l2m_ros.workshop.lifting.camera_effects import EffectOptions, camera_effects
+from l2m_ros.workshop.lifting.checks import check_fractions, check_shards, check_views
 from l2m_ros.workshop.lifting.depth import DepthSource, ProceduralDepth
 from l2m_ros.workshop.lifting.holes import Filler, inpaint
 from l2m_ros.workshop.lifting.homographies import mapped, planar_warp, random_homographies, within
@@ -54,17 +55,11 @@ class LiftOptions:
     effects: EffectOptions = field(default_factory=EffectOptions)
 
     def __post_init__(self) -> None:
-        if self.views < 2:
-            raise InvalidInput(f"--views {self.views}: a correspondence takes at least 2 views")
-        if not 32 <= min(self.width, self.height) <= max(self.width, self.height) <= MAX_SIDE_PX:
-            raise InvalidInput(
-                f"views of {self.width}x{self.height}: sides from 32 to {MAX_SIDE_PX} can be stored"
-            )
-        if self.photographs_per_shard < 1 or self.workers < 1:
-            raise InvalidInput("a shard takes at least 1 photograph, a run at least 1 worker")
-        for name in ("difficulty", "homographies", "relight"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise InvalidInput(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        check_views(self.views)
+        check_shards(self.width, self.height, self.photographs_per_shard)
+        check_fractions(self, "difficulty", "homographies", "relight")
+        if self.workers < 1:
+            raise InvalidInput(f"--workers {self.workers}: a run takes at least 1")
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from l2m_ros.errors import InvalidInput
 from l2m_ros.types import ByteArray, FloatArray, resized_K
 from l2m_ros.workshop.lifting.camera_effects import EffectOptions, camera_effects
+from l2m_ros.workshop.lifting.checks import check_fractions
 from l2m_ros.workshop.lifting.homographies import mapped, planar_warp, random_homographies, within
 from l2m_ros.workshop.lifting.motion import Cameras, MotionRange, centred, sample_cameras
 from l2m_ros.workshop.lifting.photographs import (
@@ -71,9 +72,7 @@ class PairOptions:
     def __post_init__(self) -> None:
         if self.width < 32 or self.height < 32:
             raise InvalidInput(f"pairs of {self.width}x{self.height}: at least 32x32 is needed")
-        for name in ("difficulty", "homographies", "occluders", "swap", "relighting"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise InvalidInput(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        check_fractions(self, "difficulty", "homographies", "occluders", "swap", "relighting")
 
 
 @dataclass(frozen=True, eq=False)
