@@ -13,7 +13,8 @@ from l2m_ros.geometry.depth_image import DepthNoise
 from l2m_ros.geometry.pose import estimate_pose
 from l2m_ros.geometry.pose_problem import PoseOptions
 from l2m_ros.geometry.rays import Noise
-from l2m_ros.geometry.refine import Fit, Part, calibration
+from l2m_ros.geometry.refine import Fit, Part
+from l2m_ros.geometry.robust import calibration
 from l2m_ros.geometry.synthetic import SMALL, World, trial
 from l2m_ros.types import Correspondences, RelativePose
 

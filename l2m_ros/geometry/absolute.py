@@ -8,7 +8,8 @@ import numpy as np
 
 from l2m_ros.geometry.ransac import POINTS_SAMPLE, Search, accidental, find_absolute
 from l2m_ros.geometry.rays import Noise, RayPairs
-from l2m_ros.geometry.refine import HALF_WEIGHT, Fit, depth_terms, refine
+from l2m_ros.geometry.refine import Fit, depth_terms, refine
+from l2m_ros.geometry.robust import HALF_WEIGHT
 from l2m_ros.geometry.triangulation import epipolar_distance, plausible_depth
 from l2m_ros.types import FloatArray, Lost, LostReason
 

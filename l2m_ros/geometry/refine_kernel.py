@@ -503,7 +503,7 @@ def _moved(T, step, metric):
 
 @_compiled
 def _noise_now(sums, noise, parameters, o):
-    """`refine._noise_now` from the sums of `_pass`."""
+    """`robust.noise_now` from the sums of `_pass`."""
     left = max(1.0 - parameters / max(sums[6], 1.0), 0.1)
     new = noise.copy()
     new[0] = max(noise[0] * sums[0] / max(left * sums[1], 1e-9), o.min_match_factor)

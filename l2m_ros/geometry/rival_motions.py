@@ -14,8 +14,9 @@ import numpy as np
 
 from l2m_ros.geometry import se3
 from l2m_ros.geometry.rays import Noise, RayPairs
-from l2m_ros.geometry.refine import HALF_WEIGHT, epipolar_terms, robust_costs, settle
+from l2m_ros.geometry.refine import epipolar_terms, settle
 from l2m_ros.geometry.residuals import epipolar_rows
+from l2m_ros.geometry.robust import HALF_WEIGHT, costs_of
 from l2m_ros.geometry.triangulation import behind_a_camera, triangulated_depth
 from l2m_ros.types import FloatArray
 
@@ -62,7 +63,7 @@ def motion_costs(pairs: RayPairs, T: FloatArray, noise: Noise) -> FloatArray:
     """
     rows = epipolar_rows(pairs, T, None, noise, 0.0)
     behind = (rows.squared < HALF_WEIGHT[1]) & behind_a_camera(pairs, T)
-    return np.asarray(robust_costs(rows) + HALF_WEIGHT[1] * behind)
+    return np.asarray(costs_of(rows) + HALF_WEIGHT[1] * behind)
 
 
 def motion_cost(pairs: RayPairs, T: FloatArray, noise: Noise) -> float:
