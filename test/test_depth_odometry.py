@@ -62,7 +62,18 @@ def test_the_longest_way_speaks_for_its_keyframe():
 def test_a_slip_for_a_while_is_no_scale():
     slipping = list(ways(0.6, n=6, seed=1, first=5))
     assert excess([*list(ways(1.0, n=20)), *slipping]) == 0.0
-    assert excess(slipping) == 0.0
+
+
+def test_a_factor_that_varies_is_slip_and_one_that_stays_is_a_unit():
+    varying = [way for k, f in enumerate((0.3, 0.9, 0.5, 1.0)) for way in ways(f, n=4, first=k)]
+    assert excess(varying) == 0.0
+    assert excess(ways(0.5)) == pytest.approx(np.log(2.0), abs=0.02)
+    assert excess(ways(4.0, n=1)) == pytest.approx(np.log(4.0), abs=0.05)
+
+
+def test_a_way_that_slip_made_longer_is_no_surer():
+    jumps = list(ways(0.1, n=8, seed=1, first=3))
+    assert excess([*list(ways(1.0, n=12)), *jumps]) == 0.0
 
 
 def test_short_ways_say_nothing():

@@ -566,3 +566,27 @@ def test_slip_is_no_other_place(shots):
     for k, shot in enumerate(shots[:8]):
         result = tracker.process(shot.frame, moved(shot, 0.5 * k))
     assert result.pose is not None and result.keyframe.chain == 1
+
+
+# ---- two witnesses of the same metres ------------------------------------------------------------
+
+
+def test_metres_that_depth_and_odometry_do_not_agree_on_are_given_by_neither(shots):
+    """Depth goes in the end: its metres are known no better for that."""
+    tracker = Tracker(oracle(shots), TrackerOptions(base_from_camera=shots[0].base_from_camera))
+    some, posed = shots[:24], []
+    truth = {shot.frame.stamp_ns: shot.world_from_camera for shot in some}
+    for number, shot in enumerate(some):
+        twice = shot.odom_from_base.copy()
+        twice[:3, 3] *= 2.0
+        frame = shot.frame if number < 18 else without_depth(shot.frame)
+        result = tracker.process(frame, sample(shot, odom_from_base=twice))
+        if isinstance(result.outcome, MetricPose):
+            before = truth[result.keyframe.frame.stamp_ns]
+            off = (
+                result.outcome.keyframe_from_camera - np.linalg.inv(before) @ truth[frame.stamp_ns]
+            )
+            posed.append((number, np.linalg.norm(off[:3, 3])))
+    assert all(off_m < 0.02 for _, off_m in posed), posed
+    assert max(number for number, _ in posed) < 15
+    assert "neither is believed" in result.remarks["depth scale"]

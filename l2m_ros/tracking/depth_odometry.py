@@ -3,11 +3,12 @@
 one pose    depth that was contradicted lately is not believed against odometry
 many poses  the lengths by depth over those by odometry: their common factor is seen by nothing
             else. Neither is known to be the right one, so a difference beyond what both admit
-            becomes part of the depth's scale uncertainty
+            becomes part of the uncertainty of either's metres; where it is larger than metres may
+            be unsure (`pose.max_scale_sigma`), there are none
 
 Ways from one keyframe err alike, and the longest is the surest: it speaks for its keyframe. Of few
-keyframes the weighted mean counts, up to `EARLY_MOST`: more is a slip. Of more, the weighted
-median: one slip is outvoted.
+keyframes the weighted mean counts; of more, the weighted median: one slip is outvoted, and a
+factor that varies from keyframe to keyframe is no unit but slip, of which depth knows nothing.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from l2m_ros.tracking.odometry import MOUNTING, OdometryNoise, OdometryStep
-from l2m_ros.types import MetricPose
+from l2m_ros.types import FloatArray, MetricPose
 
 LEAST_WAY_M = 0.1
 REMEMBERED = 8  # keyframes
-FEW, EARLY_MOST = 3, 0.1  # keyframes; the log of the factor
+FEW = 3  # keyframes
+# A wrong unit is one factor for all ways; what is larger than SLIP and varies by a share is slip.
+SLIP, VARIES = 0.1, 0.3
 LEAST_SIGMA = 0.01  # of a way by odometry, relative, besides what all ways have in common
 
 
@@ -52,7 +55,8 @@ class ScaleAgainstOdometry:
             return
         # What all ways by this odometry may have in common.
         self._systematic = MOUNTING if step.modelled is None else noise.sigma_m_per_m
-        along = float(o @ step.covariance[:3, :3] @ o) / told_m**4
+        # Of the shorter way: one that slip made longer is no surer.
+        along = float(o @ step.covariance[:3, :3] @ o) / (told_m * min(seen_m, told_m)) ** 2
         variance = max(along - self._systematic**2, LEAST_SIGMA**2)
         known = self._ways.get(keyframe)
         if known is None or variance <= known.variance:
@@ -61,19 +65,24 @@ class ScaleAgainstOdometry:
             del self._ways[next(iter(self._ways))]
 
     def excess(self, depth_scale_sigma: float) -> float:
-        """The factor between both, relative, where it is more than both admit; else 0."""
+        """The log of the factor between both, where it is more than both admit; else 0."""
         if not self._ways:
             return 0.0
         logs = np.array([way.log for way in self._ways.values()])
         weights = 1.0 / np.array([way.variance for way in self._ways.values()])
-        if len(logs) < FEW:
-            log = abs(float(np.average(logs, weights=weights)))
-            if log > EARLY_MOST:
-                return 0.0
-        else:
-            order = np.argsort(logs)
-            reached = np.cumsum(weights[order]) - 0.5 * weights[order]
-            log = abs(float(np.interp(0.5 * weights.sum(), reached, logs[order])))
+        middle = _middle(logs, weights)
+        spread, middle = _middle(np.abs(logs - middle), weights), abs(middle)
+        if middle > SLIP and len(logs) >= FEW and spread > VARIES * middle:
+            return 0.0
         chance = 1.0 / weights.sum()
         admitted = np.sqrt(depth_scale_sigma**2 + self._systematic**2 + chance)
-        return log if log > admitted else 0.0
+        return middle if middle > admitted else 0.0
+
+
+def _middle(logs: FloatArray, weights: FloatArray) -> float:
+    """Weighted mean of few, else the weighted median."""
+    if len(logs) < FEW:
+        return float(np.average(logs, weights=weights))
+    order = np.argsort(logs)
+    reached = np.cumsum(weights[order]) - 0.5 * weights[order]
+    return float(np.interp(0.5 * weights.sum(), reached, logs[order]))

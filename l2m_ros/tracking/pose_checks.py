@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
+
 from l2m_ros.geometry import se3
 from l2m_ros.geometry.late_depth import DepthMoments
 from l2m_ros.geometry.metric_pose import is_final
@@ -19,7 +21,7 @@ from l2m_ros.geometry.pose import estimate_pose
 from l2m_ros.geometry.pose_problem import PoseOptions
 from l2m_ros.geometry.scale import ScaleEvidence
 from l2m_ros.geometry.scene_depth import SceneDepth
-from l2m_ros.tracking import parallax, two_depths
+from l2m_ros.tracking import parallax, scene_scale, two_depths
 from l2m_ros.tracking.chain import locate
 from l2m_ros.tracking.depth_odometry import ScaleAgainstOdometry
 from l2m_ros.tracking.depth_trust import DEPTH, MOST_LEFT_OVER_STEREO, STEREO, DepthTrust
@@ -90,13 +92,35 @@ class PoseChecks:
         outcome, remarks = self._checked(seen, before, step, self._pose_options)
         known = step is not None and parallax.SOURCE in self.options.pose.sources
         against_depth = remarks.get(DEPTH) or remarks.get(STEREO) or self._depth_spoils(outcome)
-        if not known or not against_depth:
-            return outcome, remarks
-        alone = replace(self.options.pose, sources=(parallax.SOURCE,))
-        other, others = self._checked(seen, before, step, alone)
-        if isinstance(other, MetricPose):
-            return other, {**remarks, **others}
-        return outcome, remarks
+        if known and against_depth:
+            alone = replace(self.options.pose, sources=(parallax.SOURCE,))
+            other, others = self._checked(seen, before, step, alone)
+            if isinstance(other, MetricPose):
+                outcome, remarks = other, {**remarks, **others}
+        return self._as_both_say(outcome, seen), remarks
+
+    def _as_both_say(self, outcome: Outcome, seen: MatchedFrame) -> Outcome:
+        """The outcome no surer of its metres than depth and odometry agree on them.
+
+        Without metres where they are too far apart; depth is held against odometry all the same,
+        so that a slip is forgotten.
+        """
+        excess = self._scale_excess
+        if not isinstance(outcome, MetricPose) or not excess:
+            return outcome
+        by_depth = outcome.scale_source == DEPTH
+        if not by_depth and outcome.scale_source not in (parallax.SOURCE, scene_scale.SOURCE):
+            return outcome
+        self._learn_scale(seen, outcome)
+        if excess > self.options.pose.max_scale_sigma:
+            return replace(scene_scale.of_length_1(outcome), why_not_metric=self._scale_words or "")
+        if by_depth:
+            return outcome  # its covariance has it already
+        t = outcome.keyframe_from_camera[:3, 3]
+        P = outcome.covariance.copy()
+        P[:3, :3] += excess**2 * np.outer(t, t)
+        unsure = float(np.hypot(outcome.scale_sigma, excess))
+        return gate(replace(outcome, covariance=P, scale_sigma=unsure), self.options.gates)
 
     def newcomer_moves(self, seen: MatchedFrame, before: Place | None) -> bool:
         """Whether what came near in the keyframe's view, where nothing was seen before, moves.
@@ -206,18 +230,27 @@ class PoseChecks:
     @property
     def _pose_options(self) -> PoseOptions:
         """With a scale of the depth as unsure as odometry shows it to be."""
-        options = self.options.pose
-        excess = self._scale.excess(options.depth_scale_sigma)
-        return replace(options, depth_scale_sigma=min(excess, 1.0)) if excess else options
+        options, excess = self.options.pose, self._scale_excess
+        admitted = min(excess, options.max_scale_sigma)
+        return replace(options, depth_scale_sigma=admitted) if excess else options
+
+    @property
+    def _scale_excess(self) -> float:
+        """By how much ways by depth and by odometry differ; depth in doubt is no witness."""
+        sigma = self.options.pose.depth_scale_sigma
+        return 0.0 if self.depth_doubted else self._scale.excess(sigma)
 
     @property
     def _scale_words(self) -> str | None:
-        excess = self._scale.excess(self.options.pose.depth_scale_sigma)
+        excess = self._scale_excess
         if not excess:
             return None
+        differ = f"ways by depth and by odometry differ by {100 * np.expm1(excess):.0f} %"
+        if excess <= self.options.pose.max_scale_sigma:
+            return f"{differ}, which is admitted: is depth's unit right? is odom's?"
         return (
-            f"ways by depth and by odometry differ by {100 * excess:.0f} %, which is admitted: is "
-            "depth's unit right? is odom's?"
+            f"{differ}, and neither is believed: is depth's unit right? is odom's, and is it this "
+            "robot's? depth: ignore or odom: ignore leaves one out"
         )
 
     def _against_scale(
@@ -251,10 +284,13 @@ class PoseChecks:
         """A pose is believed. before: the newest place of its chain before it."""
         self._torn.believe(seen, pose)
         self._shutter.learn(seen.keyframe, pose, before, seen.frame.stamp_ns)
+        self._learn_scale(seen, pose)
+        self._metres.learn(seen, pose)
+
+    def _learn_scale(self, seen: MatchedFrame, pose: MetricPose) -> None:
         if pose.scale_source == DEPTH:
             step = self._metres.step(seen, self.options)
             self._scale.learn(seen.keyframe.id, pose, step, self.options.odometry)
-        self._metres.learn(seen, pose)
 
     def hand_over(self, seen: MatchedFrame, pose: MetricPose, keyframe: Keyframe) -> None:
         """A posed frame became a keyframe: what its own keyframe knew is passed on to it."""

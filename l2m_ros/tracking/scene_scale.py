@@ -76,7 +76,10 @@ def turn_alone(step: OdometryStep) -> OdometryStep:
 def of_length_1(pose: MetricPose) -> RelativePose:
     """The pose without its metres."""
     t = pose.keyframe_from_camera[:3, 3]
-    length_m = max(float(np.linalg.norm(t)), 1e-9)
+    length_m = float(np.linalg.norm(t))
+    if length_m < 1e-9:
+        R = pose.keyframe_from_camera[:3, :3]
+        return RelativePose(se3.transform(R, np.zeros(3)), pose.inliers, "rotation")
     d = t / length_m
     J = np.eye(6)
     J[:3, :3] = (np.eye(3) - np.outer(d, d)) / length_m
