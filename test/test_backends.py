@@ -15,7 +15,8 @@ from l2m_ros.engines.backend import BackendOptions, choices, load_backend, solve
 from l2m_ros.engines.model_card import InputSpec, ModelCard, ModelFile
 from l2m_ros.engines.torch import TorchBackend
 from l2m_ros.errors import BackendUnavailable, InvalidInput, ModelError
-from l2m_ros.export.stages import ExportOptions, agreement, export_model
+from l2m_ros.export.agreement import agreement
+from l2m_ros.export.stages import ExportOptions, export_model
 from l2m_ros.matching.catalogue import find_card
 from l2m_ros.matching.preprocess import network_input
 from l2m_ros.networks import registry

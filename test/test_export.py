@@ -16,9 +16,10 @@ from l2m_ros.engines.model_card import InputSpec, ModelCard, load_card
 from l2m_ros.engines.onnxruntime import load
 from l2m_ros.errors import InvalidInput, ModelError
 from l2m_ros.export import onnx_graph
+from l2m_ros.export.agreement import agreement
 from l2m_ros.export.half_precision import to_half
 from l2m_ros.export.parser_check import load_table, problems_of
-from l2m_ros.export.stages import HEAD_RESULTS, ExportOptions, agreement, export_model
+from l2m_ros.export.stages import HEAD_RESULTS, ExportOptions, export_model
 from l2m_ros.export.tidy import tidy
 from l2m_ros.matching.preprocess import network_input
 

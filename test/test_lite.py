@@ -315,7 +315,7 @@ def test_shipped_precision_is_about_the_error_made(shipped: Lite) -> None:
 @pytest.mark.parametrize("size", [(640, 480), (640, 352)])
 def test_shipped_graphs_are_the_shipped_weights(shipped: Lite, size: tuple[int, int]) -> None:
     from l2m_ros.engines.backend import BackendOptions, load_backend
-    from l2m_ros.export.stages import agreement
+    from l2m_ros.export.agreement import agreement
     from l2m_ros.matching.catalogue import find_card
 
     card = load_card(MODELS / "lite.yaml")

@@ -260,7 +260,8 @@ def test_head_to_graph_and_back(tmp_path):
     import torch
 
     from l2m_ros.engines.backend import BackendOptions, load_backend
-    from l2m_ros.export.stages import ExportOptions, export_model, head_agreement
+    from l2m_ros.export.agreement import head_agreement
+    from l2m_ros.export.stages import ExportOptions, export_model
     from l2m_ros.networks.registry import build
 
     torch.manual_seed(0)

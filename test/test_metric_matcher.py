@@ -12,8 +12,9 @@ from l2m_ros.engines.onnxruntime import load
 from l2m_ros.engines.torch import TorchBackend
 from l2m_ros.errors import InvalidInput, ModelError
 from l2m_ros.export import onnx_graph
+from l2m_ros.export.agreement import agreement
 from l2m_ros.export.parser_check import problems_of
-from l2m_ros.export.stages import ExportOptions, agreement, export_model
+from l2m_ros.export.stages import ExportOptions, export_model
 from l2m_ros.geometry import se3
 from l2m_ros.matching.metric_matcher import MetricMatcher
 from l2m_ros.matching.mono_depth import MetricDepthReader, MonoDepth, load_depth_reader

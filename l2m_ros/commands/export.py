@@ -73,15 +73,10 @@ def _exported(args: argparse.Namespace) -> dict[str, Any]:
     from l2m_ros.engines.backend import BackendOptions, is_depth_head, load_backend
     from l2m_ros.engines.model_card import load_card
     from l2m_ros.engines.torch import load_network
+    from l2m_ros.export.agreement import agreement, head_agreement
     from l2m_ros.export.parser_check import load_table
     from l2m_ros.export.shapes import add_shape
-    from l2m_ros.export.stages import (
-        ExportOptions,
-        agreement,
-        export_model,
-        head_agreement,
-        write_shipped_card,
-    )
+    from l2m_ros.export.stages import ExportOptions, export_model, write_shipped_card
     from l2m_ros.matching.catalogue import find_card
 
     card = find_card(args.model)
