@@ -253,6 +253,9 @@ def test_stereo_baseline():
         m.read_right_from_camera(info)
     info.p[3] = -0.12 * info.p[0]
     np.testing.assert_allclose(m.read_right_from_camera(info)[:3, 3], [-0.12, 0, 0], atol=1e-12)
+    info.p[3] = -120.0 * info.p[0]
+    with pytest.raises(InvalidInput, match=r"baseline is 120 m .* in millimetres"):
+        m.read_right_from_camera(info)
 
 
 def random_pose(seed):

@@ -11,10 +11,12 @@ from l2m_ros.tracking import scene_scale
 from l2m_ros.tracking.chain import UnseenMotion
 from l2m_ros.tracking.gates import GateOptions
 from l2m_ros.tracking.odometry import OdometryNoise, OdometrySample, step
-from l2m_ros.tracking.odometry_metres import WARY_NS
+from l2m_ros.tracking.odometry_metres import WARY, WARY_NS
 from l2m_ros.tracking.options import TrackerOptions
+from l2m_ros.tracking.remedies import tracking_problem
+from l2m_ros.tracking.result import TrackResult, TrackState
 from l2m_ros.tracking.tracker import Tracker
-from l2m_ros.types import Correspondences, Lost, LostReason, MetricPose
+from l2m_ros.types import Correspondences, Lost, LostReason, MetricPose, RelativePose
 from l2m_ros.workshop.simulation.odometry import Odometer
 from l2m_ros.workshop.simulation.odometry import OdometryNoise as WheelNoise
 from l2m_ros.workshop.simulation.oracle import OracleMatcher
@@ -590,3 +592,17 @@ def test_metres_that_depth_and_odometry_do_not_agree_on_are_given_by_neither(sho
     assert all(off_m < 0.02 for _, off_m in posed), posed
     assert max(number for number, _ in posed) < 15
     assert "neither is believed" in result.remarks["depth scale"]
+
+
+@pytest.mark.parametrize(
+    ("remarks", "words"),
+    [
+        ({}, "connect depth, right/image or odom"),
+        ({"odometry": WARY}, WARY),
+        ({"stereo": "left and right swapped?"}, "left and right swapped?"),
+    ],
+)
+def test_a_source_of_metres_that_is_there_and_refused_is_named(shots, remarks, words):
+    turn = RelativePose(np.eye(4), np.ones(1, bool), "rotation")
+    result = TrackResult(TrackState.TRACKING, "", shots[0].frame, None, turn, remarks=remarks)
+    assert tracking_problem(result).endswith(words)

@@ -26,7 +26,7 @@ from l2m_ros.types import ByteArray, Camera, FloatArray
 NS_PER_S = 1_000_000_000
 CLOUD_FIELDS = ("x", "y", "z", "u", "v", "ku", "kv", "confidence", "inlier")  # float32 each
 FLOAT32 = 7  # sensor_msgs/PointField.FLOAT32
-BASELINES_M = (1e-4, 1e3)  # of a stereo pair that somebody can have built
+BASELINES_M = (1e-4, 10.0)  # of a stereo pair that a robot can carry
 # Consumers invert covariances; robot_localization uses this floor too.
 MIN_VARIANCE = 1e-9
 WORST_CONDITION = 1e-12  # smallest over largest variance: a Cholesky needs some digits
@@ -185,7 +185,8 @@ def read_right_from_camera(right_info: Any, left_info: Any | None = None) -> Flo
     if not (np.isfinite(P).all() and BASELINES_M[0] < abs(baseline_m) < BASELINES_M[1]):
         raise InvalidInput(
             f"right/camera_info says that the baseline is {baseline_m:g} m (P[3] = {P[0, 3]:g}, "
-            f"P[0] = {P[0, 0]:g}): calibrate the pair, or leave right/image unconnected"
+            f"P[0] = {P[0, 0]:g}): was the pair calibrated in millimetres? Calibrate it "
+            "in metres, or leave right/image unconnected"
         )
     if baseline_m < 0:
         raise InvalidInput(

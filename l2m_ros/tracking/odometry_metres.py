@@ -25,7 +25,7 @@ from l2m_ros.tracking.trust import TrustOptions
 from l2m_ros.types import Lost, MetricPose, RelativePose
 
 WARY_NS = 2_000_000_000  # how long odometry is not believed unchecked after it was contradicted
-WARY = "odometry was contradicted a moment ago and nothing can check it here: the wheels may slip"
+WARY = f"odometry was contradicted a moment ago and nothing can check it here: {parallax.REMEDY}"
 
 
 class Estimate(Protocol):

@@ -46,7 +46,8 @@ def tracking_problem(result: TrackResult) -> str | None:
     if isinstance(result.outcome, Lost):
         return f"{result.state.value}: {result.reason}; {REMEDIES[result.outcome.reason]}"
     if isinstance(result.outcome, RelativePose):
-        return NO_SCALE + (result.outcome.why_not_metric or CONNECT)
+        refused = result.remarks.get("odometry") or result.remarks.get("stereo")
+        return NO_SCALE + (result.outcome.why_not_metric or refused or CONNECT)
     if result.state is TrackState.WAITING:
         return f"waiting: {result.reason}"
     return None
