@@ -11,7 +11,7 @@ from l2m_ros.tracking import scene_scale
 from l2m_ros.tracking.chain import UnseenMotion
 from l2m_ros.tracking.gates import GateOptions
 from l2m_ros.tracking.odometry import OdometryNoise, OdometrySample, step
-from l2m_ros.tracking.odometry_metres import WARY, WARY_NS
+from l2m_ros.tracking.odometry_metres import PROBATION_NS, WARY, WARY_NS
 from l2m_ros.tracking.options import TrackerOptions
 from l2m_ros.tracking.remedies import tracking_problem
 from l2m_ros.tracking.result import TrackResult, TrackState
@@ -335,13 +335,18 @@ def test_after_a_slip_wheels_are_believed_later_where_no_scene_checks_them(shots
         tracker.process(without_depth(shot.frame), sample(shot))
     matcher.sees = lambda reference: True
     kept = tracker.keyframe
-    for shot, later_ns in ((shots[14], 0), (shots[15], WARY_NS)):
+    unsure = {}
+    for shot, later_ns in ((shots[14], 0), (shots[15], WARY_NS), (shots[16], PROBATION_NS)):
         stamp_ns = shot.frame.stamp_ns + later_ns
         told = replace(sample(shot), stamp_ns=stamp_ns)
         result = tracker.process(replace(without_depth(shot.frame), stamp_ns=stamp_ns), told)
         assert result.keyframe is kept
         assert (result.pose is not None) == (later_ns > 0), result.reason
         assert later_ns > 0 or "slip" in result.remarks["odometry"]
+        if result.pose is not None:
+            t, P = result.pose.keyframe_from_camera[:3, 3], result.pose.covariance[:3, :3]
+            unsure[later_ns] = np.sqrt(t @ P @ t) / (t @ t)  # its length, relative
+    assert unsure[WARY_NS] > 0.3 and unsure[PROBATION_NS] < 0.15
 
 
 # ---- chains --------------------------------------------------------------------------------------

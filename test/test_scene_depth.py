@@ -29,7 +29,7 @@ def first_view(seed, off=None):
     T = se3.perturb(t.keyframe_from_camera, np.zeros(6) if off is None else off)
     b, across = others @ T[:3, :3].T, np.cross(rays, others @ T[:3, :3].T)
     z = (np.cross(T[:3, 3], b) * across).sum(axis=1) / (across**2).sum(axis=1)
-    shapes = shapes_by_motion(rays, others, T, P)
+    shapes, _ = shapes_by_motion(rays, others, T, P)
     good = z > 0
     return SceneDepth(t.keyframe_px[good], z[good], 0.02, 0.0, shapes[:, good]), t.depth_m[good]
 
@@ -127,3 +127,19 @@ def test_a_pose_without_its_metres_keeps_what_is_known_across():
     unit = scene_scale.of_length_1(pose)
     assert unit.keyframe_from_camera[:3, 3] == pytest.approx([0, 0, 1])
     assert np.diag(unit.covariance) == pytest.approx([4e-4, 16e-4, 0.0, 1e-6, 1e-6, 1e-6])
+
+
+def test_the_scale_is_as_unsure_as_the_motion_makes_it():
+    """The mean of log depths over motions drawn from P, against the sigma that is told."""
+    t = trial(World("first", SIDEWAYS, sigma_px=0.0, keyframe_depth=False), 4)
+    rays, others = unproject(PINHOLE, t.keyframe_px), unproject(PINHOLE, t.matches.query_px)
+    _, sigma = shapes_by_motion(rays, others, t.keyframe_from_camera, 0.04 * P)
+    rng, roots = np.random.default_rng(5), 0.2 * np.sqrt(np.diag(P))
+    true_m, _ = first_view(4)
+    scales = []
+    for _ in range(200):
+        scene, _ = first_view(4, rng.normal(size=6) * roots)
+        if len(scene.depth_m) == len(true_m.depth_m):
+            scales.append(np.median(np.log(scene.depth_m / true_m.depth_m)))
+    assert len(scales) > 150
+    assert sigma == pytest.approx(np.std(scales), rel=0.2)

@@ -100,9 +100,10 @@ class SceneDepth:
 
 def shapes_by_motion(
     rays: FloatArray, others: FloatArray, here_from_other: FloatArray, P: FloatArray
-) -> FloatArray:
+) -> tuple[FloatArray, float]:
     """(6, N) relative errors of depths that a motion's covariance P leaves, without their mean.
 
+    Second, the sigma of that mean: of the scale.
     rays, others (N, 3): of the camera whose depths they are, and of the other one. here_from_other:
     4x4, P (6, 6) of it.
     """
@@ -111,7 +112,8 @@ def shapes_by_motion(
     depth_m = _meeting_m(rays, others, here_from_other)
     moved = [se3.perturb(here_from_other, STEP * column) for column in root.T]
     shapes = np.array([_meeting_m(rays, others, T) / depth_m - 1.0 for T in moved]) / STEP
-    return np.asarray(shapes - np.median(shapes, axis=1, keepdims=True))
+    mean = np.median(shapes, axis=1, keepdims=True)
+    return np.asarray(shapes - mean), float(np.linalg.norm(mean))
 
 
 def _meeting_m(rays: FloatArray, others: FloatArray, here_from_other: FloatArray) -> FloatArray:

@@ -44,7 +44,7 @@ class KnownScenes:
         if pose.scale_source != parallax.SOURCE or keyframe.id in self._scenes:
             return
         scene = parallax.learned_scene(keyframe, seen.frame, seen.pairs, pose)
-        if scene is not None:
+        if scene is not None and scene.sigma <= scene_scale.MAX_SIGMA:
             self._scenes[keyframe.id] = scene
             self._agreed_ns = self._learned_ns = seen.frame.stamp_ns
 
@@ -80,9 +80,9 @@ class KnownScenes:
             scene = parallax.depth_in_query(*views, known)
         elif pose.scale_source == scene_scale.SOURCE:
             scene = parallax.depth_in_query(*views, None)  # its metres are the known scene's own
-        if scene is None and known is not None:
+        if known is not None and (scene is None or scene.sigma > scene_scale.MAX_SIGMA):
             scene = scene_scale.carried_scene(seen.keyframe, seen.pairs, pose, known)
-        return scene
+        return None if scene is None or scene.sigma > scene_scale.MAX_SIGMA else scene
 
     def forget_all_but(self, keyframes: Iterable[int]) -> None:
         kept = set(keyframes)

@@ -25,6 +25,8 @@ from l2m_ros.tracking.trust import TrustOptions
 from l2m_ros.types import Lost, MetricPose, RelativePose
 
 WARY_NS = 2_000_000_000  # how long odometry is not believed unchecked after it was contradicted
+# ... and for how long then its ways may be as wrong as slip makes them: what slipped slips again.
+PROBATION_NS = 10_000_000_000
 WARY = f"odometry was contradicted a moment ago and nothing can check it here: {parallax.REMEDY}"
 
 
@@ -59,14 +61,16 @@ class OdometryMetres:
         if start is None or seen.odometry is None or self.slips(seen):
             return None
         step = wheels.step(start, seen.odometry, options.odometry, options.base_from_camera)
+        if self._scenes.of(seen.keyframe) is None and self._slipped_within(PROBATION_NS, seen):
+            step = scene_scale.turn_alone(step)
         return step if anchor is None else anchor.followed_by(step)
 
     def slips(self, seen: MatchedFrame) -> bool:
         """Odometry was wrong a moment ago, and no scene of known depth can check it here."""
-        return self._scenes.of(seen.keyframe) is None and self._slipped_lately(seen)
+        return self._scenes.of(seen.keyframe) is None and self._slipped_within(WARY_NS, seen)
 
-    def _slipped_lately(self, seen: MatchedFrame) -> bool:
-        return self._slipped_ns is not None and seen.frame.stamp_ns - self._slipped_ns < WARY_NS
+    def _slipped_within(self, time_ns: int, seen: MatchedFrame) -> bool:
+        return self._slipped_ns is not None and seen.frame.stamp_ns - self._slipped_ns < time_ns
 
     def checked(
         self,
@@ -89,7 +93,7 @@ class OdometryMetres:
         judged = parallax.check(seen.keyframe, seen.frame, seen.pairs, outcome, scene, moved_m)
         if judged.outcome is None:
             self._slipped_ns = seen.frame.stamp_ns
-        if judged.outcome is None or (judged.unchecked and self._slipped_lately(seen)):
+        if judged.outcome is None or (judged.unchecked and self._slipped_within(WARY_NS, seen)):
             alone = self._by_scene(seen, estimate(None), step, estimate, trust)
             return alone, judged.contradiction or WARY
         if judged.agreed:

@@ -66,8 +66,8 @@ def learned_scene(
     scene, known = found
     rays = unproject(keyframe.frame.camera, inliers.keyframe_px[known])
     others = unproject(query.camera, inliers.query_px[known])
-    shapes = shapes_by_motion(rays, others, pose.keyframe_from_camera, pose.covariance)
-    return replace(scene, shapes=shapes)
+    shapes, scale = shapes_by_motion(rays, others, pose.keyframe_from_camera, pose.covariance)
+    return replace(scene, shapes=shapes, sigma=max(scene.sigma, scale))
 
 
 def _scene_by_pose(
@@ -198,27 +198,27 @@ def depth_in_query(
     seen = seen_depth(keyframe, query, pairs, pose)
     if seen is None:
         return None
-    scale, sigma = 1.0, seen.sigma
-    off = None if known is None else known.log_ratio(seen)
-    if known is not None and off is not None:
-        before = known.sigma**2 + NEIGHBOUR**2
-        weight = seen.sigma**2 / (seen.sigma**2 + before)
-        scale, sigma = float(np.exp(-weight * off)), float(np.sqrt(weight * before))
     inliers = pairs.select(pose.inliers)
     T = pose.keyframe_from_camera
     depth = _triangulated(keyframe, query, inliers, T)
     others = unproject(keyframe.frame.camera, inliers.keyframe_px)
-    z = ((others * depth[:, None] - T[:3, 3]) @ T[:3, :3])[:, 2] * scale
+    z = ((others * depth[:, None] - T[:3, 3]) @ T[:3, :3])[:, 2]
     good = np.isfinite(z) & (z > 0)
     if not good.any():
         return None
-    shapes = shapes_by_motion(
+    shapes, own = shapes_by_motion(
         unproject(query.camera, inliers.query_px[good]),
         others[good],
         se3.inverse(T),
         se3.inverse_covariance(T, pose.covariance),
     )
-    return SceneDepth(inliers.query_px[good], z[good], sigma, seen.noise, shapes)
+    scale, sigma = 1.0, max(seen.sigma, own)
+    off = None if known is None else known.log_ratio(seen)
+    if known is not None and off is not None:
+        before = known.sigma**2 + NEIGHBOUR**2
+        weight = sigma**2 / (sigma**2 + before)
+        scale, sigma = float(np.exp(-weight * off)), float(np.sqrt(weight * before))
+    return SceneDepth(inliers.query_px[good], scale * z[good], sigma, seen.noise, shapes)
 
 
 def _triangulated(
