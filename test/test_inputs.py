@@ -469,6 +469,10 @@ def test_depth_in_millimetres_that_are_called_metres_is_left_out_in_words(value,
     assert used or "millimetres? Publish them as 16UC1" in said["depth"]
 
 
+def test_a_drone_s_simulated_depth_is_in_metres():
+    builder._check_unit(np.linspace(118.0, 131.0, 480 * 640, dtype=np.float32).reshape(480, 640))
+
+
 def test_far_depth_in_metres_has_something_near():
     depth = np.full((480, 640), 1000.0, np.float32)  # a simulator's sky
     depth[400:] = 12.0

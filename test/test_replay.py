@@ -181,11 +181,13 @@ def test_odometry_of_nan_is_left_out_and_the_replay_goes_on(capsys, tmp_path):
     """As in the node: one bad message costs itself, not the run."""
     options = SimulationOptions(frames=4, width=160, height=120, stereo=False)
     shots = list(simulate(options))
-    shots[2] = replace(shots[2], odom_covariance=np.full((6, 6), np.nan))
+    for index in (1, 2):
+        shots[index] = replace(shots[index], odom_covariance=np.full((6, 6), np.nan))
     write_bag(tmp_path / "nan.mcap", shots)
     code, said = replay(capsys, tmp_path / "nan.mcap", "--model", "sift", "--json")
     assert code == 0, said.err
     assert said.err.count("a message on /odom left out: odom holds NaN") == 1
+    assert "... and 1 more messages for the same reasons" in said.err
     assert json.loads(said.out)["frames"] == 4
     with open_recording(tmp_path / "nan.mcap") as recording:  # what a map is built of
         assert len(list(recording.shots())) == 4

@@ -7,7 +7,9 @@ The same parts as the node's with `queue: all`, so the results are the same.
 
 from __future__ import annotations
 
+import re
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -197,19 +199,40 @@ def replay(
     tracker = Tracker(matcher, tracker_options(values), reader)
     mounting = Mounting(bag, values)
     names = FrameNames(values["frames.odom"], values["frames.base"], values["frames.keyframe"])
+    left_out = LeftOut("frame")
     for bundle in bundles_of(bag, topics, inputs):
         if bundle.reset:
             tracker.reset()
         try:
             frame = builder.build(bundle)
         except InvalidInput as error:
-            print(f"frame at {bundle.stamp_ns} left out: {error}", file=sys.stderr)
+            left_out.add(f"frame at {bundle.stamp_ns}", error)
             continue
         base = mounting.base_from_camera(frame.frame_id)
         tracker.reconfigure(replace(tracker.options, base_from_camera=base))
         result = tracker.process(frame, inputs.odometry_at(frame.stamp_ns))
         inputs.learn(result, base)
         yield FrameResult(result, names, base)
+    left_out.end()
+
+
+class LeftOut:
+    """Says why something of a bag is not used: each reason once, then how often."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._times: Counter[str] = Counter()
+
+    def add(self, which: str, error: InvalidInput) -> None:
+        reason = re.sub(r"[\d.]+", "#", str(error))
+        self._times[reason] += 1
+        if self._times[reason] == 1:
+            print(f"{which} left out: {error}", file=sys.stderr)
+
+    def end(self) -> None:
+        more = sum(self._times.values()) - len(self._times)
+        if more:
+            print(f"... and {more} more {self._what}s for the same reasons", file=sys.stderr)
 
 
 class Mounting:
@@ -245,14 +268,15 @@ def without_effect(values: Values) -> list[str]:
 
 def bundles_of(bag: AnyBag, topics: BagTopics, inputs: Inputs) -> Iterator[Bundle]:
     """Every bundle of the bag, those that still wait at its end included."""
-    input_of_topic = topics.inputs()
+    input_of_topic, left_out = topics.inputs(), LeftOut("message")
     for topic, message in bag.messages(list(input_of_topic)):
         try:
             bundles = inputs.add(input_of_topic[topic], message, received_s=0.0)
         except InvalidInput as error:  # odometry of NaN: without it, as the node goes on
-            print(f"a message on {topic} left out: {error}", file=sys.stderr)
+            left_out.add(f"a message on {topic}", error)
             continue
         yield from bundles
+    left_out.end()
     yield from inputs.flush()
 
 

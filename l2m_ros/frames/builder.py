@@ -24,7 +24,7 @@ from l2m_ros.image_header import USUAL, SizeLimits, check_sides
 from l2m_ros.types import ByteArray, Camera, FloatArray, Frame
 
 # Of depth that is known, a share that is nearer than that, or it is in millimetres: no sensor sees
-# so far, and none sees anything within 10 cm.
+# so far, and none sees anything within 10 cm. A simulator may, but not in whole numbers.
 NEAREST_SHARE, NEAREST_M, STRIDE = 0.05, 100.0, 8
 # Of the size, both ways alike: a K of half or of twice the resolution is 0.25 and 0.5 off.
 MOST_OFF_CENTRE = 0.2
@@ -165,7 +165,7 @@ def _check_unit(depth: FloatArray) -> None:
     some = depth[::STRIDE, ::STRIDE]
     known = some[np.isfinite(some)]
     nearest_m = float(np.quantile(known, NEAREST_SHARE)) if len(known) else 0.0
-    if nearest_m > NEAREST_M:
+    if nearest_m > NEAREST_M and bool((known == np.round(known)).all()):
         raise InvalidInput(
             f"depth begins at {nearest_m:.0f} m: 32FC1 holds metres (REP-118); does the driver "
             "write millimetres? Publish them as 16UC1, or divide by 1000"
