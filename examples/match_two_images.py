@@ -26,7 +26,7 @@ from l2m_ros import (
 
 def main() -> int:
     args = _arguments()
-    fx, fy, cx, cy = (float(number) for number in args.camera.split(","))
+    fx, fy, cx, cy = args.camera
     K = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
     depth = read_depth(args.depth, args.depth_scale) if args.depth else None
     keyframe, query = _frame(args.keyframe, K, depth), _frame(args.query, K, None)
@@ -52,11 +52,18 @@ def _frame(path: str, K: np.ndarray, depth: np.ndarray | None) -> Frame:
     return Frame(rgb, Camera(rgb.shape[1], rgb.shape[0], K), depth)
 
 
+def _camera(text: str) -> list[float]:
+    numbers = [float(number) for number in text.split(",")]
+    if len(numbers) != 4:
+        raise argparse.ArgumentTypeError(f"{text!r} holds {len(numbers)} numbers, not 4")
+    return numbers
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("keyframe")
     parser.add_argument("query")
-    parser.add_argument("--camera", required=True, metavar="fx,fy,cx,cy")
+    parser.add_argument("--camera", required=True, type=_camera, metavar="fx,fy,cx,cy")
     parser.add_argument("--depth", help="of the keyframe: a 16-bit PNG or .npy")
     parser.add_argument("--depth-scale", type=float, default=0.001, help="metres per unit")
     parser.add_argument("--model", default="lite")

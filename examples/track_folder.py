@@ -21,6 +21,8 @@ PERIOD_NS = 1_000_000_000 // 15
 
 def main() -> int:
     args = _arguments()
+    if not (args.folder / "meta.json").is_file():
+        raise SystemExit(f"{args.folder} holds no meta.json: l2m simulate --out DIR makes a folder")
     tracker = Tracker(load_matcher(args.model))
     lines = []
     for frame in frames(args.folder):
@@ -28,6 +30,7 @@ def main() -> int:
         print(f"{frame.stamp_ns / 1e9:8.3f} s  {result.state.value}: {result.reason}")
         if result.odom_from_camera is not None:
             lines.append(tum_line(frame.stamp_ns, result.odom_from_camera))
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text("".join(lines))
     print(f"{args.out}: {len(lines)} poses")
     return 0 if lines else 1

@@ -52,6 +52,9 @@ class _Parser(argparse.ArgumentParser):
     """argparse whose refusals are one line that names the nearest right spelling."""
 
     def error(self, message: str) -> NoReturn:
+        if message.endswith("expected one argument"):  # argparse takes -1,2 for an option
+            option = message.split(":")[0].removeprefix("argument ").split("/")[-1]
+            message += f"; one that begins with '-' is written {option}=-..."
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
     def parse(self, argv: list[str]) -> argparse.Namespace:

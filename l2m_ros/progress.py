@@ -20,6 +20,7 @@ class progress:
     def __init__(self, total: float | None, what: str) -> None:
         self.total, self.what, self.done, self.note = total, what, 0.0, ""
         self._terminal = sys.stderr.isatty()
+        self._shown_done = -1.0
         self._started = self._shown = time.monotonic()
 
     def __enter__(self) -> progress:
@@ -43,9 +44,12 @@ class progress:
 
     def _show(self, *, last: bool = False) -> None:
         self._shown = time.monotonic()
+        complete = bool(self.total) and self.done >= (self.total or 0.0)
+        said = complete and self._shown_done == self.done
+        self._shown_done = self.done
         if self._terminal:
             print(f"\r\033[K{self._line()}", end="\n" if last else "", file=sys.stderr, flush=True)
-        else:
+        elif not said:  # a log has the last line once
             print(self._line(), file=sys.stderr, flush=True)
 
     def _line(self) -> str:
@@ -56,7 +60,9 @@ class progress:
         bar = ("#" * round(share * BAR_WIDTH)).ljust(BAR_WIDTH, ".") if self._terminal else ""
         left_s = elapsed_s / share - elapsed_s if share > 0 else float("nan")
         time_text = f"{left_s:.0f} s left" if share < 1 else f"{elapsed_s:.1f} s"
-        count = f"{self.done:g}/{self.total:g}"
+        count = f"{round(self.done, 1):g}/{self.total:g}"
+        if self.total == 1 and not self.done.is_integer():  # a share, not a number of things
+            count = f"{100 * share:.0f} %"
         return " ".join(f"{self.what}: {bar} {count} {time_text} {self.note}".split())
 
 

@@ -73,6 +73,8 @@ def test_convert_writes_one_checked_file(tmp_path, state):
     files = [tmp_path / "matcher.pth", tmp_path / "vit.pth"]
     assert checkpoint.convert(files, out, "l2m", TINY) == sum(v.numel() for v in state.values())
     assert list(out.parent.iterdir()) == [out]
+    (tmp_path / "any").touch()
+    assert out.stat().st_mode == (tmp_path / "any").stat().st_mode  # others may read it, too
     network = empty()
     checkpoint.load_files(network, [out])
     assert_loaded(network, state)

@@ -1,5 +1,7 @@
 """The pages: one order, links that lead somewhere, commands that run, claims with real tests."""
 
+import argparse
+import importlib
 import re
 import shutil
 import subprocess
@@ -8,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from l2m_ros import cli
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -64,6 +68,46 @@ def commands(page: str) -> list[list[str]]:
 def test_pages_have_commands():
     for page in ("docs/start.md", "docs/use.md"):
         assert len(commands(page)) >= 6
+
+
+def shown() -> list[tuple[str, list[str]]]:
+    """(page, words) of every `l2m VERB ...` on a page, in a block or in a line."""
+    found = []
+    for page in TEXTS:
+        text = re.sub(r"\\\n\s*", " ", page.read_text())
+        lines = re.findall(r"^(?: {4})?l2m ([a-z].*)", text, flags=re.M)
+        inline = re.findall(r"`l2m ([a-z][^`]*)`", text.replace("\n", " "))
+        for line in lines + inline:
+            words = re.split(r"   | #", line)[0]  # a remark stands behind
+            found.append((page.name, re.sub(r"[\[\]|]", " ", words).split()))
+    return found
+
+
+def test_the_options_on_the_pages_exist():
+    lines, options = shown(), {}
+    assert len(lines) > 150
+    for page, (verb, *words) in lines:
+        if verb == "run" or verb not in cli.VERBS:  # "l2m command", in a sentence
+            continue
+        if verb not in options:
+            options[verb] = _options(verb)
+        for word in words:
+            if word.startswith("--"):
+                assert word.split("=")[0] in options[verb] | {"--help"}, (page, verb, word)
+        needs_a_length = verb == "train" and words[:1] in (["decoder"], ["depth"], ["metric"])
+        if needs_a_length and {"--photographs", "--sequences"} & {*words}:
+            assert {"--minutes", "--steps"} & {*words}, (page, words)
+
+
+def _options(verb: str) -> set[str]:
+    """Of a verb and its sub-verbs."""
+    parser = argparse.ArgumentParser()
+    importlib.import_module(f"l2m_ros.commands.{verb.replace('-', '_')}").add_arguments(parser)
+    parsers = [parser]
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            parsers += action.choices.values()
+    return {name for one in parsers for name in one._option_string_actions}
 
 
 @pytest.mark.slow

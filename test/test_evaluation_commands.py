@@ -66,7 +66,7 @@ def test_a_second_look_is_taken_as_it_is_asked_for(scenes, capsys):
         (["SCENES", "--matcher", "orb", "--size", "9"], "too small"),
         (["SCENES", "--matcher", "orb", "--solver", "magic"], "invalid choice"),
         (["SCENES", "--matcher", "orb", "--input", "640"], "WIDTHxHEIGHT"),
-        (["SCENES", "--matcher", "orb", "--limit", "0"], "positive"),
+        (["SCENES", "--matcher", "orb", "--limit", "0"], "at least 1"),
     ],
 )
 def test_mistakes_get_one_line(scenes, capsys, arguments, words):

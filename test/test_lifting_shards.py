@@ -137,6 +137,10 @@ def test_other_options_are_not_mixed_in(photographs, tmp_path):
     lift_folder(photographs, tmp_path / "out", SMALL)
     with pytest.raises(InvalidInput, match="other options"):
         lift_folder(photographs, tmp_path / "out", LiftOptions(**_small(), seed=1))
+    for part in ("--no-sky", f"--depth={tmp_path}"):  # what the shards do not hold
+        words = ["lift", str(photographs), "--out", str(tmp_path / "parts"), "--views", "2"]
+        assert cli.main([*words, "--size", "48x32"]) == 0
+        assert cli.main([*words, "--size", "48x32", part]) == 2
     (tmp_path / "file").write_text("")
     with pytest.raises(InvalidInput, match="is a file"):
         lift_folder(photographs, tmp_path / "file", SMALL)

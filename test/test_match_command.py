@@ -10,6 +10,7 @@ from fakes.exported import exported_toy
 from fakes.toy_network import ramp
 
 from l2m_ros import cli
+from l2m_ros.commands.match import _pose_words
 from l2m_ros.commands.options import numbers, size_of
 from l2m_ros.engines.tensorrt.engine_cache import EngineCache, EngineKey
 from l2m_ros.image_header import focal_in_widths
@@ -200,6 +201,7 @@ def test_depth_files(tmp_path):
     [
         (("--camera", "1,2,3"), "holds 3 numbers, not 4"),
         (("--camera", "a,b,c,d"), "could not convert"),
+        (("--camera", "-1,2,3,4"), "begins with '-' is written --camera=-..."),
         (("--depth-a", "d.png"), "--camera fx,fy,cx,cy"),
         (("--camera", "200,200,0,0", "--depth-b", "{good}"), "16-bit grey PNG"),
         (("--like-reference",), "--like-reference is for l2m"),
@@ -214,6 +216,14 @@ def test_bad_options_are_one_line(capsys, toy, pair, words, expected):
     words = [word.replace("{good}", str(pair[0])) for word in words]
     code, _, err = l2m(capsys, "match", *pair, "--model", toy, *words)
     assert code == 2 and expected in err and len(err.strip().splitlines()) == 1
+
+
+def test_without_parallax_no_direction_is_said():
+    """A camera that hardly moved: "translation 0.0000 0.0000 0.0000 (direction only)"."""
+    pose = {"metric": False, "rotation_deg": 1.0, "inliers": 9, "b_from_a": np.eye(4).tolist()}
+    still, moved = ({**pose, "translation": t} for t in ([0.0, 0.0, 0.0], [0.0, 0.0, 1.0]))
+    assert "no parallax, so no direction" in _pose_words(still)[0]
+    assert "0.0000 0.0000 1.0000 (direction only" in _pose_words(moved)[0]
 
 
 def test_sizes_are_read_in_the_order_of_the_verb():

@@ -55,7 +55,7 @@ def test_a_card_survives_writing_and_reading(tmp_path):
         ({"precision": "fp8"}, "known: fp32, fp16"),
         ({"input": {"width": 64, "height": 32, "resise": "stretch"}}, "did you mean resize"),
         ({"input": {"width": 64, "height": 32, "resize": "letterbx"}}, "did you mean letterbox"),
-        ({"input": {"width": 60, "height": 32, "multiple": 32}}, "multiple of 32"),
+        ({"input": {"width": 60, "height": 32, "multiple": 32}}, "multiple of 32: take 32 or 64"),
         ({"input": {"width": 64}}, "lacks 'height'"),
         ({"input": None}, "must hold"),
         ({"input": {"width": 64, "height": 32, "std": [1, 1, 0]}}, "three numbers"),

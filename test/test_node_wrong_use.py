@@ -210,6 +210,7 @@ def test_refusals_of_a_process_are_one_line_and_code_2():
     for more, argv, words in (
         ({}, ["--ros-args", "-p", "model:=sift"], "set ROS_LOG_DIR"),
         ({"ROS_LOG_DIR": "/tmp"}, ["--ros-args", "-p", "tracking.min_inliers:=3"], "at least 6"),
+        ({"ROS_LOG_DIR": "/tmp"}, ["--ros-args", "--hlp"], "no ROS arguments: '--hlp' (see --help"),
     ):
         done = subprocess.run(
             [sys.executable, "-m", "l2m_ros.node.main", *argv], cwd=ROOT, env=env | more,

@@ -41,3 +41,13 @@ def test_a_refusal_stands_alone(capsys):
     with pytest.raises(ValueError, match="no"), progress(5, "working"):
         raise ValueError("no")
     assert capsys.readouterr().err == ""
+
+
+def test_a_log_says_the_end_once_and_shares_in_percent(monkeypatch, capsys):
+    monkeypatch.setattr(module, "LINES_PERIOD_S", 0.0)
+    list(track([1, 2], "counting"))
+    with progress(1.0, "fitting") as bar:
+        bar.update(0.25)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[1] for line in lines[:3]] == ["1/2", "2/2", "25"]
+    assert lines[2].startswith("fitting: 25 % ")

@@ -70,6 +70,14 @@ def test_twice_the_same_bits(bag, capsys, tmp_path):
     assert texts[0] == texts[1]
 
 
+def test_where_few_frames_have_a_pose_it_says_why(bag, capsys):
+    words = ("--model", "sift", "-p", "depth:=ignore", "-p", "right:=ignore", "-p", "odom:=ignore")
+    code, said = replay(capsys, bag, *words)
+    assert code == 1
+    assert f"{FRAMES - 1} frames: tracking: matched, but without metres" in said.out
+    assert "frames: " not in replay(capsys, bag, "--model", "sift")[1].out
+
+
 @pytest.mark.parametrize("suffix", [".mcap", ".db3"])
 def test_poses_as_a_bag(bag, capsys, tmp_path, suffix):
     out = tmp_path / f"poses{suffix}"
@@ -117,14 +125,19 @@ def test_parameters_of_a_file_and_of_the_command_line(tmp_path):
     [
         (["nowhere.mcap"], "no such bag"),
         ([__file__], "not a bag"),
+        (["{folder}"], "holds no metadata.yaml"),
+        (["{scene}"], "a folder of images with meta.json"),
         (["{bag}", "--out", "poses.csv"], ".tum"),
         (["{bag}", "--param", "model=orb"], "NAME:=VALUE"),
         (["{bag}", "--model", "sfit"], "sift"),
         (["{bag}", "--truth", "/nowhere"], "no topic /nowhere"),
     ],
 )
-def test_refusals_in_one_line(bag, capsys, argv, words):
-    code, said = replay(capsys, *(text.format(bag=bag) for text in argv))
+def test_refusals_in_one_line(bag, capsys, tmp_path, argv, words):
+    names = {"bag": bag, "folder": tmp_path, "scene": tmp_path / "scene"}
+    names["scene"].mkdir()
+    (names["scene"] / "meta.json").write_text("{}")
+    code, said = replay(capsys, *(text.format(**names) for text in argv))
     assert code == 2
     assert words in said.err
     assert len(said.err.strip().splitlines()) == 1

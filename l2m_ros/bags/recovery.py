@@ -256,6 +256,13 @@ def refusal(path: Path, error: BaseException) -> InvalidInput:
                 f"l2m scene import {layout} {path} --out NAME.mcap"
             )
     reason = " ".join(str(error).split())[:200] or type(error).__name__
+    if path.is_dir() and not (path / "metadata.yaml").is_file():
+        if (path / "meta.json").is_file():
+            return InvalidInput(
+                f"{path}: no bag, but a folder of images with meta.json, which l2m map build, "
+                "localize, calibrate and evaluate take"
+            )
+        reason = "the folder holds no metadata.yaml"
     return InvalidInput(
         f"{path}: not a bag that can be read ({reason}); give the folder that `ros2 bag record` "
         "wrote, a .mcap or .db3 in such a folder, or a ROS 1 .bag"

@@ -123,4 +123,12 @@ def _workshop(args: argparse.Namespace):  # type: ignore[no-untyped-def]
         source = depth.ProceduralDepth(0.35 + 0.65 * min(max(args.difficulty, 0.0), 1.0))
     mask = sky.SkyModel(args.sky_model) if args.sky_model else sky.sky_by_rule
     fill = holes.FILLERS.get(args.fill) or holes.load_diffusion(args.fill)
-    return LiftingParts(source, sky.no_sky if args.no_sky else mask, fill)
+    return LiftingParts(source, sky.no_sky if args.no_sky else mask, fill, _chosen(args))
+
+
+def _chosen(args: argparse.Namespace) -> dict[str, str]:
+    """The options that name a part other than the usual one."""
+    usual = {"depth": "procedural", "fill": "inpaint", "no_sky": False}
+    names = ("depth", "disparity", "depth_model", "sky_model", "no_sky", "fill")
+    given = {name: vars(args)[name] for name in names}
+    return {name: str(v) for name, v in given.items() if v not in (None, usual.get(name))}

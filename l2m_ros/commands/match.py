@@ -317,10 +317,14 @@ def _pose_words(pose: dict[str, Any] | None) -> list[str]:
     if "lost" in pose:
         return [f"no pose: {pose['lost']}, {pose['detail']}"]
     x, y, z = pose["translation"]
-    what = "m" if pose["metric"] else "(direction only: no depth, no scale)"
+    if pose["metric"]:
+        moved = f"translation {x:.4f} {y:.4f} {z:.4f} m"
+    elif x == y == z == 0:
+        moved = "no parallax, so no direction of translation (no depth, no scale)"
+    else:
+        moved = f"translation {x:.4f} {y:.4f} {z:.4f} (direction only: no depth, no scale)"
     lines = [
-        f"b_from_a: rotation {pose['rotation_deg']:.2f} deg, translation "
-        f"{x:.4f} {y:.4f} {z:.4f} {what}, {pose['inliers']} inliers"
+        f"b_from_a: rotation {pose['rotation_deg']:.2f} deg, {moved}, {pose['inliers']} inliers"
     ]
     if pose["metric"]:
         sigmas = " ".join(f"{s:.4f}" for s in pose["sigma_m"])

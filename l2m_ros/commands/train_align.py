@@ -78,8 +78,8 @@ def scenes_of(paths: list[Path], argument: str) -> list[Path]:
     wrong = [path for path in paths if path.suffix != ".ply" or not path.is_file()]
     if wrong or not paths:
         raise InvalidInput(
-            f"{argument} {wrong[0] if wrong else ''}: alignment takes scenes of Gaussians: build "
-            "one with `l2m splat build SOURCE --out SCENE.ply`"
+            f"{argument} {wrong[0] if wrong else 'is missing'}: alignment takes scenes of "
+            "Gaussians: build one with `l2m splat build SOURCE --out SCENE.ply`"
         )
     return paths
 

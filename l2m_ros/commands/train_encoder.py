@@ -205,17 +205,17 @@ def _write(
 ) -> Path:
     """Weights as other commands read them, and what was measured."""
     import torch
-    from safetensors.torch import save_file
 
     from l2m_ros.files import whole_file, write_whole
+    from l2m_ros.networks.checkpoint import save_tensors
 
     state = {name: value.cpu().contiguous() for name, value in encoder.state_to_ship().items()}
     path = folder / encoder.file_name
-    with whole_file(path) as partial:
-        if path.suffix == ".pt":
+    if path.suffix == ".pt":
+        with whole_file(path) as partial:
             torch.save(state, partial)
-        else:
-            save_file(state, partial)
+    else:
+        save_tensors(path, state)
     report = {"from": source, "before": before, "after": after, "options": asdict(options)}
     write_whole(folder / "encoder.json", json.dumps(report, indent=1).encode())
     for name, value in before.items():

@@ -56,7 +56,11 @@ class InputSpec:
             value = getattr(self, side)
             _whole_number(f"input.{side}", value, 1, MAX_SIDE)
             if value % self.multiple:
-                raise ModelError(f"input {side} {value} must be a multiple of {self.multiple}")
+                below = value - value % self.multiple
+                fits = " or ".join(str(v) for v in (below, below + self.multiple) if v)
+                raise ModelError(
+                    f"input {side} {value} must be a multiple of {self.multiple}: take {fits}"
+                )
         if not (_three_numbers(self.mean) and _three_numbers(self.std) and min(self.std) > 0):
             raise ModelError(f"input mean {self.mean} and std {self.std} must be three numbers")
 

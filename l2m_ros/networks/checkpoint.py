@@ -86,7 +86,10 @@ def save_tensors(path: Path, tensors: State, about: Mapping[str, str] | None = N
 
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with whole_file(path, IF_FULL) as partial:
+        partial.touch()
+        mode = partial.stat().st_mode
         save_file(plain, partial, metadata=dict(about) if about else None)
+        partial.chmod(mode)  # safetensors lets nobody but the owner read
 
 
 def read_state(path: Path) -> State:

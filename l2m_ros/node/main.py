@@ -86,6 +86,8 @@ def check_domain() -> None:
 def in_words(error: BaseException) -> str:
     """One line, with the remedy where the cause is known."""
     words = " ".join(str(error).split())
+    if isinstance(error, _rclpy.UnknownROSArgsError):
+        words = f"no ROS arguments: {words.strip('[]')} (see --help, before --ros-args)"
     if "log" in words and "director" in words:
         words = f"{words}; set ROS_LOG_DIR (or HOME) to a folder that may be written"
     return words

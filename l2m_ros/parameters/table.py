@@ -444,7 +444,7 @@ def _mask(path: str) -> Mask | None:
     try:
         return read_mask(path) if path else None
     except OSError as error:
-        raise InvalidInput(f"tracking.mask: {error}") from error
+        raise InvalidInput(f"tracking.mask: {path}: {error.strerror or error}") from error
 
 
 def _floor_below_base_m(values: Values) -> float | None:

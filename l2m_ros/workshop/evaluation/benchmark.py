@@ -61,8 +61,9 @@ class BenchmarkOptions:
             raise InvalidInput(f"second_look is {self.second_look!r}: use {', '.join(WHEN)}")
         if self.size_px is not None and self.size_px < 32:
             raise InvalidInput(f"images of {self.size_px} px are too small; at least 32")
-        if self.max_matches < 1 or (self.limit is not None and self.limit < 1):
-            raise InvalidInput("max_matches and limit must be positive")
+        for name, number in (("max-matches", self.max_matches), ("limit", self.limit)):
+            if number is not None and number < 1:
+                raise InvalidInput(f"--{name} is {number}: it must be at least 1")
 
 
 @dataclass(frozen=True)

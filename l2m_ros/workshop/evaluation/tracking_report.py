@@ -25,6 +25,8 @@ from l2m_ros.workshop.evaluation.trajectory import Trajectory, trajectory_error
 STAGES = ("wait", "frame", "encode", "match", "pose", "reference", "stereo", "publish", "latency")
 NUMBER = re.compile(r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?")
 MIN_FOR_TRAJECTORY = 3  # poses; an alignment of fewer says nothing
+MANY_POSED = 0.8  # share of the frames below which `text` says why, in so many lines
+LINES_WHY = 2
 
 
 @dataclass(eq=False)
@@ -119,7 +121,10 @@ class TrackedRun:
             ("posed", f"{f['posed']} ({share:.1f} %)"),
             ("keyframes", str(f["keyframes"])),
             ("not posed", ", ".join(f"{n} {why}" for why, n in f["not_posed"].items()) or "none"),
-            ("scale from", ", ".join(f"{n} {name}" for name, n in f["scale_sources"].items())),
+            (
+                "scale from",
+                ", ".join(f"{n} {name}" for name, n in f["scale_sources"].items()) or "none",
+            ),
         ]
         if f["rate_hz"] is not None:
             rows.append(("rate", f"{f['rate_hz']:.1f} Hz"))
@@ -132,7 +137,14 @@ class TrackedRun:
     def text(self) -> str:
         rows = self.rows()
         width = max(len(name) for name, _ in rows)
-        return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+        lines = [f"{name:<{width}}  {value}" for name, value in rows]
+        return "\n".join([*lines, *self._why_so_few()])
+
+    def _why_so_few(self) -> list[str]:
+        """What was said of most frames, with its remedy, where many have no pose."""
+        if len(self.posed) >= MANY_POSED * self.frames:
+            return []
+        return [f"{n} frames: {words}" for words, n in self.diagnostics.most_common(LINES_WHY)]
 
     def report(self) -> Report:
         from l2m_ros.workshop.evaluation import tracking_plots as plots

@@ -69,8 +69,11 @@ class SplatPairReport:
     overlap: float = 0.0  # mean share of labelled pixels
 
 
-def scene_views(scene: Path, rasterizer: str = "auto", source: Path | None = None) -> SceneViews:
+def scene_views(
+    scene: Path | str, rasterizer: str = "auto", source: Path | None = None
+) -> SceneViews:
     """The scene with the cameras that it was built from (or those of a folder of images)."""
+    scene = Path(scene)
     cameras: dict[str, PosedCamera]
     if source is not None:
         from l2m_ros.workshop.gaussians.sources import load_captures

@@ -69,6 +69,7 @@ class LiftingParts:
     depth: DepthSource = field(default_factory=ProceduralDepth)
     sky: SkyMask = sky_by_rule
     fill: Filler = inpaint
+    chosen: dict[str, str] = field(default_factory=dict)  # what was asked for in their place
 
 
 @dataclass
@@ -95,7 +96,7 @@ def lift_folder(
     paths = find_photographs(photographs)
     root = photographs if photographs.is_dir() else photographs.parent
     store = store_of(out)
-    _claim(store, root, paths, options)
+    _claim(store, root, paths, options, workshop.chosen)
     job = LiftJob(paths, root, options, workshop, store)
     report, missing = LiftReport(), []
     with progress(len(paths), "lifting") as bar:
@@ -155,18 +156,22 @@ class LiftJob:
             return name, str(error)
 
 
-def _claim(store: Store, root: Path, paths: list[Path], options: LiftOptions) -> None:
+def _claim(
+    store: Store, root: Path, paths: list[Path], options: LiftOptions, chosen: dict[str, str]
+) -> None:
     """Prepare the place; refuse to mix two runs in it."""
-    plan = {
+    plan: dict[str, object] = {
         "options": asdict(replace(options, workers=1)),  # the result does not depend on them
         "photographs": [str(path.relative_to(root)) for path in paths],
     }
+    if chosen:
+        plan["parts"] = chosen
     text = json.dumps(plan, indent=1, sort_keys=True).encode()
     store.prepare()
     if store.read("lift.json") not in (None, text):
         raise InvalidInput(
-            f"{store.name}: holds the shards of a run with other photographs or other options "
-            "(lift.json says which): name another --out, or remove it"
+            f"{store.name}: holds the shards of a run with other photographs, other options "
+            "or another source of depth (lift.json says which): name another --out, or remove it"
         )
     store.write("lift.json", text)
 
