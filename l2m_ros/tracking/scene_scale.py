@@ -34,7 +34,7 @@ ESTABLISHED_NS = 500_000_000  # odometry must have agreed for so long: it may sl
 CHI2_999_3 = 16.27  # 99.9 % of chi-square with three degrees of freedom
 # A scale that is known worse is not remembered: after a vague pose, 8.6 degrees off, the scene was
 # 2.6 times too near at 0.31, and the metres of the next 100 frames with it.
-MAX_SIGMA = 0.25
+MAX_SIGMA = 0.3
 # A scene that may look otherwise by more gives a length alone: good poses came of scenes of 0.053
 # and less, those of 0.07 and 0.11 were 1 to 3 degrees and 13 to 17 cm off within 12 frames.
 MAX_SHAPE_SIGMA = 0.06
@@ -50,9 +50,6 @@ MAX_SPREAD = 0.25  # of the log of depth: more says that the motion is not the s
 # What a scene's depth leaves over of where matches lie, squared, over what noise explains: 0.5
 # and less on recordings, 1.0 in the simulator; 2 to 4 where a scene was bent.
 MAX_LEFT_OVER = 1.2
-# Of 1,913 poses of 45 runs five had less of the matches' support: two were 5 and 9 degrees off, at
-# 1.2 and 3 claimed.
-MIN_SUPPORT = 0.8
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,8 +137,6 @@ def keyframe_due(scene: SceneDepth | None, best_shape_sigma: float, wanted: bool
 
 def contradicted(pose: MetricPose, options: TrustOptions) -> bool:
     """Whether the scene's depth leaves unexplained where the matches lie."""
-    if pose.support < MIN_SUPPORT:
-        return True
     if judge(pose.depth_check, options) is DepthVerdict.CONTRADICTED:
         return True
     return pose.depth_check is not None and pose.depth_check.left_over > MAX_LEFT_OVER
