@@ -248,7 +248,11 @@ def reference_rows(folder: Path, every: int) -> Iterator[str]:
 def recordings_in(sequences: Path, only: str | None) -> list[Path]:
     """The folders of those whose name contains `only`."""
     folders = [meta.parent for meta in sorted(sequences.glob("*/meta.json"))]
-    return [folder for folder in folders if not only or only in folder.name]
+    found = [folder for folder in folders if not only or only in folder.name]
+    if not found:
+        named = f" whose name contains {only}" if only else ""
+        raise SystemExit(f"{sequences} holds no recording (a folder with meta.json){named}")
+    return found
 
 
 def main() -> None:

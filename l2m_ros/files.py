@@ -130,7 +130,8 @@ def foreign_values(where: str | Path) -> Iterator[None]:
     except L2MError:
         raise
     except WRONG_VALUES as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        name = "lacks" if isinstance(error, KeyError) else f"{type(error).__name__}:"
+        reason = " ".join(f"{name} {error}".split())[:200]
         raise InvalidInput(f"{where} cannot be used ({reason})") from error
 
 

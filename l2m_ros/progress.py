@@ -58,8 +58,8 @@ class progress:
             return f"{self.what}: {self.done:g} in {elapsed_s:.0f} s {self.note}".rstrip()
         share = min(self.done / self.total, 1.0)
         bar = ("#" * round(share * BAR_WIDTH)).ljust(BAR_WIDTH, ".") if self._terminal else ""
-        left_s = elapsed_s / share - elapsed_s if share > 0 else float("nan")
-        time_text = f"{left_s:.0f} s left" if share < 1 else f"{elapsed_s:.1f} s"
+        left_s = elapsed_s / share - elapsed_s if share > 0 else 0.0
+        time_text = f"{left_s:.0f} s left" if 0 < share < 1 else f"{elapsed_s:.1f} s"
         count = f"{round(self.done, 1):g}/{self.total:g}"
         if self.total == 1 and not self.done.is_integer():  # a share, not a number of things
             count = f"{100 * share:.0f} %"

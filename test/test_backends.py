@@ -120,6 +120,18 @@ def test_auto_says_which_and_why(card, caplog):
     assert choice.name == "torch" and "has no ONNX graphs" in choice.why
 
 
+@pytest.mark.parametrize(
+    ("graphs", "remedy"), [(True, "pip install 'l2m_ros[onnx]'"), (False, "[torch]', or make them")]
+)
+def test_the_remedy_is_what_is_missing(card, monkeypatch, graphs, remedy):
+    """Graphs of a size that a card has none of do not come by installing ONNX Runtime."""
+    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: None)
+    given = card if graphs else replace(card, files={"weights": card.files["weights"]})
+    with pytest.raises(BackendUnavailable) as refusal:
+        choices(given, BackendOptions(device="cpu"))
+    assert remedy in str(refusal.value)
+
+
 def test_auto_takes_the_first_engine_with_cuda(card, monkeypatch):
     """tensorrt, onnxruntime with CUDA, torch with CUDA, onnxruntime on the CPU."""
     for usable, expected in (

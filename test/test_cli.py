@@ -49,6 +49,13 @@ def test_unknown_verb_names_the_nearest(capsys):
     assert len(err.strip().splitlines()) == 1
 
 
+def test_ros_arguments_before_their_word_are_told_where_they_stand(capsys):
+    code, _, err = run(capsys, "run", "-p", "model:=orb", "--ros-args", "-r", "image:=/x")
+    assert code == 2
+    assert "-p and -r stand behind --ros-args" in err
+    assert len(err.strip().splitlines()) == 1
+
+
 def test_no_arguments_shows_help(capsys):
     code, out, _ = run(capsys)
     assert code == 2

@@ -64,9 +64,12 @@ def test_match_gives_the_pairs_that_their_pixels_confirm(capsys, toy, pair, tmp_
     assert found["matches"] == 40
 
 
-@pytest.mark.parametrize(("wrong", "doubtful"), [(40, False), (130, True)])
-def test_a_pose_with_which_most_matches_disagree_is_doubtful(
-    capsys, toy, pair, tmp_path, monkeypatch, wrong, doubtful
+@pytest.mark.parametrize(
+    ("wrong", "certainty", "doubt"),
+    [(40, 0.9, ""), (130, 0.9, "fewer than half"), (40, 0.2, "do both pictures show the same")],
+)
+def test_a_pose_of_few_or_uncertain_matches_is_doubtful(
+    capsys, toy, pair, tmp_path, monkeypatch, wrong, certainty, doubt
 ):
     rng = np.random.default_rng(0)
     for path in pair:  # matches without texture are not asked
@@ -79,13 +82,14 @@ def test_a_pose_with_which_most_matches_disagree_is_doubtful(
 
     here, there = seen([0, 0, 0]), seen([0.5, 0.1, 0.2])
     there[:wrong] = rng.uniform(0, [192, 128], (wrong, 2))
-    pairs = Correspondences(here, there, np.ones(200))
+    pairs = Correspondences(here, there, np.full(200, certainty))
     monkeypatch.setattr("l2m_ros.matching.pairs.pairs_of", lambda *_: pairs)
     words = ("match", *pair, "--model", toy, "--second-look", "never", "--out", tmp_path / "out")
     words = (*words, "--camera", "150,150,95.5,63.5")
     found = json.loads(l2m(capsys, *words, "--json")[1])["pose"]
-    assert found.get("doubtful") is doubtful, found
-    assert ("do not trust this pose" in l2m(capsys, *words)[1]) == doubtful
+    assert found.get("doubtful") is bool(doubt), found
+    out = l2m(capsys, *words)[1]
+    assert doubt in out and ("do not trust this pose" in out) == bool(doubt)
 
 
 def test_a_second_look_takes_no_more_than_the_limit(capsys, toy, pair, tmp_path):
@@ -208,6 +212,7 @@ def test_depth_files(tmp_path):
         (("--like-reference", "--second-look"), "--second-look is not part of"),
         (("--second-look", "alwys"), "unrecognized arguments: alwys"),
         (("--size", "640"), "write WxH"),
+        (("--limit", "0"), "--limit is 0"),
         (("--backend", "tensorflow"), "invalid choice"),
         (("--model", "l2n"), "did you mean l2m"),
     ],

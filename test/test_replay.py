@@ -131,6 +131,7 @@ def test_parameters_of_a_file_and_of_the_command_line(tmp_path):
         (["{bag}", "--param", "model=orb"], "NAME:=VALUE"),
         (["{bag}", "--model", "sfit"], "sift"),
         (["{bag}", "--truth", "/nowhere"], "no topic /nowhere"),
+        (["{bag}", "--image", "/camera/depth"], "is taken for --image and --depth"),
     ],
 )
 def test_refusals_in_one_line(bag, capsys, tmp_path, argv, words):

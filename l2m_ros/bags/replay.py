@@ -108,7 +108,18 @@ def find_topics(bag: AnyBag, given: dict[str, str | None]) -> BagTopics:
         "right_camera_info": given.get("right_camera_info") or (right and _info_of(bag, right)),
         "odom": given.get("odom") or _first(bag, ("nav_msgs/msg/Odometry",), ("odom",)),
     }
+    _check_apart(bag, chosen)
     return BagTopics(**{field.name: chosen[field.name] for field in fields(BagTopics)})
+
+
+def _check_apart(bag: AnyBag, chosen: dict[str, str | None]) -> None:
+    """A topic is one input: as two, the second would take the first one's messages."""
+    images = ("image", "depth", "right_image")
+    for name in images:
+        others = [n for n in images if n != name and chosen[n] == chosen[name]]
+        if chosen[name] and others:
+            both = " and ".join(f"--{n.replace('_', '-')}" for n in (name, *others))
+            raise InvalidInput(f"{bag.path}: {chosen[name]} is taken for {both}: name another one")
 
 
 TYPES_OF = {

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 
+from l2m_ros.errors import InvalidInput
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -17,9 +19,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="ROS arguments: -p parameter:=value, -r topic:=other, --params-file FILE, "
         "--log-level LEVEL",
     )
+    for option in ("-p", "-r"):
+        parser.add_argument(option, dest="misplaced", action="append", help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.misplaced:
+        raise InvalidInput("-p and -r stand behind --ros-args: l2m run --ros-args -p model:=lite")
     from l2m_ros.node.main import main
 
     # rclpy skips the program's name in what it is given.

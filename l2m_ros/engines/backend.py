@@ -279,9 +279,15 @@ def choices(card: ModelCard, options: BackendOptions) -> list[Choice]:
         return [*found, Choice("torch", "cpu", "; ".join(reasons))]
     if found:
         return found
-    raise BackendUnavailable(
-        f"nothing can run {card.name}: {'; '.join(reasons)}; torch is not installed either: "
+    size = f"{card.input.height}x{card.input.width}"
+    remedy = (
         "pip install 'l2m_ros[onnx]' (or [torch])"
+        if graphs
+        else "pip install 'l2m_ros[torch]', or make them on a machine that has torch: "
+        f"l2m export {card.name} --size {size} --out DIR"
+    )
+    raise BackendUnavailable(
+        f"nothing can run {card.name}: {'; '.join(reasons)}; torch is not installed: {remedy}"
     )
 
 

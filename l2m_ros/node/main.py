@@ -7,6 +7,7 @@ inside its C++ that becomes a RuntimeError with a traceback (one SIGINT in three
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -85,7 +86,7 @@ def check_domain() -> None:
 
 def in_words(error: BaseException) -> str:
     """One line, with the remedy where the cause is known."""
-    words = " ".join(str(error).split())
+    words = re.sub(r",? at /\S+:\d+", "", " ".join(str(error).split()))  # where in rcl's sources
     if isinstance(error, _rclpy.UnknownROSArgsError):
         words = f"no ROS arguments: {words.strip('[]')} (see --help, before --ros-args)"
     if "log" in words and "director" in words:

@@ -23,7 +23,8 @@ from l2m_ros.workshop.evaluation.tracking import (
 from l2m_ros.workshop.evaluation.trajectory import Trajectory, trajectory_error
 
 STAGES = ("wait", "frame", "encode", "match", "pose", "reference", "stereo", "publish", "latency")
-NUMBER = re.compile(r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?")
+# But not of rgb8 or 16UC1.
+NUMBER = re.compile(r"(?<![A-Za-z])[+-]?\d+(\.\d+)?(e[+-]?\d+)?(?![A-Z\d])")
 MIN_FOR_TRAJECTORY = 3  # poses; an alignment of fewer says nothing
 MANY_POSED = 0.8  # share of the frames below which `text` says why, in so many lines
 LINES_WHY = 2
