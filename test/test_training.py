@@ -107,6 +107,14 @@ def test_a_run_resumed_from_its_checkpoint_is_the_run_that_was_not_interrupted(
         torch.testing.assert_close(resumed[name], value, atol=0, rtol=0)
 
 
+def test_a_run_that_has_had_its_steps_says_so(tmp_path: Path, capsys) -> None:
+    train_tiny(tmp_path, options_from(settings(1)))
+    assert "has had its" not in capsys.readouterr().err
+    train_tiny(tmp_path, options_from(settings(1)))
+    said = capsys.readouterr().err
+    assert "has had its 1 steps" in said and "training: 0/" not in said
+
+
 class _StopAfter:
     """Pairs that are interrupted, as by Ctrl-C, after the first few."""
 

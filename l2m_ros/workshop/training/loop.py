@@ -231,7 +231,13 @@ def train(run: Run, folder: Path, validate: Validate | None = None) -> None:
     saved_s = checked_s = time.monotonic()
     done = run.step if options.steps else run.elapsed_s
     total = (options.steps or 60.0 * (options.minutes or 0.0)) - done
-    shown = progress(max(total, 1.0), "training") if leads else nullcontext()
+    if total <= 0 and leads:
+        had = f"{run.step} steps in {run.elapsed_s / 60.0:.1f} minutes"
+        print(
+            f"l2m train: {folder} has had its {had}: more --minutes or --steps go on",
+            file=sys.stderr,
+        )
+    shown = progress(total, "training") if leads and total > 0 else nullcontext()
     with StopRequest() as stop, shown as bar:
         share = run.share()
         while share < 1.0 and not run.processes.agreed(stop.asked):
