@@ -91,6 +91,13 @@ def test_it_is_forgotten_when_time_jumps_back():
     assert delay.learnt_ns is None and delay.at(20 * S) == 0
 
 
+def test_an_image_of_an_earlier_time_begins_anew():
+    delay = learnt(0.1)
+    assert delay.learnt_ns is not None
+    delay.see(0, S, Turn(np.eye(3), np.eye(3)), BASE_FROM_CAMERA)
+    assert delay.learnt_ns is None and delay.at(20 * S) == 0
+
+
 def test_odometry_is_read_by_the_delay_that_was_given():
     inputs = Inputs(InputOptions(odom=True, odom_delay_ns=S // 10))
     for time_s in np.arange(0.0, 2.0, 0.05):

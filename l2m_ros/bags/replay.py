@@ -45,6 +45,7 @@ from l2m_ros.parameters.table import (
     base_from_camera,
     depth_reader_options,
     matcher_options,
+    sync_options,
     tracker_options,
 )
 from l2m_ros.tracking.tracker import Tracker
@@ -305,14 +306,11 @@ def frame_builder(
 
 
 def input_options(topics: BagTopics, values: Values) -> InputOptions:
-    return InputOptions(
+    return replace(
+        sync_options(values),
         depth=topics.depth is not None and values["depth"] != "ignore",
         right=topics.right_image is not None and values["right"] != "ignore",
         odom=topics.odom is not None and values["odom"] != "ignore",
-        slop_ns=round(values["sync.slop_s"] * 1e9),
-        odom_gap_ns=round(values["sync.odom_gap_s"] * 1e9),
-        odom_delay_ns=round(values["sync.odom_delay_s"] * 1e9),
-        learn_odom_delay=values["sync.learn_odom_delay"],
         lossless=True,
     )
 

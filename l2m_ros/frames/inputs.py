@@ -29,7 +29,7 @@ RIGHT, RIGHT_INFO, ODOM = "right/image", "right/camera_info", "odom"
 TOPICS = (IMAGE, CAMERA_INFO, DEPTH, RIGHT, RIGHT_INFO, ODOM)
 # queue: all waits for odometry no longer than this, by the stamps: it may have ended.
 ODOM_ENDED_NS = 5_000_000_000
-ODOM_ENDED_LIVE_NS = 500_000_000
+ODOM_ENDED_LIVE_NS = 500_000_000  # live, odometry that is known to be late likewise
 # Images without a complete set, and nanoseconds by their stamps, before the missing topic is
 # reported: on a busy machine messages of one stamp arrive up to 0.4 s apart.
 MISSING_AFTER_IMAGES = 3
@@ -51,6 +51,16 @@ class InputOptions:
     learn_odom_delay: bool = True
     lossless: bool = False  # drop nothing, and never depend on the order of arrival ...
     waiting_bytes: int = MAX_BYTES  # ... as long as the images that wait take no more memory
+
+    @property
+    def joining(self) -> dict[str, Any]:
+        """What a synchroniser is made of."""
+        return {
+            "topics": self.synchronised,
+            "slop_ns": self.slop_ns,
+            "lossless": self.lossless,
+            "max_bytes": self.waiting_bytes,
+        }
 
     @property
     def synchronised(self) -> tuple[str, ...]:
@@ -93,13 +103,7 @@ class Inputs:
         self._make_synchroniser()
 
     def _make_synchroniser(self) -> None:
-        o = self.options
-        self._synchroniser = make_synchroniser(
-            o.synchronised,
-            slop_ns=o.slop_ns,
-            lossless=o.lossless,
-            max_bytes=o.waiting_bytes,
-        )
+        self._synchroniser = make_synchroniser(**self.options.joining)
 
     @property
     def unpaired(self) -> int:
@@ -108,13 +112,7 @@ class Inputs:
 
     def reconfigure(self, options: InputOptions) -> None:
         """Change topics or slop; where sets are joined otherwise, incomplete ones are dropped."""
-        joined_alike = options == replace(
-            self.options,
-            odom=options.odom,
-            odom_gap_ns=options.odom_gap_ns,
-            odom_delay_ns=options.odom_delay_ns,
-            learn_odom_delay=options.learn_odom_delay,
-        )
+        joined_alike = options.joining == self.options.joining
         if self.options.odom_delay_ns != options.odom_delay_ns or not options.learn_odom_delay:
             self._delay = OdometryDelay(self.odometry, options.odom_delay_ns)
         self.options = options
@@ -152,7 +150,6 @@ class Inputs:
         if check.verdict is Verdict.RESET:
             self._synchroniser.forget(stamp)
             self.odometry.forget(stamp)
-            self._delay.forget()
             for infos in self._infos.values():
                 infos.forget()
             self._pending.clear()

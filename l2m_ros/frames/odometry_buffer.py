@@ -59,20 +59,19 @@ class OdometryBuffer:
         Empty where they do not reach so far, or pause for too long.
         """
         with self._lock:
-            stamps = [sample.stamp_ns for sample in self._samples]
-            first = bisect.bisect_right(stamps, first_ns) - 1
-            last = bisect.bisect_left(stamps, last_ns)
-            if first < 0 or last >= len(stamps):
+            first = bisect.bisect_right(self._samples, first_ns, key=_stamp_ns) - 1
+            last = bisect.bisect_left(self._samples, last_ns, key=_stamp_ns)
+            if first < 0 or last >= len(self._samples):
                 return []
-            if max(np.diff(stamps[first : last + 1]), default=0) > self.max_gap_ns:
-                return []
-            return self._samples[first : last + 1]
+            samples = self._samples[first : last + 1]
+        longest_ns = max(np.diff([sample.stamp_ns for sample in samples]), default=0)
+        return samples if longest_ns <= self.max_gap_ns else []
 
     def at(self, stamp_ns: int) -> OdometrySample | None:
         """The base at a stamp, from the two messages next to it; None where they are too far."""
         with self._lock:
             samples = self._samples
-            after = bisect.bisect_left([s.stamp_ns for s in samples], stamp_ns)
+            after = bisect.bisect_left(samples, stamp_ns, key=_stamp_ns)
             near = samples[after : after + 1]
             pair = samples[max(after - 1, 0) :][:2] if after < len(samples) else samples[-2:]
         self.problem = None
@@ -98,6 +97,10 @@ class OdometryBuffer:
                 "with the camera's clock?"
             )
         return None
+
+
+def _stamp_ns(sample: OdometrySample) -> int:
+    return sample.stamp_ns
 
 
 def between(a: OdometrySample, b: OdometrySample, stamp_ns: int) -> OdometrySample:

@@ -74,6 +74,8 @@ class OdometryDelay:
         self, keyframe_ns: int, stamp_ns: int, turn: Turn, base_from_camera: FloatArray
     ) -> None:
         """An image was tracked. What it shows counts once odometry is sure to have come."""
+        if self._waiting and stamp_ns < self._waiting[-1].stamp_ns:
+            self.forget()  # time jumped back
         B = base_from_camera[:3, :3]
         R, P = turn.keyframe_from_camera, turn.covariance
         self._waiting.append(_Seen(keyframe_ns, stamp_ns, B @ R @ B.T, B @ P @ B.T))

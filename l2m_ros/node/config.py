@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from l2m_ros.frames.inputs import (
     CAMERA_INFO,
@@ -17,7 +17,7 @@ from l2m_ros.frames.inputs import (
 from l2m_ros.frames.outputs import FrameNames
 from l2m_ros.image_header import SizeLimits
 from l2m_ros.node.subscriptions import LOSSLESS_DEPTH, TopicRequest
-from l2m_ros.parameters.table import Values, base_from_camera
+from l2m_ros.parameters.table import Values, base_from_camera, sync_options
 from l2m_ros.types import FloatArray
 
 OPTIONAL = (DEPTH, RIGHT, ODOM)
@@ -45,15 +45,10 @@ class NodeConfig:
 
     @classmethod
     def from_parameters(cls, values: Values) -> NodeConfig:
-        lossless = values["queue"] == "all"
-        slop_ns = round(values["sync.slop_s"] * 1e9)
         return cls(
-            input_options=InputOptions(
-                slop_ns=slop_ns,
-                odom_gap_ns=round(values["sync.odom_gap_s"] * 1e9),
-                odom_delay_ns=round(values["sync.odom_delay_s"] * 1e9),
-                learn_odom_delay=values["sync.learn_odom_delay"],
-                lossless=lossless,
+            input_options=replace(
+                sync_options(values),
+                lossless=values["queue"] == "all",
                 waiting_bytes=values["queue_mb"] * 2**20,
             ),
             use={

@@ -119,15 +119,9 @@ class FramePipeline:
     def reconfigure(self, config: NodeConfig, options: TrackerOptions) -> None:
         """Dynamic parameters: they hold from the next frame on."""
         self._config = self._monitor.config = config
-        new = config.input_options
-        options_now = replace(
-            self._inputs.options,
-            slop_ns=new.slop_ns,
-            odom_gap_ns=new.odom_gap_ns,
-            odom_delay_ns=new.odom_delay_ns,
-            learn_odom_delay=new.learn_odom_delay,
-        )
-        if options_now != self._inputs.options:
+        now = self._inputs.options
+        options_now = replace(config.input_options, depth=now.depth, right=now.right, odom=now.odom)
+        if options_now != now:
             self._inputs.reconfigure(options_now)
         self.before_next_frame(lambda: self._take_options(options))
 

@@ -402,6 +402,20 @@ def _fields(values: Values, prefix: str, names: Iterable[str]) -> dict[str, Any]
     return {name: values[f"{prefix}.{name}"] for name in names}
 
 
+def sync_options(values: Values) -> InputOptions:
+    """How messages are joined by their stamps; which topics there are is not known here."""
+    return InputOptions(
+        slop_ns=_nanoseconds(values["sync.slop_s"]),
+        odom_gap_ns=_nanoseconds(values["sync.odom_gap_s"]),
+        odom_delay_ns=_nanoseconds(values["sync.odom_delay_s"]),
+        learn_odom_delay=values["sync.learn_odom_delay"],
+    )
+
+
+def _nanoseconds(seconds: float) -> int:
+    return round(seconds * 1e9)
+
+
 def tracker_options(values: Values) -> TrackerOptions:
     """The parameters as options of the tracker."""
     gates = ("min_inliers", "max_sigma_m", "max_sigma_rad", "max_speed_m_s", "max_turn_rad_s",

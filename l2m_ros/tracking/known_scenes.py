@@ -43,8 +43,8 @@ class KnownScenes:
         keyframe = seen.keyframe
         if pose.scale_source != parallax.SOURCE or keyframe.id in self._scenes:
             return
-        scene = parallax.learned_scene(keyframe, seen.frame, seen.pairs, pose)
-        if scene is not None and scene.sigma <= scene_scale.MAX_SIGMA:
+        scene = _sure(parallax.learned_scene(keyframe, seen.frame, seen.pairs, pose))
+        if scene is not None:
             self._scenes[keyframe.id] = scene
             self._agreed_ns = self._learned_ns = seen.frame.stamp_ns
 
@@ -80,10 +80,16 @@ class KnownScenes:
             scene = parallax.depth_in_query(*views, known)
         elif pose.scale_source == scene_scale.SOURCE:
             scene = parallax.depth_in_query(*views, None)  # its metres are the known scene's own
-        if known is not None and (scene is None or scene.sigma > scene_scale.MAX_SIGMA):
-            scene = scene_scale.carried_scene(seen.keyframe, seen.pairs, pose, known)
-        return None if scene is None or scene.sigma > scene_scale.MAX_SIGMA else scene
+        scene = _sure(scene)
+        if scene is None and known is not None:
+            scene = _sure(scene_scale.carried_scene(seen.keyframe, seen.pairs, pose, known))
+        return scene
 
     def forget_all_but(self, keyframes: Iterable[int]) -> None:
         kept = set(keyframes)
         self._scenes = {id: scene for id, scene in self._scenes.items() if id in kept}
+
+
+def _sure(scene: SceneDepth | None) -> SceneDepth | None:
+    """The scene, if its scale is worth remembering."""
+    return None if scene is None or scene.sigma > scene_scale.MAX_SIGMA else scene

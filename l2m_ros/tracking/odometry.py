@@ -89,7 +89,8 @@ def step(
         P = turn @ _positive(added) @ turn.T + np.diag([floor_m**2 + 1e-8] * 3 + [0.0] * 3)
     else:
         P = noise.covariance(a_from_b)
-    P = P + turn @ (_carried(a.timing, a, b) + b.timing) @ turn.T + _read_otherwise(a, b)
+    P = P + turn @ (_carried(a.timing, a, b) + b.timing) @ turn.T
+    P = P + _read_otherwise(a, b, a_from_b)
     if base_from_camera is None:
         return OdometryStep(a_from_b, P, modelled)
     camera_from_base, exact = se3.inverse(base_from_camera), np.zeros((6, 6))
@@ -115,12 +116,11 @@ def unusable(a: OdometrySample, b: OdometrySample, added: FloatArray) -> str | N
     return "does not grow with the way"
 
 
-def _read_otherwise(a: OdometrySample, b: OdometrySample) -> FloatArray:
+def _read_otherwise(a: OdometrySample, b: OdometrySample, a_from_b: FloatArray) -> FloatArray:
     """6x6: one was read before odometry's delay was learnt, and tells of another moment."""
     if a.delay_ns == b.delay_ns:
         return np.zeros((6, 6))
     share = abs(b.delay_ns - a.delay_ns) / max(abs(b.stamp_ns - a.stamp_ns), 1)
-    a_from_b = se3.inverse(a.odom_from_base) @ b.odom_from_base
     way = float(np.linalg.norm(a_from_b[:3, 3]))
     turn = float(np.linalg.norm(se3.rotation_log(a_from_b[:3, :3])))
     return (MOMENTARY * share) ** 2 * np.diag([way**2] * 3 + [turn**2] * 3)
