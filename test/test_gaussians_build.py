@@ -17,7 +17,7 @@ from l2m_ros.errors import InvalidInput
 from l2m_ros.types import Camera, DenseMatch
 from l2m_ros.workshop.gaussians import build as building
 from l2m_ros.workshop.gaussians.build import BuildOptions, build_scene
-from l2m_ros.workshop.gaussians.captures import Capture
+from l2m_ros.workshop.gaussians.captures import Capture, HoldOut
 from l2m_ros.workshop.gaussians.check import ReadOff, _chained, check_scene, symmetric_epipolar
 from l2m_ros.workshop.gaussians.cpu import CpuRasterizer
 from l2m_ros.workshop.gaussians.density import grown, pruned
@@ -104,7 +104,7 @@ def built(folder, tmp_path_factory):
 
 def test_build_beats_its_start_on_views_never_seen(folder, built):
     out, report = built
-    captures = load_captures(folder)
+    captures = load_captures(folder).holding_out(HoldOut())
     assert report.started_from == "depth"
     assert report.held_out == 1 and report.views == VIEWS
     points = thinned(points_from_depth(captures.training, 300), 300)
@@ -187,7 +187,7 @@ def test_a_fit_ends_with_the_photographs_alone_where_depth_was_measured(
 def test_worse_gaussians_are_called_worse(folder, built):
     """Means moved by 2 % of their distance: errors rise, and fewer depths agree well enough."""
     out, _ = built
-    good, captures = read_ply(out), load_captures(folder)
+    good, captures = read_ply(out), read_record(out).captures()
     noise = torch.randn(good.means.shape, generator=torch.Generator().manual_seed(0))
     bad = read_ply(out)
     bad.means += 0.06 * noise
@@ -454,7 +454,7 @@ def test_matches_become_depth_that_partners_agree_on(folder):
 
 
 def test_without_depth_a_scene_starts_from_matches(folder, tmp_path, monkeypatch):
-    captures = load_captures(folder)
+    captures = load_captures(folder).holding_out(HoldOut())
     monkeypatch.setattr(building, "load_matcher", lambda *a, **k: Knowing(captures.items))
     fit = FitOptions(steps=12, max_gaussians=300, grow_every=5)
     options = BuildOptions(use_depth=False, plain=False, fit=fit)

@@ -12,13 +12,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from l2m_ros.errors import InvalidInput
 from l2m_ros.files import check_outputs, local, refuse_overwriting, without_password
+
+if TYPE_CHECKING:
+    from l2m_ros.workshop.gaussians.captures import HoldOut
 
 FEW_STEPS = 8  # of both branches, for each view: below, a fit has not settled
 
@@ -52,6 +56,10 @@ def _build_arguments(parser: argparse.ArgumentParser) -> None:
         "--size", type=whole(32, 1 << 16), default=320, help="longest side, px (default 320)"
     )
     parser.add_argument("--views", type=whole(3), default=200, help="images at most (default 200)")
+    parser.add_argument(
+        "--hold-out", type=_hold_out, default="8:4", metavar="EVERY:FIRST",
+        help="views FIRST, FIRST + EVERY, ... are measured on and not trained on (default 8:4)",
+    )  # fmt: skip
     parser.add_argument("--sh-degree", type=int, default=1, help="of the colours, 0 to 3")
     parser.add_argument("--matcher", default="lite", help="where depth is not known (lite)")
     parser.add_argument("--no-depth", action="store_true", help="leave known depth aside")
@@ -63,7 +71,20 @@ def _build_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--picture", type=Path, metavar="FILE", help="held-out views: real, drawn, depth, normals"
     )
+    parser.add_argument("--force", action="store_true", help="overwrite a scene that is there")
     _shared(parser)
+
+
+def _hold_out(text: str) -> HoldOut:
+    from l2m_ros.workshop.gaussians.captures import HoldOut
+
+    found = re.fullmatch(r"(\d{1,9}):(\d{1,9})", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form EVERY:FIRST, such as 8:4")
+    try:
+        return HoldOut(int(found[1]), int(found[2]))
+    except InvalidInput as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _check_arguments(parser: argparse.ArgumentParser) -> None:
@@ -119,9 +140,11 @@ def _build(args: argparse.Namespace) -> int:
     check_outputs(outputs, [])
     check_picture(args.picture)
     refuse_overwriting([path for path in outputs if path.exists()], [args.source])
+    _refuse_a_scene(args.out, force=args.force)
     options = BuildOptions(
         longest_px=args.size,
         views=args.views,
+        hold_out=args.hold_out,
         minutes=args.minutes,
         use_depth=not args.no_depth,
         matcher=args.matcher,
@@ -149,6 +172,17 @@ def _build(args: argparse.Namespace) -> int:
         f"steps, {psnr}{beside} on {report.held_out} held-out views, {report.seconds:.0f} s"
     )
     return 0
+
+
+def _refuse_a_scene(out: Path, *, force: bool) -> None:
+    """What an unfinished build wrote is its own: the same command goes on."""
+    from l2m_ros.workshop.gaussians.record import plain_path, resume_path
+
+    if force or resume_path(out).is_file():
+        return
+    for path in (out, plain_path(out), out.with_suffix(".json")):
+        if path.exists():
+            raise InvalidInput(f"{path} exists; name another one, or add --force")
 
 
 def _draw(args: argparse.Namespace) -> None:

@@ -21,7 +21,7 @@ import torch
 from l2m_ros.errors import InvalidInput
 from l2m_ros.matching.catalogue import load_matcher
 from l2m_ros.progress import progress
-from l2m_ros.workshop.gaussians.captures import Capture, Captures
+from l2m_ros.workshop.gaussians.captures import Capture, Captures, HoldOut
 from l2m_ros.workshop.gaussians.choice import load_rasterizer
 from l2m_ros.workshop.gaussians.covering import points_in_holes
 from l2m_ros.workshop.gaussians.fit import Fit, FitOptions, psnr_on
@@ -37,13 +37,14 @@ from l2m_ros.workshop.gaussians.initial import (
 from l2m_ros.workshop.gaussians.model import Gaussians
 from l2m_ros.workshop.gaussians.ply import write_ply
 from l2m_ros.workshop.gaussians.rasterizer import Rasterizer
-from l2m_ros.workshop.gaussians.record import plain_path, write_record
+from l2m_ros.workshop.gaussians.record import plain_path, resume_path, write_record
 from l2m_ros.workshop.gaussians.sources import load_captures
 from l2m_ros.workshop.training.checkpoint import load, save
 
 STORE_EVERY_S = 60.0
 FIRST_SHARE = 0.5  # of the Gaussians that a scene may have, at the start
 HOLE_SHARE = 0.1
+LEAST_TRAINING = 2
 LEAST_DEPTH_SHARE = 0.5  # of the views that must have depth for it to be used
 
 
@@ -53,6 +54,7 @@ class BuildOptions:
 
     longest_px: int = 320
     views: int = 200
+    hold_out: HoldOut = field(default_factory=HoldOut)
     minutes: float | None = None
     use_depth: bool = True
     matcher: str = "lite"
@@ -89,6 +91,12 @@ def build_scene(source: Path, out: Path, options: BuildOptions = BuildOptions())
         raise InvalidInput(f"{out}: a scene is written as .ply")
     started = time.monotonic()
     captures = load_captures(source, longest_px=options.longest_px, limit=options.views)
+    captures = captures.holding_out(options.hold_out)
+    if len(captures.training) < LEAST_TRAINING:
+        raise InvalidInput(
+            f"{source}: of {len(captures.items)} views {len(captures.held_out)} are held out: hold "
+            "out fewer (--hold-out), or give more images"
+        )
     rasterizer = load_rasterizer(options.rasterizer)
     run = _Run(out, captures, rasterizer, options)
     scenes = run.finished()
@@ -104,6 +112,8 @@ def build_scene(source: Path, out: Path, options: BuildOptions = BuildOptions())
     )  # fmt: skip
     if "plain" in scenes:
         write_ply(plain_path(out), scenes["plain"])
+    else:  # an earlier build's is not of this fit
+        plain_path(out).unlink(missing_ok=True)
     write_ply(out, scenes["regularised"])
     figures = asdict(report) | {"options": asdict(options)}
     write_record(out, captures, longest_px=options.longest_px, figures=figures)
@@ -221,7 +231,7 @@ class _Run:
 
     @property
     def _state_path(self) -> Path:
-        return self.out.with_suffix(".resume.pt")
+        return resume_path(self.out)
 
     def _fingerprint(self) -> dict[str, Any]:
         options = asdict(self.options)

@@ -30,7 +30,6 @@ from l2m_ros.workshop.gaussians.labels import at_jump, depth_at
 from l2m_ros.workshop.gaussians.model import PosedCamera
 
 LEAST_IMAGES = 3
-HOLD_OUT_EVERY, HOLD_OUT_FIRST = 8, 4  # views 4, 12, 20, ... are never trained on
 Y_DOWN = np.diag([1.0, -1.0, -1.0, 1.0])  # OpenGL camera axes -> ours
 
 
@@ -64,6 +63,21 @@ def _between_pixels(full: FloatArray, nearest: FloatArray) -> FloatArray:
     return np.where(smooth, between, nearest).astype(nearest.dtype)
 
 
+@dataclass(frozen=True)
+class HoldOut:
+    """Views `first`, `first` + `every`, ... are measured on and never trained on."""
+
+    every: int = 8
+    first: int = 4
+
+    def __post_init__(self) -> None:
+        if self.every < 2 or not 0 <= self.first < self.every:
+            raise InvalidInput(
+                "EVERY:FIRST holds out one view of EVERY (2 at least), FIRST is 0 to EVERY - 1; "
+                f"got {self.every}:{self.first}"
+            )
+
+
 @dataclass(frozen=True, eq=False)
 class Captures:
     """All images of a source, and which of them are held out."""
@@ -71,14 +85,21 @@ class Captures:
     source: Path
     items: list[Capture]
     metric: bool
+    held_out_names: frozenset[str] = frozenset()
+
+    def holding_out(self, which: HoldOut | Collection[str]) -> Captures:
+        """The same images; those of a rule, or of these names, are held out."""
+        if isinstance(which, HoldOut):
+            which = [capture.name for capture in self.items[which.first :: which.every]]
+        return replace(self, held_out_names=frozenset(which))
 
     @property
     def held_out(self) -> list[Capture]:
-        return [c for i, c in enumerate(self.items) if i % HOLD_OUT_EVERY == HOLD_OUT_FIRST]
+        return [c for c in self.items if c.name in self.held_out_names]
 
     @property
     def training(self) -> list[Capture]:
-        return [c for i, c in enumerate(self.items) if i % HOLD_OUT_EVERY != HOLD_OUT_FIRST]
+        return [c for c in self.items if c.name not in self.held_out_names]
 
 
 def load_folder(

@@ -17,7 +17,7 @@ from l2m_ros.errors import InvalidInput
 from l2m_ros.files import foreign_values, read_json, write_whole
 from l2m_ros.types import Camera
 from l2m_ros.workshop.evaluation.scenes import rigid
-from l2m_ros.workshop.gaussians.captures import Capture, Captures
+from l2m_ros.workshop.gaussians.captures import Capture, Captures, HoldOut
 from l2m_ros.workshop.gaussians.model import PosedCamera
 from l2m_ros.workshop.gaussians.sources import load_captures
 
@@ -30,6 +30,7 @@ class Record:
     longest_px: int
     cameras: dict[str, PosedCamera]
     metric: bool
+    held_out: list[str] | None  # None: written before views were a choice
     figures: dict[str, Any]
 
     def captures(self, source: Path | None = None) -> Captures:
@@ -47,12 +48,17 @@ class Record:
                 f"{at}: {len(lacking)} images that the scene was built from are not there "
                 f"({lacking[0]}): name those images by --source, or build the scene anew"
             )
-        return found
+        return found.holding_out(HoldOut() if self.held_out is None else self.held_out)
 
 
 def plain_path(scene: Path) -> Path:
     """Where the scene fitted without regularisers lies."""
     return scene.with_suffix(".plain.ply")
+
+
+def resume_path(scene: Path) -> Path:
+    """Where the state of an unfinished build lies."""
+    return scene.with_suffix(".resume.pt")
 
 
 def write_record(
@@ -63,6 +69,7 @@ def write_record(
         "longest_px": longest_px,
         "metric": captures.metric,
         "cameras": {capture.name: _written(capture) for capture in captures.items},
+        "held_out_names": [capture.name for capture in captures.held_out],
         **figures,
     }
     write_whole(scene.with_suffix(".json"), json.dumps(record, indent=1).encode())
@@ -95,8 +102,17 @@ def read_record(scene: Path) -> Record:
             for name, entry in raw["cameras"].items()
         }
         return Record(
-            Path(raw["source"]), _count(raw["longest_px"]), cameras, bool(raw["metric"]), raw
+            Path(raw["source"]), _count(raw["longest_px"]), cameras, bool(raw["metric"]),
+            _among(raw.get("held_out_names"), cameras), raw,
         )  # fmt: skip
+
+
+def _among(names: Any, cameras: dict[str, PosedCamera]) -> list[str] | None:
+    if names is None:
+        return None
+    if not isinstance(names, list) or not all(name in cameras for name in names):
+        raise InvalidInput(f"held_out_names {names!r} are not names of its cameras")
+    return names
 
 
 def _count(value: Any) -> int:
