@@ -279,10 +279,17 @@ def passwords(address: str) -> list[str]:
     return sorted({w for one in found for w in (one, unquote(one)) if w}, key=len, reverse=True)
 
 
-def refuse_existing(target: Path, *, force: bool) -> None:
-    if Path(target).exists() and not force:
-        raise InvalidInput(f"{target} exists already: name another output or add --force")
-    check_writable(Path(target))
+def refuse_existing(*targets: Path | None, force: bool, remedy: str = "--force") -> None:
+    """Earlier work is kept: a target that holds something is refused, or may go by force."""
+    for target in targets:
+        check_writable(target)
+        if target is not None and not force and _holds_something(target):
+            raise InvalidInput(f"{target} exists already: name another output or add {remedy}")
+
+
+def _holds_something(path: Path) -> bool:
+    """Not what mktemp makes, and no folder that is waiting to be filled."""
+    return any(path.iterdir()) if path.is_dir() else path.exists() and path.stat().st_size > 0
 
 
 @contextmanager

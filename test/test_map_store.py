@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 from fakes import postgres_server
 from fakes.keyframes import CAMERA, features, map_keyframe, stored_cells
+from fakes.scenes import PATH, write_relief
 
+from l2m_ros import cli
 from l2m_ros.errors import InvalidInput, L2MError, MapError
 from l2m_ros.files import without_password
 from l2m_ros.geometry.camera import unproject
@@ -494,3 +496,19 @@ def test_keyframes_near_a_place_are_those_that_the_map_has_now(tmp_path):
 def test_arrays_beyond_half_precision_are_clipped_not_infinite():
     back = codec.decode_arrays(codec.encode_arrays({"a": np.array([1e9, -1e9, 0.5])}))
     assert np.isfinite(back["a"]).all() and back["a"][2] == 0.5
+
+
+def test_a_map_that_is_there_is_not_added_to_unasked(address, store, tmp_path, capsys):
+    """A server's as little as a file: two buildings in one map are no map."""
+    store.add(map_keyframe(1, map_from_camera=T, covariance=P))
+    inputs = [str(tmp_path / name) for name in ("a.l2m", "b.l2m")]
+    for path in inputs:
+        other = open_map(path, create=True)
+        other.add(map_keyframe(2, map_from_camera=T, covariance=P))
+        other.close()
+    write_relief(tmp_path / "relief", PATH[:1])
+    for argv in (["merge", *inputs], ["build", str(tmp_path / "relief"), "--model", "orb"]):
+        assert cli.main(["map", *argv, "--out", address]) == 2, argv
+        said = capsys.readouterr().err
+        assert "already" in said and said.count("\n") == 1, said
+        assert len(store.ids()) == 1

@@ -211,5 +211,5 @@ def test_a_submission_of_withheld_poses(tmp_path, capsys, oracles):
     assert name == "seq1/frame_00005.jpg"
     assert len(numbers) == 8
     assert np.allclose([float(v) for v in numbers[4:7]], pose(6)[:3, 3], atol=0.03)
-    assert main([*command, "--matcher", "tall", "--submission", str(out)]) == 2
+    assert main([*command, "--matcher", "tall", "--submission", str(tmp_path / "tall.zip")]) == 2
     assert "one matcher" in capsys.readouterr().err

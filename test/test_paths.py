@@ -26,6 +26,19 @@ pytest.importorskip("torch")
 pytest.importorskip("faiss")
 pytest.importorskip("rosbags")
 
+# Outputs by what happens to what is there (docs/use.md); any other one is refused without --force.
+DRAWN_ANEW = ("match --out", "view-pair --out", "features --out", "lift --picture",
+              "splat build --picture", "splat pairs --picture")  # fmt: skip
+GOES_ON = ("evaluate --keep", "train --out", "splat pairs --out", "lift --out")
+UPDATED = ("export --card", "splat build --out")
+SUFFIXES = {
+    "replay --out": ".tum", "replay --out-bag": ".mcap", "localize --out": ".tum",
+    "view --save": ".rrd", "map view --save": ".rrd", "map export --ply": ".ply",
+    "evaluate --submission": ".zip",
+}  # fmt: skip
+FOLDERS = ("evaluate --plots", "export --out", "map export --colmap", "map export --nerfstudio",
+           "demo --out")  # fmt: skip
+
 LIMIT_S = 120  # of one call: a pipe that is waited for never comes
 IN, OUT = "IN", "OUT"
 LINES = """
@@ -104,7 +117,7 @@ map info IN
 map check IN
 map merge IN {map} --out {out}
 map merge {map} IN --out {out}
-map merge {map} {map} --out OUT
+map merge {map} {other_map} --out OUT
 map thin IN --keep 2
 map export IN --ply {out}
 map export {map} --ply OUT
@@ -132,13 +145,15 @@ def good(tmp_path_factory):
     for number in range(2):
         cv2.imwrite(str(folder / "photographs" / f"{number}.png"), texture(96, 72, number))
     write_relief(folder / "relief", PATH[:2])
-    store = open_map(str(folder / "wall.l2m"), create=True)
-    store.add(map_keyframe(1, name="a", map_from_camera=np.eye(4), covariance=np.eye(6) * 1e-4))
-    store.close()
+    for name in ("wall.l2m", "other.l2m"):
+        store = open_map(str(folder / name), create=True)
+        store.add(map_keyframe(1, name="a", map_from_camera=np.eye(4), covariance=np.eye(6) * 1e-4))
+        store.close()
     bag = folder / "run.mcap"
     assert cli.main(["simulate", "--out", str(bag), "--frames", "1", "--size", "32x24"]) == 0
     first, second = sorted((folder / "photographs").iterdir())
     names = {"a": first, "b": second, "relief": folder / "relief", "map": folder / "wall.l2m"}
+    names["other_map"] = folder / "other.l2m"
     return {**names, "bag": bag, "photographs": folder / "photographs"}
 
 
@@ -258,3 +273,52 @@ def test_an_empty_argument_is_no_path(capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(["evaluate", ""])
     assert ended.value.code == 2 and "variable of the shell" in capsys.readouterr().err
+
+
+def output_of(call: list[str]) -> str:
+    """`map export --ply` of a line with OUT."""
+    names = [name for name, _ in parsers(call[0]) if name.split() == call[: len(name.split())]]
+    return f"{names[0]} {call[call.index(OUT) - 1]}"
+
+
+KEPT = [
+    call
+    for call in CALLS
+    if OUT in call and output_of(call) not in (*DRAWN_ANEW, *GOES_ON, *UPDATED)
+]
+
+
+@pytest.mark.parametrize("call", KEPT, ids=" ".join)
+def test_earlier_work_stays_without_force(call, good, tmp_path, capsys):
+    name = output_of(call)
+    there = tmp_path / f"out{SUFFIXES.get(name, '')}"
+    kept = there / "images" / "work" if name in FOLDERS else there
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text("of an hour")
+    given = {**good, "out": tmp_path / "made"}
+    words = [str(there) if word == OUT else word.format(**given) for word in call]
+    capsys.readouterr()
+    assert ends(words) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert f"{there}" in said[-1] and "exists already" in said[-1] and "--force" in said[-1], said
+    assert kept.read_text() == "of an hour" and not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "written"),
+    [
+        ("match {a} {b} --model orb --out OUT.png", "."),
+        ("match {a} {b} --model orb --out OUT", "matches.png"),
+        ("view-pair {a} {b} --matcher orb --out OUT.png", "."),
+        ("map export {map} --colmap OUT --force", "sparse/0/images.txt"),
+        ("simulate --out OUT --frames 2 --size 32x24 --pairs 0 --force", "meta.json"),
+    ],
+)
+def test_a_picture_is_drawn_anew_and_earlier_work_goes_by_force(line, written, good, tmp_path):
+    words = [word.replace(OUT, str(tmp_path / "out")).format(**good) for word in line.split()]
+    target = next(Path(word) for word in words if word.startswith(str(tmp_path)))
+    file = target / written
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("old")
+    assert ends(words) in (0, 1)
+    assert file.read_bytes() != b"old"

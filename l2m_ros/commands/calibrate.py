@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from l2m_ros.commands.options import add_truth_arguments, as_json
+from l2m_ros.commands.options import add_force, add_truth_arguments, as_json
 from l2m_ros.commands.replay import (
     add_tracking_arguments,
     tracked_frames,
@@ -16,7 +16,7 @@ from l2m_ros.commands.replay import (
     values_of,
 )
 from l2m_ros.errors import InvalidInput
-from l2m_ros.files import check_file, refuse_overwriting, write_whole
+from l2m_ros.files import check_outputs, refuse_existing, write_whole
 
 if TYPE_CHECKING:
     from l2m_ros.tracking.result import TrackResult
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_tracking_arguments(parser)
     add_truth_arguments(parser)
     parser.add_argument("--out", type=Path, help="YAML of the parameters that changed")
-    parser.add_argument("--force", action="store_true", help="overwrite what exists")
+    add_force(parser)
     parser.add_argument("--json", action="store_true", help="figures as JSON on stdout")
 
 
@@ -39,10 +39,8 @@ def run(args: argparse.Namespace) -> int:
     from l2m_ros.workshop.evaluation.calibration import calibrate, samples
     from l2m_ros.workshop.evaluation.tracking import TruthSigma
 
-    if args.out is not None and args.out.exists() and not args.force:
-        raise InvalidInput(f"{args.out} exists; name another one, or add --force")
-    refuse_overwriting([args.out], [args.bag, args.params_file])
-    check_file(args.out)
+    check_outputs([args.out], [args.bag, args.params_file])
+    refuse_existing(args.out, force=args.force)
     sigma, pose = TruthSigma.parse(args.truth_sigma), tracker_options(values_of(args)).pose
     folder = (args.bag / "meta.json").is_file()
     results, truth = _of_folder(args) if folder else _of_bag(args)

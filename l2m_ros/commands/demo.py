@@ -11,8 +11,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from l2m_ros.commands.options import as_json
-from l2m_ros.files import check_folder
+from l2m_ros.commands.options import add_force, as_json
+from l2m_ros.files import check_folder, refuse_existing
 
 if TYPE_CHECKING:
     from l2m_ros.node.output_recorder import RecordedOutputs
@@ -54,12 +54,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frames", type=int, default=d.frames, help=f"default: {d.frames}")
     parser.add_argument("--model", default=d.model, help=f"matcher (default: {d.model})")
     parser.add_argument("--seed", type=int, default=d.seed)
+    add_force(parser)
     parser.add_argument("--json", action="store_true", help="figures as JSON on stdout")
 
 
 def run(args: argparse.Namespace) -> int:
-    check_folder(args.out)
     options = DemoOptions(args.out, args.scene, args.path, args.frames, args.model, args.seed)
+    check_folder(args.out)
+    # Map and report are made anew: in a folder that no demo has left, they may be somebody's.
+    left_by_demo = any(args.out.glob("*_*_[0-9]*_[0-9]*.mcap"))
+    refuse_existing(args.out, force=args.force or left_by_demo)
     bag = _simulated(options)
     tracked = _run_of(options, bag, _over_dds(options, bag))
     page, figures, text = tracked.report(), tracked.figures(), tracked.text()

@@ -13,13 +13,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from l2m_ros.files import check_folder, check_outputs, local, refuse_overwriting, write_whole
+from l2m_ros.files import (
+    check_folder,
+    check_outputs,
+    local,
+    refuse_existing,
+    refuse_overwriting,
+    write_whole,
+)
 
 STDOUT = Path("-")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from l2m_ros.commands.options import add_runner_arguments, add_second_look, place, whole
+    from l2m_ros.commands.options import (
+        add_force,
+        add_runner_arguments,
+        add_second_look,
+        place,
+        whole,
+    )
     from l2m_ros.matching.catalogue import DEFAULT_MODEL
     from l2m_ros.matching.sampling import METHODS
     from l2m_ros.workshop.evaluation.benchmark import BenchmarkOptions
@@ -76,6 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plots", type=Path, metavar="DIR", help="recall curves, trajectories, matches as pictures"
     )
+    add_force(parser)
     add_runner_arguments(parser)
     parser.add_argument(
         "--keep", type=place, metavar="DIR|URL",
@@ -101,6 +115,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         refuse_overwriting([args.submission], [*args.scenes, args.map_free])
         check_folder(args.submission)
+    refuse_existing(*files, args.submission, args.plots, force=args.force)
     if args.map_free is not None:
         return _map_free(args)
     if not args.scenes:

@@ -12,9 +12,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from l2m_ros.commands.options import as_json, show_log, size_of
+from l2m_ros.commands.options import add_force, as_json, show_log, size_of
 from l2m_ros.errors import InvalidInput
-from l2m_ros.files import check_outputs
+from l2m_ros.files import check_folder, check_outputs, refuse_existing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--check", action="store_true", help="check the graphs of MODEL only")
     parser.add_argument("--no-verify", action="store_true", help="do not compare with torch")
+    add_force(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object instead of words")
 
 
@@ -87,7 +88,10 @@ def _exported(args: argparse.Namespace) -> dict[str, Any]:
             raise InvalidInput(words)
         load_card(args.shape_of)  # said now, not after a minute
     out = args.out or Path(f"{card.name}-{height}x{width}-{args.precision}")
-    check_outputs([args.card], [args.ops], [out] if args.shape_of is None else [])
+    if args.shape_of is None:
+        check_folder(out)
+        refuse_existing(out, force=args.force)
+    check_outputs([args.card], [args.ops])
     network, card = load_network(card, BackendOptions(weights=args.weights, untrained=True))
 
     def exported(out: Path) -> Any:

@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from l2m_ros.commands.options import BACKENDS, whole
+from l2m_ros.commands.options import BACKENDS, add_force, whole
 from l2m_ros.errors import InvalidInput
-from l2m_ros.files import check_outputs, local
+from l2m_ros.files import check_outputs, local, refuse_existing
 
 if TYPE_CHECKING:
     from l2m_ros.bags.mapping import Query
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--world", help="name of the queries' truth, if the folder has none")
     parser.add_argument("--verbose", action="store_true", help="a line for each image")
-    parser.add_argument("--force", action="store_true", help="overwrite --out")
+    add_force(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,9 +57,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.out is not None and args.out.suffix != ".tum":
         raise InvalidInput(f"--out {args.out}: the name ends in .tum")
-    if args.out is not None and args.out.exists() and not args.force:
-        raise InvalidInput(f"{args.out} exists; name another one, or add --force")
     check_outputs([args.out], [local(args.map), args.queries, args.mask])
+    refuse_existing(args.out, force=args.force)
     store = open_map(args.map)
     try:
         model = args.model or model_of(store.meta(), DEFAULT_MODEL)

@@ -19,10 +19,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from l2m_ros.commands.options import BACKENDS, real, whole
+from l2m_ros.commands.options import BACKENDS, add_force, real, whole
 from l2m_ros.commands.replay import add_parameter_arguments, values_of
 from l2m_ros.errors import InvalidInput
-from l2m_ros.files import check_outputs, local, without_password
+from l2m_ros.files import check_outputs, local, refuse_existing, without_password
 
 A_MAP: dict[str, Any] = {"metavar": "MAP", "help": "a .l2m file, or postgresql://..."}
 
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument("--world", help="name of the truth's frame, if the folder has none")
     add_parameter_arguments(build)  # of a bag: base_from_camera and others
     build.add_argument("--append", action="store_true", help="add to a map that is there")
-    build.add_argument("--force", action="store_true", help="replace a map that is there")
+    add_force(build)
     _model(build)
     info = _action(actions, "info", "print what a map holds")
     info.add_argument("map", **A_MAP)
@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     merge.add_argument("a", metavar="A", help="its frame is kept")
     merge.add_argument("b", metavar="B", help="is brought into A's frame")
     merge.add_argument("--out", required=True, metavar="C", help="a file, or postgresql://...")
-    merge.add_argument("--force", action="store_true", help="replace a map that is there")
+    add_force(merge)
     _model(merge)
     thin = _action(actions, "thin", "drop the most redundant keyframes")
     thin.add_argument("map", **A_MAP)
@@ -82,11 +82,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.02,
         help="one point in each cube of this size, metres (default 0.02)",
     )
+    add_force(export)
     view = _action(actions, "view", "show a map in the Rerun viewer")
     view.add_argument("map", **A_MAP)
     view.add_argument(
         "--save", type=Path, metavar="FILE.rrd", help="write a file instead of showing it"
     )
+    add_force(view)
 
 
 def _action(actions: Any, name: str, words: str) -> Any:
@@ -134,6 +136,8 @@ def _build(args: argparse.Namespace) -> int:
     ):
         store = open_map(target, create=True)
         try:
+            if not args.append:
+                _refuse_keyframes(store, args.out, "add --append, or name another map")
             built = build_map(
                 recording,
                 store,
@@ -165,9 +169,8 @@ def _target(out: str, *, append: bool | None = None, force: bool) -> Iterator[st
     from l2m_ros.mapping import sqlite
 
     path = Path(out)
-    if path.exists() and not force:
-        remedy = "--force" if append is None else "--append or --force"
-        raise InvalidInput(f"{out} exists; add {remedy}, or name another one")
+    remedy = "--force" if append is None else "--append or --force"
+    refuse_existing(path, force=force, remedy=remedy)
     partial = path.with_name(f".{path.name}.partial")
     for file in (path, partial):
         sqlite.refuse_in_use(file)
@@ -177,6 +180,12 @@ def _target(out: str, *, append: bool | None = None, force: bool) -> Iterator[st
         sqlite.replace_map(partial, path)
     finally:
         sqlite.remove(partial)
+
+
+def _refuse_keyframes(store: Any, name: str, remedy: str) -> None:
+    """A server's map cannot be replaced: nothing is renamed there."""
+    if store.ids():
+        raise InvalidInput(f"{without_password(name)} holds keyframes already: {remedy}")
 
 
 def _info(args: argparse.Namespace) -> int:
@@ -231,6 +240,7 @@ def _merge(args: argparse.Namespace) -> int:
     with _target(args.out, force=args.force) as target:
         a, b, out = open_map(args.a), open_map(args.b), open_map(target, create=True)
         try:
+            _refuse_keyframes(out, args.out, "name another map")
             merged = merge(a, b, out, _matcher(args, a.meta()))
         finally:
             for store in (a, b, out):
@@ -269,6 +279,12 @@ def _export(args: argparse.Namespace) -> int:
 
     check_outputs([args.ply], [local(args.map)], [args.colmap, args.nerfstudio])
     _ends_in(args.ply, ".ply")
+    colmap = [args.colmap and args.colmap / name for name in ("images", "sparse")]
+    nerfstudio = [
+        args.nerfstudio and args.nerfstudio / name
+        for name in ("images", "points.ply", "transforms.json")
+    ]
+    refuse_existing(args.ply, *colmap, *nerfstudio, force=args.force)
     store = open_map(args.map)
     try:
         wanted = [
@@ -297,6 +313,7 @@ def _view(args: argparse.Namespace) -> int:
 
     check_outputs([args.save], [local(args.map)])
     _ends_in(args.save, ".rrd")
+    refuse_existing(args.save, force=args.force)
     from l2m_ros.bags.map_view import show_map
 
     store = open_map(args.map)

@@ -89,6 +89,11 @@ def add_second_look(parser: argparse.ArgumentParser, default: str) -> None:
     )  # fmt: skip
 
 
+def add_force(parser: argparse.ArgumentParser) -> None:
+    """Of verbs whose output takes long: `files.refuse_existing` keeps what is there."""
+    parser.add_argument("--force", action="store_true", help="replace outputs that are there")
+
+
 def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
     """Where the work is done; the result is the same."""
     parser.add_argument(

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from l2m_ros.commands.options import add_truth_arguments, as_json
+from l2m_ros.commands.options import add_force, add_truth_arguments, as_json
 from l2m_ros.errors import InvalidInput
-from l2m_ros.files import check_writable, refuse_overwriting
+from l2m_ros.files import refuse_existing, refuse_overwriting
 
 if TYPE_CHECKING:
     from l2m_ros.frames.inputs import Report
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out-bag", type=Path, help="write the poses as a bag: .mcap or .db3")
     parser.add_argument("--report", type=Path, help="write an HTML page with pictures")
     parser.add_argument("--rerun", action="store_true", help="show it in the Rerun viewer")
-    parser.add_argument("--force", action="store_true", help="overwrite what exists")
+    add_force(parser)
     parser.add_argument("--json", action="store_true", help="figures as JSON on stdout")
 
 
@@ -75,14 +75,10 @@ def run(args: argparse.Namespace) -> int:
 def _check_outputs(args: argparse.Namespace) -> None:
     if args.out is not None and args.out.suffix not in TRAJECTORIES:
         raise InvalidInput(f"--out {args.out}: the name ends in {', '.join(TRAJECTORIES)}")
-    for path in (args.out, args.out_bag, args.report):
-        if path is not None and path.exists() and not args.force:
-            raise InvalidInput(f"{path} exists; name another one, or add --force")
     outputs = [args.out, args.out_bag, args.report]
     truth = None if args.truth is None else Path(args.truth)
     refuse_overwriting(outputs, [args.bag, args.params_file, truth])
-    for path in outputs:
-        check_writable(path)
+    refuse_existing(*outputs, force=args.force)
     if args.out_bag is not None and args.out_bag.suffix not in (".mcap", ".db3"):
         raise InvalidInput(f"--out-bag {args.out_bag}: the name ends in .mcap or .db3")
 

@@ -10,7 +10,7 @@ import argparse
 from itertools import islice
 from pathlib import Path
 
-from l2m_ros.commands.options import defaults_shown
+from l2m_ros.commands.options import add_force, defaults_shown
 from l2m_ros.errors import InvalidInput
 from l2m_ros.files import BAG_SUFFIXES, refuse_existing, refuse_overwriting
 
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N,N",
         help="frames between the pictures of a pair (default: by the data set)",
     )
-    parser.add_argument("--force", action="store_true", help="replace what is there")
+    add_force(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from l2m_ros.commands.options import as_json, defaults_shown, real, size_of, whole
+from l2m_ros.commands.options import add_force, as_json, defaults_shown, real, size_of, whole
 from l2m_ros.files import BAG_SUFFIXES, refuse_existing
 
 
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--seed", type=int, default=d.seed, help="of path and noise")
     add("--scene-seed", type=int, default=d.scene_seed, help="of the world")
-    parser.add_argument("--force", action="store_true", help="replace what is there")
+    add_force(parser)
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
 
 

@@ -15,7 +15,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from l2m_ros.commands.options import defaults_shown, whole
+from l2m_ros.commands.options import add_force, defaults_shown, whole
 
 TEACHER = "aliked-lightglue"
 
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--pairs", type=whole(1), default=200, help="tried of each place")
     add("--least", type=whole(1), default=80, help="matches that agree, for a pair to be kept")
     add("--seed", type=whole(0), default=0, help="of which pairs are tried")
-    parser.add_argument("--force", action="store_true", help="replace what is there")
+    add_force(parser)
 
 
 def run(args: argparse.Namespace) -> int:

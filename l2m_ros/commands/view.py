@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 from l2m_ros.commands import replay
-from l2m_ros.errors import InvalidInput
-from l2m_ros.files import check_outputs, whole_file
+from l2m_ros.commands.options import add_force
+from l2m_ros.files import check_outputs, refuse_existing, whole_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,15 +15,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "bag", type=Path, nargs="?", help="a bag to track; without it, the running node is shown"
     )
     parser.add_argument("--save", type=Path, metavar="FILE.rrd", help="write instead of show")
+    add_force(parser)
     replay.add_tracking_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int | None:
     if args.save is None:
         return _show(args, None)
-    if args.save.exists():
-        raise InvalidInput(f"{args.save} exists; name another one")
     check_outputs([args.save], [args.bag, args.params_file])
+    refuse_existing(args.save, force=args.force)
     with whole_file(args.save) as partial:
         return _show(args, partial)
 

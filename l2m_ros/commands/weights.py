@@ -15,7 +15,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from l2m_ros.files import check_file, refuse_overwriting
+from l2m_ros.commands.options import add_force
+from l2m_ros.files import check_file, refuse_existing, refuse_overwriting
 from l2m_ros.matching import weights as store
 from l2m_ros.progress import progress
 
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     convert.add_argument("files", nargs="+", type=Path, metavar="FILE", help="parts of one model")
     convert.add_argument("--architecture", default="l2m", help="default: l2m")
     convert.add_argument("--out", type=Path, help="default: the first file with .safetensors")
+    add_force(convert)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -132,6 +134,7 @@ def _convert(args: argparse.Namespace) -> int:
     out = args.out or args.files[0].with_suffix(".safetensors")
     refuse_overwriting([out], args.files)
     check_file(out)
+    refuse_existing(out, force=args.force)
     parameters = convert(args.files, out, args.architecture)
     print(f"{out}: {parameters:,} numbers, checked against {args.architecture}")
     return 0
