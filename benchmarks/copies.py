@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import refusals  # noqa: F401
 from rclpy.serialization import deserialize_message, serialize_message
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "test"))

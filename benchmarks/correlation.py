@@ -16,6 +16,8 @@ import subprocess
 import sys
 import time
 
+import refusals  # noqa: F401
+
 # Stride, channels, rows = columns, radius: first pass at 560, second at 864.
 CASES = [(16, 512, 40, 7), (8, 512, 70, 3), (4, 256, 140, 2), (8, 512, 108, 3), (4, 256, 216, 2)]
 FORMS = {"plain": "local_correlation_plain", "fast": "local_correlation"}

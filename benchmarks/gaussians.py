@@ -12,6 +12,7 @@ import os
 import time
 
 import numpy as np
+import refusals  # noqa: F401
 import torch
 
 from l2m_ros.types import Camera

@@ -23,6 +23,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import refusals  # noqa: F401
 import torch
 from keyframe import FRAME, images, schedules
 from torch import Tensor, nn

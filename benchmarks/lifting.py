@@ -16,6 +16,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import refusals  # noqa: F401
 
 from l2m_ros.workshop.lifting.pairs import PairOptions, PairSource
 from l2m_ros.workshop.lifting.photographs import find_photographs

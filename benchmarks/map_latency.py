@@ -27,6 +27,7 @@ import blas  # noqa: F401
 import numpy as np
 
 from l2m_ros.bags.recording import Shot, open_recording
+from l2m_ros.errors import InvalidInput
 from l2m_ros.mapping.map_process import MapProcess, Spec
 from l2m_ros.mapping.options import BUILD, OnlineOptions
 from l2m_ros.matching.catalogue import load_matcher
@@ -86,7 +87,9 @@ def run_before_others(pid: int, priority: int) -> None:
     try:
         os.sched_setscheduler(pid, os.SCHED_RR, os.sched_param(priority))
     except PermissionError as error:
-        raise SystemExit(f"--real-time needs the right to it: run it as root ({error})") from error
+        raise InvalidInput(
+            f"--real-time needs the right to it: run it as root ({error})"
+        ) from error
 
 
 def main() -> int:
@@ -109,6 +112,8 @@ def main() -> int:
     end_s = time.monotonic() + args.seconds
     with open_recording(args.recording) as recording:
         shots = list(islice(recording.shots(), args.frames))
+    if len(shots) < 2:
+        raise InvalidInput(f"{args.recording} holds {len(shots)} images: name one with two or more")
     own = {"threads": args.threads} if args.threads else {}
     tracker = Tracker(load_matcher(args.model, **own))
     length_ns = shots[-1].frame.stamp_ns - shots[0].frame.stamp_ns + GAP_NS

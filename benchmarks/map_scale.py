@@ -27,6 +27,7 @@ import cv2
 import numpy as np
 
 from l2m_ros.bags.recording import Shot, open_recording
+from l2m_ros.errors import InvalidInput
 from l2m_ros.geometry import se3
 from l2m_ros.images import read_rgb
 from l2m_ros.mapping import codec
@@ -48,10 +49,12 @@ PICTURES = (".jpg", ".jpeg", ".png", ".ppm")
 
 
 def pictures(folders: list[Path]) -> list[Path]:
+    """Colour pictures at or below folders of photographs or recordings."""
     files = sorted(p for f in folders for p in f.rglob("*") if p.suffix.lower() in PICTURES)
     files = [p for p in files if "depth" not in p.parts]
-    if not files:
-        raise SystemExit(f"no pictures in {', '.join(map(str, folders))}")
+    for folder in folders:
+        if not any(p.is_relative_to(folder) for p in files):
+            raise InvalidInput(f"{folder} holds no pictures ({', '.join(PICTURES)}): name another")
     return files
 
 
@@ -193,6 +196,8 @@ def queries(recording: Path, map_path: str) -> list[Shot]:
     source.close()
     with open_recording(recording) as opened:
         others = [shot for shot in opened.shots() if shot.frame.stamp_ns not in taken]
+    if not others:
+        raise InvalidInput(f"{recording}: each image is a keyframe of the map: name another drive")
     step = max(len(others) // (QUERIES + 1), 1)
     return others[step // 2 :: step]
 
@@ -254,6 +259,7 @@ def main() -> None:
     parser.add_argument("--keyframes", type=int, action="append")
     parser.add_argument("--kept", type=Path, help="folder for the large maps")
     args = parser.parse_args()
+    pictures([*args.others, *args.elsewhere])
     for count in args.keyframes or [1000, 10_000]:
         print(f"{count} keyframes", flush=True)
         with tempfile.TemporaryDirectory() as folder:

@@ -25,6 +25,7 @@ from pathlib import Path
 import copies
 import numpy as np
 import rclpy
+import refusals  # noqa: F401
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseWithCovarianceStamped
 from rclpy.executors import SingleThreadedExecutor

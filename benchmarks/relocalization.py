@@ -32,9 +32,11 @@ from typing import Any
 import blas  # noqa: F401
 import cv2
 import numpy as np
+from map_scale import pictures
 
 from l2m_ros.bags.mapping import BuildOptions, build_map
 from l2m_ros.bags.recording import Recording, Shot, open_recording
+from l2m_ros.errors import InvalidInput
 from l2m_ros.geometry import se3
 from l2m_ros.images import read_rgb
 from l2m_ros.mapping.alignment import PoseError, error_figures, pose_error, world_from_map
@@ -50,7 +52,6 @@ from l2m_ros.types import Camera, Frame, Lost
 
 BLOCK = 20
 TURNS_DEG = (20, 30, 45, 60, 90, 120, 135, 180)
-PICTURES = (".jpg", ".jpeg", ".png", ".ppm")
 Change = Callable[[Shot], Shot]
 
 
@@ -165,7 +166,7 @@ def described_map(other: Path, matcher: Matcher, path: Path) -> None:
     if path.exists():
         return
     if not other.exists():
-        raise SystemExit(f"{other} is not there: build it first, by --model of --map-of")
+        raise InvalidInput(f"{other} is not there: build it first, by --model of --map-of")
     part = path.with_suffix(".part")
     shutil.copyfile(other, part)
     describe_anew(str(part), lambda _: matcher)
@@ -274,10 +275,9 @@ def error_of(row: dict[str, Any], align: np.ndarray) -> PoseError:
     return pose_error(pose, covariance, truth, align)
 
 
-def negatives(folders: Iterable[Path], camera: Camera, every: int) -> Iterator[Shot]:
+def negatives(folders: list[Path], camera: Camera, every: int) -> Iterator[Shot]:
     """Pictures of elsewhere, under the camera of the map."""
-    files = sorted(p for f in folders for p in f.rglob("*") if p.suffix.lower() in PICTURES)
-    for path in islice((p for p in files if "depth" not in p.parts), 0, None, every):
+    for path in pictures(folders)[::every]:
         rgb = cv2.resize(read_rgb(path), camera.size, interpolation=cv2.INTER_AREA)
         yield Shot(Frame(rgb, camera), str(path))
 
@@ -314,6 +314,11 @@ def main() -> None:
     parser.add_argument("--negatives-every", type=int, default=1)
     args = parser.parse_args()
     until_s = time.monotonic() + args.part_s
+    for case in args.cases.split(","):
+        if case not in (*CHANGES, "negatives"):
+            raise InvalidInput(f"--cases {case}: there are {', '.join(CHANGES)} and negatives")
+        if case == "negatives" and not pictures(args.negatives):
+            raise InvalidInput("--cases negatives takes pictures of elsewhere: --negatives FOLDERS")
     args.kept.mkdir(parents=True, exist_ok=True)
     matcher = load_matcher(args.model)
     for path in args.sequences:

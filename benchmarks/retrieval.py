@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import refusals  # noqa: F401
 
 from l2m_ros.bags.recording import open_recording
 from l2m_ros.mapping.descriptor import SIZE, learn

@@ -27,6 +27,7 @@ import blas  # noqa: F401
 import cv2
 import numpy as np
 
+from l2m_ros.errors import InvalidInput
 from l2m_ros.matching.catalogue import load_matcher
 from l2m_ros.matching.matcher import Matcher
 from l2m_ros.parameters.file import parameter_values
@@ -251,7 +252,10 @@ def recordings_in(sequences: Path, only: str | None) -> list[Path]:
     found = [folder for folder in folders if not only or only in folder.name]
     if not found:
         named = f" whose name contains {only}" if only else ""
-        raise SystemExit(f"{sequences} holds no recording (a folder with meta.json){named}")
+        raise InvalidInput(
+            f"{sequences} holds no recording{named}: name a folder that holds a folder with "
+            "meta.json for each"
+        )
     return found
 
 

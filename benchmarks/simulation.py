@@ -11,6 +11,8 @@ from __future__ import annotations
 # ruff: noqa: E402
 import os
 
+import refusals  # noqa: F401
+
 # One core for this process and for the threads that numpy and OpenCV start when imported.
 os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")

@@ -39,6 +39,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
+import refusals  # noqa: F401
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "test"))
 

@@ -24,11 +24,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import refusals  # noqa: F401
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from l2m_ros.commands.train_decoder import with_head
+from l2m_ros.errors import InvalidInput
 from l2m_ros.networks.checkpoint import weights_id
 from l2m_ros.networks.lite.aligned import HEAD
 from l2m_ros.networks.lite.files import load_head
@@ -102,6 +104,10 @@ def run_bank(args: argparse.Namespace) -> None:
 def run_train(args: argparse.Namespace) -> None:
     if args.device == "cuda":
         torch.backends.cudnn.benchmark = True
+    needed = ["--photographs"] * (args.arm != "pairs") + ["--bank"] * (args.arm != "photographs")
+    for option in [*needed, *["--align"] * (args.arm == "aligned")]:
+        if getattr(args, option[2:]) is None:
+            raise InvalidInput(f"--arm {args.arm} needs {option}")
     options = options_of(args)
     name = f"{args.name or args.arm}-{args.seed}"
     network = network_of(dict(options.network), args.seed, args.eyes, args.align)
@@ -129,7 +135,10 @@ def run_train(args: argparse.Namespace) -> None:
 
 
 def run_measure(args: argparse.Namespace) -> None:
-    for path in sorted(args.runs.glob("*-[0-9].safetensors")):
+    runs = sorted(args.runs.glob("*-[0-9].safetensors"))
+    if not runs:
+        raise InvalidInput(f"{args.runs} holds no ARM-SEED.safetensors: train writes them")
+    for path in runs:
         figures = path.with_suffix(".json")
         if not figures.is_file():
             figures.write_text(json.dumps(measured(args, learnt_network(path, args)), indent=1))
@@ -148,7 +157,7 @@ def learnt_network(path: Path, args: argparse.Namespace) -> nn.Module:
     align = path.with_name("head.safetensors") if config else None
     network = network_of(config, 0, eyes, align)
     if about.get("eyes", found := weights_id(network.eyes.state_dict())) != found:
-        raise SystemExit(f"{path}: was trained with other eyes than {eyes}: name them by --eyes")
+        raise InvalidInput(f"{path}: was trained with other eyes than {eyes}: name them by --eyes")
     state = {**network.state_dict(), **load_file(path)}
     load_weights(network, state, str(path))
     return network.eval()

@@ -17,6 +17,8 @@ import threading
 import time
 from pathlib import Path
 
+import refusals  # noqa: F401
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "test"))
 
 from node_process import NodeProcess

@@ -66,12 +66,16 @@ def ask(relocalizer: Relocalizer, options: SimulationOptions, *, verbose: bool) 
     return found
 
 
+def whole_numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("map", type=Path)
-    parser.add_argument("--scene-seeds", default="0,7,8")
+    parser.add_argument("--scene-seeds", type=whole_numbers, default=[OWN, 7, 8])
     parser.add_argument("--count", type=int, default=16, help="images of each corridor")
     parser.add_argument("--every-s", type=float, default=13.3)
     parser.add_argument("--width", type=int, default=320)
@@ -80,7 +84,7 @@ def main() -> None:
     store = open_map(str(args.map), write=False)
     relocalizer = Relocalizer(Places(store, load_matcher("lite")))
     wrong = 0
-    for seed in map(int, args.scene_seeds.split(",")):
+    for seed in args.scene_seeds:
         options = images(seed, args.count, args.every_s, args.width)
         found = ask(relocalizer, options, verbose=args.verbose)
         wrong += found if seed != OWN else 0

@@ -121,20 +121,27 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # whoever reads it has enough (| head); Python flushes once more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (L2MError, OSError) as error:
-        print(f"l2m {verb}: {_one_line(error)}", file=sys.stderr)
-        return 2
-    except ModuleNotFoundError as error:
-        print(f"l2m {verb}: {_missing(error)}", file=sys.stderr)
-        return 2
-    except ImportError as error:  # of versions that do not suit one another
-        print(f"l2m {verb}: a library cannot be loaded: {_one_line(error)}", file=sys.stderr)
-        return 2
-    except MemoryError:
-        print(f"l2m {verb}: there is not enough memory for this", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        words = refusal(error)
+        if words is None:
+            raise
+        print(f"l2m {verb}: {words}", file=sys.stderr)
+        return 2
+
+
+def refusal(error: BaseException) -> str | None:
+    """What the user is told, in one line; None of a defect, whose traceback is wanted."""
+    if isinstance(error, (L2MError, OSError)):
+        return _one_line(error)
+    if isinstance(error, ModuleNotFoundError):
+        return _missing(error)
+    if isinstance(error, ImportError):  # of versions that do not suit one another
+        return f"a library cannot be loaded: {_one_line(error)}"
+    if isinstance(error, MemoryError):
+        return "there is not enough memory for this"
+    return None
 
 
 def _one_line(error: BaseException) -> str:
@@ -164,12 +171,10 @@ EXTRAS = {
 }
 
 
-def _missing(error: ModuleNotFoundError) -> str:
+def _missing(error: ModuleNotFoundError) -> str | None:
     name = (error.name or "").split(".")[0]
     extra = EXTRAS.get(name)
-    if extra is None:
-        raise error
-    return f"this needs {name}: pip install 'l2m_ros[{extra}]'"
+    return None if extra is None else f"this needs {name}: pip install 'l2m_ros[{extra}]'"
 
 
 if __name__ == "__main__":
