@@ -87,7 +87,11 @@ def _backwards(view: View) -> View:
 
 
 def _mirrored(view: View) -> View:
-    frame, world_from_camera = view.frame, view.world_from_camera
+    """In a mirror the right camera of a pair is the left one: truth and odometry are then its own.
+
+    The covariance of odometry is diagonal here, so a mirror leaves it as it is.
+    """
+    frame, old_from_new = view.frame, np.eye(4)
     if frame.right_rgb is None:
         depth = None if frame.depth is None else np.ascontiguousarray(frame.depth[:, ::-1])
         seen = replace(frame, rgb=_flip(frame.rgb), camera=_flip_camera(frame.camera), depth=depth)
@@ -101,14 +105,15 @@ def _mirrored(view: View) -> View:
             right_camera=_flip_camera(frame.camera),
             right_from_camera=frame.right_from_camera,  # as far apart, along the same axis
         )
-        world_from_camera = world_from_camera @ se3.inverse(frame.right_from_camera)
+        old_from_new = se3.inverse(frame.right_from_camera)
     odometry = view.odometry
     if odometry is not None:
-        odometry = replace(odometry, odom_from_base=_flip_pose(odometry.odom_from_base))
+        moved = _flip_pose(odometry.odom_from_base @ old_from_new)
+        odometry = replace(odometry, odom_from_base=moved)
     return replace(
         view,
         frame=seen,
-        world_from_camera=_flip_pose(world_from_camera),
+        world_from_camera=_flip_pose(view.world_from_camera @ old_from_new),
         odometry=odometry,
     )
 

@@ -1,12 +1,19 @@
 """The benchmarks as programs: what they take, and what is said where it is not there."""
 
+import importlib
 import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from l2m_ros.geometry import se3
+from l2m_ros.tracking.odometry import OdometrySample
+from l2m_ros.types import Camera, Frame
 
 pytest.importorskip("torch")
 pytest.importorskip("faiss")
@@ -96,6 +103,43 @@ def test_what_is_missing_is_one_line(ends):
     for call, code, _, said in ends[len(programs()) :]:
         assert code == 2 and len(said) == 1, (call, code, said[-1:])
         assert said[0].startswith(Path(call.split()[0]).name), said
+
+
+@pytest.fixture
+def recordings(monkeypatch):
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # benchmarks set one of their own
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("recordings")
+
+
+@pytest.mark.parametrize("stereo", [False, True])
+@pytest.mark.parametrize("variant", ["as_it_is", "mirrored", "backwards", "mirrored+backwards"])
+def test_odometry_tells_of_the_camera_that_the_images_are_of(
+    recordings, monkeypatch, variant, stereo
+):
+    """Exact odometry stays exact, whichever camera of a pair a mirror makes the left one."""
+    seen = importlib.import_module("sequences")
+    rng = np.random.default_rng(0)
+    camera = Camera(8, 6, np.array([[5.0, 0, 3], [0, 5, 2], [0, 0, 1]]))
+    right_from_left = np.eye(4)
+    right_from_left[0, 3] = -0.5
+    odom_from_world = se3.exp(np.array([1.0, 2, 3, 0.3, -0.2, 0.9]))
+    views = []
+    for number in range(3):
+        world_from_camera = se3.exp(rng.normal(size=6))
+        frame = Frame(rng.integers(0, 255, (6, 8, 3), np.uint8), camera, stamp_ns=number * 10**8)
+        if stereo:
+            other = {"right_camera": camera, "right_from_camera": right_from_left}
+            frame = replace(frame, right_rgb=frame.rgb[::-1].copy(), **other)
+        said = OdometrySample(frame.stamp_ns, odom_from_world @ world_from_camera, np.eye(6))
+        views.append(seen.View(frame, world_from_camera, 0, said))
+    monkeypatch.setattr(recordings, "views", lambda folder, every: iter(views))
+    shots = recordings.recorded(Path("x"), recordings.VARIANTS[variant])
+    truth = [shot.world_from_camera for shot in shots]
+    odometry = [shot.odom_from_base @ shot.base_from_camera for shot in shots]
+    for a, b in ((0, 1), (1, 2)):
+        true = se3.inverse(truth[a]) @ truth[b]
+        assert np.allclose(se3.inverse(odometry[a]) @ odometry[b], true, atol=1e-9)
 
 
 def test_a_missing_extra_is_named_and_the_exit_code_is_2(tmp_path):
