@@ -15,7 +15,7 @@ TORCH  ?= torch==2.13.0
 # What the tests last passed with, as CI has it: make test LOCK=test/requirements.lock
 LOCK   ?=
 PINNED := $(if $(LOCK),-c $(LOCK))
-STRICT := l2m_ros/types.py l2m_ros/errors.py l2m_ros/geometry l2m_ros/matching l2m_ros/engines \
+STRICT := l2m_ros/types l2m_ros/errors.py l2m_ros/geometry l2m_ros/matching l2m_ros/engines \
           l2m_ros/export l2m_ros/tracking l2m_ros/frames/messages.py
 
 .PHONY: demo test test-slow soak lint format docs audit lock clean

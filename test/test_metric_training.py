@@ -15,7 +15,7 @@ from l2m_ros.networks.mickey import rigid
 from l2m_ros.networks.mickey.network import COMPACT, build_mickey
 from l2m_ros.networks.mickey.solver import Views
 from l2m_ros.types import Camera
-from l2m_ros.workshop.training import depth_data, metric, metric_data, metric_pairs
+from l2m_ros.workshop.training import depth_data, metric, metric_data, metric_errors, metric_pairs
 from l2m_ros.workshop.training.loop import LoopOptions
 from l2m_ros.workshop.training.metric_data import PosedFrame
 from l2m_ros.workshop.training.metric_losses import LOSSES, Truth
@@ -117,7 +117,7 @@ def test_the_loops_loss_has_the_published_steps_gradients():
     first, second = ({k: v[s] for k, v in features.items()} for s in (slice(0, 3), slice(3, 6)))
     scores = network.final_scores(first, second)
     draws = draw_hypotheses(scores, SMALL, torch.Generator().manual_seed(7))
-    views, truth = metric.views_of(first, second, batch), metric.truth_of(batch)
+    views, truth = metric_data.views_of(first, second, batch), metric_data.truth_of(batch)
     expected = expected_loss(views, truth, draws, SMALL)
     backward(learnt(expected, curriculum(expected.loss, 80.0), scores.shape), scores)
     assert len(ours) > 20
@@ -328,7 +328,7 @@ def test_untrained_keypoints_match_a_moved_wall():
     batch = metric_data.collate([metric_data.MetricPair(*made)], 0, 1.0)
     with torch.no_grad():
         first, second = network.encode(batch.first), network.encode(batch.second)
-        i, j, _ = metric.mutual_pairs(network, first, second)
+        i, j, _ = metric_errors.mutual_pairs(network, first, second)
     a, b = (side["keypoints"][0].T.numpy() for side in (first, second))
     x = np.c_[a[i], np.ones(len(i))] @ np.linalg.inv(made[0].camera.K).T
     pose = made[0].world_from_camera

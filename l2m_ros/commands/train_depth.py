@@ -170,13 +170,13 @@ def head_options(args: argparse.Namespace, config: Path | None) -> HeadOptions:
     from l2m_ros.commands.train_input import config_folder, loop_settings, settings_of
     from l2m_ros.workshop.training.depth_head import HeadOptions
     from l2m_ros.workshop.training.loop import LoopOptions
-    from l2m_ros.workshop.training.metric import _filled
+    from l2m_ros.workshop.training.metric import filled
 
     settings = dict(settings_of(config or config_folder() / "depth.yaml"))
     loop = loop_settings(args, settings)
     settings.pop("loop", None)
-    options: HeadOptions = _filled(HeadOptions, settings, "the config")
-    options = replace(options, loop=_filled(LoopOptions, loop, "loop"))
+    options: HeadOptions = filled(HeadOptions, settings, "the config")
+    options = replace(options, loop=filled(LoopOptions, loop, "loop"))
     if options.loop.minutes is not None and options.loop.minutes <= TRIAL_MINUTES:
         options = replace(options, worlds=min(options.worlds, TRIAL_WORLDS))
     return options

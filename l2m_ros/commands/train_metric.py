@@ -36,7 +36,8 @@ def run_metric(args: argparse.Namespace, config: Path | None) -> int:
 
     from l2m_ros.networks.registry import build
     from l2m_ros.workshop.training.curves import read
-    from l2m_ros.workshop.training.metric import MetricValidation, train_metric
+    from l2m_ros.workshop.training.metric import train_metric
+    from l2m_ros.workshop.training.metric_errors import MetricValidation
 
     options = _options(args, config)
     folder = args.out or Path("runs/metric")

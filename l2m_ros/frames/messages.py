@@ -1,4 +1,4 @@
-"""Converts messages to the values of `types.py` and back: pure functions.
+"""Converts messages to the values of `l2m_ros.types` and back: pure functions.
 
 Reading takes whatever has the message's fields (rclpy's classes, or those that rosbags makes of a
 bag), so nothing of ROS is imported for it; writing imports the message classes when called.

@@ -23,10 +23,12 @@ from torch import Tensor
 
 from l2m_ros.errors import InvalidInput
 from l2m_ros.geometry.se3 import angle_rad, inverse
+from l2m_ros.networks.mickey.solver import Views
 from l2m_ros.types import ByteArray, Camera, FloatArray
 from l2m_ros.workshop.evaluation.scenes import load_cameras
 from l2m_ros.workshop.simulation.sequence import SimulationOptions, simulate
 from l2m_ros.workshop.training.data import Schedule, SizeShare
+from l2m_ros.workshop.training.metric_losses import TALLEST_PX, Truth
 
 Size = tuple[int, int]  # (width, height)
 READERS = 4  # threads
@@ -192,6 +194,41 @@ def collate(pairs: Sequence[MetricPair], seed: int, difficulty: float) -> Metric
         *(image(s) for s in sides), *(cameras(s) for s in sides), torch.from_numpy(poses),
         *(depth(s) for s in sides), seed, difficulty,
     )  # fmt: skip
+
+
+def views_of(first: dict[str, Tensor], second: dict[str, Tensor], batch: MetricBatch) -> Views:
+    """Depth over focal length becomes metres by each image's camera."""
+    depths = [
+        side["depth"] * focal(K)[:, None, None]
+        for side, K in ((first, batch.K_first), (second, batch.K_second))
+    ]
+    return Views(
+        first["keypoints"], second["keypoints"], depths[0], depths[1], batch.K_first, batch.K_second
+    )
+
+
+def focal(K: Tensor) -> Tensor:
+    """(B,) px."""
+    return (K[:, 0, 0] * K[:, 1, 1]).sqrt()
+
+
+def truth_of(batch: MetricBatch) -> Truth:
+    """Pixels of the loss are those of an image 720 px long."""
+    T, scale = batch.second_from_first, TALLEST_PX / max(batch.first.shape[-2:])
+    cameras = []
+    for K in (batch.K_first, batch.K_second):
+        K = K * scale
+        K[:, 2, 2] = 1.0
+        cameras.append(K)
+    return Truth(T[:, :3, :3], T[:, :3, 3], *cameras)
+
+
+def depth_at(depth: Tensor, points: Tensor) -> Tensor:
+    """(B, n) the nearest pixel's; NaN where there is none."""
+    height, width = depth.shape[-2:]
+    x = points[:, 0].round().long().clamp(0, width - 1)
+    y = points[:, 1].round().long().clamp(0, height - 1)
+    return depth.flatten(1).gather(1, y * width + x)
 
 
 class PairSource(Protocol):

@@ -33,14 +33,9 @@ from l2m_ros.types import Camera, Correspondences, Frame, MetricPose
 from l2m_ros.workshop.training.depth_data import CELL, Samples
 from l2m_ros.workshop.training.depth_head import normalised
 from l2m_ros.workshop.training.loop import Run, train
-from l2m_ros.workshop.training.metric import (
-    PLACE_SIGMA,
-    MetricOptions,
-    PairErrors,
-    Ramp,
-    focal,
-    summary,
-)
+from l2m_ros.workshop.training.metric import MetricOptions, Ramp
+from l2m_ros.workshop.training.metric_data import focal
+from l2m_ros.workshop.training.metric_errors import PLACE_SIGMA, PairErrors, summary
 from l2m_ros.workshop.training.metric_losses import TALLEST_PX, Truth
 from l2m_ros.workshop.training.metric_ransac import (
     curriculum,
