@@ -108,7 +108,7 @@ def test_a_scene_that_is_there_is_overwritten_by_force_alone(
     for path in written:  # each alone is worth keeping
         path.write_text("mine")
         assert build(folder, out) == 2
-        assert f"{path} exists; name another one, or add --force" in capsys.readouterr().err
+        assert f"{path} exists already: name another output or add" in capsys.readouterr().err
         assert path.read_text() == "mine"
         path.unlink()
     assert build(folder, out) == 0

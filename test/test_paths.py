@@ -30,11 +30,11 @@ pytest.importorskip("rosbags")
 DRAWN_ANEW = ("match --out", "view-pair --out", "features --out", "lift --picture",
               "splat build --picture", "splat pairs --picture")  # fmt: skip
 GOES_ON = ("evaluate --keep", "train --out", "splat pairs --out", "lift --out")
-UPDATED = ("export --card", "splat build --out")
+UPDATED = ("export --card",)
 SUFFIXES = {
     "replay --out": ".tum", "replay --out-bag": ".mcap", "localize --out": ".tum",
     "view --save": ".rrd", "map view --save": ".rrd", "map export --ply": ".ply",
-    "evaluate --submission": ".zip",
+    "evaluate --submission": ".zip", "splat build --out": ".ply",
 }  # fmt: skip
 FOLDERS = ("evaluate --plots", "export --out", "map export --colmap", "map export --nerfstudio",
            "demo --out")  # fmt: skip

@@ -19,7 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from l2m_ros.errors import InvalidInput
-from l2m_ros.files import check_outputs, local, refuse_overwriting, without_password
+from l2m_ros.files import (
+    check_outputs,
+    local,
+    refuse_existing,
+    refuse_overwriting,
+    without_password,
+)
 
 if TYPE_CHECKING:
     from l2m_ros.workshop.gaussians.captures import HoldOut
@@ -43,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _build_arguments(parser: argparse.ArgumentParser) -> None:
-    from l2m_ros.commands.options import whole
+    from l2m_ros.commands.options import add_force, whole
 
     parser.add_argument("source", type=Path, metavar="SOURCE", help="posed images")
     parser.add_argument("--out", type=Path, required=True, metavar="SCENE.ply")
@@ -71,7 +77,7 @@ def _build_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--picture", type=Path, metavar="FILE", help="held-out views: real, drawn, depth, normals"
     )
-    parser.add_argument("--force", action="store_true", help="overwrite a scene that is there")
+    add_force(parser)
     _shared(parser)
 
 
@@ -178,11 +184,8 @@ def _refuse_a_scene(out: Path, *, force: bool) -> None:
     """What an unfinished build wrote is its own: the same command goes on."""
     from l2m_ros.workshop.gaussians.record import plain_path, resume_path
 
-    if force or resume_path(out).is_file():
-        return
-    for path in (out, plain_path(out), out.with_suffix(".json")):
-        if path.exists():
-            raise InvalidInput(f"{path} exists; name another one, or add --force")
+    goes_on = resume_path(out).is_file()
+    refuse_existing(out, plain_path(out), out.with_suffix(".json"), force=force or goes_on)
 
 
 def _draw(args: argparse.Namespace) -> None:
