@@ -19,13 +19,14 @@ import signal
 import stat
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
 from l2m_ros.errors import InvalidInput, L2MError
+from l2m_ros.output_paths import check_file, refuse_existing
 
 MAX_TEXT_BYTES = 64 << 20  # of YAML, JSON and trajectories
 BAG_SUFFIXES = (".mcap", ".db3")  # a bag's folder is named so; the storage follows from it
@@ -279,19 +280,6 @@ def passwords(address: str) -> list[str]:
     return sorted({w for one in found for w in (one, unquote(one)) if w}, key=len, reverse=True)
 
 
-def refuse_existing(*targets: Path | None, force: bool, remedy: str = "--force") -> None:
-    """Earlier work is kept: a target that holds something is refused, or may go by force."""
-    for target in targets:
-        check_writable(target)
-        if target is not None and not force and _holds_something(target):
-            raise InvalidInput(f"{target} exists already: name another output or add {remedy}")
-
-
-def _holds_something(path: Path) -> bool:
-    """Not what mktemp makes, and no folder that is waiting to be filled."""
-    return any(path.iterdir()) if path.is_dir() else path.exists() and path.stat().st_size > 0
-
-
 @contextmanager
 def _termination_as_interrupt() -> Iterator[None]:
     """SIGTERM (timeout, docker stop) raises KeyboardInterrupt, unless somebody handles it."""
@@ -304,72 +292,6 @@ def _termination_as_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def refuse_overwriting(outputs: Iterable[Path | None], inputs: Iterable[Path | None]) -> None:
-    """No output may be an input, lie inside one, or hold one: it would be destroyed."""
-    read = [path.resolve() for path in inputs if path is not None]
-    for output in outputs:
-        if output is None:
-            continue
-        written = output.resolve()
-        for path in read:
-            inner = written.parents if path.is_dir() else ()
-            if written == path or written in path.parents or path in inner:
-                raise InvalidInput(f"{output} would overwrite the input {path}: name another one")
-
-
-def check_outputs(
-    outputs: Iterable[Path | None],
-    inputs: Iterable[Path | None],
-    folders: Iterable[Path | None] = (),
-) -> None:
-    """Before the work begins: every output can be written, and none destroys an input.
-
-    outputs: files. folders: outputs that files are added to; they may hold an input.
-    """
-    outputs, inputs, folders = list(outputs), list(inputs), list(folders)
-    refuse_overwriting(outputs, inputs)
-    holders = {path for one in inputs if one is not None for path in one.resolve().parents}
-    refuse_overwriting([f for f in folders if f is None or f.resolve() not in holders], inputs)
-    for output in outputs:
-        check_file(output)
-    for folder in folders:
-        check_folder(folder)
-
-
-def check_file(output: Path | None) -> None:
-    """Before hours of work: a file of this name can be written."""
-    if output is not None and output.is_dir():
-        raise InvalidInput(f"{output} is a folder: name a file to write")
-    check_writable(output)
-
-
-def check_folder(output: Path | None) -> None:
-    """Before hours of work: files can be written into this folder, which may not be there yet."""
-    if output is not None and output.is_file():
-        raise InvalidInput(f"{output} is a file: name a folder to write into")
-    check_writable(output)
-    if output is not None and output.is_dir() and not os.access(output, os.W_OK):
-        raise InvalidInput(f"{output} cannot be written into: name another folder")
-
-
-def check_writable(output: Path | None) -> None:
-    """Before hours of work: the folder can be made and written."""
-    if output is None:
-        return
-    _refuse_special(output)
-    folder = output.absolute().parent
-    while not folder.exists():
-        folder = folder.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise InvalidInput(f"{output} cannot be written: {folder} is not a folder to write into")
-
-
-def _refuse_special(path: Path) -> None:
-    """A file renamed over /dev/null would take its place, for every program of the machine."""
-    if path.exists() and not path.is_file() and not path.is_dir():
-        raise InvalidInput(f"{path} is a pipe or a device: name a file")
 
 
 @contextmanager

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 
 from l2m_ros.errors import InvalidInput
-from l2m_ros.files import inside, read_file, read_text, refuse_overwriting, whole_file, write_whole
+from l2m_ros.files import inside, read_file, read_text, whole_file, write_whole
 from l2m_ros.frames.compressed_depth import decode_rvl, decompress_depth
 from l2m_ros.frames.messages import read_image
 from l2m_ros.image_header import USUAL, SizeLimits, header_size
 from l2m_ros.images import decoded, read_array, read_arrays, read_depth, read_rgb
+from l2m_ros.output_paths import refuse_overwriting
 from l2m_ros.workshop.lifting.photographs import read_photograph
 from l2m_ros.workshop.lifting.shards import is_whole
 

@@ -16,7 +16,8 @@ from l2m_ros.commands.replay import (
     values_of,
 )
 from l2m_ros.errors import InvalidInput
-from l2m_ros.files import check_outputs, refuse_existing, write_whole
+from l2m_ros.files import write_whole
+from l2m_ros.output_paths import check_outputs, refuse_existing
 
 if TYPE_CHECKING:
     from l2m_ros.tracking.result import TrackResult

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from l2m_ros.commands.options import add_force, as_json
-from l2m_ros.files import check_folder, refuse_existing
+from l2m_ros.output_paths import check_folder, refuse_existing
 
 if TYPE_CHECKING:
     from l2m_ros.node.output_recorder import RecordedOutputs

@@ -53,8 +53,8 @@ def run(args: argparse.Namespace) -> int:
 def _built(args: argparse.Namespace) -> list[dict[str, Any]]:
     from l2m_ros.engines.backend import BackendOptions, engine_module
     from l2m_ros.errors import InvalidInput
-    from l2m_ros.files import check_folder
     from l2m_ros.matching.catalogue import DEFAULT_MODEL, find_card
+    from l2m_ros.output_paths import check_folder
 
     if args.workspace_mib < 1:
         raise InvalidInput("--workspace-mib must be 1 or more")

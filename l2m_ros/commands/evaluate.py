@@ -13,14 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from l2m_ros.files import (
-    check_folder,
-    check_outputs,
-    local,
-    refuse_existing,
-    refuse_overwriting,
-    write_whole,
-)
+from l2m_ros.files import local, write_whole
+from l2m_ros.output_paths import check_folder, check_outputs, refuse_existing, refuse_overwriting
 
 STDOUT = Path("-")
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from l2m_ros.commands.options import add_force, as_json, show_log, size_of
 from l2m_ros.errors import InvalidInput
-from l2m_ros.files import check_folder, check_outputs, refuse_existing
+from l2m_ros.output_paths import check_folder, check_outputs, refuse_existing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

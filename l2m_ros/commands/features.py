@@ -68,9 +68,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from l2m_ros.commands.options import as_json
-    from l2m_ros.files import check_outputs
     from l2m_ros.images import check_picture, write_rgb
     from l2m_ros.matching.catalogue import DEFAULT_MODEL
+    from l2m_ros.output_paths import check_outputs
     from l2m_ros.workshop.lifting.photographs import read_photograph
 
     check_outputs([args.out], args.images)

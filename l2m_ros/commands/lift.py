@@ -62,14 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from l2m_ros.files import (
-        check_input_folder,
-        check_outputs,
-        check_readable,
-        local,
-        without_password,
-    )
+    from l2m_ros.files import check_input_folder, check_readable, local, without_password
     from l2m_ros.images import check_picture
+    from l2m_ros.output_paths import check_outputs
     from l2m_ros.workshop.jobs.runners import runner_of
     from l2m_ros.workshop.lifting.lift import LiftOptions, lift_folder
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from l2m_ros.commands.options import BACKENDS, add_force, whole
 from l2m_ros.errors import InvalidInput
-from l2m_ros.files import check_outputs, local, refuse_existing
+from l2m_ros.files import local
+from l2m_ros.output_paths import check_outputs, refuse_existing
 
 if TYPE_CHECKING:
     from l2m_ros.bags.mapping import Query

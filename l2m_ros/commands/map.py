@@ -22,7 +22,8 @@ from typing import Any
 from l2m_ros.commands.options import BACKENDS, add_force, real, whole
 from l2m_ros.commands.replay import add_parameter_arguments, values_of
 from l2m_ros.errors import InvalidInput
-from l2m_ros.files import check_outputs, local, refuse_existing, without_password
+from l2m_ros.files import local, without_password
+from l2m_ros.output_paths import check_outputs, refuse_existing
 
 A_MAP: dict[str, Any] = {"metavar": "MAP", "help": "a .l2m file, or postgresql://..."}
 

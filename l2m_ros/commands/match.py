@@ -31,7 +31,7 @@ from l2m_ros.commands.options import (
     size_of,
 )
 from l2m_ros.errors import InvalidInput
-from l2m_ros.files import check_outputs
+from l2m_ros.output_paths import check_outputs
 
 if TYPE_CHECKING:
     from l2m_ros.types import ByteArray, Correspondences, DenseMatch, Frame

@@ -90,7 +90,7 @@ def add_second_look(parser: argparse.ArgumentParser, default: str) -> None:
 
 
 def add_force(parser: argparse.ArgumentParser) -> None:
-    """Of verbs whose output takes long: `files.refuse_existing` keeps what is there."""
+    """Of verbs whose output takes long: `output_paths.refuse_existing` keeps what is there."""
     parser.add_argument("--force", action="store_true", help="replace outputs that are there")
 
 

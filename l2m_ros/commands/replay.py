@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from l2m_ros.commands.options import add_force, add_truth_arguments, as_json
 from l2m_ros.errors import InvalidInput
-from l2m_ros.files import refuse_existing, refuse_overwriting
+from l2m_ros.output_paths import refuse_existing, refuse_overwriting
 
 if TYPE_CHECKING:
     from l2m_ros.frames.inputs import Report

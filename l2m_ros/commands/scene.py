@@ -12,7 +12,8 @@ from pathlib import Path
 
 from l2m_ros.commands.options import add_force, defaults_shown
 from l2m_ros.errors import InvalidInput
-from l2m_ros.files import BAG_SUFFIXES, refuse_existing, refuse_overwriting
+from l2m_ros.files import BAG_SUFFIXES
+from l2m_ros.output_paths import refuse_existing, refuse_overwriting
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

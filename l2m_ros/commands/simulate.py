@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from l2m_ros.commands.options import add_force, as_json, defaults_shown, real, size_of, whole
-from l2m_ros.files import BAG_SUFFIXES, refuse_existing
+from l2m_ros.files import BAG_SUFFIXES
+from l2m_ros.output_paths import refuse_existing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -19,13 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from l2m_ros.errors import InvalidInput
-from l2m_ros.files import (
-    check_outputs,
-    local,
-    refuse_existing,
-    refuse_overwriting,
-    without_password,
-)
+from l2m_ros.files import local, without_password
+from l2m_ros.output_paths import check_outputs, refuse_existing, refuse_overwriting
 
 if TYPE_CHECKING:
     from l2m_ros.workshop.gaussians.captures import HoldOut

@@ -42,8 +42,9 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
 
     from l2m_ros.errors import InvalidInput
-    from l2m_ros.files import refuse_existing, refuse_overwriting, whole_folder
+    from l2m_ros.files import whole_folder
     from l2m_ros.matching.catalogue import load_matcher
+    from l2m_ros.output_paths import refuse_existing, refuse_overwriting
     from l2m_ros.progress import track
     from l2m_ros.workshop.lifting.photographs import find_photographs
     from l2m_ros.workshop.training.teach import TaughtWriter, pairs_to_try, taught

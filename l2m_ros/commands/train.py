@@ -27,7 +27,8 @@ from l2m_ros.commands.train_encoder import add_encoder_arguments, run_encoder
 from l2m_ros.commands.train_input import check_amounts, check_device
 from l2m_ros.commands.train_metric import run_metric
 from l2m_ros.errors import InvalidInput
-from l2m_ros.files import check_input_folder, check_outputs, check_readable
+from l2m_ros.files import check_input_folder, check_readable
+from l2m_ros.output_paths import check_outputs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

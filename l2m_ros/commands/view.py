@@ -7,7 +7,8 @@ from pathlib import Path
 
 from l2m_ros.commands import replay
 from l2m_ros.commands.options import add_force
-from l2m_ros.files import check_outputs, refuse_existing, whole_file
+from l2m_ros.files import whole_file
+from l2m_ros.output_paths import check_outputs, refuse_existing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -42,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from l2m_ros.errors import InvalidInput
-    from l2m_ros.files import check_outputs
     from l2m_ros.matching.catalogue import load_matcher
+    from l2m_ros.output_paths import check_outputs
     from l2m_ros.workshop.evaluation.pictures import picture_of, picture_of_files, write_picture
     from l2m_ros.workshop.evaluation.scenes import load_scene
 

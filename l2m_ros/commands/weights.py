@@ -16,8 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from l2m_ros.commands.options import add_force
-from l2m_ros.files import check_file, refuse_existing, refuse_overwriting
 from l2m_ros.matching import weights as store
+from l2m_ros.output_paths import check_file, refuse_existing, refuse_overwriting
 from l2m_ros.progress import progress
 
 
