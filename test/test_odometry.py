@@ -349,6 +349,30 @@ def test_after_a_slip_wheels_are_believed_later_where_no_scene_checks_them(shots
     assert unsure[WARY_NS] > 0.3 and unsure[PROBATION_NS] < 0.15
 
 
+def test_wheels_that_leap_are_not_believed_where_no_scene_checks_them(shots):
+    """The slip begins while nothing that is known is in view."""
+    options = TrackerOptions(base_from_camera=shots[0].base_from_camera, restart_after=1)
+    matcher = Blind(oracle(shots))
+    tracker = Tracker(matcher, options)
+    for shot in shots[:9]:
+        tracker.process(without_depth(shot.frame), sample(shot))
+    matcher.sees = lambda reference: False
+    for shot in shots[9:12]:
+        tracker.process(without_depth(shot.frame), slipping(shots[8], shot, 6.0))
+    matcher.sees = lambda reference: True
+    kept, apart = tracker.keyframe, []
+    begun = next(s for s in shots if s.frame.stamp_ns == kept.frame.stamp_ns)
+    for shot in shots[12:16]:
+        result = tracker.process(without_depth(shot.frame), slipping(shots[8], shot, 6.0))
+        assert result.keyframe is kept
+        if result.pose is not None:
+            t, P = result.pose.keyframe_from_camera[:3, 3], result.pose.covariance[:3, :3]
+            way = (np.linalg.inv(begun.world_from_camera) @ shot.world_from_camera)[:3, 3]
+            length = np.linalg.norm(t)
+            apart.append((length - np.linalg.norm(way)) / (np.sqrt(t @ P @ t) / length))
+    assert len(apart) >= 3 and max(apart) < 3.0
+
+
 # ---- chains --------------------------------------------------------------------------------------
 
 

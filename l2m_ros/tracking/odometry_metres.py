@@ -18,6 +18,7 @@ from l2m_ros.tracking.keyframes import Keyframe
 from l2m_ros.tracking.known_scenes import KnownScenes
 from l2m_ros.tracking.matched_frame import MatchedFrame
 from l2m_ros.tracking.odometry import OdometryStep
+from l2m_ros.tracking.odometry_speed import OdometrySpeed
 from l2m_ros.tracking.odometry_trust import OdometryTrust
 from l2m_ros.tracking.options import TrackerOptions
 from l2m_ros.tracking.result import Outcome
@@ -27,6 +28,7 @@ from l2m_ros.types import Lost, MetricPose, RelativePose
 WARY_NS = 2_000_000_000  # how long odometry is not believed unchecked after it was contradicted
 # ... and for how long then its ways may be as wrong as slip makes them: what slipped slips again.
 PROBATION_NS = 10_000_000_000
+LEAPT = f"odometry sped up as no base does, and nothing can check it here: {parallax.REMEDY}"
 WARY = f"odometry was contradicted a moment ago and nothing can check it here: {parallax.REMEDY}"
 
 
@@ -53,21 +55,28 @@ class OdometryMetres:
         """What was held against it: from now on it is read of another moment."""
         self._slipped_ns: int | None = None  # when the scene last contradicted odometry
         self._trust = OdometryTrust()
+        self._speed = OdometrySpeed()
 
     def step(self, seen: MatchedFrame, options: TrackerOptions) -> OdometryStep | None:
         """Odometry's way since the keyframe; None where there is none to be believed."""
+        if seen.odometry is not None:
+            self._speed.see(seen.odometry)
         anchor = self._anchors.get(seen.keyframe.id)
         start = seen.keyframe.odometry if anchor is None else anchor.odometry
         if start is None or seen.odometry is None or self.slips(seen):
             return None
         step = wheels.step(start, seen.odometry, options.odometry, options.base_from_camera)
-        if self._scenes.of(seen.keyframe) is None and self._slipped_within(PROBATION_NS, seen):
+        if self._scenes.of(seen.keyframe) is None and self._may_slip(seen):
             step = scene_scale.turn_alone(step)
         return step if anchor is None else anchor.followed_by(step)
 
     def slips(self, seen: MatchedFrame) -> bool:
         """Odometry was wrong a moment ago, and no scene of known depth can check it here."""
         return self._scenes.of(seen.keyframe) is None and self._slipped_within(WARY_NS, seen)
+
+    def _may_slip(self, seen: MatchedFrame) -> bool:
+        """Whether odometry's length is not believed where no known scene checks it."""
+        return self._slipped_within(PROBATION_NS, seen) or self._speed.suspect(seen.frame.stamp_ns)
 
     def _slipped_within(self, time_ns: int, seen: MatchedFrame) -> bool:
         return self._slipped_ns is not None and seen.frame.stamp_ns - self._slipped_ns < time_ns
@@ -93,10 +102,13 @@ class OdometryMetres:
         judged = parallax.check(seen.keyframe, seen.frame, seen.pairs, outcome, scene, moved_m)
         if judged.outcome is None:
             self._slipped_ns = seen.frame.stamp_ns
-        if judged.outcome is None or (judged.unchecked and self._slipped_within(WARY_NS, seen)):
+        leapt = self._speed.suspect(seen.frame.stamp_ns)
+        doubted = leapt or self._slipped_within(WARY_NS, seen)
+        if judged.outcome is None or (judged.unchecked and doubted):
             alone = self._by_scene(seen, estimate(None), step, estimate, trust)
-            return alone, judged.contradiction or WARY
+            return alone, judged.contradiction or (LEAPT if leapt else WARY)
         if judged.agreed:
+            self._speed.agree()
             self._scenes.agree(seen)
         by_scene = self._by_scene(seen, judged.outcome, step, estimate, trust)
         return by_scene, judged.contradiction
