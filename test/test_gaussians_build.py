@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from gaussian_box import HEIGHT, VIEWS, WIDTH, K, box_depth, looking, painted, view
 from scipy.spatial.transform import Rotation
 
 from l2m_ros import cli
@@ -18,7 +19,7 @@ from l2m_ros.types import Camera, DenseMatch
 from l2m_ros.workshop.gaussians import build as building
 from l2m_ros.workshop.gaussians.build import BuildOptions, build_scene
 from l2m_ros.workshop.gaussians.captures import Capture, HoldOut
-from l2m_ros.workshop.gaussians.check import ReadOff, _chained, check_scene, symmetric_epipolar
+from l2m_ros.workshop.gaussians.check import check_scene
 from l2m_ros.workshop.gaussians.cpu import CpuRasterizer
 from l2m_ros.workshop.gaussians.density import grown, pruned
 from l2m_ros.workshop.gaussians.fit import FitOptions
@@ -31,44 +32,13 @@ from l2m_ros.workshop.gaussians.initial import (
     thinned,
     triangulate,
 )
-from l2m_ros.workshop.gaussians.labels import at_jump, depth_at, label_between
-from l2m_ros.workshop.gaussians.model import PosedCamera
+from l2m_ros.workshop.gaussians.labels import label_between, seen_by
 from l2m_ros.workshop.gaussians.ply import read_ply
 from l2m_ros.workshop.gaussians.record import read_record
 from l2m_ros.workshop.gaussians.rendering import render
 from l2m_ros.workshop.gaussians.sources import load_captures
 
-WIDTH, HEIGHT, VIEWS = 64, 48, 12
-K = np.array([[50.0, 0, 31.5], [0, 50.0, 23.5], [0, 0, 1]])
 FAST = FitOptions(steps=120, max_gaussians=600, grow_every=10)
-
-
-def looking(index, views=VIEWS):
-    """world_from_camera: along a shallow arc before a wall at z = 3 with a box in front."""
-    pose = np.eye(4)
-    share = index / (views - 1) - 0.5
-    pose[:3, :3] = Rotation.from_euler("y", -20 * share, degrees=True).as_matrix()
-    pose[:3, 3] = 1.2 * share, 0.25 * math.sin(3 * index), 0.0
-    return pose
-
-
-def box_depth(pose):
-    """(H, W) exact depth of the wall z = 3 and the square |x|, |y| < 0.5 at z = 2."""
-    v, u = np.mgrid[:HEIGHT, :WIDTH]
-    rays = np.stack([u, v, np.ones_like(u)], -1) @ np.linalg.inv(K).T
-    world = rays @ pose[:3, :3].T
-    wall = (3.0 - pose[2, 3]) / world[..., 2]
-    front = (2.0 - pose[2, 3]) / world[..., 2]
-    at = pose[:3, 3] + world * front[..., None]
-    hit = (np.abs(at[..., :2]) < 0.5).all(-1)
-    depth = np.where(hit, front, wall)
-    return depth, pose[:3, 3] + world * depth[..., None]
-
-
-def painted(points):
-    """Smooth colours of the place, so that a few Gaussians can show them."""
-    waves = [np.sin(3 * points[..., 0] + 2 * k) * np.cos(2 * points[..., 1] - k) for k in range(3)]
-    return ((np.stack(waves, -1) * 0.4 + 0.5) * 255).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -89,10 +59,6 @@ def folder(tmp_path_factory):
     meta = {"metric": True, "depth_scale": 0.0005, "cameras": cameras}
     (root / "meta.json").write_text(json.dumps(meta))
     return root
-
-
-def view(pose):
-    return PosedCamera(Camera(WIDTH, HEIGHT, K), np.linalg.inv(pose))
 
 
 @pytest.fixture(scope="module")
@@ -237,61 +203,21 @@ def test_minutes_end_a_build(folder, tmp_path):
     assert report.psnr_plain is None and not (tmp_path / "short.plain.ply").exists()
 
 
-def test_labels_of_exact_depth_are_exact(folder):
-    """Warp against the closed form; nothing hidden is called visible."""
-    pose_a, pose_b = looking(1), looking(9)
-    depth_a, points = box_depth(pose_a)
-    depth_b, _ = box_depth(pose_b)
-    labels = label_between(depth_a, view(pose_a), depth_b, view(pose_b))
-    in_b = (points - pose_b[:3, 3]) @ pose_b[:3, :3]
-    want = (in_b / in_b[..., 2:]) @ K.T
-    assert labels.visible.mean() > 0.3
-    off = np.abs(labels.warp_px - want[..., :2])[labels.visible]
-    assert off.max() < 1e-3
-    # Ray from b: visible points are the first thing on it.
-    centre, direction = pose_b[:3, 3], points - pose_b[:3, 3]
-    at_front = centre + direction * ((2.0 - centre[2]) / direction[..., 2])[..., None]
-    behind = (np.abs(at_front[..., :2]) < 0.49).all(-1) & (points[..., 2] > 2.5)
-    assert behind.any()
-    assert not (labels.visible & behind).any()
-    sure = behind & ~labels.unknown & ~labels.visible
-    assert sure.sum() > 0.3 * behind.sum()
-
-
-def test_depth_between_pixels_is_exact_on_planes_and_absent_at_jumps():
-    pose = looking(3)
-    depth, _ = box_depth(pose)
-    px = np.array([[3.3, 4.7], [60.2, 40.1]])
-    rays = np.c_[px, np.ones(2)] @ np.linalg.inv(K).T @ pose[:3, :3].T
-    assert np.allclose(depth_at(depth, px), (3.0 - pose[2, 3]) / rays[:, 2], rtol=1e-9)
-    edge = np.argwhere(np.abs(np.diff(depth, axis=1)) > 0.5)[0]
-    assert depth_at(depth, np.array([[edge[1] + 0.5, edge[0]]]))[0] == 0
-    assert at_jump(depth)[edge[0], edge[1]]
-    assert at_jump(depth).mean() < 0.3
-
-
-def test_epipolar_error_is_that_of_the_closed_form():
-    """One pixel off the line of a pure sideways motion: 2 (1/f)^2 both ways together."""
-    a, other = view(np.eye(4)), np.eye(4)
-    other[0, 3] = 1.0
-    ray = np.array([[0.1, 0.2, 1.0]])
-    on_line, off = ray - [[0.4, 0, 0]], ray - [[0.4, 0.02, 0]]
-    assert symmetric_epipolar(ray, on_line, a, view(other))[0] < 1e-20
-    assert symmetric_epipolar(ray, off, a, view(other))[0] == pytest.approx(2 * 0.02**2)
-
-
-def test_cameras_on_a_line_hide_wrong_depth_from_the_epipolar_error_not_from_the_cycle_error():
-    """A wall at 3; the middle one of three cameras in a row takes it for 0.5 % farther."""
-    poses = [np.eye(4) for _ in range(3)]
-    for i, pose in enumerate(poses):
-        pose[0, 3] = 0.3 * i
-    a, middle, c = (Capture("", np.zeros(0), view(pose), None) for pose in poses)
-    wall = np.full((HEIGHT, WIDTH), 3.0)
-    depths = [ReadOff(depth, wall > 0) for depth in (1.005 * wall, wall, wall)]
-    to_middle = label_between(wall, a.view, 1.005 * wall, middle.view)
-    epipolar, cycle = _chained(to_middle, depths, 0, a, middle, c)
-    assert len(cycle) > 1000 and epipolar.max() < 1e-18
-    assert np.allclose(cycle, (0.3 * (1 / 3 - 1 / 3.015)) ** 2)
+def test_what_no_training_view_sees_does_not_count(folder, built):
+    """The held-out view is turned aside until half of it shows what is not in any other frame."""
+    out, _ = built
+    scene, captures = read_ply(out), read_record(out).captures()
+    turned = looking(4)
+    turned[:3, :3] = turned[:3, :3] @ Rotation.from_euler("y", -35, degrees=True).as_matrix()
+    depth, points = box_depth(turned)
+    aside = Capture(captures.held_out[0].name, painted(points), view(turned), depth)
+    others = [(box_depth(c.view.world_from_camera)[0], c.view) for c in captures.training]
+    share = seen_by(depth, aside.view, others).mean()
+    assert 0.2 < share < 0.8
+    items = [aside if c.name == aside.name else c for c in captures.items]
+    report = check_scene(scene, scene, replace(captures, items=items), CpuRasterizer(1))
+    assert report.seen == pytest.approx(share, abs=0.02)
+    assert report.psnr_seen > report.psnr + 3 and report.psnr_seen == report.psnr_seen_plain
 
 
 def test_normals_of_depth_are_those_of_the_planes():

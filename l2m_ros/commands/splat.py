@@ -271,7 +271,10 @@ def _print_check(scene: Path, figures: dict[str, Any]) -> None:
         )
     print(
         f"PSNR {written(figures['psnr'], '.2f')} dB regularised, "
-        f"{written(figures['psnr_plain'], '.2f')} dB without ({figures['plain']}); labelled "
+        f"{written(figures['psnr_plain'], '.2f')} dB without ({figures['plain']})\n"
+        f"the {figures['seen']:.0%} that training views are known to see: "
+        f"{written(figures['psnr_seen'], '.2f')} and "
+        f"{written(figures['psnr_seen_plain'], '.2f')} dB; labelled "
         f"pixels: {written(figures['psnr_labelled'], '.2f')} and "
         f"{written(figures['psnr_labelled_plain'], '.2f')} dB"
     )

@@ -9,6 +9,7 @@ apart (`rendering.surely`). Such Gaussians fit no common surface: views saw it a
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import cv2
@@ -69,6 +70,26 @@ def label_between(
         visible &= sure_b[row, column]
     hidden = known & ~inside | inside & (shown > 0) & (ratio < -HIDDEN)
     return Labels(warp.astype(np.float32), visible, ~visible & ~hidden)
+
+
+def seen_by(
+    depth_a: FloatArray, a: PosedCamera, others: Iterable[tuple[FloatArray, PosedCamera]]
+) -> BoolArray:
+    """(H, W): where a's point lies in the frame of another view whose depth does not deny it.
+
+    Depths are (H, W) with 0 or NaN = unknown; what is unknown is not seen.
+    """
+    known = np.nan_to_num(depth_a) > 0
+    seen = np.zeros(depth_a.shape, bool)
+    for depth_b, b in others:
+        left = known & ~seen
+        points = points_in(np.where(known, depth_a, 1.0), a, b)[left]
+        z = points[:, 2]
+        front = z > 1e-6
+        px = pixels_of(b.camera, points[:, :2] / np.where(front, z, 1.0)[:, None])
+        shown = depth_at(depth_b, np.where(front[:, None], px, -1.0))
+        seen[left] = np.abs(shown / np.where(front, z, 1.0) - 1) < HIDDEN
+    return seen
 
 
 def depth_at(depth: FloatArray, px: FloatArray) -> FloatArray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from scipy.spatial import cKDTree
 
@@ -12,12 +13,14 @@ from l2m_ros.matching.sampling import correspondences
 from l2m_ros.types import FloatArray
 from l2m_ros.workshop.gaussians.captures import Capture, Captures
 from l2m_ros.workshop.gaussians.initial import triangulate
+from l2m_ros.workshop.gaussians.labels import BoolArray, seen_by
 from l2m_ros.workshop.gaussians.neighbours import views_around
 from l2m_ros.workshop.gaussians.sources import load_captures
 
 NEAR_VIEWS = 4  # around each held-out view; every ordered pair of them is a chain
 TRUTH_PX, TRUTH_KEYPOINTS = 1536, 8000  # SIFT is run on larger images than were fitted
 TRUTH_AGREEMENT = 0.005  # of a point's depth from different views
+SEEN_NEAR = 0.025  # of the longer side: so near to a point that SIFT found, others see, too
 TRUTH_NEIGHBOURS, TRUTH_ALONE = 8, 0.1  # how far before or behind its nearest points is too far
 
 
@@ -61,6 +64,26 @@ def true_depths(captures: Captures, distance: float) -> tuple[dict[str, Truth], 
             found.append(np.c_[pairs.query_px, xyz[:, 2]][good])
         truths[name] = _agreed(np.concatenate(found), by_name[name], small[name])
     return truths, "sift" if truths else "none"
+
+
+def seen_elsewhere(captures: Captures, truths: dict[str, Truth]) -> list[BoolArray]:
+    """(H, W) of each held-out view: what training views are known to see, by their depth where
+    there is any, or else by the points that SIFT found in them."""
+    others = [(c.depth, c.view) for c in captures.training if c.depth is not None]
+    seen = []
+    for capture in captures.held_out:
+        width, height = capture.view.size
+        if capture.depth is not None:
+            seen.append(seen_by(capture.depth, capture.view, others))
+        elif capture.name in truths:
+            at = truths[capture.name].px.round().astype(int).clip(0, (width - 1, height - 1))
+            away = np.ones((height, width), np.uint8)
+            away[at[:, 1], at[:, 0]] = 0
+            distance_px = cv2.distanceTransform(away, cv2.DIST_L2, 5)
+            seen.append(distance_px <= SEEN_NEAR * max(width, height))
+        else:
+            seen.append(np.zeros((height, width), bool))
+    return seen
 
 
 def _of_map(depth: FloatArray) -> Truth:
