@@ -469,6 +469,20 @@ def test_depth_in_millimetres_that_are_called_metres_is_left_out_in_words(value,
     assert used or "millimetres? Publish them as 16UC1" in said["depth"]
 
 
+def test_a_greatest_range_that_means_nothing_is_left_out_in_words():
+    said = {}
+    frames = builder.FrameBuilder(report=lambda key, words: said.update({key: words}))
+    image = m.image_message(np.zeros((480, 640, 3), np.uint8), "rgb8", header(S, "cam"))
+    for unknown, left in ((10.0, True), (np.nan, False)):
+        metres = np.linspace(1, 3, 480 * 640, dtype=np.float32).reshape(480, 640)
+        metres[::3] = unknown
+        depth = m.image_message(metres, "32FC1", header(S, "cam"))
+        messages = {"image": image, "camera_info": info(S), "depth": depth}
+        frame = frames.build(Bundle(S, messages, 0.0))
+        assert np.isnan(frame.depth[::3]).all() and np.isfinite(frame.depth[1::3]).all()
+        assert ("exactly 10 m far" in (said["far depth"] or "")) is left
+
+
 def test_a_drone_s_simulated_depth_is_in_metres():
     builder._check_unit(np.linspace(118.0, 131.0, 480 * 640, dtype=np.float32).reshape(480, 640))
 

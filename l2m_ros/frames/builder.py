@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from l2m_ros.errors import InvalidInput
+from l2m_ros.frames.depth_ceiling import DepthCeiling
 from l2m_ros.frames.encodings import BIT_DEPTHS
 from l2m_ros.frames.inputs import CAMERA_INFO, DEPTH, IMAGE, RIGHT, RIGHT_INFO, Bundle, Report
 from l2m_ros.frames.messages import (
@@ -28,6 +29,7 @@ from l2m_ros.types import ByteArray, Camera, FloatArray, Frame
 NEAREST_SHARE, NEAREST_M, STRIDE = 0.05, 100.0, 8
 # Of the size, both ways alike: a K of half or of twice the resolution is 0.25 and 0.5 off.
 MOST_OFF_CENTRE = 0.2
+FAR_DEPTH = "far depth"  # what is said of it
 
 
 class FrameBuilder:
@@ -58,7 +60,7 @@ class FrameBuilder:
         self._depth_stamps = depth_stamps
         self._bits_seen: dict[str, int] = {}
         self._left: tuple[bytes, Camera] | None = None
-        self._pairs = StereoPairs(rectified, image_topic)
+        self._pairs, self._ceiling = StereoPairs(rectified, image_topic), DepthCeiling()
 
     def build(self, bundle: Bundle) -> Frame:
         """Raises InvalidInput where the messages make no frame; the reason is reported too."""
@@ -158,6 +160,8 @@ class FrameBuilder:
                 "its projector off?"
             )
         _check_unit(depth)
+        depth, far = self._ceiling.below(depth)
+        self._report(FAR_DEPTH, far)
         return depth
 
 

@@ -43,6 +43,7 @@ from l2m_ros.tracking.recovery import Recovery
 from l2m_ros.tracking.result import TrackResult, TrackState
 from l2m_ros.tracking.scenery import Scenery
 from l2m_ros.tracking.seam import Rows
+from l2m_ros.tracking.standing_image import StandingImage
 from l2m_ros.tracking.torn import TornStream, repeated_rows, two_moments
 from l2m_ros.types import (
     Features,
@@ -88,7 +89,7 @@ class Tracker:
         self._depth_unit.reset()
         self._before: Frame | None = None
         self._seen_since = SeenSince()
-        self._torn = TornStream()
+        self._torn, self._standing = TornStream(), StandingImage()
         self._frozen: str | None = None  # what the frame at hand goes without
         self._requested = False
         self._delay_ns = 0  # by which odometry is read
@@ -142,6 +143,8 @@ class Tracker:
         times = StageTimes()
         self._take_delay(odometry)
         doubt, repeated = self._repeated(frame, odometry)
+        if doubt is None and not self.options.accept_repeated:
+            doubt = self._standing.against(frame)
         given, (frame, self._frozen) = frame, self._fresh(frame, odometry)
         self._before = given
         self._seen_since.see(given, odometry)
