@@ -110,6 +110,17 @@ def test_without_a_pose_more_of_an_image_is_looked_at():
     assert after(view(near)).stillness(view(now, 3, unseen_ns=LONGEST_UNSEEN_NS + 1)).still is None
 
 
+@pytest.mark.parametrize(
+    ("moved", "tenths", "unsure"), [(True, 6, True), (False, 6, False), (True, 20, False)]
+)
+def test_what_moved_lately_may_fill_a_view_that_nothing_can_be_held_against(moved, tenths, unsure):
+    """A hand before the lens: so near that a place that is unsure by centimetres tells nothing."""
+    before = depth_with(100, 200) if moved else depth_with()
+    movers = after(view(depth_with()), view(before, 5))
+    covered = view(depth_with(0, 320, person_m=0.2), tenths, unseen_ns=3 * TENTH_NS)
+    assert movers.stillness(covered).unsure is unsure
+
+
 def test_another_chain_is_another_place():
     assert (
         after(view(depth_with(), chain=1)).stillness(view(depth_with(100, 200), 3, chain=2)).still

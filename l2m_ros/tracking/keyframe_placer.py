@@ -18,7 +18,7 @@ from l2m_ros.tracking.keyframe_maker import KeyframeMaker
 from l2m_ros.tracking.keyframes import Keyframe
 from l2m_ros.tracking.matched_frame import MatchedFrame
 from l2m_ros.tracking.motion import predicted
-from l2m_ros.tracking.movers import View
+from l2m_ros.tracking.movers import Stillness, View
 from l2m_ros.tracking.odom_frame import BESIDE, OdomFrame, sighting_of
 from l2m_ros.tracking.options import TrackerOptions
 from l2m_ros.tracking.pose_checks import PoseChecks
@@ -51,12 +51,17 @@ class KeyframePlacer:
         taken = self._maker.make(now, chain, Located(start.odom_from_camera, start.covariance))
         return self._without_movers(taken, before, None)
 
-    def beside(self, missed: EncodedFrame, before: Keyframe) -> Keyframe:
-        """A frame that matched nothing, to be tried as a keyframe of no chain."""
+    def beside(self, missed: EncodedFrame, before: Keyframe) -> Keyframe | None:
+        """A frame that matched nothing, to be tried as a keyframe of no chain.
+
+        None where something moved through the view just before, and may fill it: the next frames
+        would be given its motion for the camera's.
+        """
         at = sighting_of(missed.frame, missed.odometry, self._options)
         place = self._odom.begin_beside(at, before.chain, self._options.gates)
         taken = self._maker.make(missed, BESIDE, Located(place, np.zeros((6, 6))))
-        return self._without_movers(taken, before, None)
+        stillness = self._stillness(taken, before, None)
+        return None if stillness.unsure else _with(taken, stillness)
 
     def beginning(self, beside: Keyframe) -> Keyframe:
         """The keyframe beside the chain begins a new one."""
@@ -82,20 +87,28 @@ class KeyframePlacer:
         self, taken: Keyframe, before: Keyframe | None, pose: MetricPose | None
     ) -> Keyframe:
         """The keyframe that knows what in it moved into view; pose: that connects it, if any."""
+        return _with(taken, self._stillness(taken, before, pose))
+
+    def _stillness(
+        self, taken: Keyframe, before: Keyframe | None, pose: MetricPose | None
+    ) -> Stillness:
         depth, frame = taken.seen_depth, taken.frame
         if depth is None or not self.shows_movers(pose):
-            return taken
+            return Stillness()
         view = View(frame.stamp_ns, frame.camera, depth, taken.chain, taken.odom_from_keyframe)
         if pose is None and before is not None:
             newest = self._odom.newest(before.chain)
             expected = predicted(newest, frame.stamp_ns, self._options.gates)
             if newest is None or expected is None:
-                return taken
+                return Stillness()
             view = replace(
                 view,
                 chain=newest.chain,
                 odom_from_camera=expected.odom_from_camera,
                 unseen_ns=frame.stamp_ns - newest.stamp_ns,
             )
-        stillness = self._scenery.stillness(view)
-        return replace(taken, still=stillness.still, seen_before=stillness.seen_before)
+        return self._scenery.stillness(view)
+
+
+def _with(taken: Keyframe, stillness: Stillness) -> Keyframe:
+    return replace(taken, still=stillness.still, seen_before=stillness.seen_before)

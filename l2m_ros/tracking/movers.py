@@ -44,6 +44,7 @@ LEAST = 0.02  # of the image: less is noise
 # What a camera does beside going on as it did: three times what hands do (velocity.py)
 UNSEEN_M_S2, UNSEEN_RAD_S2 = 1.5, 2.4
 LONGEST_UNSEEN_NS = 700_000_000
+LATELY_NS = 1_000_000_000  # what moved so short a time ago may still be in view
 WIDEST = 27  # samples across about a point
 BESIDE = np.ones((3, 3), np.uint8)
 
@@ -100,6 +101,7 @@ class Stillness:
 
     still: Mask | None = None  # (H, W) where nothing is known to have moved into view
     seen_before: Mask | None = None  # (H, W) without what is near and was not seen before
+    unsure: bool = False  # something moved lately, and whether it is in view cannot be told
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +111,7 @@ class Found:
     moved: Cells | None = None  # into view; None: nothing did
     new: Cells | None = None  # near, where nothing was known; None: nothing is
     with_its_rest: Cells | None = None  # what is new, and goes on from it
+    looked: bool = False  # whether any earlier view could be held against it
 
 
 class Movers:
@@ -119,6 +122,7 @@ class Movers:
 
     def reset(self) -> None:
         self._seen: deque[Samples] = deque()
+        self._moved_ns: int | None = None  # when something was last seen to have moved into view
 
     def believe(self, view: View) -> None:
         """Of a posed frame. What moves in it says nothing of the space where it is."""
@@ -134,13 +138,18 @@ class Movers:
         found = self._found(now)
         if not view.unseen_ns and self._due(view):
             self._remember(now, found)
-        return Stillness(_outside(found.moved, view), _outside(found.with_its_rest, view))
+        unsure = not found.looked and self._moved_lately(view)
+        return Stillness(_outside(found.moved, view), _outside(found.with_its_rest, view), unsure)
+
+    def _moved_lately(self, view: View) -> bool:
+        return self._moved_ns is not None and 0 <= view.stamp_ns - self._moved_ns <= LATELY_NS
 
     def _due(self, view: View) -> bool:
         return not self._seen or view.stamp_ns - self._seen[-1].view.stamp_ns >= APART_NS
 
     def _remember(self, now: Samples, found: Found) -> None:
         if found.moved is not None:
+            self._moved_ns = now.view.stamp_ns
             now.depth_m[_whole(found.moved, now)] = 0.0
         if found.new is not None:
             now.new[_whole(found.new, now)] = True
@@ -152,8 +161,13 @@ class Movers:
         asked = _asked(now)
         depth = now.depth_m[::2, ::2]
         moved, before, known = (np.zeros(depth.shape, bool) for _ in range(3))
+        looked = False
         for seen in self._seen:
-            nearer, same, vouched = _held_against(asked, seen)
+            side = _window(asked, seen)
+            if side is None:
+                continue
+            looked = True
+            nearer, same, vouched = _held_against(asked, seen, side)
             moved[asked.row[nearer], asked.column[nearer]] = True
             known[asked.row[vouched], asked.column[vouched]] = True
             if now.view.stamp_ns - seen.view.stamp_ns >= APART_NS:
@@ -163,7 +177,8 @@ class Movers:
             found = _with_its_rest(found, depth, free)
             free = free & ~found
         new = _opened(_near(depth, before) & ~before & free)
-        return Found(found, new, None if new is None else _with_its_rest(new, depth, free))
+        rest = None if new is None else _with_its_rest(new, depth, free)
+        return Found(found, new, rest, looked)
 
     def _forget(self, now: View) -> None:
         def lasts(seen: View) -> bool:
@@ -215,16 +230,18 @@ def _asked(now: Samples) -> Asked:
     )
 
 
-def _held_against(asked: Asked, seen: Samples) -> tuple[Index, Index, Index]:
-    """Which are before all that was seen about there, which are what was seen, and which of those
-    were not new then."""
-    none = np.zeros(0, np.intp)
+def _window(asked: Asked, seen: Samples) -> int | None:
+    """Samples across about a point, as far as its place is not known; None of too many."""
     if not len(asked.points_m):
-        return none, none, none
+        return None
     about = asked.off_rad + asked.off_m / float(np.median(asked.points_m[:, 2]))
     side = 2 * int(np.ceil(1.0 + seen.f * about)) + 1
-    if side > WIDEST:
-        return none, none, none
+    return side if side <= WIDEST else None
+
+
+def _held_against(asked: Asked, seen: Samples, side: int) -> tuple[Index, Index, Index]:
+    """Which are before all that was seen about there, which are what was seen, and which of those
+    were not new then."""
     seen_from_now = se3.inverse(seen.view.odom_from_camera) @ asked.odom_from_camera
     there = asked.points_m @ seen_from_now[:3, :3].T + seen_from_now[:3, 3]
     at = seen.at(project(seen.view.camera, there))

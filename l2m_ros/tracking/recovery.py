@@ -54,7 +54,7 @@ class Recovery:
         if now.rejection is None:
             self.beside, self._candidate = None, now
 
-    def keyframe_beside(self, make: Callable[[EncodedFrame], Keyframe]) -> Keyframe | None:
+    def keyframe_beside(self, make: Callable[[EncodedFrame], Keyframe | None]) -> Keyframe | None:
         """The newest frame that matched nothing, as a keyframe; None where there is none."""
         if self.beside is None and self._candidate is not None:
             self.beside, self._candidate = make(self._candidate), None

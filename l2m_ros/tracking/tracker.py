@@ -271,7 +271,7 @@ class Tracker:
             self._odom.go_on_beside(keyframe, attempt.outcome, self._sighting(now))
         return None if attempt.failed else attempt
 
-    def _make_keyframe_beside(self, missed: EncodedFrame) -> Keyframe:
+    def _make_keyframe_beside(self, missed: EncodedFrame) -> Keyframe | None:
         assert self._keyframe is not None
         self._policy.restart()
         return self._placer.beside(missed, self._keyframe)
