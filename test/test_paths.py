@@ -20,6 +20,7 @@ from fakes.scenes import PATH, write_relief
 from fakes.texture import texture
 
 from l2m_ros import cli
+from l2m_ros.errors import InvalidInput
 from l2m_ros.mapping.store import open_map
 
 pytest.importorskip("torch")
@@ -322,3 +323,16 @@ def test_a_picture_is_drawn_anew_and_earlier_work_goes_by_force(line, written, g
     file.write_text("old")
     assert ends(words) in (0, 1)
     assert file.read_bytes() != b"old"
+
+
+def test_a_demo_goes_on_in_the_folder_of_a_demo(tmp_path, monkeypatch, capsys):
+    def begun(options):
+        raise InvalidInput("begun")
+
+    monkeypatch.setattr("l2m_ros.commands.demo._simulated", begun)
+    (tmp_path / "room.l2m").write_text("a map of mine")
+    assert cli.main(["demo", "--out", str(tmp_path)]) == 2
+    assert "--force" in capsys.readouterr().err
+    (tmp_path / "corridor_drive_160_0.mcap").write_text("of a demo")
+    assert cli.main(["demo", "--out", str(tmp_path)]) == 2
+    assert "begun" in capsys.readouterr().err
