@@ -502,3 +502,21 @@ def test_a_camera_info_whose_K_is_of_another_resolution_is_refused(scale):
         builder.FrameBuilder().build(Bundle(S, {"image": image, "camera_info": told}, 0.0))
     told.roi.width, told.roi.height = 640, 480  # a part of the sensor may lie anywhere
     builder.FrameBuilder().build(Bundle(S, {"image": image, "camera_info": told}, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("centre", "refused"),
+    [((240, 320), True), ((248, 311), True), ((320, 240), False), ((290, 262), False)],
+)
+def test_a_camera_info_whose_cx_and_cy_are_exchanged_is_refused(centre, refused):
+    image = m.image_message(np.zeros((480, 640, 3), np.uint8), "rgb8", header(S, "cam"))
+    told = info(S)
+    K = np.reshape(told.k, (3, 3)).copy()
+    K[:2, 2] = centre
+    told.k = K.ravel().tolist()
+    bundle = Bundle(S, {"image": image, "camera_info": told}, 0.0)
+    if not refused:
+        builder.FrameBuilder().build(bundle)
+        return
+    with pytest.raises(InvalidInput, match="cx and cy are exchanged"):
+        builder.FrameBuilder().build(bundle)

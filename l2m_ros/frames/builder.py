@@ -29,6 +29,9 @@ from l2m_ros.types import ByteArray, Camera, FloatArray, Frame
 NEAREST_SHARE, NEAREST_M, STRIDE = 0.05, 100.0, 8
 # Of the size, both ways alike: a K of half or of twice the resolution is 0.25 and 0.5 off.
 MOST_OFF_CENTRE = 0.2
+# Of the size: a principal point that is so near the middle of the image on its side, and so far
+# from the middle of the image as it is.
+CENTRED, CENTRED_OTHERWISE = 0.04, 0.08
 FAR_DEPTH = "far depth"  # what is said of it
 
 
@@ -187,6 +190,14 @@ def _check_size(topic: str, camera: Camera, shape: tuple[int, ...]) -> None:
 def _check_centre(camera: Camera) -> None:
     """The axis of a whole image meets it near its middle, unless K is of another resolution."""
     off = camera.K[:2, 2] / camera.size - 0.5
+    exchanged = camera.K[:2, 2] / camera.size[::-1] - 0.5
+    if max(abs(exchanged)) < CENTRED < CENTRED_OTHERWISE < min(abs(off)):
+        x, y = camera.K[:2, 2]
+        raise InvalidInput(
+            f"camera_info has its principal point at ({x:.0f}, {y:.0f}) of an image of "
+            f"{camera.width}x{camera.height}, which is the middle of one of "
+            f"{camera.height}x{camera.width}: its cx and cy are exchanged"
+        )
     if min(abs(off)) > MOST_OFF_CENTRE and off[0] * off[1] > 0:
         x, y = camera.K[:2, 2]
         raise InvalidInput(
