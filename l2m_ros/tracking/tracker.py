@@ -27,8 +27,7 @@ from l2m_ros.tracking.attempt import (
     words,
 )
 from l2m_ros.tracking.depth_unit import DepthUnit
-from l2m_ros.tracking.doubts import repeated_image, stands
-from l2m_ros.tracking.frozen import SeenSince, without_frozen
+from l2m_ros.tracking.freshness import Freshness
 from l2m_ros.tracking.keyframe_maker import KeyframeMaker
 from l2m_ros.tracking.keyframe_placer import KeyframePlacer
 from l2m_ros.tracking.keyframes import Keyframe, KeyframePolicy
@@ -42,9 +41,6 @@ from l2m_ros.tracking.pose_checks import Before, PoseChecks
 from l2m_ros.tracking.recovery import Recovery
 from l2m_ros.tracking.result import TrackResult, TrackState
 from l2m_ros.tracking.scenery import Scenery
-from l2m_ros.tracking.seam import Rows
-from l2m_ros.tracking.standing_image import StandingImage
-from l2m_ros.tracking.torn import TornStream, repeated_rows, two_moments
 from l2m_ros.types import (
     Features,
     Frame,
@@ -87,9 +83,7 @@ class Tracker:
         self._odom.reset()
         self._scenery.reset()
         self._depth_unit.reset()
-        self._before: Frame | None = None
-        self._seen_since = SeenSince()
-        self._torn, self._standing = TornStream(), StandingImage()
+        self._freshness = Freshness()
         self._frozen: str | None = None  # what the frame at hand goes without
         self._requested = False
         self._delay_ns = 0  # by which odometry is read
@@ -142,16 +136,12 @@ class Tracker:
     ) -> TrackResult:
         times = StageTimes()
         self._take_delay(odometry)
-        doubt, repeated = self._repeated(frame, odometry)
-        if doubt is None and not self.options.accept_repeated:
-            doubt = self._standing.against(frame)
-        given, (frame, self._frozen) = frame, self._fresh(frame, odometry)
-        self._before = given
-        self._seen_since.see(given, odometry)
-        unsent = self._torn.next_image(repeated, doubt)
-        if doubt is not None:
+        fresh = self._freshness.of(frame, odometry, accept_repeated=self.options.accept_repeated)
+        frame, self._frozen = fresh.frame, fresh.frozen
+        if fresh.doubt is not None:
+            lost = fresh.doubt
             return TrackResult(
-                TrackState.LOST, words(doubt), frame, self._keyframe, doubt, stages_ms=times.ms
+                TrackState.LOST, words(lost), frame, self._keyframe, lost, stages_ms=times.ms
             )
         frame = self._depth_unit.begin(frame)
         looks = self.options.leave_out_movers
@@ -159,21 +149,17 @@ class Tracker:
         if features is None:
             with times.stage("encode"):
                 features = self.encode(frame)
-        rejection = self._policy.rejection(frame.rgb)
-        if repeated is not None:
-            rejection = rejection or "rows of the image before are in it"
-        elif unsent is not None:
-            rejection = rejection or "the image before was torn, and this one may be"
-        now = EncodedFrame(frame, odometry, features, rejection, unsent, times)
+        rejection = self._policy.rejection(frame.rgb) or fresh.rejection
+        now = EncodedFrame(frame, odometry, features, rejection, fresh.unsent, times)
         if self._keyframe is None:
             return self._start_chain(now, "the first frame")
         self._requested |= gains_depth(self._keyframe, frame)
         self._checks.next_frame()
         beside = self._attempt_beside(now)
         attempt = self._attempt(now, self._keyframe)
-        self._torn.found(self._checks.torn_rows(frame))
+        self._freshness.torn.found(self._checks.torn_rows(frame))
         now = replace(now, frame=attempt.seen.frame)  # its depth in the keyframe's unit
-        if attempt.failed and unsent is None:
+        if attempt.failed and fresh.unsent is None:
             attempt = beside or self._recover(now, attempt)
         if isinstance(attempt.outcome, Lost):
             return self._after_loss(now, attempt, attempt.outcome)
@@ -184,30 +170,6 @@ class Tracker:
         if odometry is not None and odometry.delay_ns != self._delay_ns:
             self._delay_ns, self._requested = odometry.delay_ns, True
             self._checks.forget_odometry()
-
-    def _repeated(
-        self, frame: Frame, odometry: OdometrySample | None
-    ) -> tuple[Lost | None, Rows | None]:
-        """Whether the image, or a part of it, is of the moment before, and which rows repeat."""
-        if self._before is None or self.options.accept_repeated:
-            return None, None
-        before, since = self._before, self._seen_since.odometry("rgb")
-        if frame.stamp_ns <= before.stamp_ns:
-            return None, None
-        doubt = repeated_image(frame.rgb, before.rgb, odometry, since)
-        rows = repeated_rows(frame.rgb, before.rgb)
-        if rows is not None and not stands(odometry, since):
-            doubt = two_moments(frame.rgb, before.rgb, rows)
-        return doubt, rows
-
-    def _fresh(self, frame: Frame, odometry: OdometrySample | None) -> tuple[Frame, str | None]:
-        """The frame without depth or a right image of another moment, and the words for it."""
-        if self._before is None or self.options.accept_repeated:
-            return frame, None
-        since = self._seen_since.odometry("right_rgb" if frame.depth is None else "depth")
-        if frame.stamp_ns <= self._before.stamp_ns or stands(odometry, since):
-            return frame, None
-        return without_frozen(frame, self._before)
 
     def _attempt(self, now: EncodedFrame, keyframe: Keyframe) -> Attempt:
         with now.times.stage("match"):
