@@ -1,5 +1,7 @@
 """An image that stands while depth moves is of another moment; a camera that stands is believed."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -88,6 +90,16 @@ def test_late_depth_that_stands_at_last_is_believed():
     ways = [0, 0.5, 1, *[1] * 20]  # the camera stands from the first image on
     found = [watch.against(frame(n, way * FORWARD)) is not None for n, way in enumerate(ways)]
     assert found[2] and not any(found[14:])
+
+
+def test_once_found_it_lasts_while_too_little_of_both_is_known():
+    watch = StandingImage()
+    found = []
+    for n in range(14):
+        seen = frame(n, 0.5 * n * FORWARD)
+        blind = replace(seen, depth=np.full((HEIGHT, WIDTH), np.nan, np.float32))
+        found.append(watch.against(blind if n > 3 else seen) is not None)
+    assert not found[0] and all(found[3:])
 
 
 def test_without_depth_nothing_is_said():

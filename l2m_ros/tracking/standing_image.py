@@ -26,7 +26,9 @@ ALIKE = 0.12
 # 0.5 degrees, they err by 6 mm and 0.4 degrees at most.
 MOVED_M, MOVED_RAD = 0.015, 0.012
 SHIFT_PX = 4.0  # at 640 px: by so much the image should have moved
-EXPLAINED = 0.7  # of the change of depth may be left
+# Of the change of depth, so much may be left; more where the ranges changed by so much more than
+# their noise that one step does not explain it (while the camera stands by 0.7 at most).
+EXPLAINED, WHOLLY_OTHER = 0.7, 2.0
 LATE_NS = 500_000_000  # depth that has stood for so long is of now
 
 
@@ -37,6 +39,7 @@ class StandingImage:
         self._first: Frame | None = None
         self._thinned: FloatArray | None = None
         self._lately: Frame | None = None  # whose depth shows whether depth stands by now
+        self._found: RangeFlow | None = None  # since the first of them
 
     def against(self, frame: Frame) -> Lost | None:
         """Every frame. Why its image is not of its own moment, or None."""
@@ -45,7 +48,9 @@ class StandingImage:
             self._begin(frame)
             return None
         flow = _flow(first, frame)
-        if flow is None:
+        if flow is not None and _moves(flow, frame.camera.width):
+            self._found = flow
+        if self._found is None:
             return None
         if self._depth_stands(frame):
             self._begin(frame)
@@ -54,12 +59,13 @@ class StandingImage:
         return Lost(
             LostReason.REPEATED_IMAGE,
             f"the image has not moved for {since_s:.2f} s, but depth shows that the camera moved "
-            f"by {flow.moved_m:.3f} m and {np.degrees(flow.turned_rad):.1f} degrees meanwhile: is "
-            "the image's driver frozen?",
+            f"by {self._found.moved_m:.3f} m and {np.degrees(self._found.turned_rad):.1f} degrees "
+            "meanwhile: is the image's driver frozen?",
         )
 
     def _begin(self, frame: Frame) -> None:
         self._first = self._lately = None if frame.depth is None else frame
+        self._found = None
         self._thinned = None if frame.depth is None else _thinned(frame.rgb)
 
     def _stands(self, rgb: ByteArray) -> bool:
@@ -73,7 +79,8 @@ class StandingImage:
         if frame.stamp_ns - lately.stamp_ns < LATE_NS:
             return False
         self._lately = frame
-        return lately is not self._first and _flow(lately, frame) is None
+        flow = _flow(lately, frame)
+        return lately is not self._first and flow is not None and not _far(flow)
 
 
 def _comparable(first: Frame, frame: Frame) -> bool:
@@ -83,16 +90,18 @@ def _comparable(first: Frame, frame: Frame) -> bool:
 
 
 def _flow(first: Frame, frame: Frame) -> RangeFlow | None:
-    """How depth moved from one to the other, or None where it stands, or shows nothing."""
     assert first.depth is not None and frame.depth is not None
-    flow = range_flow(first.depth, frame.depth, frame.camera)
-    return flow if flow is not None and _moves(flow, frame.camera.width) else None
+    return range_flow(first.depth, frame.depth, frame.camera)
+
+
+def _far(flow: RangeFlow) -> bool:
+    return flow.moved_m > MOVED_M or flow.turned_rad > MOVED_RAD
 
 
 def _moves(flow: RangeFlow, width: int) -> bool:
-    far = flow.moved_m > MOVED_M or flow.turned_rad > MOVED_RAD
     seen = flow.shift_px > SHIFT_PX * width / 640
-    return far and seen and flow.left < EXPLAINED * flow.changed
+    otherwise = flow.left < EXPLAINED * flow.changed or flow.changed > WHOLLY_OTHER
+    return _far(flow) and seen and otherwise
 
 
 def _thinned(rgb: ByteArray) -> FloatArray:
