@@ -1,5 +1,7 @@
 """The delay of odometry's stamps is learnt from turns, or nothing is said."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -98,6 +100,18 @@ def test_an_image_of_an_earlier_time_begins_anew():
     assert delay.learnt_ns is None and delay.at(20 * S) == 0
 
 
+def test_it_is_known_as_well_as_turns_show_it():
+    """Before, and on straight ways, as well as was given; 7.5 ms at best."""
+    unknown = learnt(0.0, wags=0.0)
+    assert unknown.sigma_s(20 * S) == pytest.approx(0.02)
+    seen = learnt(0.1)
+    assert seen.sigma_s(0) == pytest.approx(0.02)
+    assert 0.007 < seen.sigma_s(20 * S) < 0.01
+    assert 0.007 < learnt(0.0).sigma_s(20 * S) < 0.01
+    seen.forget()
+    assert seen.sigma_s(20 * S) == pytest.approx(0.02)
+
+
 def test_odometry_is_read_by_the_delay_that_was_given():
     inputs = Inputs(InputOptions(odom=True, odom_delay_ns=S // 10))
     for time_s in np.arange(0.0, 2.0, 0.05):
@@ -105,6 +119,32 @@ def test_odometry_is_read_by_the_delay_that_was_given():
     read = inputs.odometry_at(S)
     assert read.stamp_ns == S and read.delay_ns == S // 10
     assert np.allclose(read.odom_from_base[:3, :3], base_turn(1.0), atol=1e-6)
+
+
+def driven(time_s, acceleration):
+    """A base that speeds up on a circle of 4 m."""
+    length_m = 0.4 * time_s + acceleration * time_s**2 / 2
+    R = Rotation.from_euler("z", length_m / 4).as_matrix()
+    at = 4 * np.array([np.sin(length_m / 4), 1 - np.cos(length_m / 4), 0.0])
+    return se3.transform(R, at)
+
+
+@pytest.mark.parametrize("acceleration", [0.0, 0.5])
+def test_a_way_is_as_unsure_as_an_unknown_delay_makes_it(acceleration):
+    """At a steady speed an unknown delay changes nothing, else what it does is in the covariance."""
+    sigma_s, ways = 0.02, []
+    for late_s in (0.0, sigma_s):
+        inputs = Inputs(InputOptions(odom=True, odom_delay_sigma_ns=round(sigma_s * S)))
+        for time_s in np.arange(0.0, 3.0, 0.02):
+            stamp_ns = round((time_s + late_s) * S)
+            T = driven(time_s, acceleration)
+            inputs.odometry.add(OdometrySample(stamp_ns, T, np.zeros((6, 6))))
+        ways.append(step(inputs.odometry_at(S), inputs.odometry_at(2 * S + S // 100)))
+        exact = [replace(inputs.odometry_at(t), delay_sigma_s=0.0) for t in (S, 2 * S + S // 100)]
+    wrong = se3.difference(ways[1].a_from_b, ways[0].a_from_b)
+    more = ways[1].covariance - step(*exact).covariance
+    assert np.allclose(more, np.outer(wrong, wrong), atol=2e-6 + 0.05 * np.abs(wrong).max() ** 2)
+    assert (np.abs(wrong).max() > 5e-3) == (acceleration > 0)
 
 
 def test_a_way_read_by_two_delays_is_as_unsure_as_that_makes_it():

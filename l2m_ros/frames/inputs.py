@@ -17,7 +17,7 @@ from typing import Any
 from l2m_ros.frames.camera_infos import CameraInfos
 from l2m_ros.frames.messages import read_odometry, stamp_ns
 from l2m_ros.frames.odometry_buffer import EXTRAPOLATED_NS, MAX_GAP_NS, OdometryBuffer
-from l2m_ros.frames.odometry_delay import OdometryDelay
+from l2m_ros.frames.odometry_delay import SIGMA_NS, OdometryDelay
 from l2m_ros.frames.stamps import StampGuard, Verdict
 from l2m_ros.frames.synchroniser import MAX_BYTES, MessageSet, bytes_of, make_synchroniser
 from l2m_ros.tracking.odometry import OdometrySample
@@ -48,9 +48,15 @@ class InputOptions:
     slop_ns: int = 20_000_000
     odom_gap_ns: int = MAX_GAP_NS  # odometry is interpolated over no longer gap
     odom_delay_ns: int = 0  # its messages are stamped so much later than what they tell of
+    odom_delay_sigma_ns: int = SIGMA_NS  # how well that is known before turns have shown it
     learn_odom_delay: bool = True
     lossless: bool = False  # drop nothing, and never depend on the order of arrival ...
     waiting_bytes: int = MAX_BYTES  # ... as long as the images that wait take no more memory
+
+    @property
+    def odom_delay(self) -> tuple[int, int]:
+        """As it is given, and one standard deviation of it."""
+        return self.odom_delay_ns, self.odom_delay_sigma_ns
 
     @property
     def joining(self) -> dict[str, Any]:
@@ -88,7 +94,7 @@ class Inputs:
     def __init__(self, options: InputOptions, report: Report = lambda key, words: None) -> None:
         self.options = options
         self.odometry = OdometryBuffer(options.odom_gap_ns)
-        self._delay = OdometryDelay(self.odometry, options.odom_delay_ns)
+        self._delay = OdometryDelay(self.odometry, *options.odom_delay)
         self.refused = 0
         self._given_up = 0  # images that waited and were let go
         self._report = report
@@ -113,8 +119,8 @@ class Inputs:
     def reconfigure(self, options: InputOptions) -> None:
         """Change topics or slop; where sets are joined otherwise, incomplete ones are dropped."""
         joined_alike = options.joining == self.options.joining
-        if self.options.odom_delay_ns != options.odom_delay_ns or not options.learn_odom_delay:
-            self._delay = OdometryDelay(self.odometry, options.odom_delay_ns)
+        if self.options.odom_delay != options.odom_delay or not options.learn_odom_delay:
+            self._delay = OdometryDelay(self.odometry, *options.odom_delay)
         self.options = options
         self.odometry.max_gap_ns = options.odom_gap_ns
         if not joined_alike:
@@ -228,7 +234,10 @@ class Inputs:
         delay_ns = self._delay.at(stamp)
         sample = self.odometry.at(stamp + delay_ns)
         self._report("odom gap", self.odometry.problem)
-        return None if sample is None else replace(sample, stamp_ns=stamp, delay_ns=delay_ns)
+        if sample is None:
+            return None
+        sigma_s = self._delay.sigma_s(stamp)
+        return replace(sample, stamp_ns=stamp, delay_ns=delay_ns, delay_sigma_s=sigma_s)
 
     def learn(self, result: TrackResult, base_from_camera: FloatArray | None) -> None:
         """What a tracked frame shows of odometry's delay."""

@@ -76,9 +76,15 @@ class OdometryBuffer:
             pair = samples[max(after - 1, 0) :][:2] if after < len(samples) else samples[-2:]
         self.problem = None
         if near and near[0].stamp_ns == stamp_ns:
-            return near[0]
+            return replace(near[0], velocity=self._velocity(pair))
         self.problem = self._objection(pair, stamp_ns)
         return None if self.problem else between(*pair, stamp_ns)
+
+    def _velocity(self, pair: list[OdometrySample]) -> FloatArray:
+        """(6,) between two messages; zeros where they do not tell it."""
+        if len(pair) < 2 or pair[1].stamp_ns - pair[0].stamp_ns > self.max_gap_ns:
+            return np.zeros(6)
+        return velocity(*pair)
 
     def _objection(self, pair: list[OdometrySample], stamp_ns: int) -> str | None:
         if len(pair) < 2:
@@ -110,7 +116,13 @@ def between(a: OdometrySample, b: OdometrySample, stamp_ns: int) -> OdometrySamp
     inside = min(max(weight, 0.0), 1.0)
     covariance = (1 - inside) * a.covariance + inside * b.covariance
     timing = _timing(abs(stamp_ns - a.stamp_ns) * 1e-9, abs(stamp_ns - b.stamp_ns) * 1e-9)
-    return replace(a, stamp_ns=stamp_ns, odom_from_base=pose, covariance=covariance, timing=timing)
+    return OdometrySample(stamp_ns, pose, covariance, timing, velocity=velocity(a, b))
+
+
+def velocity(a: OdometrySample, b: OdometrySample) -> FloatArray:
+    """(6,) of a base that goes from a to b, in its own axes."""
+    way = se3.inverse(a.odom_from_base) @ b.odom_from_base
+    return se3.log(way) / ((b.stamp_ns - a.stamp_ns) * 1e-9)
 
 
 def _timing(before_s: float, after_s: float) -> FloatArray:

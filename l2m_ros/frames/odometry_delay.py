@@ -14,7 +14,7 @@ The metres of a single camera are odometry's way between two images: at 1 m/s an
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -35,6 +35,7 @@ NO_DELAY = 5.0
 GAIN = 6.0  # of chi-square, before another delay is taken
 LEAST_NS, SIGMAS = 15_000_000, 3.0  # a smaller change is not worth a keyframe
 KEPT_STAMPS = 100
+SIGMA_NS = 20_000_000  # of a delay that nothing has shown yet: stamps of drivers and of images
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,17 +46,26 @@ class _Seen:
     covariance: FloatArray
 
 
+@dataclass(frozen=True)
+class _Hold:
+    since_ns: int  # stamp of an image
+    delay_ns: int
+    sigma_ns: float
+
+
 class OdometryDelay:
     """Not thread-safe but for `at`: one thread learns, any may ask."""
 
-    def __init__(self, buffer: OdometryBuffer, given_ns: int = 0) -> None:
-        self._buffer, self._given_ns = buffer, given_ns
+    def __init__(
+        self, buffer: OdometryBuffer, given_ns: int = 0, given_sigma_ns: int = SIGMA_NS
+    ) -> None:
+        self._buffer, self._given_ns, self._given_sigma_ns = buffer, given_ns, given_sigma_ns
         self.forget()
 
     def forget(self) -> None:
         """Begin anew with the delay that was given."""
         # The delays, each from an image's stamp on: odometry must have come so far by then.
-        self._holds = [(-1, self._given_ns)]
+        self._holds = [_Hold(-1, self._given_ns, self._given_sigma_ns)]
         self._waiting: deque[_Seen] = deque()
         self._curves: deque[tuple[int, FloatArray]] = deque(maxlen=FRAMES)  # and its keyframe
         self._told: OrderedDict[int, FloatArray | None] = OrderedDict()
@@ -63,12 +73,20 @@ class OdometryDelay:
     @property
     def learnt_ns(self) -> int | None:
         """None: what was given suits."""
-        newest = self._holds[-1][1]
+        newest = self._holds[-1].delay_ns
         return None if newest == self._given_ns else newest
 
     def at(self, stamp_ns: int) -> int:
         """The delay by which odometry is read for an image of this stamp."""
-        return next((d for since, d in reversed(self._holds) if stamp_ns >= since), self._given_ns)
+        return self._hold(stamp_ns).delay_ns
+
+    def sigma_s(self, stamp_ns: int) -> float:
+        """One standard deviation of that delay."""
+        return 1e-9 * self._hold(stamp_ns).sigma_ns
+
+    def _hold(self, stamp_ns: int) -> _Hold:
+        newest_first = self._holds[::-1]
+        return next((it for it in newest_first if stamp_ns >= it.since_ns), newest_first[-1])
 
     def see(
         self, keyframe_ns: int, stamp_ns: int, turn: Turn, base_from_camera: FloatArray
@@ -136,12 +154,15 @@ class OdometryDelay:
         if found_ns is None or None in without or least > NO_DELAY * frames:
             return
         sigma_ns = np.sqrt((keyframes - 1) * np.var(np.array(without, float)))
-        now_ns = self._holds[-1][1] - self._given_ns
+        now_ns = self._holds[-1].delay_ns - self._given_ns
         gain = (float(np.interp(now_ns, GRID_NS, cost)) - least) / max(1.0, least / frames)
-        if gain < GAIN or abs(found_ns - now_ns) < max(LEAST_NS, SIGMAS * sigma_ns):
+        off_ns, least_ns = abs(found_ns - now_ns), LEAST_NS / 2
+        if gain < GAIN or off_ns < max(LEAST_NS, SIGMAS * sigma_ns):
+            sigma_ns = min(max(least_ns, np.hypot(sigma_ns, off_ns)), self._given_sigma_ns)
+            self._holds[-1] = replace(self._holds[-1], sigma_ns=sigma_ns)
             return
-        holds = stamp_ns + REACH_NS, self._given_ns + round(found_ns)
-        self._holds = [*self._holds[-2:], holds]
+        delay_ns, sigma_ns = self._given_ns + round(found_ns), max(least_ns, sigma_ns)
+        self._holds = [*self._holds[-2:], _Hold(stamp_ns + REACH_NS, delay_ns, sigma_ns)]
 
 
 def _least(cost: FloatArray) -> float | None:

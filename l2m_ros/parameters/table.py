@@ -172,6 +172,9 @@ _INPUTS = [
               "odometry's messages are stamped so much later than what they tell of, by the "
               "images' clock, seconds; negative: the images are",
               "frame", low=-1.0, high=1.0),
+    Parameter("sync.odom_delay_sigma_s", INPUTS.odom_delay_sigma_ns / 1e9,
+              "how well that is known, one standard deviation, before turns have shown it",
+              "frame", low=0.0, high=0.3),
     Parameter("sync.learn_odom_delay", INPUTS.learn_odom_delay,
               "learn from turns by how much it is another, up to 0.3 s", "frame"),
     Parameter("odometry.sigma_m_per_m", TRACKER.odometry.sigma_m_per_m,
@@ -408,6 +411,7 @@ def sync_options(values: Values) -> InputOptions:
         slop_ns=_nanoseconds(values["sync.slop_s"]),
         odom_gap_ns=_nanoseconds(values["sync.odom_gap_s"]),
         odom_delay_ns=_nanoseconds(values["sync.odom_delay_s"]),
+        odom_delay_sigma_ns=_nanoseconds(values["sync.odom_delay_sigma_s"]),
         learn_odom_delay=values["sync.learn_odom_delay"],
     )
 

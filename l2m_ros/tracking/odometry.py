@@ -38,6 +38,9 @@ class OdometrySample:
     # 6x6 besides: what the base may have done between the messages that this was made of
     timing: FloatArray = field(default_factory=lambda: np.zeros((6, 6)))
     delay_ns: int = 0  # it was read of messages that are stamped so much later
+    # 6: how the base moves, in its own axes, metres and radians a second
+    velocity: FloatArray = field(default_factory=lambda: np.zeros(6))
+    delay_sigma_s: float = 0.0  # how well the delay of its stamps is known
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ def step(
     else:
         P = noise.covariance(a_from_b)
     P = P + turn @ (_carried(a.timing, a, b) + b.timing) @ turn.T
-    P = P + _read_otherwise(a, b, a_from_b)
+    P = P + _read_otherwise(a, b, a_from_b) + _of_delay(a, b, a_from_b)
     if base_from_camera is None:
         return OdometryStep(a_from_b, P, modelled)
     camera_from_base, exact = se3.inverse(base_from_camera), np.zeros((6, 6))
@@ -124,6 +127,14 @@ def _read_otherwise(a: OdometrySample, b: OdometrySample, a_from_b: FloatArray) 
     way = float(np.linalg.norm(a_from_b[:3, 3]))
     turn = float(np.linalg.norm(se3.rotation_log(a_from_b[:3, :3])))
     return (MOMENTARY * share) ** 2 * np.diag([way**2] * 3 + [turn**2] * 3)
+
+
+def _of_delay(a: OdometrySample, b: OdometrySample, a_from_b: FloatArray) -> FloatArray:
+    """6x6: both may tell of another moment by the same time. At a steady speed that is nothing."""
+    R, t = a_from_b[:3, :3], a_from_b[:3, 3]
+    faster = np.kron(np.eye(2), R) @ b.velocity - a.velocity
+    faster[:3] -= np.cross(a.velocity[3:], t)
+    return np.asarray(min(a.delay_sigma_s, b.delay_sigma_s) ** 2 * np.outer(faster, faster))
 
 
 def _added(a: OdometrySample, b: OdometrySample) -> FloatArray:
