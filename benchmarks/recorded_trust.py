@@ -19,6 +19,7 @@ from typing import Any
 
 import blas  # noqa: F401
 import numpy as np
+from more_faults import more_faults_of
 from recorded_faults import faults_of
 from recordings import VARIANTS, recorded
 from sequences import bare, meta_of, recordings_in, sources_of
@@ -57,7 +58,8 @@ def measured(
     shots: list[SimulatedFrame], fault: str, source: str, matcher: Any, sigma: TruthSigma
 ) -> dict[str, Any]:
     run = TrackedRun(fault, "", truth_sigma=sigma)
-    spoilt = faults_of(source)[fault].apply(iter(shots), np.random.default_rng([0, 41]))
+    known = faults_of(source) | more_faults_of(source)
+    spoilt = known[fault].apply(iter(shots), np.random.default_rng([0, 41]))
     mask = in_the_way.robot_mask(shots[0].frame) if fault.endswith(MASKED) else None
     figures = replayed(spoilt, parameter_values(None, IGNORED[source]), matcher, run, mask)
     return {**figures, "wrong": _wrong(run, shots, unused_odometry=source in ("depth", "stereo"))}
@@ -105,7 +107,9 @@ def main() -> None:
     parser.add_argument("--only", help="recordings whose name contains this")
     parser.add_argument("--variant", action="append", choices=VARIANTS, help="default: as_it_is")
     parser.add_argument("--source", action="append", choices=SOURCES)
-    parser.add_argument("--fault", action="append", help="repeat it; default: all that apply")
+    parser.add_argument(
+        "--fault", action="append", help="repeat it; default: all of recorded_faults"
+    )
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--count", type=int, default=80, help="frames; 0: all of a segment")
     parser.add_argument("--kept", type=Path, default=Path("recorded_trust.json"))
@@ -124,7 +128,8 @@ def main() -> None:
                 if source not in sources(folder):
                     continue
                 print(f"-- {folder.name} {variant}, {source}")
-                for fault in faults_of(source):
+                more = more_faults_of(source) if args.fault else {}
+                for fault in faults_of(source) | more:
                     if args.fault and fault not in args.fault:
                         continue
                     span = f"{args.first}+{args.count}"
