@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from l2m_ros.geometry import se3
-from l2m_ros.tracking.depth_odometry import ScaleAgainstOdometry
+from l2m_ros.tracking.depth_odometry import FirstAgreement, ScaleAgainstOdometry
 from l2m_ros.tracking.odometry import OdometryNoise, OdometryStep
 from l2m_ros.types import MetricPose
 
@@ -82,3 +82,39 @@ def test_short_ways_say_nothing():
                     np.ones(1, bool), "depth"), OdometryStep(np.eye(4), np.eye(6), None))
     ] * 20  # fmt: skip
     assert excess(short) == 0.0
+
+
+# ---- the first ways ----------------------------------------------------------------------------
+
+STEP_NS = 100_000_000
+
+
+def both(told_m, seen_m):
+    """A pose by depth and a step by odometry, each known to a millimetre."""
+    told, seen = np.eye(4), np.eye(4)
+    told[0, 3], seen[0, 3] = told_m, seen_m
+    P = 1e-6 * np.eye(6)
+    return MetricPose(seen, P, np.ones(1, bool), "depth"), OdometryStep(told, P, None)
+
+
+def first_sigmas(pairs):
+    first = FirstAgreement()
+    posed = (first.admitted(*both(*it), k * STEP_NS) for k, it in enumerate(pairs))
+    return [float(np.sqrt(pose.covariance[0, 0])) for pose in posed]
+
+
+def test_before_both_agreed_depth_is_no_surer_than_odometry_is_from_it():
+    """A part of the robot moves with the camera: by its depth the camera stands."""
+    stands = first_sigmas([(0.03 * k, 0.0) for k in range(1, 6)])
+    assert stands == pytest.approx([0.03 * k for k in range(1, 6)], rel=0.01)
+
+
+def test_once_they_agreed_on_a_way_depth_is_believed_while_wheels_slip():
+    assert first_sigmas([(0.06, 0.061), (0.3, 0.1)])[-1] == pytest.approx(1e-3)
+    standing = [(0.0, 0.0)] * 5  # shows nothing
+    assert first_sigmas([*standing, (0.3, 0.1)])[-1] == pytest.approx(0.2, rel=0.01)
+
+
+def test_odometry_that_never_agrees_is_left_alone_after_a_while():
+    never = first_sigmas([(0.02 * k, 0.0) for k in range(1, 40)])
+    assert never[20] > 0.3 and never[-1] == pytest.approx(1e-3)

@@ -131,7 +131,7 @@ def driven(time_s, acceleration):
 
 @pytest.mark.parametrize("acceleration", [0.0, 0.5])
 def test_a_way_is_as_unsure_as_an_unknown_delay_makes_it(acceleration):
-    """At a steady speed an unknown delay changes nothing, else what it does is in the covariance."""
+    """At a steady speed an unknown delay changes nothing, else the covariance has it."""
     sigma_s, ways = 0.02, []
     for late_s in (0.0, sigma_s):
         inputs = Inputs(InputOptions(odom=True, odom_delay_sigma_ns=round(sigma_s * S)))

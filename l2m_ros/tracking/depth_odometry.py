@@ -1,6 +1,8 @@
 """Depth and odometry are two witnesses of the same metres: where both are there, they must agree.
 
 one pose    depth that was contradicted lately is not believed against odometry
+first ones  until both agreed on a way, a pose by depth is no surer than odometry's is from it: a
+            part of the robot close to the camera, which never moves, may be all that depth knows
 many poses  the lengths by depth over those by odometry: their common factor is seen by nothing
             else. Neither is known to be the right one, so a difference beyond what both admit
             becomes part of the uncertainty of either's metres; where it is larger than metres may
@@ -13,10 +15,11 @@ factor that varies from keyframe to keyframe is no unit but slip, of which depth
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from l2m_ros.geometry import se3
 from l2m_ros.tracking.odometry import MOUNTING, OdometryNoise, OdometryStep
 from l2m_ros.types import FloatArray, MetricPose
 
@@ -25,6 +28,9 @@ REMEMBERED = 8  # keyframes
 FEW = 3  # keyframes
 # A wrong unit is one factor for all ways; what is larger than SLIP and varies by a share is slip.
 SLIP, VARIES = 0.1, 0.3
+FIRST_WAY_M = 0.05  # of odometry, on which both agree
+FIRST_NS = 3_000_000_000  # for how long they may differ before depth is believed: wheels may slip
+CHI2_999_6 = 22.46  # 99.9 % of chi-square with six degrees of freedom
 LEAST_SIGMA = 0.01  # of a way by odometry, relative, besides what all ways have in common
 
 
@@ -34,6 +40,30 @@ class _Way:
 
     log: float
     variance: float
+
+
+class FirstAgreement:
+    """Whether depth and odometry have agreed on a way yet."""
+
+    def __init__(self) -> None:
+        self._agreed = False
+        self._differ_ns: int | None = None  # since when
+
+    def admitted(self, pose: MetricPose, step: OdometryStep | None, stamp_ns: int) -> MetricPose:
+        """A pose by depth, no surer than odometry's is from it, until both have agreed."""
+        if step is None or self._agreed:
+            return pose
+        apart = se3.difference(step.a_from_b, pose.keyframe_from_camera)
+        both = pose.covariance + step.covariance
+        if float(apart @ np.linalg.solve(both, apart)) <= CHI2_999_6:
+            self._agreed = float(np.linalg.norm(step.a_from_b[:3, 3])) > FIRST_WAY_M
+            return pose
+        if self._differ_ns is None:
+            self._differ_ns = stamp_ns
+        if stamp_ns - self._differ_ns > FIRST_NS:
+            return pose
+        far = [float(apart[:3] @ apart[:3])] * 3 + [float(apart[3:] @ apart[3:])] * 3
+        return replace(pose, covariance=pose.covariance + np.diag(far))
 
 
 class ScaleAgainstOdometry:

@@ -23,7 +23,7 @@ from l2m_ros.geometry.scale import ScaleEvidence
 from l2m_ros.geometry.scene_depth import SceneDepth
 from l2m_ros.tracking import parallax, scene_scale, two_depths
 from l2m_ros.tracking.chain import locate
-from l2m_ros.tracking.depth_odometry import ScaleAgainstOdometry
+from l2m_ros.tracking.depth_odometry import FirstAgreement, ScaleAgainstOdometry
 from l2m_ros.tracking.depth_trust import DEPTH, MOST_LEFT_OVER_STEREO, STEREO, DepthTrust
 from l2m_ros.tracking.doubts import looks_alike
 from l2m_ros.tracking.gates import StampedPose, gate, implausible_motion
@@ -67,7 +67,7 @@ class PoseChecks:
 
     def reset(self) -> None:
         self._metres = OdometryMetres()
-        self._scale = ScaleAgainstOdometry()
+        self._scale, self._first = ScaleAgainstOdometry(), FirstAgreement()
         self._depth_trust = {DEPTH: DepthTrust(), STEREO: DepthTrust(MOST_LEFT_OVER_STEREO)}
         self._shutter = ShutterWatch(self.options.pose.shutter_sigma_s)
         self._turns = Turns()
@@ -77,7 +77,7 @@ class PoseChecks:
     def forget_odometry(self) -> None:
         """What was held against it: from now on it is read of another moment."""
         self._metres.forget_odometry()
-        self._scale = ScaleAgainstOdometry()
+        self._scale, self._first = ScaleAgainstOdometry(), FirstAgreement()
 
     def pose(self, seen: MatchedFrame, before: Before) -> tuple[Outcome, Remarks]:
         """The pose, if it may be believed.
@@ -181,6 +181,8 @@ class PoseChecks:
             against = self._against_scale(outcome, seen, step, options)
             if against is not None:
                 return against, {**remarks, outcome.scale_source: against.detail}
+            if outcome.scale_source in self._depth_trust:
+                outcome = self._first.admitted(outcome, step, seen.frame.stamp_ns)
         outcome = gate(outcome, self.options.gates)
         if not isinstance(outcome, Lost):
             frames = seen.frame, seen.keyframe.frame
