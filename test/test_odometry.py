@@ -243,6 +243,8 @@ def test_the_turn_of_wheels_that_slip_is_used_where_the_scene_s_shape_is_not_kno
         T, P = _pose(result)
         way = np.linalg.inv(kept.world_from_camera) @ shot.world_from_camera
         assert result.pose.scale_source == "scene" and nees(T, P, way) < 25
+        alone = result.seen_turn.keyframe_from_camera  # without odometry's turn
+        assert not np.allclose(alone, T[:3, :3], rtol=0, atol=1e-9)
     assert posed >= 3
 
 

@@ -9,6 +9,7 @@ What a known scene is good for is in `scene_scale.py`.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Protocol
 
 from l2m_ros.geometry.scene_depth import SceneDepth
@@ -174,7 +175,8 @@ def _length_by_scene(
     if step is not None:
         turned = estimate(scene_scale.turn_alone(step), (parallax.SOURCE,))
         if isinstance(turned, MetricPose):
-            return scene_scale.length_by_scene(*views, scene_scale.of_length_1(turned), scene)
+            pose = scene_scale.length_by_scene(*views, scene_scale.of_length_1(turned), scene)
+            return None if pose is None else replace(pose, seen_turn=turned.seen_turn)
     if scene.relief < scene_scale.MIN_RELIEF_ALONE:
         return None
     return scene_scale.length_by_scene(*views, outcome, scene)
