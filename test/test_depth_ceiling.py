@@ -24,11 +24,12 @@ def test_a_greatest_range_far_behind_everything_is_unknown_at_once():
 
 def test_a_greatest_range_that_things_reach_is_unknown_once_the_view_changed():
     ceiling = DepthCeiling()
-    near, nearer = (np.minimum(scene(far, says=3.2), np.float32(3.2)) for far in (3.1, 2.9))
+    near, nearer = (np.minimum(scene(far, says=3.2), np.float32(3.2)) for far in (2.8, 2.7))
     assert ceiling.below(near)[1] is None
     known, words = ceiling.below(nearer)
     assert np.isnan(known[nearer == np.float32(3.2)]).all() and words is not None
-    assert ceiling.below(near)[1] is not None  # and from then on
+    reached = np.minimum(scene(3.3, says=3.2), np.float32(3.2))
+    assert ceiling.below(reached)[1] is not None  # and from then on
 
 
 def test_right_depth_is_left_alone():
@@ -53,4 +54,15 @@ def test_coarse_depth_is_left_alone():
     ceiling = DepthCeiling()
     for far_m in (3.0, 3.1, 3.3, 2.9):
         depth = (np.round(scene(far_m) * 25) / 25).astype(np.float32)
+        assert ceiling.below(depth)[1] is None
+
+
+def test_the_farthest_step_of_a_coarse_sensor_is_left_alone():
+    """Depth by disparities of an eighth of a pixel, with single pixels between two steps."""
+    ceiling = DepthCeiling()
+    for far_m in (9.0, 8.4, 7.9, 8.1):
+        disparity = np.round(8 * 40.0 / scene(far_m, unknown=0.0)) / 8
+        depth = (40.0 / disparity).astype(np.float32)
+        depth[depth > 7.9] = np.nan  # beyond its range
+        depth[3, ::9] = np.nanmax(depth) * np.float32(0.99)
         assert ceiling.below(depth)[1] is None
