@@ -5,6 +5,7 @@ import pytest
 
 from l2m_ros.geometry import se3
 from l2m_ros.tracking.depth_odometry import FirstAgreement, ScaleAgainstOdometry
+from l2m_ros.tracking.gates import GateOptions
 from l2m_ros.tracking.odometry import OdometryNoise, OdometryStep
 from l2m_ros.types import MetricPose
 
@@ -99,7 +100,7 @@ def both(told_m, seen_m):
 
 def first_sigmas(pairs):
     first = FirstAgreement()
-    posed = (first.admitted(*both(*it), k * STEP_NS) for k, it in enumerate(pairs))
+    posed = (first.admitted(*both(*it), k * STEP_NS, GateOptions()) for k, it in enumerate(pairs))
     return [float(np.sqrt(pose.covariance[0, 0])) for pose in posed]
 
 
@@ -117,4 +118,6 @@ def test_once_they_agreed_on_a_way_depth_is_believed_while_wheels_slip():
 
 def test_odometry_that_never_agrees_is_left_alone_after_a_while():
     never = first_sigmas([(0.02 * k, 0.0) for k in range(1, 40)])
-    assert never[20] > 0.3 and never[-1] == pytest.approx(1e-3)
+    assert 0.3 < never[20] < GateOptions().max_sigma_m and never[-1] == pytest.approx(1e-3)
+    far = first_sigmas([(9.0, 0.0)])  # it may be published all the same
+    assert 0.45 < far[0] < GateOptions().max_sigma_m

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -164,6 +165,11 @@ def test_an_archive_of_photographs_is_unpacked_once(tmp_path: Path) -> None:
     folder = unpacked(Path(archive), tmp_path / "run")
     assert len(list(folder.rglob("*.png"))) == 3
     assert unpacked(Path(archive), tmp_path / "run") == folder
+    with tarfile.open(tmp_path / "bad.tar", "w") as tar:
+        tar.addfile(tarfile.TarInfo("../outside.png"))
+    with pytest.raises(InvalidInput, match="outside"):
+        unpacked(tmp_path / "bad.tar", tmp_path / "other")
+    assert not (tmp_path / "outside.png").exists()
     assert unpacked(tmp_path / "photographs", tmp_path) == tmp_path / "photographs"
 
 

@@ -11,7 +11,6 @@ from typing import Any
 from l2m_ros.errors import InvalidInput
 from l2m_ros.files import read_yaml
 
-TAR: dict[str, Any] = {"filter": "data"}  # nothing outside of the folder, no links, no devices
 HELD_OUT_SEED = 900  # of the worlds that are only measured on
 
 
@@ -27,9 +26,26 @@ def unpacked(photographs: Path | None, folder: Path) -> Path | None:
         import shutil
 
         partial = folder / "photographs.partial"
-        shutil.unpack_archive(photographs, partial, **({} if name.endswith(".zip") else TAR))
+        if name.endswith(".zip"):
+            shutil.unpack_archive(photographs, partial)
+        else:
+            _unpack_tar(photographs, partial)
         partial.rename(out)
     return out
+
+
+def _unpack_tar(archive: Path, folder: Path) -> None:
+    """Nothing outside of the folder, no links, no devices; filters came with Python 3.11.4."""
+    import tarfile
+
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            path = Path(member.name)
+            plain = member.isfile() or member.isdir()
+            if not plain or path.is_absolute() or ".." in path.parts:
+                raise InvalidInput(f"{archive}: {member.name} is no plain file inside of a folder")
+        safe: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+        tar.extractall(folder, **safe)
 
 
 def config_folder() -> Path:

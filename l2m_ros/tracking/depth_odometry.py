@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from l2m_ros.geometry import se3
+from l2m_ros.tracking.gates import GateOptions
 from l2m_ros.tracking.odometry import MOUNTING, OdometryNoise, OdometryStep
 from l2m_ros.types import FloatArray, MetricPose
 
@@ -49,8 +50,13 @@ class FirstAgreement:
         self._agreed = False
         self._differ_ns: int | None = None  # since when
 
-    def admitted(self, pose: MetricPose, step: OdometryStep | None, stamp_ns: int) -> MetricPose:
-        """A pose by depth, no surer than odometry's is from it, until both have agreed."""
+    def admitted(
+        self, pose: MetricPose, step: OdometryStep | None, stamp_ns: int, gates: GateOptions
+    ) -> MetricPose:
+        """A pose by depth, no surer than odometry's is from it, until both have agreed.
+
+        As far as a pose may be unsure at all.
+        """
         if step is None or self._agreed:
             return pose
         apart = se3.difference(step.a_from_b, pose.keyframe_from_camera)
@@ -62,8 +68,11 @@ class FirstAgreement:
             self._differ_ns = stamp_ns
         if stamp_ns - self._differ_ns > FIRST_NS:
             return pose
-        far = [float(apart[:3] @ apart[:3])] * 3 + [float(apart[3:] @ apart[3:])] * 3
-        return replace(pose, covariance=pose.covariance + np.diag(far))
+        P, more = pose.covariance, []
+        for part, most in ((slice(0, 3), gates.max_sigma_m), (slice(3, 6), gates.max_sigma_rad)):
+            left = max(0.0, most**2 - float(np.linalg.eigvalsh(P[part, part])[-1]))
+            more += [min(float(apart[part] @ apart[part]), 0.99 * left)] * 3
+        return replace(pose, covariance=P + np.diag(more))
 
 
 class ScaleAgainstOdometry:

@@ -181,8 +181,6 @@ class PoseChecks:
             against = self._against_scale(outcome, seen, step, options)
             if against is not None:
                 return against, {**remarks, outcome.scale_source: against.detail}
-            if outcome.scale_source in self._depth_trust:
-                outcome = self._first.admitted(outcome, step, seen.frame.stamp_ns)
         outcome = gate(outcome, self.options.gates)
         if not isinstance(outcome, Lost):
             frames = seen.frame, seen.keyframe.frame
@@ -196,6 +194,9 @@ class PoseChecks:
         if isinstance(outcome, MetricPose) and before.chain is not None:
             unseen_s = (seen.frame.stamp_ns - before.chain.stamp_ns) * 1e-9
             outcome = looks_alike(outcome, step, unseen_s) or outcome
+        if isinstance(outcome, MetricPose) and outcome.scale_source in self._depth_trust:
+            gates, stamp_ns = self.options.gates, seen.frame.stamp_ns
+            outcome = self._first.admitted(outcome, step, stamp_ns, gates)
         return outcome, remarks
 
     def _beside_another(
