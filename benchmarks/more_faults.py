@@ -13,6 +13,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from recorded_faults import each, with_k
 
 from l2m_ros.types import ByteArray, FloatArray, Frame
 from l2m_ros.workshop.simulation.sensor_faults import SensorFault
@@ -26,14 +27,6 @@ BLOCK, BLOCKS_SHARE = 16, 0.6
 TURNED_FROM = 20
 STABLE_PX = 24.0
 RANGES_M = (10.0, 4.0)
-
-
-def _each(change: Callable[[Frame, int, Rng], dict[str, Any]]) -> Callable[[Shots, Rng], Shots]:
-    def apply(shots: Shots, rng: Rng) -> Shots:
-        for number, shot in enumerate(shots):
-            yield replace(shot, frame=replace(shot.frame, **change(shot.frame, number, rng)))
-
-    return apply
 
 
 def _coded(rgb: ByteArray, rng: Rng) -> ByteArray:
@@ -110,7 +103,7 @@ def _hand(shots: Shots, rng: Rng) -> Shots:
         yield replace(shot, frame=replace(frame, **changes))
 
 
-def _upside_down(frame: Frame, number: int, rng: Rng) -> dict[str, Any]:
+def _upside_down(frame: Frame, number: int) -> dict[str, Any]:
     if number < TURNED_FROM:
         return {}
     fields = ("rgb", "depth", "right_rgb")
@@ -157,18 +150,6 @@ def _stabilised(shots: Shots, rng: Rng) -> Shots:
         yield replace(shot, frame=replace(shot.frame, rgb=moved_rgb))
 
 
-def _with_k(change: Callable[[FloatArray], FloatArray]) -> Callable[[Shots, Rng], Shots]:
-    def k_of(frame: Frame, number: int, rng: Rng) -> dict[str, Any]:
-        cameras = {"camera": frame.camera, "right_camera": frame.right_camera}
-        return {
-            name: replace(camera, K=change(np.array(camera.K)))
-            for name, camera in cameras.items()
-            if camera is not None
-        }
-
-    return _each(k_of)
-
-
 def _k_exchanged(K: FloatArray) -> FloatArray:
     K[0, 2], K[1, 2] = K[1, 2], K[0, 2]
     return K
@@ -182,11 +163,11 @@ def _k_times(fx: float, fy: float) -> Callable[[FloatArray], FloatArray]:
 
 
 def _greatest_range(far_m: float) -> Callable[[Shots, Rng], Shots]:
-    def filled(frame: Frame, number: int, rng: Rng) -> dict[str, Any]:
+    def filled(frame: Frame, number: int) -> dict[str, Any]:
         known = np.isfinite(frame.depth)
         return {"depth": np.where(known, frame.depth, np.float32(far_m))}
 
-    return _each(filled)
+    return each(filled)
 
 
 IMAGES = {
@@ -194,14 +175,14 @@ IMAGES = {
     "torn_blocks": SensorFault("blocks of an earlier image in every fourth", _torn_blocks),
     "hand": SensorFault("a hand before the lens for 12 frames in 30", _hand),
     "upside_down": SensorFault(
-        f"images and depth upside down from frame {TURNED_FROM} on", _each(_upside_down)
+        f"images and depth upside down from frame {TURNED_FROM} on", each(_upside_down)
     ),
     "blended": SensorFault("every fifth image is the mean of two", _blended),
     "exchanged": SensorFault("two images in five change places", _exchanged),
     "stabilised": SensorFault("an image stabiliser", _stabilised),
-    "k_exchanged": SensorFault("cx and cy exchanged", _with_k(_k_exchanged)),
-    "k_short": SensorFault("focal length said to be 20 % shorter", _with_k(_k_times(0.8, 0.8))),
-    "k_flat": SensorFault("fx said to be 10 % shorter", _with_k(_k_times(0.9, 1.0))),
+    "k_exchanged": SensorFault("cx and cy exchanged", with_k(_k_exchanged)),
+    "k_short": SensorFault("focal length said to be 20 % shorter", with_k(_k_times(0.8, 0.8))),
+    "k_flat": SensorFault("fx said to be 10 % shorter", with_k(_k_times(0.9, 1.0))),
 }
 DEPTH = {
     f"depth_says_{far_m:.0f}": SensorFault(

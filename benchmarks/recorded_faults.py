@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from l2m_ros.types import Frame
+from l2m_ros.types import FloatArray, Frame
 from l2m_ros.workshop.simulation.sensor_faults import SENSOR_FAULTS, SensorFault
 from l2m_ros.workshop.simulation.sequence import Shots
 
@@ -30,7 +30,7 @@ PLANE_M, PLANE_NOISE = 1.6, 0.005  # its distance in the middle; relative noise 
 Change = Callable[[Frame, int], dict[str, Any]]
 
 
-def _each(change: Change) -> Callable[[Shots, np.random.Generator], Shots]:
+def each(change: Change) -> Callable[[Shots, np.random.Generator], Shots]:
     """Frame by frame, by its number."""
 
     def apply(shots: Shots, rng: np.random.Generator) -> Shots:
@@ -86,16 +86,25 @@ def _no_right(frame: Frame, number: int) -> dict[str, Any]:
     return {"right_rgb": None, "right_camera": None, "right_from_camera": None} if gone else {}
 
 
-def _k_off(frame: Frame, number: int) -> dict[str, Any]:
-    def off(camera: Any) -> Any:
-        K = camera.K.copy()
-        K[[0, 1], [0, 1]] *= K_OFF
-        return replace(camera, K=K)
+def with_k(
+    change: Callable[[FloatArray], FloatArray],
+) -> Callable[[Shots, np.random.Generator], Shots]:
+    """The K of every camera, changed; `change` is given a copy."""
 
-    changes = {"camera": off(frame.camera)}
-    if frame.right_camera is not None:
-        changes["right_camera"] = off(frame.right_camera)
-    return changes
+    def k_of(frame: Frame, number: int) -> dict[str, Any]:
+        cameras = {"camera": frame.camera, "right_camera": frame.right_camera}
+        return {
+            name: replace(camera, K=change(np.array(camera.K)))
+            for name, camera in cameras.items()
+            if camera is not None
+        }
+
+    return each(k_of)
+
+
+def _k_off(K: FloatArray) -> FloatArray:
+    K[[0, 1], [0, 1]] *= K_OFF
+    return K
 
 
 def _shifted(rgb: Any, dx: float, dy: float) -> Any:
@@ -105,7 +114,7 @@ def _shifted(rgb: Any, dx: float, dy: float) -> Any:
 
 
 def _right_shifted(dx: float, dy: float) -> Callable[[Shots, np.random.Generator], Shots]:
-    return _each(lambda frame, _: {"right_rgb": _shifted(frame.right_rgb, dx, dy)})
+    return each(lambda frame, _: {"right_rgb": _shifted(frame.right_rgb, dx, dy)})
 
 
 def _baseline_off(frame: Frame, number: int) -> dict[str, Any]:
@@ -122,15 +131,15 @@ DEPTH = {
         f"depth of {LATE_FRAMES} frames before", _before("depth", LATE_FRAMES)
     ),
     "depth_late1": SensorFault("depth of the frame before", _before("depth", 1)),
-    "depth_absent": SensorFault(f"no depth for {len(ABSENT)} frames", _each(_absent)),
-    "depth_blank": SensorFault(f"depth of zeros for {len(ABSENT)} frames", _each(_blank)),
+    "depth_absent": SensorFault(f"no depth for {len(ABSENT)} frames", each(_absent)),
+    "depth_blank": SensorFault(f"depth of zeros for {len(ABSENT)} frames", each(_blank)),
     "depth_flipped": SensorFault(
         "depth left and right exchanged",
-        _each(lambda frame, _: {"depth": np.ascontiguousarray(frame.depth[:, ::-1])}),
+        each(lambda frame, _: {"depth": np.ascontiguousarray(frame.depth[:, ::-1])}),
     ),
     "depth_shifted": SensorFault(
         f"depth registered {SHIFT_PX} pixels beside its colour",
-        _each(lambda frame, _: {"depth": np.roll(frame.depth, SHIFT_PX, axis=1)}),
+        each(lambda frame, _: {"depth": np.roll(frame.depth, SHIFT_PX, axis=1)}),
     ),
 }
 STEREO = {
@@ -138,14 +147,14 @@ STEREO = {
     "right_frozen": SensorFault("right image stands still", _frozen("right_rgb")),
     "right_swapped": SensorFault(
         "left and right image exchanged",
-        _each(lambda frame, _: {"rgb": frame.right_rgb, "right_rgb": frame.rgb}),
+        each(lambda frame, _: {"rgb": frame.right_rgb, "right_rgb": frame.rgb}),
     ),
     "right_column": SensorFault("right image a column aside", _right_shifted(DECALIBRATED_PX, 0)),
     "right_row": SensorFault("right image a row lower", _right_shifted(0, DECALIBRATED_PX)),
-    "right_absent": SensorFault(f"no right image for {len(ABSENT)} frames", _each(_no_right)),
-    "baseline_off": SensorFault("baseline said to be 5 % longer", _each(_baseline_off)),
+    "right_absent": SensorFault(f"no right image for {len(ABSENT)} frames", each(_no_right)),
+    "baseline_off": SensorFault("baseline said to be 5 % longer", each(_baseline_off)),
 }
-CALIBRATION = {"k_off": SensorFault("focal length said to be 3 % longer", _each(_k_off))}
+CALIBRATION = {"k_off": SensorFault("focal length said to be 3 % longer", with_k(_k_off))}
 OF_SIMULATOR = {
     name: SENSOR_FAULTS[name]
     for name in SENSOR_FAULTS

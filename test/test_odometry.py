@@ -323,13 +323,19 @@ def test_metres_that_slipped_from_the_start_are_not_carried_on(shots):
     assert "scene" not in sources
 
 
-@pytest.mark.slow
-def test_after_a_slip_wheels_are_believed_later_where_no_scene_checks_them(shots):
+def driven_by_wheels(some, shots):
+    """A tracker that knows the scene of some shots, begins anew when lost, and its matcher."""
     options = TrackerOptions(base_from_camera=shots[0].base_from_camera, restart_after=1)
     matcher = Blind(oracle(shots))
     tracker = Tracker(matcher, options)
-    for shot in shots[:9]:
+    for shot in some:
         tracker.process(without_depth(shot.frame), sample(shot))
+    return tracker, matcher
+
+
+@pytest.mark.slow
+def test_after_a_slip_wheels_are_believed_later_where_no_scene_checks_them(shots):
+    tracker, matcher = driven_by_wheels(shots[:9], shots)
     slipped = slipping(shots[0], shots[9], 4.0)
     assert "slip" in tracker.process(without_depth(shots[9].frame), slipped).remarks["odometry"]
     matcher.sees = lambda reference: False
@@ -353,11 +359,7 @@ def test_after_a_slip_wheels_are_believed_later_where_no_scene_checks_them(shots
 
 def test_wheels_that_leap_are_not_believed_where_no_scene_checks_them(shots):
     """The slip begins while nothing that is known is in view."""
-    options = TrackerOptions(base_from_camera=shots[0].base_from_camera, restart_after=1)
-    matcher = Blind(oracle(shots))
-    tracker = Tracker(matcher, options)
-    for shot in shots[:9]:
-        tracker.process(without_depth(shot.frame), sample(shot))
+    tracker, matcher = driven_by_wheels(shots[:9], shots)
     matcher.sees = lambda reference: False
     for shot in shots[9:12]:
         tracker.process(without_depth(shot.frame), slipping(shots[8], shot, 6.0))

@@ -44,13 +44,7 @@ from l2m_ros.progress import progress
 from l2m_ros.types import FloatArray
 from l2m_ros.workshop.gaussians.captures import Capture, Captures
 from l2m_ros.workshop.gaussians.fit import psnr_on
-from l2m_ros.workshop.gaussians.labels import (
-    APART,
-    BoolArray,
-    Labels,
-    depth_at,
-    label_between,
-)
+from l2m_ros.workshop.gaussians.labels import APART, BoolArray, Labels, depth_at, label_between
 from l2m_ros.workshop.gaussians.model import Gaussians, PosedCamera
 from l2m_ros.workshop.gaussians.neighbours import SKY, usual_distance
 from l2m_ros.workshop.gaussians.rasterizer import Rasterizer
