@@ -111,6 +111,13 @@ def _upside_down(frame: Frame, number: int) -> dict[str, Any]:
     return {name: np.ascontiguousarray(image[::-1, ::-1]) for name, image in given.items()}
 
 
+def _mirrored(frame: Frame, number: int) -> dict[str, Any]:
+    """A driver's mirror: as it shows a face that looks at itself. K stays."""
+    fields = ("rgb", "depth", "right_rgb")
+    given = {name: getattr(frame, name) for name in fields if getattr(frame, name) is not None}
+    return {name: np.ascontiguousarray(image[:, ::-1]) for name, image in given.items()}
+
+
 def _blended(shots: Shots, rng: Rng) -> Shots:
     before: ByteArray | None = None
     for number, shot in enumerate(shots):
@@ -177,6 +184,7 @@ IMAGES = {
     "upside_down": SensorFault(
         f"images and depth upside down from frame {TURNED_FROM} on", each(_upside_down)
     ),
+    "mirrored": SensorFault("images and depth left and right exchanged", each(_mirrored)),
     "blended": SensorFault("every fifth image is the mean of two", _blended),
     "exchanged": SensorFault("two images in five change places", _exchanged),
     "stabilised": SensorFault("an image stabiliser", _stabilised),

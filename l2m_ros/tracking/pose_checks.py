@@ -29,6 +29,7 @@ from l2m_ros.tracking.doubts import looks_alike
 from l2m_ros.tracking.gates import StampedPose, gate, implausible_motion
 from l2m_ros.tracking.keyframes import Keyframe
 from l2m_ros.tracking.matched_frame import MatchedFrame
+from l2m_ros.tracking.mirrored import MirrorWatch
 from l2m_ros.tracking.motion import predicted, unexpected
 from l2m_ros.tracking.newcomers import newcomer_moves
 from l2m_ros.tracking.odometry import OdometryStep
@@ -68,6 +69,7 @@ class PoseChecks:
     def reset(self) -> None:
         self._metres = OdometryMetres()
         self._scale, self._first = ScaleAgainstOdometry(), FirstAgreement()
+        self._mirrored = MirrorWatch()
         self._depth_trust = {DEPTH: DepthTrust(), STEREO: DepthTrust(MOST_LEFT_OVER_STEREO)}
         self._shutter = ShutterWatch(self.options.pose.shutter_sigma_s)
         self._turns = Turns()
@@ -102,10 +104,12 @@ class PoseChecks:
     def _as_both_say(self, outcome: Outcome, seen: MatchedFrame) -> Outcome:
         """The outcome no surer of its metres than depth and odometry agree on them.
 
-        Without metres where they are too far apart; depth is held against odometry all the same,
-        so that a slip is forgotten.
+        Without metres where they are too far apart, or one is the other's mirror image; depth is
+        held against odometry all the same, so that a slip is forgotten.
         """
-        excess = self._scale_excess
+        excess, mirrored = self._scale_excess, self._mirrored.words
+        if isinstance(outcome, MetricPose) and mirrored:
+            return replace(scene_scale.of_length_1(outcome), why_not_metric=mirrored)
         if not isinstance(outcome, MetricPose) or not excess:
             return outcome
         by_depth = outcome.scale_source == DEPTH
@@ -196,6 +200,7 @@ class PoseChecks:
             outcome = looks_alike(outcome, step, unseen_s) or outcome
         if isinstance(outcome, MetricPose) and outcome.scale_source in self._depth_trust:
             gates, stamp_ns = self.options.gates, seen.frame.stamp_ns
+            self._mirrored.see(seen.keyframe.id, outcome, step)
             outcome = self._first.admitted(outcome, step, stamp_ns, gates)
         return outcome, remarks
 
