@@ -17,6 +17,7 @@ from rclpy.parameter import Parameter
 from ros_bench import Bench
 
 ROOT = Path(__file__).parent.parent
+PACE_S = 0.2  # between frames while a process starts: each costs tens of ms to make and to match
 # 2 s are promised of a machine that has a core for it.
 END_S = 2.0 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
@@ -56,7 +57,7 @@ class NodeProcess:
         """Until poses come of a node that has just been started."""
         self.bench.statuses.clear()
         self.bench.connect(seconds=seconds)
-        self.bench.recover(seconds=seconds)
+        self.bench.recover(seconds=seconds, every_s=PACE_S)
 
     def end(self, with_signal: int, seconds: float = END_S) -> int:
         """The exit code; an error where the process does not end in time."""

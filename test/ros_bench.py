@@ -280,7 +280,7 @@ class Bench:
             self.send(**options)
             time.sleep(pause_s)
 
-    def recover(self, poses: int = 3, seconds: float = DISCOVERY_S) -> None:
+    def recover(self, poses: int = 3, seconds: float = DISCOVERY_S, every_s: float = 0.03) -> None:
         """Good frames until poses come."""
         before = len(self.poses)
 
@@ -288,7 +288,7 @@ class Bench:
             self.send()
             return len(self.poses) >= before + poses
 
-        self.wait(posed, seconds, every_s=0.03)
+        self.wait(posed, seconds, every_s)
 
     def close(self) -> None:
         if self.node is not None:

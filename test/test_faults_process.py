@@ -128,7 +128,7 @@ def test_losses_of_large_best_effort_images_are_told_with_the_remedy(outside):
         bench.number += 1
         return "images lost on the way" in bench.status("inputs")[1]
 
-    bench.wait(told, 30, every_s=0.01)
+    bench.wait(told, 30, every_s=0.1)
     assert "fastdds_large_images.xml" in bench.status("inputs")[1]
     bench.driver.destroy_publisher(bench.publishers["image"])
     bench.publishers["image"] = bench.publisher(Image, "image")

@@ -71,7 +71,7 @@ def statistics(difficulty, count=120):
 
 
 def test_difficulty_widens_the_motion():
-    easy, easy_angles, _ = statistics(0.05)
+    easy, easy_angles, _ = statistics(0.05, 60)
     hard, hard_angles, zooms = statistics(1.0)
     assert hard_angles.max() > 30 and np.median(hard_angles) > 2 * np.median(easy_angles)
     assert hard_angles.max() <= 45.0 + 1e-6 and zooms.max() > 1.7

@@ -151,7 +151,9 @@ def test_edges_of_wheels_lead_where_the_camera_went(tmp_path, capsys):
     store.close()
 
 
-@pytest.mark.parametrize("seed", range(5, 10))
+@pytest.mark.parametrize(
+    "seed", [5, 6, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (7, 8, 9))]
+)
 def test_elsewhere_is_lost_in_words(store, matcher, seed):
     found = Relocalizer(Places(store, matcher)).localize(elsewhere(seed))
     assert isinstance(found, Lost) and found.reason is LostReason.UNKNOWN_PLACE

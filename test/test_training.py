@@ -229,6 +229,7 @@ def test_a_long_log_is_not_read_for_every_row(tmp_path: Path, monkeypatch) -> No
     log.step(40, 40, terms)
 
 
+@pytest.mark.slow  # a signal that is heard and a resumed run are tested quickly
 def test_killed_at_any_moment_the_next_run_goes_on(tmp_path: Path) -> None:
     photographs = write_photographs(tmp_path / "photographs", 3)
     config = tmp_path / "tiny.yaml"

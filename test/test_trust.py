@@ -13,7 +13,7 @@ from l2m_ros.geometry.depth_image import DepthNoise
 from l2m_ros.geometry.pose import estimate_pose
 from l2m_ros.geometry.pose_problem import PoseOptions
 from l2m_ros.geometry.scale import ScaleEvidence
-from l2m_ros.geometry.synthetic import World, trial
+from l2m_ros.geometry.synthetic import SMALL, World, trial
 from l2m_ros.geometry.texture import TextureNoise, is_textured, texture_covariance
 from l2m_ros.tracking import two_depths
 from l2m_ros.tracking.depth_trust import DepthTrust, DepthVerdict, judge
@@ -408,7 +408,7 @@ def against(trust, check, keyframe=1):
 )
 def test_two_depth_images_of_different_moments(monkeypatch, support, alone, misfit, refused):
     """Each image gives a pose by itself; a pose by both has fewer matches on its side."""
-    t = trial(World("moments", matches=60, query_depth=True), 0)
+    t = trial(World("moments", matches=60, query_depth=True, camera=SMALL), 0)
     pose = replace(posed_with(replace(GOOD, misfit=misfit)), support=support)
     answers = iter(alone)
 

@@ -497,7 +497,8 @@ def _moved(T, step, metric):
     before = math.sqrt(T[0, 3] ** 2 + T[1, 3] ** 2 + T[2, 3] ** 2)
     if not metric and before > 0.0:
         now = math.sqrt(moved[0, 3] ** 2 + moved[1, 3] ** 2 + moved[2, 3] ** 2)
-        moved[:3, 3] *= before / now
+        for p in range(3):  # by slices numba compiles the words of a broadcasting error: seconds
+            moved[p, 3] *= before / now
     return moved
 
 
