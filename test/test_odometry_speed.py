@@ -21,11 +21,11 @@ def drive(speeds, rate_hz=10.0, first_ns=S):
     return samples
 
 
-def suspected(samples):
+def suspected(samples, most_m_s2=2.5):
     watch = OdometrySpeed()
     for sample in samples:
-        watch.see(sample)
-        watch.see(sample)  # more than once a frame
+        watch.see(sample, most_m_s2)
+        watch.see(sample, most_m_s2)  # more than once a frame
     return watch.suspect(samples[-1].stamp_ns), watch
 
 
@@ -39,6 +39,13 @@ def test_wheels_that_begin_to_slip_leap(rate_hz):
 def test_a_base_that_accelerates_or_brakes_does_not(rate_hz, acceleration):
     speeds = np.maximum(1.0 + acceleration * np.arange(40) / rate_hz, 0.0)
     assert not suspected(drive(speeds, rate_hz))[0]
+
+
+def test_what_may_accelerate_by_more_may_leap_by_more():
+    speeds = 1.0 + 6.0 * np.arange(40) / 10.0
+    assert suspected(drive(speeds))[0]
+    assert not suspected(drive(speeds), 10.0)[0]
+    assert not suspected(drive(1.0 + 1.5 * np.arange(40) / 10.0), 0.5)[0]
 
 
 def test_stamps_that_are_some_milliseconds_off_do_not():

@@ -61,7 +61,7 @@ class OdometryMetres:
     def step(self, seen: MatchedFrame, options: TrackerOptions) -> OdometryStep | None:
         """Odometry's way since the keyframe; None where there is none to be believed."""
         if seen.odometry is not None:
-            self._speed.see(seen.odometry)
+            self._speed.see(seen.odometry, options.gates.max_acceleration_m_s2)
         anchor = self._anchors.get(seen.keyframe.id)
         start = seen.keyframe.odometry if anchor is None else anchor.odometry
         if start is None or seen.odometry is None or self.slips(seen):

@@ -13,8 +13,9 @@ import numpy as np
 from l2m_ros.geometry import se3
 from l2m_ros.tracking.odometry import OdometrySample
 
-# Wheeled robots stay below 2; a hand that carries a camera has 1.4 at most (an office).
-MAX_ACCELERATION_M_S2 = 2.0
+# Wheeled robots stay below 2; a hand that carries a camera has 1.4 at most (an office). What may
+# accelerate by more than 2.5 (tracking.max_acceleration_m_s2) may leap by more.
+USUAL_M_S2, SHARE_OF_MOST = 2.0, 0.8
 NOISE_M_S, NOISE_SHARE = 0.05, 0.1  # of a speed read off two samples; stamps are late by a tenth
 LONGEST_NS = 500_000_000  # between two samples whose speed means something
 SUSPECTED_NS = 3_000_000_000  # for how long it may be slip, if the scene does not say otherwise
@@ -28,7 +29,7 @@ class OdometrySpeed:
         self._speeds: deque[tuple[int, float]] = deque()  # (stamp, m/s)
         self._leapt_ns: int | None = None
 
-    def see(self, sample: OdometrySample) -> None:
+    def see(self, sample: OdometrySample, max_acceleration_m_s2: float) -> None:
         """Once a frame; a stamp that was seen says nothing new."""
         last = self._last
         if last is not None and sample.stamp_ns == last.stamp_ns:
@@ -43,8 +44,9 @@ class OdometrySpeed:
         noise = NOISE_M_S + NOISE_SHARE * speed
         while self._speeds and sample.stamp_ns - self._speeds[0][0] > LONGEST_NS:
             self._speeds.popleft()
+        most = max(USUAL_M_S2, SHARE_OF_MOST * max_acceleration_m_s2)
         allowed = (
-            before + MAX_ACCELERATION_M_S2 * (sample.stamp_ns - stamp_ns) * 1e-9 + noise
+            before + most * (sample.stamp_ns - stamp_ns) * 1e-9 + noise
             for stamp_ns, before in self._speeds
         )
         if speed > min(allowed, default=np.inf):
