@@ -11,7 +11,9 @@ The truth's own sigma is added to NEES and wrong poses. `alone` is NEES without 
 exactly honest covariance would have with it (`workshop.evaluation.honesty`: below 6 where the truth
 is better than it says); frames of two segments are not compared. RPE
 and ATE are evo's of the chained poses: root mean square, from frame to frame, and after Umeyama's
-alignment without scale. The drift is the last pose's error, the first laid on the truth.
+alignment without scale. The drift is the last pose's error, the first laid on the truth; `end` is
+the same in its own sigmas, on the worst of six axes, at the last pose of the first chain and of the
+truth's first segment.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ import cv2
 import numpy as np
 
 from l2m_ros.errors import InvalidInput
+from l2m_ros.geometry import se3
 from l2m_ros.matching.catalogue import load_matcher
 from l2m_ros.matching.matcher import Matcher
 from l2m_ros.parameters.file import parameter_values
@@ -35,6 +38,7 @@ from l2m_ros.parameters.table import tracker_options
 from l2m_ros.progress import track
 from l2m_ros.tracking.odometry import OdometrySample
 from l2m_ros.tracking.options import TrackerOptions
+from l2m_ros.tracking.result import TrackResult
 from l2m_ros.tracking.tracker import Tracker
 from l2m_ros.types import Camera, FloatArray, Frame, RelativePose
 from l2m_ros.workshop.evaluation.honesty import honesty
@@ -52,7 +56,7 @@ SOURCES = ("depth", "stereo", "odometry", "none")
 ODOM_COVARIANCE = np.diag([0.01] * 3 + [1e-4] * 3)  # constant, as drivers publish it
 HEAD = (
     "recording       source      posed %   med mm  p95 mm  med deg p95 deg    NEES  1st 2nd half"
-    "  alone  best  wrong harmful  RPE mm   ATE mm  drift %  length m  not posed"
+    "  alone  best  wrong harmful  RPE mm   ATE mm  drift %  length m   end  not posed"
 )
 
 
@@ -74,6 +78,7 @@ class Run:
     truth: list[FloatArray] = field(default_factory=list)
     posed: list[PosedFrame] = field(default_factory=list)
     chained: list[tuple[int, FloatArray]] = field(default_factory=list)
+    end_sigmas: float = np.nan  # how far the chain's end is off, on its worst axis
     why: Counter[str] = field(default_factory=Counter)
     turns_deg: list[float] = field(default_factory=list)  # errors of relative poses
     directions_deg: list[float] = field(default_factory=list)
@@ -150,6 +155,7 @@ def tracked(
     folder: Path, matcher: Matcher, options: TrackerOptions, source: str, every: int
 ) -> Run:
     tracker, run, truth, segment = Tracker(matcher, options), Run(), {}, {}
+    first: tuple[View, TrackResult] | None = None
     for view in track(views(folder, every), f"{folder.name} {source}"):
         frame, odometry = _without(view, source)
         stamp_ns = frame.stamp_ns
@@ -159,6 +165,8 @@ def tracked(
         result = tracker.process(frame, odometry)
         if result.odom_from_camera is not None:
             run.chained.append((stamp_ns, result.odom_from_camera))
+            first = first or (view, result)
+            run.end_sigmas = _end_sigmas(*first, view, result) or run.end_sigmas
         kept_ns = None if result.keyframe is None else result.keyframe.frame.stamp_ns
         if result.pose is None:
             run.why[result.why_not_posed] += 1
@@ -172,6 +180,16 @@ def tracked(
                 PosedFrame(stamp_ns, kept_ns, pose.keyframe_from_camera, pose.covariance)
             )
     return run
+
+
+def _end_sigmas(first: View, began: TrackResult, view: View, result: TrackResult) -> float | None:
+    """Odom's error since the first pose in its own sigmas, on the worst of six axes."""
+    if result.keyframe.chain != began.keyframe.chain or view.segment != first.segment:
+        return None
+    way = se3.inverse(began.odom_from_camera) @ result.odom_from_camera
+    true = se3.inverse(first.world_from_camera) @ view.world_from_camera
+    sigmas = np.sqrt(np.diag(result.odom_covariance))
+    return float((np.abs(se3.difference(way, true)) / sigmas).max())
 
 
 def _add_relative(run: Run, pose: RelativePose, true: FloatArray) -> None:
@@ -207,7 +225,7 @@ def row(folder: Path, run: Run, source: str) -> str:
         f"{head}{s.translation_median_mm:9.1f}{s.translation_p95_mm:8.1f}"
         f"{s.rotation_median_deg:9.3f}{s.rotation_p95_deg:8.3f}{s.nees_mean:8.2f}"
         f"{first:6.2f}{second:6.2f}{honest.alone:8.2f}{honest.best:6.2f}{s.wrong_poses:8d}{s.harmful_poses:8d}"
-        f"{_trajectory_figures(run.chained, world)}  {dict(run.why)}"
+        f"{_trajectory_figures(run.chained, world)}{run.end_sigmas:6.1f}  {dict(run.why)}"
     )
 
 

@@ -233,30 +233,40 @@ def test_after_many_losses_a_new_chain_begins_with_what_is_unknown(shots):
 
 
 class TurnedAway(Blind):
-    """The keyframes of before are out of sight for as long as `closed`."""
+    """All but the last `seen` frames of before are out of sight for as long as `closed`."""
 
-    def __init__(self, matcher):
+    def __init__(self, matcher, seen=0):
         super().__init__(matcher)
-        self.reference, self.before = self._reference, set()
+        self.encode, self._before, self._seen = self._encode, [], seen
 
-    def _reference(self, features):
-        reference = self._matcher.reference(features)
+    def _encode(self, rgb):
+        features = self._matcher.encode(rgb)
         if not self.closed:
-            self.before.add(reference.data)
-        return reference
+            self._before.append(features.data)
+        return features
 
     def match(self, query, reference):
-        gone = self.closed and reference.data in self.before
-        return Correspondences.empty() if gone else self._matcher.match(query, reference)
+        gone = self._before[: len(self._before) - self._seen]
+        if self.closed and reference.data in gone:
+            return Correspondences.empty()
+        return self._matcher.match(query, reference)
 
 
-def turned_away(shots, frames, **options):
-    """A tracker whose keyframes are out of sight from frame 6 on, and what it said since."""
-    matcher = TurnedAway(oracle(shots))
+def turned_away(shots, frames, seen=0, **options):
+    """A tracker whose frames are out of sight from frame 6 on, and what it said since."""
+    matcher = TurnedAway(oracle(shots), seen)
     tracker = Tracker(matcher, TrackerOptions(**options))
     run(tracker, shots[:6])
     matcher.closed = True
     return tracker, matcher, run(tracker, shots[6 : 6 + frames])
+
+
+def test_a_view_that_leaves_its_keyframe_in_a_moment_is_posed_by_the_frame_before(shots):
+    _, _, results = turned_away(shots, 3, seen=1)
+    assert {r.keyframe.frame.stamp_ns for r in results} == {shots[5].frame.stamp_ns}
+    assert all(r.pose is not None and r.keyframe.chain == 1 for r in results)
+    assert summary_of(results, shots).translation_p95_mm < 5
+    assert all(r.odom_from_camera is not None and r.chain_event is None for r in results)
 
 
 def test_a_camera_that_turned_away_is_posed_from_its_next_frame_on(shots):
@@ -267,6 +277,32 @@ def test_a_camera_that_turned_away_is_posed_from_its_next_frame_on(shots):
     assert summary_of(results, shots).translation_p95_mm < 5
     assert all(r.odom_from_camera is None for r in results)  # nobody saw how it came there
     assert all("beside the chain" in r.reason for r in results[1:])
+
+
+class NearSighted(Blind):
+    """Of each frame only the frame before is in sight; of one, nothing."""
+
+    def __init__(self, matcher, blind):
+        super().__init__(matcher)
+        self.encode, self._order, self._blind = self._encode, [], blind
+
+    def _encode(self, rgb):
+        features = self._matcher.encode(rgb)
+        self._order.append(features.data)
+        return features
+
+    def match(self, query, reference):
+        number, kept = self._order.index(query.data), self._order.index(reference.data)
+        if number == self._blind or number - kept > 1:
+            return Correspondences.empty()
+        return self._matcher.match(query, reference)
+
+
+def test_views_that_leave_each_other_are_posed_one_by_the_other(shots):
+    """In the chain, and beside it after a frame that matched nothing."""
+    results = run(Tracker(NearSighted(oracle(shots), blind=6)), shots[:11])
+    assert [r.pose is not None for r in results] == [False, *[True] * 5, False, *[True] * 4]
+    assert summary_of(results, shots).translation_p95_mm < 5
 
 
 def test_beside_the_chain_for_long_a_new_one_begins(shots):
@@ -329,6 +365,33 @@ def test_a_place_that_looks_alike_is_out_of_reach(shots):
     assert refused.why_not_posed == "implausible"
     assert "max_acceleration_m_s2" in refused.reason
     assert after(max_acceleration_m_s2=1000.0, max_turn_acceleration_rad_s2=1000.0).pose is not None
+
+
+def test_the_velocity_holds_over_a_break(shots):
+    """A car's camera hangs: its images agree that the car stands, which no car does so soon."""
+
+    def of_a_car(frame, **changes):
+        return replace(frame, depth=30.0 * frame.depth, **changes)
+
+    def hang(**bounds):
+        options = TrackerOptions(gates=GateOptions(**bounds), accept_repeated=True, restart_after=4)
+        tracker = Tracker(oracle(shots), options)
+        moving = run(tracker, shots[:6], of_a_car)
+        last = shots[5].frame
+        hung = [
+            tracker.process(of_a_car(last, stamp_ns=last.stamp_ns + k * 125_000_000))
+            for k in range(1, 11)
+        ]
+        return moving, hung
+
+    moving, hung = hang()
+    assert all(r.pose is not None for r in moving[1:])
+    assert float(np.linalg.norm(moving[-1].twist.velocity[:3])) > 6.0
+    assert all(r.pose is None for r in hung)
+    assert sum(r.new_keyframe for r in hung) > 0  # chains begin, and what was known still holds
+    assert {r.why_not_posed for r in hung} <= {"implausible", "keyframe"}
+    _, stood = hang(max_acceleration_m_s2=100.0)
+    assert sum(r.pose is not None for r in stood) > 5
 
 
 def test_a_covered_lens_waits(shots):

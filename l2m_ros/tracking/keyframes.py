@@ -169,6 +169,11 @@ class KeyframePolicy:
             return f"the image is blurred (sharpness {value:.1f}, usually {usual:.1f})"
         return None
 
+    def leaves(self, certain: float | None) -> bool:
+        """Whether a frame sees little of the keyframe that frames before it saw."""
+        o = self._options
+        return certain is None or certain < (o.certain_min + o.hysteresis) * self._best_certain
+
     def wants_keyframe(self, quality: Quality) -> bool:
         o = self._options
         self._best_coverage = max(self._best_coverage, quality.coverage)

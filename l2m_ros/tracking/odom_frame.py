@@ -19,10 +19,10 @@ from l2m_ros.tracking.chain import (
 )
 from l2m_ros.tracking.gates import GateOptions
 from l2m_ros.tracking.keyframes import Keyframe
-from l2m_ros.tracking.motion import predicted
+from l2m_ros.tracking.motion import SIGMAS, predicted
 from l2m_ros.tracking.odometry import OdometrySample
 from l2m_ros.tracking.options import TrackerOptions
-from l2m_ros.tracking.place import Place
+from l2m_ros.tracking.place import Place, Twist
 from l2m_ros.tracking.velocity import twist_between
 from l2m_ros.types import FloatArray, Frame, MetricPose, RelativePose
 
@@ -59,7 +59,7 @@ class OdomFrame:
         self._published: Place | None = None
         self._agree: set[int] = set()
         self._beside: Place | None = None
-        self._beside_chain = 0
+        self._beside_chain = BESIDE
         self._said: tuple[int, int] | None = None  # chain and keyframe that were last told of
 
     def newest(self, chain: int) -> Place | None:
@@ -73,20 +73,46 @@ class OdomFrame:
             return own
         return beside if own is None or own.stamp_ns < beside.stamp_ns else own
 
+    def moving(self, chain: int, gates: GateOptions) -> Place | None:
+        """What the next pose is held against: the newest place with the velocity that it had.
+
+        Where nothing was posed yet, with the last known one, and what it may have become since.
+        """
+        beside = self._beside
+        if chain == BESIDE:
+            seen = beside and replace(beside, unseen_m=0.0, unseen_rad=0.0)  # from there on
+            return self._as_before(seen, gates) if seen and seen.keyframe < 0 else seen
+        place = self.newest_beside(chain)
+        unknown = place is not None and place.twist is None
+        return self._as_before(place, gates) if unknown else place
+
+    def _as_before(self, place: Place | None, gates: GateOptions) -> Place | None:
+        """The place with the velocity of what was published last."""
+        last = self._published
+        if place is None or last is None or last.twist is None or place.stamp_ns < last.stamp_ns:
+            return place
+        later_s = (place.stamp_ns - last.stamp_ns) * 1e-9
+        most = [gates.max_acceleration_m_s2] * 3 + [gates.max_turn_acceleration_rad_s2] * 3
+        changed = np.diag((np.array(most) * later_s / SIGMAS) ** 2)
+        return replace(place, twist=Twist(last.twist.velocity, last.twist.covariance + changed))
+
     def begin_beside(self, now: Sighting, chain: int, gates: GateOptions) -> FloatArray:
         """odom_from_camera of a frame that matched nothing, as far as the velocity tells."""
-        last, self._beside = self._places.get(chain), None
+        last = self._places.get(chain)
         expected = predicted(last, now.stamp_ns, gates)
-        if last is None or expected is None:
-            return np.eye(4)
+        at = np.eye(4) if expected is None else expected.odom_from_camera
+        beside = self._place(BESIDE, now, Bridge(at, np.zeros((6, 6)), "", 0, 0))
+        if last is None or expected is None:  # it says nothing of the chain
+            self._beside, self._beside_chain = beside, BESIDE
+            return at
         self._beside_chain = chain
         self._beside = replace(
-            self._place(BESIDE, now, Bridge(expected.odom_from_camera, np.zeros((6, 6)), "", 0, 0)),
+            beside,
             twist=last.twist,
             unseen_m=expected.radius_m,
             unseen_rad=expected.radius_rad,
         )
-        return expected.odom_from_camera
+        return at
 
     def go_on_beside(self, keyframe: Keyframe, pose: MetricPose, now: Sighting) -> None:
         """A frame was posed against the keyframe beside the chain."""

@@ -3,6 +3,7 @@
     beside    the newest frame that matched nothing: a camera that turned away in a moment is
               tracked against it from its next frame on
     kept      the last few keyframes, another one each frame, the newest first
+    latest    the frame before, where it was posed in metres and could be a keyframe
     claim     a kept keyframe that one frame found, where motion could not check it: blurred images
               agree on false places, so it is believed when a second frame finds it too
 
@@ -14,12 +15,26 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from l2m_ros.tracking.attempt import Attempt, EncodedFrame
 from l2m_ros.tracking.keyframes import Keyframe
 from l2m_ros.tracking.motion import UNCHECKED_M
 from l2m_ros.types import Lost, LostReason, MetricPose
+
+
+@dataclass(frozen=True, eq=False)
+class Latest:
+    """A frame that was posed in metres and is no keyframe yet."""
+
+    encoded: EncodedFrame
+    attempt: Attempt
+
+    @property
+    def has_metres(self) -> bool:
+        """Of its own: odometry's want a way."""
+        frame = self.encoded.frame
+        return frame.depth is not None or frame.right_rgb is not None
 
 
 class Recovery:
@@ -41,6 +56,8 @@ class Recovery:
         self.lost = 0
         self.beside: Keyframe | None = None
         self.claim: Keyframe | None = None
+        self.latest: Latest | None = None
+        self.latest_beside: EncodedFrame | None = None
         self._candidate: EncodedFrame | None = None
 
     def replace(self, before: Keyframe, after: Keyframe) -> None:
@@ -52,13 +69,18 @@ class Recovery:
     def nothing_matched(self, now: EncodedFrame) -> None:
         """This frame matched no keyframe; if it is sharp, the next one is tried against it."""
         if now.rejection is None:
-            self.beside, self._candidate = None, now
+            self.beside, self._candidate, self.latest_beside = None, now, None
 
     def keyframe_beside(self, make: Callable[[EncodedFrame], Keyframe | None]) -> Keyframe | None:
         """The newest frame that matched nothing, as a keyframe; None where there is none."""
         if self.beside is None and self._candidate is not None:
             self.beside, self._candidate = make(self._candidate), None
         return self.beside
+
+    def next_beside(self, make: Callable[[EncodedFrame], Keyframe | None]) -> Keyframe | None:
+        """The frame before, which was posed beside the chain, as the keyframe there."""
+        self.beside, self._candidate, self.latest_beside = None, self.latest_beside, None
+        return self.keyframe_beside(make)
 
     def next_kept(self, failed: Keyframe) -> Keyframe | None:
         """One of the earlier keyframes, first that which waits for a second frame."""

@@ -30,7 +30,7 @@ from l2m_ros.tracking.depth_unit import DepthUnit
 from l2m_ros.tracking.freshness import Freshness
 from l2m_ros.tracking.keyframe_maker import KeyframeMaker
 from l2m_ros.tracking.keyframe_placer import KeyframePlacer
-from l2m_ros.tracking.keyframes import Keyframe, KeyframePolicy
+from l2m_ros.tracking.keyframes import Keyframe, KeyframePolicy, certain_fraction
 from l2m_ros.tracking.matched_frame import MatchedFrame
 from l2m_ros.tracking.motion import open_radius_m
 from l2m_ros.tracking.movers import View
@@ -38,17 +38,10 @@ from l2m_ros.tracking.odom_frame import OdomFrame, Sighting, moved_chain, sighti
 from l2m_ros.tracking.odometry import OdometrySample
 from l2m_ros.tracking.options import TrackerOptions
 from l2m_ros.tracking.pose_checks import Before, PoseChecks
-from l2m_ros.tracking.recovery import Recovery
+from l2m_ros.tracking.recovery import Latest, Recovery
 from l2m_ros.tracking.result import TrackResult, TrackState
 from l2m_ros.tracking.scenery import Scenery
-from l2m_ros.types import (
-    Features,
-    Frame,
-    Lost,
-    LostReason,
-    MetricPose,
-    RelativePose,
-)
+from l2m_ros.types import Features, Frame, Lost, LostReason, MetricPose, RelativePose
 
 DEFAULTS = TrackerOptions()
 CORES_TO_ENCODE_AHEAD = 2
@@ -183,9 +176,8 @@ class Tracker:
         frame = self._depth_unit.of(now.frame, keyframe.frame, pairs)
         seen = MatchedFrame(frame, now.odometry, keyframe, pairs, now.unsent)
         with now.times.stage("pose"):
-            before = Before(
-                self._odom.newest(keyframe.chain), self._odom.newest_beside(keyframe.chain)
-            )
+            chain, gates = keyframe.chain, self.options.gates
+            before = Before(self._odom.newest(chain), self._odom.moving(chain, gates))
             moves = self._checks.newcomer_moves(seen, before.chain)
         if moves:
             return self._attempt(now, self._without_newcomer(keyframe))
@@ -208,17 +200,44 @@ class Tracker:
         return after
 
     def _recover(self, now: EncodedFrame, failed: Attempt) -> Attempt:
-        """Try one of the earlier keyframes."""
-        keyframe = self._recovery.next_kept(failed.keyframe)
-        if keyframe is not None:
-            attempt = self._attempt(now, keyframe)
-            if not attempt.failed:
-                newest = self._odom.newest_beside(keyframe.chain)
-                open_m = open_radius_m(newest, now.frame.stamp_ns, self.options.gates)
-                return self._recovery.witnessed(attempt, open_m)
+        """Against the frame before, or one of the earlier keyframes.
+
+        The frame before first, if it has metres of its own: odometry's want a way between the two.
+        """
+        latest, ways = self._recovery.latest, [self._by_kept, self._by_latest]
+        if latest is not None and latest.has_metres:
+            ways.reverse()
+        for way in ways:
+            attempt = way(now, failed)
+            if attempt is not None:
+                return attempt
         self._recovery.claim = None
         self._recovery.nothing_matched(now)
         return failed
+
+    def _by_kept(self, now: EncodedFrame, failed: Attempt) -> Attempt | None:
+        keyframe = self._recovery.next_kept(failed.keyframe)
+        attempt = None if keyframe is None else self._attempt(now, keyframe)
+        if attempt is None or attempt.failed:
+            return None
+        newest = self._odom.newest_beside(attempt.keyframe.chain)
+        open_m = open_radius_m(newest, now.frame.stamp_ns, self.options.gates)
+        return self._recovery.witnessed(attempt, open_m)
+
+    def _by_latest(self, now: EncodedFrame, failed: Attempt) -> Attempt | None:
+        """Where the view has left the keyframe since the frame before, which was posed."""
+        latest, self._recovery.latest = self._recovery.latest, None
+        if latest is None or not self._policy.leaves(certain_fraction(failed.match)):
+            return None
+        posed = latest.attempt
+        assert isinstance(posed.outcome, MetricPose)
+        taken = self._placer.connected(latest.encoded, posed.seen, posed.outcome)
+        self._checks.hand_over(posed.seen, posed.outcome, taken)
+        attempt = self._attempt(now, taken)
+        if attempt.failed:
+            return None
+        self._adopt(taken)
+        return attempt
 
     def _attempt_beside(self, now: EncodedFrame) -> Attempt | None:
         """The frame against the keyframe beside the chain, if there is one and it serves.
@@ -229,6 +248,11 @@ class Tracker:
         if keyframe is None:
             return None
         attempt = self._attempt(now, keyframe)
+        if attempt.failed and self._recovery.latest_beside is not None:
+            keyframe = self._recovery.next_beside(self._make_keyframe_beside)
+            if keyframe is None:
+                return None
+            attempt = self._attempt(now, keyframe)
         if isinstance(attempt.outcome, MetricPose):
             self._odom.go_on_beside(keyframe, attempt.outcome, self._sighting(now))
         return None if attempt.failed else attempt
@@ -265,6 +289,7 @@ class Tracker:
     def _beside(self, now: EncodedFrame, attempt: Attempt) -> TrackResult:
         """Posed against the keyframe beside the chain: published without a place in odom."""
         self._recovery.lost += 1
+        self._recovery.latest_beside = now if now.rejection is None else None
         wanted = self._policy.wants_keyframe(attempt.quality) or self._requested
         if not wanted and not self._patience_ended:
             assert self._keyframe is not None
@@ -288,6 +313,9 @@ class Tracker:
         if isinstance(attempt.outcome, MetricPose):
             wanted = self._checks.keyframe_due(attempt.seen, attempt.outcome, wanted)
         if not (wanted or self._requested) or now.rejection is not None:
+            if isinstance(attempt.outcome, MetricPose) and now.rejection is None:
+                assert self._keyframe is not None
+                self._recovery.latest = Latest(now, attempt.against(self._keyframe))
             return result
         if self._would_end_metres(now, attempt):
             return result
