@@ -13,6 +13,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from boards import DOOR, PERSON, TRAIN, TURNTABLE, board
 from recorded_faults import each, with_k
 
 from l2m_ros.types import ByteArray, FloatArray, Frame
@@ -188,6 +189,10 @@ IMAGES = {
     "blended": SensorFault("every fifth image is the mean of two", _blended),
     "exchanged": SensorFault("two images in five change places", _exchanged),
     "stabilised": SensorFault("an image stabiliser", _stabilised),
+    "door": SensorFault("a door that fills most of the view begins to turn", board(DOOR)),
+    "turntable": SensorFault("a board that fills the view turns", board(TURNTABLE)),
+    "train": SensorFault("all of one side begins to move", board(TRAIN)),
+    "person": SensorFault("somebody who stood walks away", board(PERSON)),
     "k_exchanged": SensorFault("cx and cy exchanged", with_k(_k_exchanged)),
     "k_short": SensorFault("focal length said to be 20 % shorter", with_k(_k_times(0.8, 0.8))),
     "k_flat": SensorFault("fx said to be 10 % shorter", with_k(_k_times(0.9, 1.0))),

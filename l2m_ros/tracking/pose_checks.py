@@ -34,6 +34,7 @@ from l2m_ros.tracking.motion import predicted, unexpected
 from l2m_ros.tracking.newcomers import newcomer_moves
 from l2m_ros.tracking.odometry import OdometryStep
 from l2m_ros.tracking.odometry_metres import WARY, Estimate, OdometryMetres
+from l2m_ros.tracking.odometry_witness import OdometryWitness
 from l2m_ros.tracking.options import TrackerOptions
 from l2m_ros.tracking.place import Place
 from l2m_ros.tracking.readout import ShutterWatch
@@ -69,7 +70,7 @@ class PoseChecks:
     def reset(self) -> None:
         self._metres = OdometryMetres()
         self._scale, self._first = ScaleAgainstOdometry(), FirstAgreement()
-        self._mirrored = MirrorWatch()
+        self._mirrored, self._witness = MirrorWatch(), OdometryWitness()
         self._depth_trust = {DEPTH: DepthTrust(), STEREO: DepthTrust(MOST_LEFT_OVER_STEREO)}
         self._shutter = ShutterWatch(self.options.pose.shutter_sigma_s)
         self._turns = Turns()
@@ -80,6 +81,7 @@ class PoseChecks:
         """What was held against it: from now on it is read of another moment."""
         self._metres.forget_odometry()
         self._scale, self._first = ScaleAgainstOdometry(), FirstAgreement()
+        self._mirrored, self._witness = MirrorWatch(), OdometryWitness()
 
     def pose(self, seen: MatchedFrame, before: Before) -> tuple[Outcome, Remarks]:
         """The pose, if it may be believed.
@@ -192,7 +194,7 @@ class PoseChecks:
             outcome = against or contradicted_content(outcome, seen.pairs, *frames) or outcome
         if not isinstance(outcome, Lost):
             rest = partial(self._part, seen, None, options)
-            outcome = self._beside_another(seen, outcome, rest) or outcome
+            outcome = self._beside_another(seen, outcome, rest, step) or outcome
         if isinstance(outcome, MetricPose):
             outcome = self._implausible(seen, outcome, before) or outcome
         if isinstance(outcome, MetricPose) and before.chain is not None:
@@ -209,13 +211,18 @@ class PoseChecks:
         seen: MatchedFrame,
         outcome: MetricPose | RelativePose,
         posed: Callable[[Correspondences], Outcome],
+        step: OdometryStep | None,
     ) -> Lost | None:
         """Why the pose is not believed beside a second motion."""
         by_depth = isinstance(outcome, MetricPose) and outcome.scale_source in (DEPTH, STEREO)
         most = self.options.trust.max_second_motion * (1.0 if by_depth else BY_LINES)
         views = seen.pairs, seen.frame, seen.keyframe.frame
         share = second_motion(outcome, *views, posed, most)
-        return self._motions.against(outcome, seen.pairs, seen.frame, share, most)
+        lost = self._motions.against(outcome, seen.pairs, seen.frame, share, most)
+        if lost is None and by_depth and isinstance(outcome, MetricPose):
+            two = self._motions.lately(seen.frame.stamp_ns)
+            return self._witness.against(outcome, step, *views, posed, two_lately=two)
+        return lost
 
     def _part(
         self,

@@ -60,7 +60,7 @@ def second_motion(
     """
     agreed = float(pairs.confidence[pose.inliers].sum())
     rest = pairs.select(np.flatnonzero(~pose.inliers & (pairs.confidence > 0)))
-    if _by_few_trials(pose, rest, query, keyframe) < least * agreed:
+    if by_few_trials(pose, rest, query, keyframe) < least * agreed:
         return 0.0
     other = posed(rest)
     if isinstance(other, Lost) or np.count_nonzero(other.inliers) < MIN_MATCHES:
@@ -68,7 +68,7 @@ def second_motion(
     return float(rest.confidence[other.inliers].sum()) / max(agreed, 1e-9)
 
 
-def _by_few_trials(pose: Pose, rest: Correspondences, query: Frame, keyframe: Frame) -> float:
+def by_few_trials(pose: Pose, rest: Correspondences, query: Frame, keyframe: Frame) -> float:
     """Confidence of the matches that agree on a motion apart from the pose, 0 if there is none."""
     if len(rest) < MIN_MATCHES:
         return 0.0
@@ -115,6 +115,9 @@ class TwoMotions:
     def __init__(self) -> None:
         self._seen_ns: int | None = None
 
+    def lately(self, stamp_ns: int) -> bool:
+        return self._seen_ns is not None and stamp_ns - self._seen_ns <= LATELY_NS
+
     def against(
         self, pose: Pose, pairs: Correspondences, query: Frame, share: float, most: float
     ) -> Lost | None:
@@ -127,7 +130,7 @@ class TwoMotions:
                 f"beside the matches that agree on the pose {100 * share:.0f} % as many agree on "
                 f"another motion; tracking.max_second_motion is {100 * most:g} %",
             )
-        if before_ns is None or query.stamp_ns - before_ns > LATELY_NS:
+        if before_ns is None or not self.lately(query.stamp_ns):
             return None
         if _shift_px(pose, pairs) < BETWEEN_PX * query.camera.width / 640:
             return Lost(
