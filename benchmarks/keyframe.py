@@ -1,12 +1,14 @@
 """What a kept keyframe saves: one frame against it, beside the published schedule of a whole pair.
 
     python benchmarks/keyframe.py                    L2M at 112x112 on the CPU, a minute
-    python benchmarks/keyframe.py --size 560         the published resolution, a quarter of an hour
+    python benchmarks/keyframe.py --size 560         the published resolution, half an hour
+    python benchmarks/keyframe.py --size 560 --quick --runs 1      ten minutes: frame and pair only
     python benchmarks/keyframe.py --model lite --size 480x640
 
     frame       encode one image, match it against the kept reference, one direction
     undivided   both images encoded, both solves, both directions, as the published match() does
     second pass the same and then refiners at 864/560 of the resolution: match()'s default
+    prepared    as torch's back-end runs L2M on a CPU: normalisations folded, channels_last
 
 All in one run, by the same code with the same weights (drawn at random: their values do not
 matter for time), so that the ratios mean something. A second table tells where a frame's time
@@ -16,6 +18,8 @@ goes, with parameters and FLOPs (a multiply-add counts 2; products and convoluti
 from __future__ import annotations
 
 import argparse
+import copy
+import os
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -27,11 +31,14 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from l2m_ros.engines.torch import LARGE_PAGES
 from l2m_ros.matching.catalogue import find_card
+from l2m_ros.networks.l2m.cpu import prepare
 from l2m_ros.networks.registry import build
 from l2m_ros.workshop.parity.published_schedule import ImageInputs, MatchOptions, match_pair
 
 FRAME = "frame against a kept keyframe"
+PUBLISHED = "undivided, symmetric, second pass"
 SECOND_PASS = 864 / 560
 FINE_MULTIPLE = 8
 L2M_PARTS = {
@@ -111,10 +118,10 @@ class Cost:
     gflop: float = 0.0
 
 
-def take_turns(work: dict[str, Callable[[], object]], runs: int) -> dict[str, Cost]:
+def take_turns(work: dict[str, Callable[[], object]], runs: int, count: bool) -> dict[str, Cost]:
     """Each in turn, over and over, so that a busy moment of the machine hits all alike."""
     costs = {name: Cost() for name in work}
-    for name, run in work.items():
+    for name, run in work.items() if count else ():
         counter = FlopCounterMode(display=False)
         with sdpa_kernel(SDPBackend.MATH), counter:  # fused attention would go uncounted
             run()  # warms up as well
@@ -146,7 +153,12 @@ def symmetric(network: nn.Module, a: Tensor, b: Tensor) -> None:
 
 
 def schedules(
-    network: nn.Module, architecture: str, size: tuple[int, int], device: str, runs: int
+    network: nn.Module,
+    architecture: str,
+    size: tuple[int, int],
+    device: str,
+    runs: int,
+    quick: bool = False,
 ) -> dict[str, Cost]:
     """What each way to match costs."""
     a, b = images(size, device)
@@ -162,8 +174,14 @@ def schedules(
         fine = images(fine_size(size), device)
         options = MatchOptions(coarse=size, fine=fine_size(size))
         inputs = [ImageInputs(c, f) for c, f in zip((a, b), fine, strict=True)]
-        work["undivided, symmetric, second pass"] = lambda: match_pair(network, *inputs, options)
-    return take_turns(work, runs)
+        work[PUBLISHED] = lambda: match_pair(network, *inputs, options)
+        if device == "cpu":
+            ready = prepare(copy.deepcopy(network))
+            work[f"{FRAME}, prepared"] = lambda: ready.match(ready.encode(a), kept)
+            work[f"{PUBLISHED}, prepared"] = lambda: match_pair(ready, *inputs, options)
+    if quick:
+        work = {name: run for name, run in work.items() if name.startswith((FRAME, PUBLISHED))}
+    return take_turns(work, runs, count=not quick)
 
 
 def break_down(
@@ -206,7 +224,11 @@ def main() -> None:
     parser.add_argument("--size", type=size_of, default=(112, 112), metavar="HxW")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help="times of a frame and of a pair only")
+    parser.add_argument("--small-pages", action="store_true", help="memory as torch has it alone")
     args = parser.parse_args()
+    if not args.small_pages:
+        os.environ.setdefault(LARGE_PAGES, "1")  # as torch's back-end does
     if args.threads:
         torch.set_num_threads(args.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -220,21 +242,24 @@ def main() -> None:
         f"{args.model}, {args.size[0]}x{args.size[1]} (height x width), torch on {device}, {where}"
     )
     with torch.inference_mode():
-        costs = schedules(network, card.architecture, args.size, device, args.runs)
+        costs = schedules(network, card.architecture, args.size, device, args.runs, args.quick)
+        show_costs(costs)
+        if args.quick:
+            return
         parts, total_s = break_down(network, card.architecture, args.size, device, args.runs)
-    show_costs(costs)
     show_parts(parts, total_s, costs[FRAME].gflop, network)
 
 
 def show_costs(costs: dict[str, Cost]) -> None:
     frame = costs[FRAME]
     print(
-        f"\n{'':36}{'wall ms':>10}{'CPU ms':>10}{'GFLOP':>10}{'wall x':>9}{'CPU x':>9}{'FLOP x':>9}"
+        f"\n{'':44}{'wall ms':>10}{'CPU ms':>10}{'GFLOP':>10}{'wall x':>9}{'CPU x':>9}{'FLOP x':>9}"
     )
     for name, cost in costs.items():
-        ratios = [cost.wall_s / frame.wall_s, cost.cpu_s / frame.cpu_s, cost.gflop / frame.gflop]
+        work = cost.gflop / frame.gflop if frame.gflop else 0.0
+        ratios = [cost.wall_s / frame.wall_s, cost.cpu_s / frame.cpu_s, work]
         print(
-            f"{name:36}{1000 * cost.wall_s:10.1f}{1000 * cost.cpu_s:10.1f}{cost.gflop:10.1f}"
+            f"{name:44}{1000 * cost.wall_s:10.1f}{1000 * cost.cpu_s:10.1f}{cost.gflop:10.1f}"
             + "".join(f"{ratio:9.2f}" for ratio in ratios)
         )
 

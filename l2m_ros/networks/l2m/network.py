@@ -170,6 +170,12 @@ class L2M(nn.Module):
             certainty = certainty - attenuation(levels[0].certainty, certainty.shape[-2:])
         return {"warp": last.flow, "certainty": certainty}
 
+    def prepare_for_cpu(self) -> None:
+        """In place, before inference on a CPU: fewer passes over memory. It trains no more."""
+        from l2m_ros.networks.l2m.cpu import prepare
+
+        prepare(self)
+
     # --- the second pass ------------------------------------------------------------------
 
     def encode_fine(self, image: Tensor) -> dict[str, Tensor]:
