@@ -18,6 +18,7 @@ from l2m_ros.geometry.synthetic import World, keyframe_depth, trial
 from l2m_ros.matching.mono_depth import HeadDepthReader, MonoDepth, check_encoder, warn_of_height
 from l2m_ros.tracking.chain import locate
 from l2m_ros.tracking.chain_scale import CarriedScale, joined
+from l2m_ros.tracking.scale_evidence import scale_evidence
 from l2m_ros.types import Camera, Features, MetricPose, RelativePose
 
 HEAD = ModelCard(
@@ -104,6 +105,16 @@ def test_what_images_of_a_place_share_no_keyframe_averages_out():
     )
     assert depth.image_sigma == pytest.approx(0.05)
     assert depth.scale_sigma == pytest.approx(np.hypot(0.2, 0.1))  # of one image: the same
+
+
+@pytest.mark.parametrize("stated", [{}, {"shift_sigma_m": 0.01}])
+def test_the_shift_that_a_card_states_reaches_the_pose(stated):
+    card = replace(HEAD, depth={**HEAD.depth, **stated})
+    depth = HeadDepthReader(card, Constant(), Encoder()).read(
+        np.zeros((32, 64, 3), np.uint8), camera(64, 32, 100.0)
+    )
+    evidence = scale_evidence(SimpleNamespace(stereo=None, mono_depth=depth), None)
+    assert evidence.mono_shift_sigma_m == stated.get("shift_sigma_m", 0.05)
 
 
 def test_features_of_the_tracking_matcher_are_used_and_others_are_not():

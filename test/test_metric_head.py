@@ -10,12 +10,14 @@ import torch
 
 from l2m_ros.errors import InvalidInput
 from l2m_ros.geometry import se3
+from l2m_ros.geometry.length import length_from_depths
 from l2m_ros.networks.lite_depth.network import Attention
 from l2m_ros.networks.registry import build
 from l2m_ros.workshop.training import metric_head, pair_bank
 from l2m_ros.workshop.training.loop import LoopOptions
 from l2m_ros.workshop.training.metric import MetricOptions
 from l2m_ros.workshop.training.metric_data import WorldOptions
+from l2m_ros.workshop.training.metric_length import ERROR, length_errors, length_loss
 from l2m_ros.workshop.training.metric_pairs import PairLimits
 from l2m_ros.workshop.training.metric_ransac import RansacOptions
 from l2m_ros.workshop.training.seen_pairs import SeenPairs
@@ -128,6 +130,54 @@ def test_the_pose_pulls_depths_to_the_truth_and_sureness_to_the_better_matches()
     for seed in range(12):
         loss._pose(wrong, log_sigma, replace(batch, seed=seed))[0].backward()
     assert log_sigma.grad[:, ::2].mean() < log_sigma.grad[:, 1::2].mean() - 1e-6
+
+
+def test_a_pairs_length_is_what_the_robot_reads_off_the_same_depths():
+    part, *_ = wall(2)
+    seen = torch.from_numpy(pair_bank.PairBank.of([part], LIMITS).seen[0].numpy().T.copy())
+    rng = torch.manual_seed(1)
+    log_sigma = torch.empty(seen.shape).uniform_(-3.0, -1.0, generator=rng)
+    read = seen + 0.1 + torch.randn(seen.shape, generator=rng) * log_sigma.exp()
+    read[:, ::9] += 1.5
+    errors, counts = length_errors(read, log_sigma, seen)
+    px = part.px[0].astype(float)
+    rays = [np.linalg.solve(K, np.c_[side, np.ones(MATCHES)].T)[:2]
+            for side in (px[:, :2], px[:, 2:])]  # fmt: skip
+    motion = se3.inverse(part.pose[1])  # second_from_first
+    way_m = np.linalg.norm(motion[:3, 3])
+    for query, keyframe, pose in ((0, 1, motion), (1, 0, part.pose[1])):
+        unit = pose.copy()
+        unit[:3, 3] /= way_m
+        read_m = 70.0 * read[keyframe].double().exp().numpy()
+        pairs = SimpleNamespace(query=rays[query], keyframe=rays[keyframe], keyframe_m=read_m)
+        found = length_from_depths(
+            pairs, unit, np.ones(MATCHES, bool), match_sigma=1e-4,
+            depth_sigma=log_sigma[keyframe].double().exp().numpy(),
+            shift_sigma_m=metric_head.SHIFT_SIGMA_M,
+        )  # fmt: skip
+        assert counts[keyframe] == MATCHES
+        assert np.isclose(np.log(found.length_m / way_m), errors[keyframe], atol=0.02)
+
+
+def test_the_length_pulls_depths_to_the_truth_and_sureness_to_the_better_matches():
+    batch = pair_bank.bank_batch(bank_of(range(4)), np.arange(4), 5, 1.0)
+    rng = torch.manual_seed(0)
+    off = torch.tensor(0.3, requires_grad=True)
+    flat = torch.full(batch.seen.shape, -2.0)
+    loss = length_loss(batch.seen + off, flat, batch.seen)
+    loss.backward()
+    assert np.isclose(loss.item(), 1.5 * 0.3 / ERROR, rtol=1e-3) and off.grad > 0
+    wrong = batch.seen + 0.02 * torch.randn(batch.seen.shape, generator=rng)
+    wrong[:, ::2] += 0.2
+    log_sigma = flat.clone().requires_grad_()
+    length_loss(wrong, log_sigma, batch.seen).backward()
+    assert log_sigma.grad[:, ::2].mean() < 0 < log_sigma.grad[:, 1::2].mean()
+    few = batch.seen.clone()
+    few[:, 11:] = torch.nan
+    depth = torch.zeros_like(few, requires_grad=True)
+    nothing = length_loss(depth, flat, few)
+    nothing.backward()
+    assert nothing == 0 and (depth.grad == 0).all()
 
 
 def test_metres_are_learnt_from_poses_alone(tmp_path):

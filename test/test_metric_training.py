@@ -126,6 +126,14 @@ def test_the_loops_loss_has_the_published_steps_gradients():
             assert torch.allclose(ours[name], parameter.grad, atol=1e-6, rtol=1e-4), name
 
 
+def test_pairs_of_one_difficulty_have_the_whole_loss_from_the_first_step():
+    made = metric.MetricOptions(network=NETWORK, ransac=SMALL)
+    assert metric.Ramp(made).easiest(made.loop.difficulty[0]) == made.easiest[0]
+    level = replace(made, loop=replace(made.loop, difficulty=(1.0, 1.0)))
+    assert metric.Ramp(level).easiest(1.0) == made.easiest[1]
+    assert metric.Ramp(level).ransac(1.0) == SMALL
+
+
 # --- bad input --------------------------------------------------------------------------------
 
 

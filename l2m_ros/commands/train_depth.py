@@ -10,7 +10,7 @@ some; --measure names recordings of other places, on which the card's sigmas are
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -270,12 +270,12 @@ def write_head(
     encoder: ModelCard,
     measured: Sequence[Samples],
     trained_on: str,
-    camera_height_m: float | None = None,
+    known: Mapping[str, float] | None = None,
 ) -> ModelCard:
     """The mean weights of a run as a head: weights, card and graph.
 
     measured: images of all worlds, of those that were held out, of recordings of other places.
-    camera_height_m: above the floor, of the one camera that it is for.
+    known: what its card says of its depths besides what is measured here.
     """
     from l2m_ros.commands.train_output import fill, write_trained
     from l2m_ros.engines.model_card import InputSpec, ModelCard
@@ -290,8 +290,7 @@ def write_head(
     errors = [head_errors(network, part) for part in others]
     sigmas = stated(left_out, errors)
     sigmas["place_sigma"] = max(sigmas["place_sigma"], options.place_sigma)
-    if camera_height_m is not None:
-        sigmas["camera_height_m"] = camera_height_m
+    sigmas.update(known or {})
     spec = replace(encoder.input, width=options.width, height=options.height)
     assert isinstance(spec, InputSpec)
     card = ModelCard(

@@ -206,6 +206,7 @@ def write_metric_head(
     from l2m_ros.commands.train_depth import recorded_samples, write_head
     from l2m_ros.workshop.training.depth_data import Samples
     from l2m_ros.workshop.training.depth_head import HeadOptions
+    from l2m_ros.workshop.training.metric_head import SHIFT_SIGMA_M
 
     assert isinstance(unseen, Samples)
     head = HeadOptions(
@@ -217,4 +218,7 @@ def write_metric_head(
     if args.sequences is not None:
         source += f", {args.sequences} among them, whose licence holds for the weights too"
     measured = (unseen, unseen, *measured)
-    write_head(folder, head, matcher.card, measured, source, options.worlds.height_m)
+    known = {"shift_sigma_m": SHIFT_SIGMA_M}
+    if options.worlds.height_m is not None:
+        known["camera_height_m"] = options.worlds.height_m
+    write_head(folder, head, matcher.card, measured, source, known)

@@ -139,7 +139,7 @@ class ModelCard:
     source: str = ""
     trained_on: str = ""
     parameters: int | None = None
-    # Its sigmas, relative; camera_height_m, where it is for one robot's camera.
+    # Its sigmas, relative; shift_sigma_m; camera_height_m, where it is for one robot's camera.
     depth: Mapping[str, float] = field(default_factory=dict)
     encoder: Mapping[str, str] = field(default_factory=dict)  # of a depth head: model, its weights
     accuracy: Mapping[str, Any] = field(default_factory=dict)

@@ -42,7 +42,7 @@ UNFAMILIAR = 2.0  # log sigma: a factor of 7, which no parameter lets through
 # Of a head's card that was not measured on places it never saw: it knows next to nothing.
 UNMEASURED = {
     "place_sigma": 0.5, "image_factor": 1.5, "cell_factor": 1.5, "image_correlation": 0.9,
-    "common_share": 0.9,
+    "common_share": 0.9, "shift_sigma_m": 0.05,
 }  # fmt: skip
 
 
@@ -55,6 +55,7 @@ class MonoDepth:
     place_sigma: float  # common to all images of a place: no second image helps
     image_sigma: float  # common to this image
     image_correlation: float = 0.0  # between the image factors of neighbouring keyframes
+    shift_sigma_m: float = 0.05  # metres, common to all depths of the image
 
     @property
     def scale_sigma(self) -> float:
@@ -136,6 +137,7 @@ class HeadDepthReader:
             float(np.hypot(place, np.sqrt(shared) * image)),
             max(float(np.sqrt(1.0 - shared)) * image, LEAST_SIGMA),
             float(self._stated["image_correlation"]),
+            float(self._stated["shift_sigma_m"]),
         )
 
 

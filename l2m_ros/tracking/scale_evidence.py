@@ -39,6 +39,7 @@ def scale_evidence(keyframe: Keyframe, step: OdometryStep | None) -> ScaleEviden
             mono_depth=mono.depth,
             mono_sigma=mono.pixel_sigma,
             mono_scale_sigma=mono.scale_sigma,
+            mono_shift_sigma_m=mono.shift_sigma_m,
         )
     return evidence
 

@@ -67,6 +67,7 @@ class MetricOptions:
     direct: bool = True
     depth_weight: float = 0.0  # of the likelihood of known depths
     seen_weight: float = 1.0  # of the likelihood of what parallax shows; the head on `lite` alone
+    length_weight: float = 0.0  # of the error of a pair's length; the head on `lite` alone
     pairs_of_world: int = 60  # at most; of a recording too. For the head on `lite` alone
     channel_dropout: float = 0.2  # of the features: the same
     worlds: WorldOptions = field(default_factory=WorldOptions)
@@ -74,11 +75,12 @@ class MetricOptions:
     loop: LoopOptions = field(default_factory=lambda: LoopOptions(steps=1))
 
     def __post_init__(self) -> None:
-        weights = self.depth_weight + (self.seen_weight if self.on_lite else 0.0)
+        on_lite = self.seen_weight + self.length_weight if self.on_lite else 0.0
+        weights = self.depth_weight + on_lite
         if not (self.reinforce or self.direct or weights > 0):
             raise InvalidInput(
-                "nothing would be learnt: switch on reinforce or direct, or set depth_weight or "
-                "seen_weight above 0"
+                "nothing would be learnt: switch on reinforce or direct, or set depth_weight, "
+                "seen_weight or length_weight above 0"
             )
 
     @property
@@ -171,9 +173,11 @@ class Ramp:
         self.options = options
 
     def progress(self, difficulty: float) -> float:
-        """0 to 1 along the ramp of difficulty."""
+        """0 to 1 along the ramp of difficulty; 1 where there is none."""
         start, full = self.options.loop.difficulty
-        return min(max((difficulty - start) / max(full - start, 1e-6), 0.0), 1.0)
+        if full <= start:
+            return 1.0
+        return min(max((difficulty - start) / (full - start), 0.0), 1.0)
 
     def ransac(self, difficulty: float) -> RansacOptions:
         options = self.options

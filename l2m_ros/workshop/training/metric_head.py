@@ -8,6 +8,7 @@ expected loss of the poses     gradients to depths, through weighted Procrustes
 REINFORCE                      gradients to how sure the head is
 null hypothesis, curriculum    as published
 seen depths                    the likelihood of what parallax shows under the true pose
+length                         how wrong the pair's length comes out (`metric_length.py`)
 known depths                   the likelihood of a sensor's, if asked for
 """
 
@@ -36,6 +37,7 @@ from l2m_ros.workshop.training.loop import Run, train
 from l2m_ros.workshop.training.metric import MetricOptions, Ramp
 from l2m_ros.workshop.training.metric_data import focal
 from l2m_ros.workshop.training.metric_errors import PLACE_SIGMA, PairErrors, summary
+from l2m_ros.workshop.training.metric_length import length_loss
 from l2m_ros.workshop.training.metric_losses import TALLEST_PX, Truth
 from l2m_ros.workshop.training.metric_ransac import (
     curriculum,
@@ -48,6 +50,9 @@ from l2m_ros.workshop.training.processes import Processes
 
 FARTHEST_LOG_FACTOR = 3.0  # that the likelihood still pulls on
 ANY_SCALE = PoseOptions(max_scale_sigma=10.0, texture=TextureNoise(grey=0.0))
+# Of a head of this training, common to its depths; it says where lengths come from, 0.05 m would
+# give up 2 % of the poses within a tenth of the way.
+SHIFT_SIGMA_M = 0.01
 
 
 class HeadMetricLoss:
@@ -83,6 +88,10 @@ class HeadMetricLoss:
             seen = likelihood(depth, log_sigma, batch.seen, image)
             loss = loss + options.seen_weight * seen
             terms["seen"] = seen.detach()
+        if options.length_weight > 0:
+            length = length_loss(depth, log_sigma, batch.seen)
+            loss = loss + options.length_weight * length
+            terms["length"] = length.detach()
         if options.depth_weight > 0:
             flat = (found["log_depth"].flatten(1), found["log_sigma"].flatten(1))
             known = likelihood(*flat, batch.labels.flatten(1), image)
@@ -239,6 +248,7 @@ def _pose_of(found: dict[str, Tensor], batch: BankBatch, size: tuple[int, int]) 
             mono_depth=_whole(depth, size),
             mono_sigma=_whole(found["log_sigma"][keyframe].exp(), size),
             mono_scale_sigma=PLACE_SIGMA,
+            mono_shift_sigma_m=SHIFT_SIGMA_M,
         )
         pose = estimate_pose(
             Correspondences(px[query], px[keyframe], sure),
