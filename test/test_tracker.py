@@ -305,6 +305,22 @@ def test_views_that_leave_each_other_are_posed_one_by_the_other(shots):
     assert summary_of(results, shots).translation_p95_mm < 5
 
 
+@pytest.mark.parametrize("reason", [LostReason.UNCERTAIN, LostReason.CONTRADICTED])
+def test_only_a_view_that_left_its_keyframe_is_matched_with_the_frame_before(shots, reason):
+    tracker = Tracker(oracle(shots))
+    run(tracker, shots[:6])
+    checked = tracker._checks.pose
+
+    def pose(seen, before):
+        if seen.keyframe.frame.stamp_ns < shots[5].frame.stamp_ns:
+            return Lost(reason, "of all but the frame before"), {}
+        return checked(seen, before)
+
+    tracker._checks.pose = pose
+    posed = tracker.process(shots[6].frame).pose is not None
+    assert posed is (reason is LostReason.UNCERTAIN)
+
+
 def test_beside_the_chain_for_long_a_new_one_begins(shots):
     _, _, results = turned_away(shots, 6, restart_after=4)
     assert [r.odom_from_camera is None for r in results] == [True] * 3 + [False] * 3

@@ -22,6 +22,21 @@ from l2m_ros.tracking.keyframes import Keyframe
 from l2m_ros.tracking.motion import UNCHECKED_M
 from l2m_ros.types import Lost, LostReason, MetricPose
 
+# Of a view that has left its keyframe. What contradicts a pose may be in the image itself: it is
+# torn, or something fills the view and moves. A nearer view would contradict it less.
+OUT_OF_SIGHT = (
+    LostReason.TOO_FEW_MATCHES,
+    LostReason.NOT_CONFIDENT,
+    LostReason.TOO_FEW_INLIERS,
+    LostReason.DEGENERATE,
+    LostReason.UNCERTAIN,
+)
+
+
+def out_of_sight(failed: Attempt) -> bool:
+    """Whether a frame was lost because it sees too little of its keyframe."""
+    return isinstance(failed.outcome, Lost) and failed.outcome.reason in OUT_OF_SIGHT
+
 
 @dataclass(frozen=True, eq=False)
 class Latest:

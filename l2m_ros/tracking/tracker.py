@@ -38,7 +38,7 @@ from l2m_ros.tracking.odom_frame import OdomFrame, Sighting, moved_chain, sighti
 from l2m_ros.tracking.odometry import OdometrySample
 from l2m_ros.tracking.options import TrackerOptions
 from l2m_ros.tracking.pose_checks import Before, PoseChecks
-from l2m_ros.tracking.recovery import Latest, Recovery
+from l2m_ros.tracking.recovery import Latest, Recovery, out_of_sight
 from l2m_ros.tracking.result import TrackResult, TrackState
 from l2m_ros.tracking.scenery import Scenery
 from l2m_ros.types import Features, Frame, Lost, LostReason, MetricPose, RelativePose
@@ -227,7 +227,8 @@ class Tracker:
     def _by_latest(self, now: EncodedFrame, failed: Attempt) -> Attempt | None:
         """Where the view has left the keyframe since the frame before, which was posed."""
         latest, self._recovery.latest = self._recovery.latest, None
-        if latest is None or not self._policy.leaves(certain_fraction(failed.match)):
+        leaves = out_of_sight(failed) and self._policy.leaves(certain_fraction(failed.match))
+        if latest is None or not leaves:
             return None
         posed = latest.attempt
         assert isinstance(posed.outcome, MetricPose)
@@ -248,7 +249,7 @@ class Tracker:
         if keyframe is None:
             return None
         attempt = self._attempt(now, keyframe)
-        if attempt.failed and self._recovery.latest_beside is not None:
+        if out_of_sight(attempt) and self._recovery.latest_beside is not None:
             keyframe = self._recovery.next_beside(self._make_keyframe_beside)
             if keyframe is None:
                 return None
