@@ -1,7 +1,7 @@
 """`l2m train metric`: metres, learnt from pairs of images and relative poses.
 
     l2m train metric --minutes 2                     a head on `lite`, on rendered worlds
-    l2m train metric --camera-height 0.45 --steps 3000   for one robot's camera
+    l2m train metric --camera-height 0.45 --steps 6500   for one robot's camera
     l2m train metric --sequences DIR --minutes 60    posed recordings, rendered worlds beside them
     l2m train metric --config config/train/metric_compact.yaml    a network of its own
 
