@@ -93,6 +93,7 @@ def damaged_model(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_models_that_are_none_and_a_model_that_is(outside, tmp_path):
     """Missing, damaged, then a good one: the same process recovers by the life cycle."""
     cache = "/proc/none/cache"  # nobody may write there, root included

@@ -409,6 +409,7 @@ def test_rendered_images_that_are_measured_on_show_other_worlds(monkeypatch) -> 
     assert len(worlds) == 6 and not set(worlds[:3]) & set(worlds[3:])
 
 
+@pytest.mark.slow
 def test_l2m_is_measured_on_real_scenes_at_a_size_that_it_takes(
     tmp_path: Path, monkeypatch
 ) -> None:
