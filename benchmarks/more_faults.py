@@ -105,18 +105,22 @@ def _hand(shots: Shots, rng: Rng) -> Shots:
 
 
 def _upside_down(frame: Frame, number: int) -> dict[str, Any]:
-    if number < TURNED_FROM:
-        return {}
-    fields = ("rgb", "depth", "right_rgb")
-    given = {name: getattr(frame, name) for name in fields if getattr(frame, name) is not None}
-    return {name: np.ascontiguousarray(image[::-1, ::-1]) for name, image in given.items()}
+    return {} if number < TURNED_FROM else _images(frame, lambda image: image[::-1, ::-1])
 
 
 def _mirrored(frame: Frame, number: int) -> dict[str, Any]:
     """A driver's mirror: as it shows a face that looks at itself. K stays."""
-    fields = ("rgb", "depth", "right_rgb")
-    given = {name: getattr(frame, name) for name in fields if getattr(frame, name) is not None}
-    return {name: np.ascontiguousarray(image[:, ::-1]) for name, image in given.items()}
+    return _images(frame, lambda image: image[:, ::-1])
+
+
+def _images(frame: Frame, change: Callable[[Any], Any]) -> dict[str, Any]:
+    """All that it has, each changed alike."""
+    given = {name: getattr(frame, name) for name in ("rgb", "depth", "right_rgb")}
+    return {
+        name: np.ascontiguousarray(change(image))
+        for name, image in given.items()
+        if image is not None
+    }
 
 
 def _blended(shots: Shots, rng: Rng) -> Shots:

@@ -166,7 +166,9 @@ def tracked(
         if result.odom_from_camera is not None:
             run.chained.append((stamp_ns, result.odom_from_camera))
             first = first or (view, result)
-            run.end_sigmas = _end_sigmas(*first, view, result) or run.end_sigmas
+            begun = first[0].segment, first[1].keyframe.chain
+            if (view.segment, result.keyframe.chain) == begun:
+                run.end_sigmas = _sigmas(*first, view, result)
         kept_ns = None if result.keyframe is None else result.keyframe.frame.stamp_ns
         if result.pose is None:
             run.why[result.why_not_posed] += 1
@@ -182,10 +184,8 @@ def tracked(
     return run
 
 
-def _end_sigmas(first: View, began: TrackResult, view: View, result: TrackResult) -> float | None:
+def _sigmas(first: View, began: TrackResult, view: View, result: TrackResult) -> float:
     """Odom's error since the first pose in its own sigmas, on the worst of six axes."""
-    if result.keyframe.chain != began.keyframe.chain or view.segment != first.segment:
-        return None
     way = se3.inverse(began.odom_from_camera) @ result.odom_from_camera
     true = se3.inverse(first.world_from_camera) @ view.world_from_camera
     sigmas = np.sqrt(np.diag(result.odom_covariance))

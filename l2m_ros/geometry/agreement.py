@@ -20,6 +20,13 @@ from l2m_ros.geometry.covariance import across_direction
 from l2m_ros.types import FloatArray
 
 CHI2_999_5 = 20.52  # 99.9 % of chi-square with five degrees of freedom
+CHI2_999_6 = 22.46  # with six
+
+
+def squared_apart(one: FloatArray, P: FloatArray, other: FloatArray, Q: FloatArray) -> float:
+    """Chi-square of two estimates of one motion, 4x4, with their covariances: six degrees."""
+    apart = se3.difference(other, one)
+    return float(apart @ np.linalg.solve(P + Q, apart))
 
 
 @dataclass(frozen=True, eq=False)

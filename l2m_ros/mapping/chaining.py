@@ -13,8 +13,9 @@ import numpy.typing as npt
 from scipy.spatial.transform import Rotation
 
 from l2m_ros.geometry import se3
+from l2m_ros.geometry.agreement import CHI2_999_6
 from l2m_ros.mapping.records import Edge
-from l2m_ros.mapping.verification import CHI2_999_6, unmodelled
+from l2m_ros.mapping.verification import unmodelled
 from l2m_ros.types import FloatArray
 
 Poses = dict[int, FloatArray]

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from l2m_ros.geometry import se3
+from l2m_ros.geometry.agreement import CHI2_999_6
 from l2m_ros.mapping import chaining
 from l2m_ros.mapping.drive_recorder import DriveRecorder
 from l2m_ros.mapping.likeness import Cells, cells, likeness
 from l2m_ros.mapping.loop_witness import LoopWitness
 from l2m_ros.mapping.places import Place
 from l2m_ros.mapping.records import Edge
-from l2m_ros.mapping.verification import CHI2_999_6, View, look, unmodelled
+from l2m_ros.mapping.verification import View, look, unmodelled
 from l2m_ros.timing import StageTimes
 from l2m_ros.types import Features, Frame, Lost
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from l2m_ros.geometry import se3
+from l2m_ros.geometry.agreement import CHI2_999_6
 from l2m_ros.mapping.appearance import Confirmation, confirmation, together
 from l2m_ros.mapping.likeness import likeness
 from l2m_ros.mapping.options import RELOCALIZER, Hint, RelocalizerOptions, ViewGates
@@ -22,7 +23,6 @@ from l2m_ros.mapping.places import Places
 from l2m_ros.mapping.queries import Queries, Query, best_similarity
 from l2m_ros.mapping.steady import SteadyDetail
 from l2m_ros.mapping.verification import (
-    CHI2_999_6,
     Sighting,
     agree,
     combined,

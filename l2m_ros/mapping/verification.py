@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from l2m_ros.geometry import se3
+from l2m_ros.geometry.agreement import CHI2_999_6
 from l2m_ros.geometry.pose import estimate_pose
 from l2m_ros.geometry.pose_problem import PoseOptions
 from l2m_ros.mapping.options import ViewGates
@@ -35,7 +36,6 @@ FLOOR_M, FLOOR_RAD = 0.002, 0.001
 FLOOR_PER_M, FLOOR_RAD_PER_M2 = 0.04, 0.025
 # Turns are tried with the whole map (`roll`), and a place that is not there is asked for too.
 UPRIGHT = SecondLookOptions(unsure=0.0, agreed=0.0, both_ways=False)
-CHI2_999_6 = 22.46  # 99.9 % of chi-square with six degrees of freedom
 
 
 @dataclass(frozen=True, eq=False)

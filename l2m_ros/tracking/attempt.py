@@ -125,7 +125,12 @@ def gains_odometry(keyframe: Keyframe, now: EncodedFrame) -> bool:
 
 def loses_depth(keyframe: Keyframe, frame: Frame) -> bool:
     """Depth paused: this frame as a keyframe would end the metres."""
-    return _gives_metres(keyframe) and not _has_depth(frame) and frame.right_rgb is None
+    return _gives_metres(keyframe) and not brings_metres(frame)
+
+
+def brings_metres(frame: Frame) -> bool:
+    """Of its own: odometry's want a way."""
+    return _has_depth(frame) or frame.right_rgb is not None
 
 
 def _gives_metres(keyframe: Keyframe) -> bool:

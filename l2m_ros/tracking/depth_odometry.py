@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from l2m_ros.geometry import se3
+from l2m_ros.geometry.agreement import CHI2_999_6, squared_apart
 from l2m_ros.tracking.gates import GateOptions
 from l2m_ros.tracking.odometry import MOUNTING, OdometryNoise, OdometryStep
 from l2m_ros.types import FloatArray, MetricPose
@@ -31,7 +32,6 @@ FEW = 3  # keyframes
 SLIP, VARIES = 0.1, 0.3
 FIRST_WAY_M = 0.05  # of odometry, on which both agree
 FIRST_NS = 3_000_000_000  # for how long they may differ before depth is believed: wheels may slip
-CHI2_999_6 = 22.46  # 99.9 % of chi-square with six degrees of freedom
 LEAST_SIGMA = 0.01  # of a way by odometry, relative, besides what all ways have in common
 
 
@@ -59,15 +59,15 @@ class FirstAgreement:
         """
         if step is None or self._agreed:
             return pose
-        apart = se3.difference(step.a_from_b, pose.keyframe_from_camera)
-        both = pose.covariance + step.covariance
-        if float(apart @ np.linalg.solve(both, apart)) <= CHI2_999_6:
-            self._agreed = float(np.linalg.norm(step.a_from_b[:3, 3])) > FIRST_WAY_M
+        T, told = pose.keyframe_from_camera, step.a_from_b
+        if squared_apart(T, pose.covariance, told, step.covariance) <= CHI2_999_6:
+            self._agreed = float(np.linalg.norm(told[:3, 3])) > FIRST_WAY_M
             return pose
         if self._differ_ns is None:
             self._differ_ns = stamp_ns
         if stamp_ns - self._differ_ns > FIRST_NS:
             return pose
+        apart = se3.difference(told, T)
         P, more = pose.covariance, []
         for part, most in ((slice(0, 3), gates.max_sigma_m), (slice(3, 6), gates.max_sigma_rad)):
             left = max(0.0, most**2 - float(np.linalg.eigvalsh(P[part, part])[-1]))

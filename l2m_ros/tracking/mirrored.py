@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from l2m_ros.geometry import se3
+from l2m_ros.geometry.agreement import CHI2_999_6, squared_apart
 from l2m_ros.tracking.odometry import OdometryStep
 from l2m_ros.types import FloatArray, MetricPose
 
@@ -20,8 +20,7 @@ MIRRORS = {
     "left and right": np.diag([-1.0, 1.0, 1.0, 1.0]),
     "top and bottom": np.diag([1.0, -1.0, 1.0, 1.0]),
 }
-CHI2_999_6 = 22.46  # 99.9 % of chi-square with six degrees of freedom: what agrees is within
-APART = 4.0  # times as much: what does not agree is beyond
+APART = 4.0  # times CHI2_999_6, within which agrees what does: what does not is beyond
 KEYFRAMES = 2  # that must say so, with none that says otherwise
 
 
@@ -62,6 +61,4 @@ def _off(pose: MetricPose, step: OdometryStep, mirror: FloatArray) -> float:
     # A turn is a pseudovector: of one about the mirror's normal the mirror shows the same.
     R = mirror[:3, :3]
     axes = np.diag(np.concatenate([np.diag(R), np.linalg.det(R) * np.diag(R)]))
-    apart = se3.difference(step.a_from_b, T)
-    both = axes @ pose.covariance @ axes + step.covariance
-    return float(apart @ np.linalg.solve(both, apart))
+    return squared_apart(T, axes @ pose.covariance @ axes, step.a_from_b, step.covariance)

@@ -16,12 +16,12 @@ from collections.abc import Callable
 import numpy as np
 
 from l2m_ros.geometry import se3
+from l2m_ros.geometry.agreement import CHI2_999_6, squared_apart
 from l2m_ros.tracking.odometry import OdometryStep
 from l2m_ros.tracking.result import Outcome
-from l2m_ros.tracking.second_motion import MIN_MATCHES, by_few_trials
+from l2m_ros.tracking.second_motion import another_motion
 from l2m_ros.types import Correspondences, FloatArray, Frame, Lost, LostReason, MetricPose
 
-CHI2_999_6 = 22.46  # 99.9 % of chi-square with six degrees of freedom
 LEAST_SHARE = 0.05  # of the other motion's matches, over those of the pose
 AGREED_NS = 10_000_000_000  # before two motions were seen: an odometry that is wrong never did
 LEAST_WAY_M, LEAST_TURN_RAD = 0.05, 0.05  # of odometry, on which a pose agrees with it again
@@ -79,23 +79,17 @@ def _another(
     posed: Callable[[Correspondences], Outcome],
 ) -> bool:
     """Whether matches that do not agree on the pose agree with odometry."""
-    least = LEAST_SHARE * float(pairs.confidence[pose.inliers].sum())
-    rest = pairs.select(np.flatnonzero(~pose.inliers & (pairs.confidence > 0)))
-    if by_few_trials(pose, rest, query, keyframe) < least:
-        return False
-    other = posed(rest)
-    if not isinstance(other, MetricPose) or np.count_nonzero(other.inliers) < MIN_MATCHES:
+    other, share = another_motion(pose, pairs, query, keyframe, posed, LEAST_SHARE)
+    if not isinstance(other, MetricPose) or share < LEAST_SHARE:
         return False
     its = other.keyframe_from_camera, other.covariance
     if _differ(its, (step.a_from_b, step.covariance)):
         return False
-    apart = _differ(its, (pose.keyframe_from_camera, pose.covariance))
-    return apart and float(rest.confidence[other.inliers].sum()) >= least
+    return _differ(its, (pose.keyframe_from_camera, pose.covariance))
 
 
 def _differ(one: tuple[FloatArray, FloatArray], other: tuple[FloatArray, FloatArray]) -> bool:
-    apart = se3.difference(other[0], one[0])
-    return float(apart @ np.linalg.solve(one[1] + other[1], apart)) > CHI2_999_6
+    return squared_apart(*one, *other) > CHI2_999_6
 
 
 def _moves(T: FloatArray) -> bool:

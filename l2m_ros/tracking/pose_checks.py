@@ -69,8 +69,7 @@ class PoseChecks:
 
     def reset(self) -> None:
         self._metres = OdometryMetres()
-        self._scale, self._first = ScaleAgainstOdometry(), FirstAgreement()
-        self._mirrored, self._witness = MirrorWatch(), OdometryWitness()
+        self.forget_odometry()
         self._depth_trust = {DEPTH: DepthTrust(), STEREO: DepthTrust(MOST_LEFT_OVER_STEREO)}
         self._shutter = ShutterWatch(self.options.pose.shutter_sigma_s)
         self._turns = Turns()

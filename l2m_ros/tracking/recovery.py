@@ -45,12 +45,6 @@ class Latest:
     encoded: EncodedFrame
     attempt: Attempt
 
-    @property
-    def has_metres(self) -> bool:
-        """Of its own: odometry's want a way."""
-        frame = self.encoded.frame
-        return frame.depth is not None or frame.right_rgb is not None
-
 
 class Recovery:
     """lost: frames since the chain's last pose."""

@@ -58,17 +58,29 @@ def second_motion(
 
     0 where it is below `least`, or no other motion. posed: the pose of a part of the matches.
     """
+    return another_motion(pose, pairs, query, keyframe, posed, least)[1]
+
+
+def another_motion(
+    pose: Pose,
+    pairs: Correspondences,
+    query: Frame,
+    keyframe: Frame,
+    posed: Callable[[Correspondences], Pose | Lost],
+    least: float,
+) -> tuple[Pose | None, float]:
+    """The motion of the matches that do not agree on the pose, and their share over its own."""
     agreed = float(pairs.confidence[pose.inliers].sum())
     rest = pairs.select(np.flatnonzero(~pose.inliers & (pairs.confidence > 0)))
-    if by_few_trials(pose, rest, query, keyframe) < least * agreed:
-        return 0.0
+    if _by_few_trials(pose, rest, query, keyframe) < least * agreed:
+        return None, 0.0
     other = posed(rest)
     if isinstance(other, Lost) or np.count_nonzero(other.inliers) < MIN_MATCHES:
-        return 0.0
-    return float(rest.confidence[other.inliers].sum()) / max(agreed, 1e-9)
+        return None, 0.0
+    return other, float(rest.confidence[other.inliers].sum()) / max(agreed, 1e-9)
 
 
-def by_few_trials(pose: Pose, rest: Correspondences, query: Frame, keyframe: Frame) -> float:
+def _by_few_trials(pose: Pose, rest: Correspondences, query: Frame, keyframe: Frame) -> float:
     """Confidence of the matches that agree on a motion apart from the pose, 0 if there is none."""
     if len(rest) < MIN_MATCHES:
         return 0.0

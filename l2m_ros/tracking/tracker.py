@@ -20,6 +20,7 @@ from l2m_ros.timing import StageTimes
 from l2m_ros.tracking.attempt import (
     Attempt,
     EncodedFrame,
+    brings_metres,
     gains_depth,
     gains_odometry,
     loses_depth,
@@ -205,7 +206,7 @@ class Tracker:
         The frame before first, if it has metres of its own: odometry's want a way between the two.
         """
         latest, ways = self._recovery.latest, [self._by_kept, self._by_latest]
-        if latest is not None and latest.has_metres:
+        if latest is not None and brings_metres(latest.encoded.frame):
             ways.reverse()
         for way in ways:
             attempt = way(now, failed)
