@@ -269,6 +269,14 @@ def test_a_view_that_leaves_its_keyframe_in_a_moment_is_posed_by_the_frame_befor
     assert all(r.odom_from_camera is not None and r.chain_event is None for r in results)
 
 
+def test_a_frame_before_whose_depth_paused_becomes_no_keyframe(shots):
+    """It would end the metres; the camera is lost for now, and the keyframe stays."""
+    paused = [replace(shot, frame=monocular(shot.frame)) for shot in shots[5:7]]
+    tracker, _, results = turned_away([*shots[:5], *paused], 1, seen=1)
+    assert results[0].state is TrackState.LOST
+    assert tracker.keyframe.frame.depth is not None
+
+
 def test_a_camera_that_turned_away_is_posed_from_its_next_frame_on(shots):
     _, _, results = turned_away(shots, 6)
     assert results[0].state is TrackState.LOST

@@ -314,12 +314,12 @@ class Tracker:
             wanted = self._policy.wants_keyframe(attempt.quality)
         if isinstance(attempt.outcome, MetricPose):
             wanted = self._checks.keyframe_due(attempt.seen, attempt.outcome, wanted)
-        if not (wanted or self._requested) or now.rejection is not None:
-            if isinstance(attempt.outcome, MetricPose) and now.rejection is None:
+        if now.rejection is not None or self._would_end_metres(now, attempt):
+            return result
+        if not (wanted or self._requested):
+            if isinstance(attempt.outcome, MetricPose):
                 assert self._keyframe is not None
                 self._recovery.latest = Latest(now, attempt.against(self._keyframe))
-            return result
-        if self._would_end_metres(now, attempt):
             return result
         if isinstance(attempt.outcome, MetricPose):
             assert self._keyframe is not None
