@@ -34,6 +34,7 @@ class EncodedFrame:
     features: Features
     rejection: str | None  # why it may not become a keyframe
     unsent: Rows | None  # (H,) rows that the image before, which was torn, lacked
+    frozen: str | None  # what stood still in it and was taken away, in words
     times: StageTimes
 
 
@@ -97,16 +98,6 @@ class Attempt:
 
 def words(lost: Lost) -> str:
     return f"{lost.reason.value}: {lost.detail}"
-
-
-def moving_words(keyframe: Keyframe) -> str | None:
-    if keyframe.still is None:
-        return None
-    share = 1.0 - float(keyframe.still.mean())
-    return (
-        f"{100 * share:.0f} % of keyframe {keyframe.id} moved into view and is not matched "
-        "(tracking.leave_out_movers)"
-    )
 
 
 def gains_depth(keyframe: Keyframe, frame: Frame) -> bool:

@@ -11,11 +11,8 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from l2m_ros.matching.mask import only_used
 from l2m_ros.matching.matcher import Matcher
 from l2m_ros.matching.mono_depth import DepthReader
-from l2m_ros.matching.sampling import correspondences
-from l2m_ros.matching.subpixel import refined_pairs
 from l2m_ros.timing import StageTimes
 from l2m_ros.tracking.attempt import (
     Attempt,
@@ -24,21 +21,20 @@ from l2m_ros.tracking.attempt import (
     gains_depth,
     gains_odometry,
     loses_depth,
-    moving_words,
     words,
 )
 from l2m_ros.tracking.depth_unit import DepthUnit
+from l2m_ros.tracking.frame_poser import FramePoser
 from l2m_ros.tracking.freshness import Freshness
 from l2m_ros.tracking.keyframe_maker import KeyframeMaker
 from l2m_ros.tracking.keyframe_placer import KeyframePlacer
 from l2m_ros.tracking.keyframes import Keyframe, KeyframePolicy, certain_fraction
-from l2m_ros.tracking.matched_frame import MatchedFrame
 from l2m_ros.tracking.motion import open_radius_m
 from l2m_ros.tracking.movers import View
 from l2m_ros.tracking.odom_frame import OdomFrame, Sighting, moved_chain, sighting_of
 from l2m_ros.tracking.odometry import OdometrySample
 from l2m_ros.tracking.options import TrackerOptions
-from l2m_ros.tracking.pose_checks import Before, PoseChecks
+from l2m_ros.tracking.pose_checks import PoseChecks
 from l2m_ros.tracking.recovery import Latest, Recovery, out_of_sight
 from l2m_ros.tracking.result import TrackResult, TrackState
 from l2m_ros.tracking.scenery import Scenery
@@ -61,12 +57,14 @@ class Tracker:
         depth_reader: DepthReader | None = None,
     ) -> None:
         """depth_reader: reads metres from keyframes that have no depth of their own."""
-        self._matcher, self._maker = matcher, KeyframeMaker(matcher, depth_reader)
         self.options = options
-        self._policy = KeyframePolicy(options.keyframes)
+        self._matcher, self._policy = matcher, KeyframePolicy(options.keyframes)
         self._odom, self._checks = OdomFrame(), PoseChecks(options)
         self._scenery, self._depth_unit = Scenery(), DepthUnit()
-        self._placer = KeyframePlacer(self._maker, self._odom, self._scenery, self._checks)
+        maker = KeyframeMaker(matcher, depth_reader)
+        parts = self._odom, self._scenery, self._checks
+        self._placer = KeyframePlacer(maker, *parts)
+        self._poser = FramePoser(matcher, maker, *parts, self._depth_unit)
         self.reset()
 
     def reset(self) -> None:
@@ -78,7 +76,6 @@ class Tracker:
         self._scenery.reset()
         self._depth_unit.reset()
         self._freshness = Freshness()
-        self._frozen: str | None = None  # what the frame at hand goes without
         self._requested = False
         self._delay_ns = 0  # by which odometry is read
         self._policy.forget()
@@ -131,7 +128,7 @@ class Tracker:
         times = StageTimes()
         self._take_delay(odometry)
         fresh = self._freshness.of(frame, odometry, accept_repeated=self.options.accept_repeated)
-        frame, self._frozen = fresh.frame, fresh.frozen
+        frame = fresh.frame
         if fresh.doubt is not None:
             lost = fresh.doubt
             return TrackResult(
@@ -144,7 +141,7 @@ class Tracker:
             with times.stage("encode"):
                 features = self.encode(frame)
         rejection = self._policy.rejection(frame.rgb) or fresh.rejection
-        now = EncodedFrame(frame, odometry, features, rejection, fresh.unsent, times)
+        now = EncodedFrame(frame, odometry, features, rejection, fresh.unsent, fresh.frozen, times)
         if self._keyframe is None:
             return self._start_chain(now, "the first frame")
         self._requested |= gains_depth(self._keyframe, frame)
@@ -166,39 +163,12 @@ class Tracker:
             self._checks.forget_odometry()
 
     def _attempt(self, now: EncodedFrame, keyframe: Keyframe) -> Attempt:
-        with now.times.stage("match"):
-            match = self._matcher.match(now.features, keyframe.reference)
-            match = only_used(match, self._scenery.used, self._scenery.used)
-            match = only_used(match, None, keyframe.still)
-            pairs = correspondences(match, limit=self.options.max_matches)
-        if self.options.subpixel:
-            with now.times.stage("subpixel"):
-                pairs = refined_pairs(match, pairs, now.frame.rgb, keyframe.frame.rgb)
-        frame = self._depth_unit.of(now.frame, keyframe.frame, pairs)
-        seen = MatchedFrame(frame, now.odometry, keyframe, pairs, now.unsent)
-        with now.times.stage("pose"):
-            chain, gates = keyframe.chain, self.options.gates
-            before = Before(self._odom.newest(chain), self._odom.moving(chain, gates))
-            moves = self._checks.newcomer_moves(seen, before.chain)
-        if moves:
-            return self._attempt(now, self._without_newcomer(keyframe))
-        with now.times.stage("pose"):
-            outcome, remarks = self._checks.pose(seen, before)
-        remarks = {**remarks, "frozen": self._frozen, "moving": moving_words(keyframe)}
-        remarks["own parts"] = self._scenery.own_parts
-        remarks["depth unit"] = self._depth_unit.words
-        remarks["stereo"] = self._maker.stereo_problem or remarks.get("stereo")
-        return Attempt(match, seen, outcome, remarks)
-
-    def _without_newcomer(self, before: Keyframe) -> Keyframe:
-        """The keyframe, of which only what was seen before is matched."""
-        assert before.seen_before is not None
-        still = before.seen_before if before.still is None else before.seen_before & before.still
-        after = replace(before, still=still, seen_before=None)
-        if self._keyframe is before:
-            self._keyframe = after
-        self._recovery.replace(before, after)
-        return after
+        attempt = self._poser.attempt(now, keyframe)
+        after = attempt.keyframe
+        if after is not keyframe:  # something in it moves, and is left out from now on
+            self._keyframe = after if self._keyframe is keyframe else self._keyframe
+            self._recovery.replace(keyframe, after)
+        return attempt
 
     def _recover(self, now: EncodedFrame, failed: Attempt) -> Attempt:
         """Against the frame before, or one of the earlier keyframes.
