@@ -203,3 +203,24 @@ def test_a_folder_with_its_own_prefix_and_size(tmp_path, monkeypatch):
     np.savez(tmp_path / "m.npz", **content)
     report = run_parity(tmp_path, "mickey", lambda rgb, w, h: rgb)
     assert {row.key for row in report.misses} == {"net/kps1", "net/solver/R"}
+
+
+def test_a_folder_of_functions_that_lacks_inputs_or_holds_them_in_double(tmp_path, monkeypatch):
+    monkeypatch.setitem(registry.ARCHITECTURES, "mickey", lambda: build_mickey(**TINY))
+    rng = np.random.default_rng(8)
+    sides = {"ds/d0": rng.normal(size=(3, 16, 5)), "ds/d1": rng.normal(size=(3, 16, 7))}
+    points = {"pc/A": rng.normal(size=(3, 9, 3)), "pc/B": rng.normal(size=(3, 9, 3))}
+    logits = np.einsum("bcn,bcm->bnm", *sides.values()) / 0.1
+    each = [np.exp(logits - logits.max(axis=k, keepdims=True)) for k in (1, 2)]
+    each = [value / value.sum(axis=k + 1, keepdims=True) for k, value in enumerate(each)]
+    golden = {**sides, **points, "ds/out_dustbin0": each[0] * each[1]}
+    golden["pc/plain_R"] = np.zeros((3, 3, 3))  # follows from pc/w, too, by the layout
+    (tmp_path / "cases.json").write_text('{"weights_prefix": "x", "mickey": {"files": ["u.npz"]}}')
+    np.savez(tmp_path / "u.npz", **golden)
+    report = run_parity(tmp_path, "mickey", lambda rgb, w, h: rgb)
+    assert [row.key for row in report.rows if row.within] == ["ds/out_dustbin0"]
+    assert report.unknown == ["u.npz: pc/plain_R"]
+    assert "u.npz: pc/w is missing" in report.table()
+    assert not report.passed
+    np.savez(tmp_path / "u.npz", **{k: v for k, v in golden.items() if not k.startswith("pc/")})
+    assert run_parity(tmp_path, "mickey", lambda rgb, w, h: rgb).passed

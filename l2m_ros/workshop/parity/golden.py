@@ -40,6 +40,17 @@ class Answer:
 Answers = Mapping[str, Answer]
 
 
+class InputMissing(InvalidInput):
+    """A golden file lacks an input that other tensors of it follow from."""
+
+
+class Tensors(dict[str, np.ndarray]):
+    """Of one file, by key."""
+
+    def __missing__(self, key: str) -> np.ndarray:
+        raise InputMissing(f"{key} is missing, an input that other tensors follow from")
+
+
 @dataclass(frozen=True)
 class Row:
     """One golden tensor. Relative = the largest error / the golden's largest magnitude."""
@@ -69,14 +80,23 @@ class Report:
     unknown: list[str] = field(default_factory=list)  # file: key that nothing here computes
     inputs: int = 0  # keys that are inputs
     checks: list[str] = field(default_factory=list)  # spot checks of the weights that failed
+    missing: list[str] = field(default_factory=list)  # file: which input is missing
 
     @property
     def passed(self) -> bool:
-        return bool(self.rows) and not (self.unknown or self.checks or self.misses)
+        return bool(self.rows) and not any((self.unknown, self.checks, self.missing, self.misses))
 
     @property
     def misses(self) -> list[Row]:
         return [row for row in self.rows if not row.within]
+
+    def answered(self, file: str, group: Callable[..., Answers], *given: Any) -> Answers:
+        """What a group of functions answers; nothing, and told so, where an input is missing."""
+        try:
+            return group(*given)
+        except InputMissing as error:
+            self.missing.append(f"{file}: {error}")
+            return {}
 
     def add(self, file: str, golden: Mapping[str, np.ndarray], answers: Answers) -> None:
         """Rows for every key of one file, in its order."""
@@ -100,6 +120,7 @@ class Report:
 
     def _summary(self, width: int) -> list[str]:
         lines = [f"not compared: {key}" for key in self.unknown]
+        lines += self.missing
         lines += [f"weights drawn otherwise than stated: {name}" for name in self.checks]
         if self.misses:
             lines += ["outside of their tolerance:", *(row.line(width) for row in self.misses)]
@@ -118,6 +139,7 @@ class Report:
             "inputs": self.inputs,
             "outside_tolerance": [row.key for row in self.misses],
             "not_compared": self.unknown,
+            "inputs_missing": self.missing,
             "weights_differ": self.checks,
             "tensors": [{**asdict(row), "within": row.within} for row in self.rows],
         }
@@ -142,13 +164,13 @@ class Cases:
             raise InvalidInput(f"{self.folder}/cases.json: {model}.files must be a list of names")
         return table
 
-    def load(self, name: str) -> dict[str, np.ndarray]:
+    def load(self, name: str) -> Tensors:
         path = self.folder / name
         if not path.is_file():
             raise InvalidInput(f"{path}, which cases.json names, is not there")
         try:
             with np.load(path, allow_pickle=False) as file:
-                return {key: file[key] for key in file.files}
+                return Tensors({key: file[key] for key in file.files})
         except (ValueError, EOFError, zipfile.BadZipFile) as error:
             raise InvalidInput(f"{path} is not a whole .npz file: {error}") from error
 

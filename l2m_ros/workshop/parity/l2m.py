@@ -17,7 +17,7 @@ from l2m_ros.workshop.parity import published_schedule as like_reference
 from l2m_ros.workshop.parity.golden import EXACT, Answer, Cases, Report, Resize
 from l2m_ros.workshop.parity.published_schedule import Direction, ImageInputs
 from l2m_ros.workshop.parity.tape import Tape
-from l2m_ros.workshop.parity.units import unit_answers
+from l2m_ros.workshop.parity.units import unit_groups, unit_inputs
 
 FEATURES, TOKENS, FLOW, LOGIT, PROBABILITY = 3e-4, 1e-3, 5e-5, 1e-3, 1e-3
 # First pattern that the bare name (without #2) fits; the figures are the data's own README's.
@@ -68,7 +68,9 @@ def run(
         report.add(name, asked, answers)
     if "units" in table:
         golden = cases.load(table["units"])
-        answers, inputs = unit_answers(golden, resize)
+        answers, inputs = {}, unit_inputs(golden)
+        for group in unit_groups(golden, resize):
+            answers |= report.answered(table["units"], group, golden)
         report.inputs += len(inputs)
         asked = {k: v for k, v in golden.items() if k not in inputs}
         report.add(table["units"], asked, answers)

@@ -6,7 +6,8 @@ The published solver is random: golden files hold its draws, which are inputs he
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -44,14 +45,26 @@ def run(
 ) -> None:
     for file in table["files"]:
         golden = cases.load(file)
-        answers = mickey_units.unit_answers(golden)
-        if "net/img_A_u8" in golden:
-            answers |= network_answers(network, golden)
-        if "solver/in/kps0" in golden:
-            answers |= solver_answers(golden, "solver", _solver_views(golden))
         inputs = {key for key in golden if re.fullmatch(INPUTS, key)}
+        golden.update({key: _single(golden[key]) for key in inputs})
+        answers: Answers = {}
+        for group in _groups(network, golden):
+            answers |= report.answered(file, group, golden)
         report.inputs += len(inputs)
         report.add(file, {k: v for k, v in golden.items() if k not in inputs}, answers)
+
+
+def _single(value: np.ndarray) -> np.ndarray:
+    """The reference's precision: inputs may be stored in another."""
+    return value.astype(np.float32) if np.issubdtype(value.dtype, np.floating) else value
+
+
+def _groups(network: MicKey, golden: Golden) -> Iterator[Callable[[Golden], Mapping[str, Answer]]]:
+    yield from mickey_units.unit_groups(golden)
+    if any(key.startswith("net/") for key in golden):
+        yield partial(network_answers, network)
+    if any(key.startswith("solver/") for key in golden):
+        yield recorded_answers
 
 
 # --- the network ------------------------------------------------------------------------------
@@ -186,9 +199,11 @@ def _half_pairs(
 # --- the solver -------------------------------------------------------------------------------
 
 
-def _solver_views(golden: Golden) -> tuple[Views, Tensor]:
+def recorded_answers(golden: Golden) -> Answers:
+    """The solver on inputs that the file holds."""
     given = (golden[f"solver/in/{name}"] for name in mickey_units.VIEWS)
-    return Views(*map(torch.from_numpy, given)), _tensor(golden["solver/in/final_scores"])
+    problem = Views(*map(torch.from_numpy, given)), _tensor(golden["solver/in/final_scores"])
+    return solver_answers(golden, "solver", problem)
 
 
 @torch.inference_mode()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import numpy as np
 import torch
@@ -39,21 +40,25 @@ Golden = Mapping[str, np.ndarray]
 Answers = dict[str, Answer]
 
 
-def unit_answers(golden: Golden) -> Answers:
-    """A group whose inputs are missing is left out."""
+def unit_groups(golden: Golden) -> Iterator[Callable[[Golden], Answers]]:
+    """The groups of functions that this file asks about."""
     groups: dict[str, Callable[[Golden], Answers]] = {
-        "pc/A": _procrustes, "proj/X": _projection, "loss/T": _losses, "ds/d0": _dual_softmax,
+        "pc": _procrustes, "proj": _projection, "loss": _losses, "ds": _dual_softmax,
+        "pe": _sine_codes,
     }  # fmt: skip
-    answers: Answers = {}
-    for needed, group in groups.items():
-        if needed in golden:
-            answers |= group(golden)
-    for key in golden:
-        if match := re.fullmatch(r"pe/(\d+)", key):
-            answers[key] = Answer(sine_code(int(match[1]), *golden[key].shape[1:]), SCORE)
-        elif match := re.fullmatch(r"train/(\w+)/idx_matches", key):
-            answers |= training_answers(golden, match[1])
-    return answers
+    named = {key.partition("/")[0] for key in golden}
+    yield from (group for name, group in groups.items() if name in named)
+    for name in sorted({key.split("/")[1] for key in golden if re.match(r"train/(?!in/)", key)}):
+        yield partial(training_answers, name=name)
+
+
+def _sine_codes(golden: Golden) -> Answers:
+    codes = {key: re.fullmatch(r"pe/(\d+)", key) for key in golden}
+    return {
+        key: Answer(sine_code(int(code[1]), *golden[key].shape[1:]), SCORE)
+        for key, code in codes.items()
+        if code
+    }
 
 
 @torch.inference_mode()

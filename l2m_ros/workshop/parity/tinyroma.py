@@ -28,6 +28,8 @@ TOLERANCES = [
 PARTS = r"xfeat\.0(\.block1|\.skip1|\.block3|\.block4|\.block5)?|(coarse|fine)_matcher"
 IMAGE = re.compile(r"(\w+)/img_A_u8")
 
+Golden = Mapping[str, np.ndarray]
+Answers = dict[str, Answer]
 Tensors = dict[str, Tensor]
 
 
@@ -39,18 +41,28 @@ def run(
         golden = cases.load(file)
         answers: dict[str, Answer] = {}
         for case in [match[1] for match in map(IMAGE.fullmatch, golden) if match]:
-            images = [_image(golden[f"{case}/img_{i}_u8"]) for i in "AB"]
-            tensors = _case(network, *images, exact=case.startswith("exact"))
-            answers |= {f"{case}/{name}": _answer(name, v) for name, v in tensors.items()}
+            answers |= report.answered(file, _case_answers, network, golden, case)
         crop = "same/xfeat_descriptors_full"  # a corner, where all else is every k-th entry
         answers |= _cropped(golden, answers, crop)
         if "batch2/flow8" in golden:
-            pair = [_image(golden[f"same/img_{i}_u8"]) for i in "AB"]
-            flow = _faulty_batch(network, floored(pair[0]), floored(pair[1]))
-            answers["batch2/flow8"] = Answer(flow.numpy(), FLOW)
+            answers |= report.answered(file, _batch_answers, network, golden)
         inputs = {key for key in golden if re.fullmatch(r"\w+/img_[AB]_u8", key)}
         report.inputs += len(inputs)
         report.add(file, {k: v for k, v in golden.items() if k not in inputs}, answers)
+
+
+def _case_answers(network: TinyRoMa, golden: Golden, case: str) -> Answers:
+    tensors = _case(network, *_pair(golden, case), exact=case.startswith("exact"))
+    return {f"{case}/{name}": _answer(name, value) for name, value in tensors.items()}
+
+
+def _batch_answers(network: TinyRoMa, golden: Golden) -> Answers:
+    a, b = _pair(golden, "same")
+    return {"batch2/flow8": Answer(_faulty_batch(network, floored(a), floored(b)).numpy(), FLOW)}
+
+
+def _pair(golden: Golden, case: str) -> tuple[Tensor, Tensor]:
+    return _image(golden[f"{case}/img_A_u8"]), _image(golden[f"{case}/img_B_u8"])
 
 
 def _image(rgb: np.ndarray) -> Tensor:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import numpy as np
 import torch
@@ -35,21 +36,20 @@ Golden = Mapping[str, np.ndarray]
 Answers = dict[str, Answer]
 
 
-@torch.inference_mode()
-def unit_answers(golden: Golden, resize: Resize) -> tuple[Answers, set[str]]:
-    """Answers by key, and which keys are inputs. A group whose input is missing is left out."""
-    groups = {
-        "lc/f0": _correlation, "cls/in": _anchors, "gp/x": _process, "pos/in": _positions,
-        "kde/pts": _density, "fb/fwd": _forward_backward, "mk/warp": _keypoints,
+def unit_groups(golden: Golden, resize: Resize) -> Iterator[Callable[[Golden], Answers]]:
+    """The groups of functions that this file asks about."""
+    groups: dict[str, Callable[[Golden], Answers]] = {
+        "lc": _correlation, "cls": _anchors, "gp": _process, "pos": _positions,
+        "kde": _density, "fb": _forward_backward, "mk": _keypoints,
+        "resize": partial(_resizes, resize=resize),
     }  # fmt: skip
-    answers: Answers = {}
-    for needed, group in groups.items():
-        if needed in golden:
-            answers |= group(golden)
-    if "resize/in" in golden:
-        answers |= _resizes(golden, resize)
+    named = {key.partition("/")[0] for key in golden}
+    return (torch.inference_mode()(group) for name, group in groups.items() if name in named)
+
+
+def unit_inputs(golden: Golden) -> set[str]:
     inputs = {f"{group}/{name}" for group, names in INPUTS.items() for name in names}
-    return answers, inputs & set(golden)
+    return inputs & set(golden)
 
 
 def _tensor(golden: Golden, key: str) -> Tensor:
