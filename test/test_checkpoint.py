@@ -117,6 +117,7 @@ def test_missing_and_unexpected_names_are_listed_with_their_nearest(tmp_path, st
 
 def test_a_vit_forgotten_is_said_so(tmp_path, state):
     message = refused(tmp_path, parts_of(state)[0], "missing: dinov2.cls_token")
+    assert "Its ViT (DINOv2) is a file of its own: name that file, too" in message
     assert "more" in message
 
 

@@ -5,7 +5,8 @@
     l2m train metric --sequences DIR --minutes 60    posed recordings, rendered worlds beside them
     l2m train metric --config config/train/metric_compact.yaml    a network of its own
 
-DIR holds folders with images/ and meta.json (world_from_camera in metres, K).
+DIR holds folders with images/ and meta.json (world_from_camera in metres, K), or bags: with the
+camera's true pose on /ground_truth/pose or /truth, else with odometry.
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ XFEAT_HEADS = ("heatmap_head.", "keypoint_head.", "fine_matcher.")  # TinyRoMa h
 MICKEY = "compute_matches."
 MICKEY_VIT = "compute_matches.extractor.dinov2_vitl14."
 IF_FULL = "nothing was written. Free some space and give the same command again"
+VIT_APART = ". Its ViT (DINOv2) is a file of its own: name that file, too"
 LISTED = 5  # wrong names that a message lists
 
 # What torch.load and the zip under it raise over damaged bytes.
@@ -206,7 +207,14 @@ def check(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], 
         *_listed("of another shape", shapes),
     ]
     if problems:
-        raise ModelError(f"{where} does not fit this network: {'; '.join(problems)}")
+        words = f"{where} does not fit this network: {'; '.join(problems)}"
+        raise ModelError(words + (VIT_APART if _lacks_vit(state, expected) else ""))
+
+
+def _lacks_vit(state: Mapping[str, Tensor], expected: Iterable[str]) -> bool:
+    """As the released matchers do: none of what the network has of it is there."""
+    vit = [name for name in expected if "dinov2" in name]
+    return bool(vit) and not any(name in state for name in vit)
 
 
 def _listed(what: str, names: Sequence[str]) -> list[str]:

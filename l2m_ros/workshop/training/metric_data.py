@@ -1,6 +1,6 @@
 """Pairs of images whose relative pose is known, in metres, for the metric network.
 
-    frames_of_sequences(DIR)      folders with images/ and meta.json (world_from_camera, K)
+    frames_of_sequences(DIR)      folders with images/ and meta.json (world_from_camera, K), bags
     frames_of_worlds(options)     rendered worlds, each with another field of view
 
 Frames come in groups; the two images of a pair are of one group. Depth is taken along where there
@@ -81,18 +81,26 @@ def resized(frame: PosedFrame, size: Size) -> PosedFrame:
 
 
 def frames_of_sequences(folder: Path, size: Size, report: Callable[[str], None]) -> list[Group]:
-    """Groups of every sequence found below `folder`; one a segment where a sequence has several."""
+    """Groups of every sequence and bag found at or below `folder`; one a segment of a sequence."""
+    from l2m_ros.workshop.training.posed_bags import NO_POSES, bags_below, frames_of_bag
+
     found = sorted(path.parent for path in folder.glob("**/meta.json"))
-    if not found:
-        raise InvalidInput(f"{folder} holds no meta.json: name a folder of sequences")
+    bags = bags_below(folder)
+    if not found and not bags:
+        raise InvalidInput(f"{folder} holds no meta.json and no bag: name a folder of sequences")
     groups: list[Group] = []
     with ThreadPoolExecutor(READERS) as pool:
         read = pool.map(lambda sequence: _sequence(sequence, size), found)
         for sequence, named in zip(found, read, strict=True):
             report(f"{sequence.name}: {sum(map(len, named.values()))} posed images")
             groups += [group for group in named.values() if len(group) > 1]
+    for bag in bags:
+        taken = frames_of_bag(bag, size)
+        count = sum(map(len, taken))
+        report(f"{bag.name}: {count} posed images" + ("" if count else f"; {NO_POSES}"))
+        groups += [group for group in taken if len(group) > 1]
     if not groups:
-        raise InvalidInput(f"{folder}: no sequence states world_from_camera of two images")
+        raise InvalidInput(f"{folder}: no sequence or bag tells the poses of two images")
     return groups
 
 
