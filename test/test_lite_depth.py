@@ -17,7 +17,7 @@ from l2m_ros.geometry.scale import ScaleEvidence, relative_sigma
 from l2m_ros.geometry.synthetic import World, keyframe_depth, trial
 from l2m_ros.matching.mono_depth import HeadDepthReader, MonoDepth, check_encoder, warn_of_height
 from l2m_ros.tracking.chain import locate
-from l2m_ros.tracking.chain_scale import CarriedScale, joined
+from l2m_ros.tracking.chain_scale import CarriedScale, joined, readings_of
 from l2m_ros.tracking.scale_evidence import scale_evidence
 from l2m_ros.types import Camera, Features, MetricPose, RelativePose
 
@@ -207,38 +207,69 @@ def image_of(factor, sigma=0.2, correlation=0.0):
     return MonoDepth(np.full((4, 4), np.exp(factor)), 0.1, 0.3, sigma, correlation)
 
 
+def chain_of(factors, correlation=0.0, link=0.0):
+    """The last keyframe of a chain of images of a depth of 1 that are read wrong by these logs."""
+    chain = image_of(factors[0], correlation=correlation)
+    for factor in factors[1:]:
+        new = image_of(factor, correlation=correlation)
+        said = float(np.log(chain.depth[0, 0] / new.depth[0, 0]))
+        chain = joined(new, CarriedScale(said, readings_of(chain), link))
+    return chain, float(np.log(chain.depth[0, 0]))
+
+
 def test_a_chain_grows_surer_by_each_independent_keyframe():
     """n readings: their mean, and the variance of a mean; the place's sigma never shrinks."""
-    factors = np.random.default_rng(3).normal(0, 0.2, 8)
-    chain = image_of(factors[0])
-    for factor in factors[1:]:
-        new = image_of(factor)
-        said = float(np.log(chain.depth[0, 0] / new.depth[0, 0]))
-        chain = joined(new, CarriedScale(said, chain.image_sigma**2))
-    assert np.log(chain.depth[0, 0]) == pytest.approx(factors.mean(), abs=1e-6)
-    assert chain.image_sigma == pytest.approx(0.2 / np.sqrt(8))
+    factors = np.random.default_rng(3).normal(0, 0.01, 8)
+    chain, off = chain_of(factors)
+    assert off == pytest.approx(factors.mean(), abs=1e-4)
+    assert chain.image_sigma == pytest.approx(0.2 / np.sqrt(8), rel=0.01)
     assert chain.scale_sigma > 0.3 and chain.place_sigma == 0.3
 
 
 def test_correlated_keyframes_add_little():
-    new = image_of(0.0, correlation=0.9)
-    for _ in range(9):
-        new = joined(image_of(0.0, correlation=0.9), CarriedScale(0.0, new.image_sigma**2))
-    assert 0.16 < new.image_sigma < 0.2
+    chain, off = chain_of(np.zeros(10), correlation=0.9)
+    # Of a process that forgets by r: s^2 (1 + r) / (n (1 - r) + 2 r)
+    assert chain.image_sigma == pytest.approx(0.2 * np.sqrt(1.9 / (1.0 + 1.8)))
+    assert off == 0.0
+
+
+def test_a_link_that_drifts_lets_old_readings_fade():
+    """A random walk of variance q beside a reading of variance s^2: closed form of the filter."""
+    chain, _ = chain_of(np.zeros(40), link=0.1**2)
+    q, s2 = 0.1**2, 0.2**2
+    ahead = (q + np.sqrt(q * q + 4.0 * q * s2)) / 2.0
+    assert chain.image_sigma**2 == pytest.approx(ahead * s2 / (ahead + s2), rel=0.01)
 
 
 def test_honest_over_chains_whose_factors_are_correlated():
     rng, r, ratios = np.random.default_rng(5), 0.7, []
     for _ in range(400):
-        e = rng.normal(0, 0.2)
-        chain = image_of(e, correlation=r)
+        e = [rng.normal(0, 0.2)]
         for _ in range(6):
-            e = r * e + rng.normal(0, 0.2 * np.sqrt(1 - r * r))
-            new = image_of(e, correlation=r)
-            said = float(np.log(chain.depth[0, 0] / new.depth[0, 0]))
-            chain = joined(new, CarriedScale(said, chain.image_sigma**2))
-        ratios.append((np.log(chain.depth[0, 0]) / chain.image_sigma) ** 2)
+            e.append(r * e[-1] + rng.normal(0, 0.2 * np.sqrt(1 - r * r)))
+        chain, off = chain_of(e, correlation=r)
+        ratios.append((off / chain.image_sigma) ** 2)
     assert 0.75 < np.mean(ratios) < 1.3
+
+
+@pytest.mark.parametrize("misread", [0, 3])  # which of five images: it began the chain, or not
+def test_an_image_misread_by_far_is_outvoted(misread):
+    """By five sigmas. Their mean would be 0.2 off and state 0.09."""
+    ratios, offs = [], []
+    for seed in range(100):
+        factors = np.random.default_rng(seed).normal(0, 0.14, 5)
+        factors[misread] = 1.0
+        chain, off = chain_of(factors)
+        offs.append(abs(off))
+        ratios.append((off / chain.image_sigma) ** 2)
+    assert np.median(offs) < 0.11
+    assert np.mean(ratios) < 1.3
+
+
+def test_of_two_images_that_disagree_nobody_knows_which_is_wrong():
+    chain, off = chain_of([1.0, 0.0])
+    assert off == pytest.approx(0.5)
+    assert chain.image_sigma == pytest.approx(0.5, rel=0.05)  # and not 0.2 / sqrt(2)
 
 
 def test_a_shared_scale_adds_up_by_length_along_a_chain():

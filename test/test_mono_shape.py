@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from l2m_ros.geometry import se3
-from l2m_ros.matching.mono_depth import MonoDepth
+from l2m_ros.matching.mono_depth import MonoDepth, ScaleReadings
 from l2m_ros.tracking.chain_scale import CarriedScale, joined
 from l2m_ros.tracking.mono_shape import SeenDepths, seen_depths, shaped
 from l2m_ros.types import Camera, Correspondences, MetricPose
@@ -73,11 +73,11 @@ def test_a_chain_keeps_its_scale_though_each_image_is_read_with_another_shape():
     seen = seen_on_the_left()
     mono = MonoDepth(READ, SIGMA, 0.3, 0.2)
     told = 0.25  # too near on the left: the chain says so
-    new = joined(mono, CarriedScale(told, 0.1**2, seen))
-    weight = (1 / 0.1**2) / (1 / 0.1**2 + 1 / 0.2**2)
+    before = ScaleReadings(np.zeros(1), np.array([0.1]), np.zeros(1))
+    new = joined(mono, CarriedScale(told, before, 0.0, seen))
+    correction = np.log(new.depth[240, 600] / READ[240, 600])
+    assert correction == pytest.approx(0.8 * told, rel=0.1)  # the chain is surer by 4 to 1
     left = np.log(new.depth[40:-40, 40:280] / TRUE[40:-40, 40:280])
-    assert left.mean() == pytest.approx((weight - 1) * told, abs=0.02)
+    assert left.mean() == pytest.approx(correction - told, abs=0.02)
     assert left.std() < 0.05
-    far = np.log(new.depth[240, 600] / READ[240, 600])
-    assert far == pytest.approx(weight * told, abs=1e-3)
     assert new.image_sigma < 0.1

@@ -47,6 +47,18 @@ UNMEASURED = {
 
 
 @dataclass(frozen=True, eq=False)
+class ScaleReadings:
+    """What the images of a chain of keyframes said of its scale, each alone; the newest last."""
+
+    off: FloatArray  # (n,) log of depth read over the depth that the chain has settled on
+    sigma: FloatArray  # (n,) of the image's factor
+    link: FloatArray  # (n,) variance of how the scale came to it from the one before; the first's 0
+
+    def newest(self, count: int) -> ScaleReadings:
+        return ScaleReadings(self.off[-count:], self.sigma[-count:], self.link[-count:])
+
+
+@dataclass(frozen=True, eq=False)
 class MonoDepth:
     """Depth of one image and how far it errs; all sigmas are of the log of depth."""
 
@@ -56,6 +68,7 @@ class MonoDepth:
     image_sigma: float  # common to this image
     image_correlation: float = 0.0  # between the image factors of neighbouring keyframes
     shift_sigma_m: float = 0.05  # metres, common to all depths of the image
+    readings: ScaleReadings | None = None  # of a chain's keyframe: its own and those before
 
     @property
     def scale_sigma(self) -> float:
