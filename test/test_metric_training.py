@@ -15,7 +15,14 @@ from l2m_ros.networks.mickey import rigid
 from l2m_ros.networks.mickey.network import COMPACT, build_mickey
 from l2m_ros.networks.mickey.solver import Views
 from l2m_ros.types import Camera
-from l2m_ros.workshop.training import depth_data, metric, metric_data, metric_errors, metric_pairs
+from l2m_ros.workshop.training import (
+    depth_data,
+    metric,
+    metric_data,
+    metric_errors,
+    metric_pairs,
+    posed_recordings,
+)
 from l2m_ros.workshop.training.loop import LoopOptions
 from l2m_ros.workshop.training.metric_data import PosedFrame
 from l2m_ros.workshop.training.metric_losses import LOSSES, Truth
@@ -274,7 +281,7 @@ def test_a_sequences_folder_is_read_by_segments(tmp_path):
     meta = {"K": frame.camera.K.tolist(), "cameras": cameras, "depth_scale": 0.001}
     (folder / "meta.json").write_text(json.dumps(meta))
     said = []
-    groups = metric_data.frames_of_sequences(tmp_path, (64, 32), said.append)
+    groups = posed_recordings.frames_of_sequences(tmp_path, (64, 32), said.append)
     assert [len(group) for group in groups] == [3, 2]
     assert said == ["office: 5 posed images"]
     read = groups[0][1]
@@ -283,16 +290,16 @@ def test_a_sequences_folder_is_read_by_segments(tmp_path):
     assert np.allclose(read.depth, 2.0)
     assert np.array_equal(read.world_from_camera, cameras["1.png"]["world_from_camera"])
     with pytest.raises(InvalidInput, match=r"no meta.json"):
-        metric_data.frames_of_sequences(tmp_path / "office" / "images", (64, 32), said.append)
+        posed_recordings.frames_of_sequences(tmp_path / "office" / "images", (64, 32), said.append)
     # Beyond max_depth a sensor guesses: it was learnt from.
     (folder / "meta.json").write_text(json.dumps({**meta, "max_depth": 1.5}))
-    groups = metric_data.frames_of_sequences(tmp_path, (64, 32), said.append)
+    groups = posed_recordings.frames_of_sequences(tmp_path, (64, 32), said.append)
     assert np.isnan(groups[0][1].depth).all()
     assert all(np.isnan(image.depth).all() for image in depth_data.images_of_sequence(folder))
     (folder / "meta.json").write_text(json.dumps({**meta, "K": [[1, 2], [3]]}))
     for read in (
         lambda: list(depth_data.images_of_sequence(folder)),
-        lambda: metric_data.frames_of_sequences(tmp_path, (64, 32), said.append),
+        lambda: posed_recordings.frames_of_sequences(tmp_path, (64, 32), said.append),
     ):
         with pytest.raises(InvalidInput, match=r"meta.json: 0.png"):
             read()
@@ -414,7 +421,7 @@ def test_a_recording_with_a_mistake_is_refused_not_learnt_from(tmp_path, spoil, 
     spoil(meta, one)
     (tmp_path / "meta.json").write_text(json.dumps(meta))
     with pytest.raises(InvalidInput, match=words):
-        metric_data.frames_of_sequences(tmp_path, (64, 32), lambda words: None)
+        posed_recordings.frames_of_sequences(tmp_path, (64, 32), lambda words: None)
     if "rotation" not in words and "finite" not in words:  # depth alone takes no pose
         with pytest.raises(InvalidInput, match=words):
             list(depth_data.images_of_sequence(tmp_path))

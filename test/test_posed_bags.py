@@ -7,8 +7,8 @@ from l2m_ros.bags.writer import open_bag_writer
 from l2m_ros.errors import InvalidInput
 from l2m_ros.geometry import se3
 from l2m_ros.types import Camera
-from l2m_ros.workshop.training.metric_data import frames_of_sequences
 from l2m_ros.workshop.training.posed_bags import bags_below, frames_of_bag
+from l2m_ros.workshop.training.posed_recordings import frames_of_sequences
 
 SIZE = (64, 48)
 K = np.array([[60.0, 0, 31.5], [0, 60.0, 23.5], [0, 0, 1]])

@@ -91,12 +91,9 @@ def _mounted(args: argparse.Namespace, options: MetricOptions) -> MetricOptions:
 def metric_pairs(options: MetricOptions, sequences: Path | None) -> tuple[MetricPairs, MetricPairs]:
     """Pairs to train on, and pairs of rendered worlds that are never trained on."""
     from l2m_ros.progress import track
-    from l2m_ros.workshop.training.metric_data import (
-        WorldOptions,
-        frames_of_sequences,
-        frames_of_worlds,
-    )
+    from l2m_ros.workshop.training.metric_data import WorldOptions, frames_of_worlds
     from l2m_ros.workshop.training.metric_pairs import MetricPairs
+    from l2m_ros.workshop.training.posed_recordings import frames_of_sequences
 
     def rendered(worlds: WorldOptions, what: str) -> list[Group]:
         return list(track(frames_of_worlds(worlds, options.size), what, total=worlds.worlds))

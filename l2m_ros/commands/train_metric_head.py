@@ -93,7 +93,7 @@ def recorded_pairs(
 ) -> Iterator[SeenPairs]:
     """Of --sequences, and of what `l2m simulate` wrote (--pairs)."""
     from l2m_ros.progress import track
-    from l2m_ros.workshop.training.metric_data import frames_of_sequences
+    from l2m_ros.workshop.training.posed_recordings import frames_of_sequences
     from l2m_ros.workshop.training.seen_pairs import seen_pairs
 
     for folder in [*([args.sequences] if args.sequences else []), *args.pairs]:

@@ -1,7 +1,7 @@
 """Pairs of images whose relative pose is known, in metres, for the metric network.
 
-    frames_of_sequences(DIR)      folders with images/ and meta.json (world_from_camera, K), bags
     frames_of_worlds(options)     rendered worlds, each with another field of view
+    posed_recordings.py           folders and bags
 
 Frames come in groups; the two images of a pair are of one group. Depth is taken along where there
 is one, for the option to learn from it as well; the pose alone decides which images make a pair.
@@ -10,10 +10,8 @@ is one, for the option to learn from it as well; the pose alone decides which im
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import cv2
@@ -25,13 +23,11 @@ from l2m_ros.errors import InvalidInput
 from l2m_ros.geometry.se3 import angle_rad, inverse
 from l2m_ros.networks.mickey.solver import Views
 from l2m_ros.types import ByteArray, Camera, FloatArray
-from l2m_ros.workshop.evaluation.scenes import load_cameras
 from l2m_ros.workshop.simulation.sequence import SimulationOptions, simulate
 from l2m_ros.workshop.training.data import Schedule, SizeShare
 from l2m_ros.workshop.training.metric_losses import TALLEST_PX, Truth
 
 Size = tuple[int, int]  # (width, height)
-READERS = 4  # threads
 MOST_RENDERERS = 4  # processes, unless more are asked for
 SCENES = ("room", "corridor", "yard")
 PATHS = ("handheld", "drive", "loop")
@@ -78,44 +74,6 @@ def resized(frame: PosedFrame, size: Size) -> PosedFrame:
 
 
 # --- sources ----------------------------------------------------------------------------------
-
-
-def frames_of_sequences(folder: Path, size: Size, report: Callable[[str], None]) -> list[Group]:
-    """Groups of every sequence and bag found at or below `folder`; one a segment of a sequence."""
-    from l2m_ros.workshop.training.posed_bags import NO_POSES, bags_below, frames_of_bag
-
-    found = sorted(path.parent for path in folder.glob("**/meta.json"))
-    bags = bags_below(folder)
-    if not found and not bags:
-        raise InvalidInput(f"{folder} holds no meta.json and no bag: name a folder of sequences")
-    groups: list[Group] = []
-    with ThreadPoolExecutor(READERS) as pool:
-        read = pool.map(lambda sequence: _sequence(sequence, size), found)
-        for sequence, named in zip(found, read, strict=True):
-            report(f"{sequence.name}: {sum(map(len, named.values()))} posed images")
-            groups += [group for group in named.values() if len(group) > 1]
-    for bag in bags:
-        taken = frames_of_bag(bag, size)
-        count = sum(map(len, taken))
-        report(f"{bag.name}: {count} posed images" + ("" if count else f"; {NO_POSES}"))
-        groups += [group for group in taken if len(group) > 1]
-    if not groups:
-        raise InvalidInput(f"{folder}: no sequence or bag tells the poses of two images")
-    return groups
-
-
-def _sequence(folder: Path, size: Size) -> dict[Any, list[PosedFrame]]:
-    scene = load_cameras(folder)
-    groups: dict[Any, list[PosedFrame]] = {}
-    for name, entry in sorted(scene.meta.get("cameras", {}).items()):
-        pose = scene.world_from_camera(name)
-        if pose is None:
-            continue
-        view = scene.view(name)
-        assert view.camera is not None
-        frame = PosedFrame(view.rgb, view.camera, pose, view.depth)
-        groups.setdefault(entry.get("segment", 0), []).append(resized(frame, size))
-    return groups
 
 
 @dataclass(frozen=True)
