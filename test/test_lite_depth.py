@@ -15,7 +15,13 @@ from l2m_ros.geometry import se3
 from l2m_ros.geometry.pose import PoseOptions, estimate_pose
 from l2m_ros.geometry.scale import ScaleEvidence, relative_sigma
 from l2m_ros.geometry.synthetic import World, keyframe_depth, trial
-from l2m_ros.matching.mono_depth import HeadDepthReader, MonoDepth, check_encoder, warn_of_height
+from l2m_ros.matching.mono_depth import (
+    UNFAMILIAR,
+    HeadDepthReader,
+    MonoDepth,
+    check_encoder,
+    warn_of_height,
+)
 from l2m_ros.tracking.chain import locate
 from l2m_ros.tracking.chain_scale import CarriedScale, joined, readings_of
 from l2m_ros.tracking.scale_evidence import scale_evidence
@@ -96,6 +102,14 @@ def test_a_camera_unlike_those_of_training_is_not_believed():
     wide = np.zeros((32, 256, 3), np.uint8)
     for rgb, of in ((wide, camera(256, 32, 200.0)), (tall, camera(64, 32, 300.0))):
         assert relative_sigma(reader.read(rgb, of).scale_sigma) > 10.0
+
+
+def test_a_scene_larger_than_any_that_was_measured_is_not_believed():
+    card = replace(HEAD, depth={**HEAD.depth, "farthest_m": 1.5})
+    reader, rgb = HeadDepthReader(card, Constant(), Encoder()), np.zeros((32, 64, 3), np.uint8)
+    near, far = (reader.read(rgb, camera(64, 32, focal)) for focal in (140.0, 160.0))
+    assert near.scale_sigma == pytest.approx(np.hypot(0.2, 0.1))
+    assert np.allclose(far.depth, 1.6) and relative_sigma(far.scale_sigma) > 10.0
 
 
 def test_what_images_of_a_place_share_no_keyframe_averages_out():
@@ -207,13 +221,16 @@ def image_of(factor, sigma=0.2, correlation=0.0):
     return MonoDepth(np.full((4, 4), np.exp(factor)), 0.1, 0.3, sigma, correlation)
 
 
+def after(chain, new, link=0.0):
+    said = float(np.log(chain.depth[0, 0] / new.depth[0, 0]))
+    return joined(new, CarriedScale(said, readings_of(chain), link, chain.place_sigma))
+
+
 def chain_of(factors, correlation=0.0, link=0.0):
     """The last keyframe of a chain of images of a depth of 1 that are read wrong by these logs."""
     chain = image_of(factors[0], correlation=correlation)
     for factor in factors[1:]:
-        new = image_of(factor, correlation=correlation)
-        said = float(np.log(chain.depth[0, 0] / new.depth[0, 0]))
-        chain = joined(new, CarriedScale(said, readings_of(chain), link))
+        chain = after(chain, image_of(factor, correlation=correlation), link)
     return chain, float(np.log(chain.depth[0, 0]))
 
 
@@ -270,6 +287,16 @@ def test_of_two_images_that_disagree_nobody_knows_which_is_wrong():
     chain, off = chain_of([1.0, 0.0])
     assert off == pytest.approx(0.5)
     assert chain.image_sigma == pytest.approx(0.5, rel=0.05)  # and not 0.2 / sqrt(2)
+
+
+def test_a_view_that_cannot_be_read_has_the_scale_of_its_chain():
+    """A room, then through its door a hall that is read three times too near."""
+    unread = replace(image_of(-1.1, sigma=UNFAMILIAR), place_sigma=UNFAMILIAR)
+    hall = after(image_of(0.0), unread)
+    assert abs(np.log(hall.depth[0, 0])) < 0.05
+    assert hall.place_sigma == 0.3 and hall.image_sigma == pytest.approx(0.2, rel=0.05)
+    room = after(unread, image_of(0.0))  # what the hall said counts for nothing
+    assert abs(np.log(room.depth[0, 0])) < 0.05 and room.scale_sigma < 0.4
 
 
 def test_a_shared_scale_adds_up_by_length_along_a_chain():

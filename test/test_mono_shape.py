@@ -74,7 +74,7 @@ def test_a_chain_keeps_its_scale_though_each_image_is_read_with_another_shape():
     mono = MonoDepth(READ, SIGMA, 0.3, 0.2)
     told = 0.25  # too near on the left: the chain says so
     before = ScaleReadings(np.zeros(1), np.array([0.1]), np.zeros(1))
-    new = joined(mono, CarriedScale(told, before, 0.0, seen))
+    new = joined(mono, CarriedScale(told, before, 0.0, 0.3, seen))
     correction = np.log(new.depth[240, 600] / READ[240, 600])
     assert correction == pytest.approx(0.8 * told, rel=0.1)  # the chain is surer by 4 to 1
     left = np.log(new.depth[40:-40, 40:280] / TRUE[40:-40, 40:280])

@@ -69,7 +69,7 @@ class PoseOptions:
     # Of the depth noise's sigma, what the depths of a region have in common.
     depth_shared: float = 0.5
     stereo_noise: float = 1.0  # of the disparities' sigmas, a factor
-    max_scale_sigma: float = 0.5  # relative; a source whose metres are less sure gives none
+    max_scale_sigma: float = 0.7  # relative; a source whose metres are less sure gives none
     search_matches: int = 300  # drawn for the search; the refinement takes all
     sources: tuple[str, ...] = tuple(SCALE_SOURCES)  # tried in this order
     seed: int = 0

@@ -34,7 +34,8 @@ log = logging.getLogger(__name__)
 
 FARTHEST_RATIO = 20.0  # from the median depth: beyond, the network does not mean it
 LEAST_SIGMA = 0.02
-# Of a head: cameras unlike those that it was trained with, and how little their metres then mean.
+# Of a head: cameras unlike those that it was trained with, and how little its metres mean of these
+# and of scenes larger than its card knows.
 MOST_SQUEEZED = 0.6  # |log| of the two focal lengths' ratio in the network's input
 FOCAL_OF_WIDTH = (0.4, 2.5)
 UNFAMILIAR = 2.0  # log sigma: a factor of 7, which no parameter lets through
@@ -43,6 +44,7 @@ UNFAMILIAR = 2.0  # log sigma: a factor of 7, which no parameter lets through
 UNMEASURED = {
     "place_sigma": 0.5, "image_factor": 1.5, "cell_factor": 1.5, "image_correlation": 0.9,
     "common_share": 0.9, "shift_sigma_m": 0.05,
+    "farthest_m": float("inf"),  # median of an image, as read, up to which its sigmas were measured
 }  # fmt: skip
 
 
@@ -143,15 +145,22 @@ class HeadDepthReader:
         image = self._stated["image_factor"] * float(np.exp(found["image_log_sigma"][0, 0]))
         # Images of one place look alike: most of what one is off by, the others are off by, too.
         shared = float(self._stated["common_share"])
-        place = self._stated["place_sigma"] if familiar(camera, content) else UNFAMILIAR
+        known = familiar(camera, content) and not self._too_far(cells)
+        place = float(np.hypot(self._stated["place_sigma"], np.sqrt(shared) * image))
+        own = max(float(np.sqrt(1.0 - shared)) * image, LEAST_SIGMA)
         return MonoDepth(
             _full(cells, camera),
             cv2.resize(sigma, camera.size, interpolation=cv2.INTER_LINEAR),
-            float(np.hypot(place, np.sqrt(shared) * image)),
-            max(float(np.sqrt(1.0 - shared)) * image, LEAST_SIGMA),
+            place if known else UNFAMILIAR,
+            own if known else UNFAMILIAR,
             float(self._stated["image_correlation"]),
             float(self._stated["shift_sigma_m"]),
         )
+
+    def _too_far(self, cells: FloatArray) -> bool:
+        """Whether the scene is larger than any that its sigmas were measured on."""
+        read = cells[np.isfinite(cells)]
+        return bool(len(read)) and float(np.median(read)) > self._stated["farthest_m"]
 
 
 def familiar(camera: Camera, content: tuple[int, int]) -> bool:

@@ -45,6 +45,7 @@ class CarriedScale:
     correction: float
     readings: ScaleReadings  # of the keyframes before
     link: float  # variance of `correction`
+    place_sigma: float  # of the keyframe before
     seen: SeenDepths | None = None  # in the new keyframe, by parallax at the chain's scale
 
 
@@ -68,7 +69,8 @@ def carried_scale(
     spread = 1.4826 * float(np.median(np.abs(ratio - middle)))
     own = spread**2 / min(INDEPENDENT_MATCHES, float(good.sum()))
     seen = seen_depths(inliers, before.frame.camera, camera, pose)
-    return CarriedScale(middle, readings_of(before.mono_depth), own, seen)
+    place = before.mono_depth.place_sigma
+    return CarriedScale(middle, readings_of(before.mono_depth), own, place, seen)
 
 
 def _depth_told(before: Keyframe, pairs: Correspondences, pose: MetricPose) -> FloatArray:
@@ -97,6 +99,8 @@ def joined(mono: MonoDepth, carried: CarriedScale | None) -> MonoDepth:
         depth, sigma = shaped(depth, sigma, carried.seen, -middle)
     return replace(
         mono, depth=depth, pixel_sigma=sigma, image_sigma=float(np.sqrt(variance)),
+        # A view too far to be read has the chain's scale all the same.
+        place_sigma=min(mono.place_sigma, carried.place_sigma),
         readings=replace(readings, off=readings.off - middle),
     )  # fmt: skip
 

@@ -5,8 +5,7 @@ first ones  until both agreed on a way, a pose by depth is no surer than odometr
             part of the robot close to the camera, which never moves, may be all that depth knows
 many poses  the lengths by depth over those by odometry: their common factor is seen by nothing
             else. Neither is known to be the right one, so a difference beyond what both admit
-            becomes part of the uncertainty of either's metres; where it is larger than metres may
-            be unsure (`pose.max_scale_sigma`), there are none
+            becomes part of the uncertainty of either's metres; beyond MOST_EXCESS there are none
 
 Ways from one keyframe err alike, and the longest is the surest: it speaks for its keyframe. Of few
 keyframes the weighted mean counts; of more, the weighted median: one slip is outvoted, and a
@@ -28,6 +27,7 @@ from l2m_ros.types import FloatArray, MetricPose
 LEAST_WAY_M = 0.1
 REMEMBERED = 8  # keyframes
 FEW = 3  # keyframes
+MOST_EXCESS = 0.5  # of the log: one of the two is in another unit, or of another robot
 # A wrong unit is one factor for all ways; what is larger than SLIP and varies by a share is slip.
 SLIP, VARIES = 0.1, 0.3
 FIRST_WAY_M = 0.05  # of odometry, on which both agree

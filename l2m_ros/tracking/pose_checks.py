@@ -23,7 +23,7 @@ from l2m_ros.geometry.scale import ScaleEvidence
 from l2m_ros.geometry.scene_depth import SceneDepth
 from l2m_ros.tracking import parallax, scene_scale, two_depths
 from l2m_ros.tracking.chain import locate
-from l2m_ros.tracking.depth_odometry import FirstAgreement, ScaleAgainstOdometry
+from l2m_ros.tracking.depth_odometry import MOST_EXCESS, FirstAgreement, ScaleAgainstOdometry
 from l2m_ros.tracking.depth_trust import DEPTH, MOST_LEFT_OVER_STEREO, STEREO, DepthTrust
 from l2m_ros.tracking.doubts import looks_alike
 from l2m_ros.tracking.gates import StampedPose, gate, implausible_motion
@@ -117,7 +117,7 @@ class PoseChecks:
         if not by_depth and outcome.scale_source not in (parallax.SOURCE, scene_scale.SOURCE):
             return outcome
         self._learn_scale(seen, outcome)
-        if excess > self.options.pose.max_scale_sigma:
+        if excess > MOST_EXCESS:
             return replace(scene_scale.of_length_1(outcome), why_not_metric=self._scale_words or "")
         if by_depth:
             return outcome  # its covariance has it already
@@ -245,7 +245,7 @@ class PoseChecks:
     def _pose_options(self) -> PoseOptions:
         """With a scale of the depth as unsure as odometry shows it to be."""
         options, excess = self.options.pose, self._scale_excess
-        admitted = min(excess, options.max_scale_sigma)
+        admitted = min(excess, MOST_EXCESS)
         return replace(options, depth_scale_sigma=admitted) if excess else options
 
     @property
@@ -260,7 +260,7 @@ class PoseChecks:
         if not excess:
             return None
         differ = f"ways by depth and by odometry differ by {100 * np.expm1(excess):.0f} %"
-        if excess <= self.options.pose.max_scale_sigma:
+        if excess <= MOST_EXCESS:
             return f"{differ}, which is admitted: is depth's unit right? is odom's?"
         return (
             f"{differ}, and neither is believed: is depth's unit right? is odom's, and is it this "
