@@ -182,6 +182,9 @@ def test_a_scale_too_uncertain_gives_a_direction_and_says_so():
         pose = estimate_pose(t.matches, t.query, t.keyframe, PoseOptions(), evidence)
         assert isinstance(pose, kind)
     assert "max_scale_sigma" in pose.why_not_metric
+    evidence = replace(evidence, mono_scale_sigma=UNFAMILIAR)
+    pose = estimate_pose(t.matches, t.query, t.keyframe, PoseOptions(), evidence)
+    assert "unlike all that it knows" in pose.why_not_metric
 
 
 def test_a_network_that_is_wrong_about_the_shape_is_not_sure_of_the_size():

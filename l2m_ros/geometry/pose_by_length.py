@@ -30,6 +30,7 @@ MONO_DEPTH = "mono_depth"  # matched by the tracker's matcher: most of it is rig
 # fast turns the five poses that 20 to 45 % agreed on were 3 to 16 degrees off and stated 1 to 3.
 MAJORITY = 0.5
 ACROSS = 3.0  # lengths: a prior on the length alone says nothing across the direction
+KNOWS_NOTHING = 10.0  # relative: not a sigma that anything measured
 # A direction that is known worse than this leaves the translation to the prior; twice a wrong one,
 # 60 degrees off at 30 degrees claimed, was scaled to a fifth of its length.
 MAX_VAGUE_RAD = 0.3
@@ -245,6 +246,11 @@ def _scaled_direction(
 
 
 def too_unsure(problem: PoseProblem, source: str, scale_sigma: float) -> Lost:
+    if scale_sigma > KNOWS_NOTHING:
+        words = (
+            f"{source} reads no metres of such a scene or camera: it is unlike all that it knows"
+        )
+        return Lost(LostReason.NO_SCALE, words)
     allowed = problem.options.max_scale_sigma
     return Lost(
         LostReason.NO_SCALE,
