@@ -170,6 +170,14 @@ def test_files_that_are_none(tmp_path, file, text, words):
         mapfree.find_scenes(tmp_path)
 
 
+def test_a_missing_image_is_told_before_the_work(tmp_path):
+    (folder_of(tmp_path) / "val/s00460/seq1/frame_00001.jpg").unlink()  # is not asked for
+    mapfree.find_scenes(tmp_path)
+    (tmp_path / "val/s00460/seq1/frame_00005.jpg").unlink()
+    with pytest.raises(InvalidInput, match=r"frame_00005.jpg, which poses.txt asks for, is not"):
+        mapfree.find_scenes(tmp_path)
+
+
 def test_a_folder_without_scenes(tmp_path):
     with pytest.raises(InvalidInput, match=r"no SCENE/intrinsics.txt"):
         mapfree.find_scenes(tmp_path)

@@ -107,6 +107,9 @@ def read_scene(folder: Path) -> MapFreeScene:
         queries.append(Query(name, cameras[name], _pose(row)))
     if not queries:
         raise InvalidInput(f"{folder}/poses.txt names no query image")
+    for name in (REFERENCE, *(query.name for query in queries)):  # before hours of work
+        if not (folder / name).is_file():
+            raise InvalidInput(f"{folder / name}, which poses.txt asks for, is not there")
     return MapFreeScene(folder, cameras[REFERENCE], queries)
 
 
