@@ -65,6 +65,18 @@ def commands(page: str) -> list[list[str]]:
     return [line for line in lines if line and line[0] not in ("make", "pip")]
 
 
+def test_the_card_states_the_accuracy_of_the_page():
+    rows = [line.split("|") for line in (ROOT / "docs/benchmarks.md").read_text().splitlines()]
+    own = [row for row in rows if len(row) == 7 and row[2].count("/") == 2]
+    table: dict[str, str] = {}
+    for row in own:  # the first table with a scene's name
+        table.setdefault(row[1].strip(" *").split(" (")[0], row[2].strip(" *"))
+    card = yaml.safe_load((ROOT / "models/lite.yaml").read_text())["accuracy"]
+    stated = {name: text.split(" (")[0] for name, text in card.items() if name != "command"}
+    assert len(stated) == 9
+    assert stated == {name: table.get(name) for name in stated}
+
+
 def test_pages_have_commands():
     for page in ("docs/start.md", "docs/use.md"):
         assert len(commands(page)) >= 6

@@ -69,3 +69,11 @@ def test_deformable_convolution_without_offsets_is_a_convolution_and_follows_off
     right[:, 1::2] = 1.0  # every tap one pixel to the right
     moved = deform_conv2d(image, right, weight, padding=1)
     torch.testing.assert_close(moved[..., :-2], still[..., 1:-1])
+
+
+def test_bench_says_that_a_peer_runs_by_torch():
+    from l2m_ros.workshop.evaluation.latency import BenchOptions, measure
+
+    once = BenchOptions(width=128, height=96, runs=1, warmup=0)
+    assert measure(load_matcher("xfeat"), once).backend == "torch"
+    assert measure(load_matcher("sift"), once).backend == "classical"

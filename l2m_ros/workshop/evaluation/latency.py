@@ -14,6 +14,7 @@ import numpy as np
 
 from l2m_ros.engines.backend import STAGES
 from l2m_ros.errors import InvalidInput
+from l2m_ros.matching.catalogue import PEERS
 from l2m_ros.matching.matcher import Matcher
 from l2m_ros.types import ByteArray
 
@@ -101,7 +102,7 @@ def measure(matcher: Matcher, options: BenchOptions) -> BenchResult:
     used = backend.device_memory_bytes() if backend else None
     return BenchResult(
         matcher.name,
-        backend.name if backend else "classical",
+        backend.name if backend else "torch" if matcher.name in PEERS else "classical",
         backend.device if backend else "cpu",
         (options.width, options.height),
         stages,
