@@ -11,7 +11,8 @@ from l2m_ros.cli import main
 from l2m_ros.errors import InvalidInput
 from l2m_ros.geometry import se3
 from l2m_ros.geometry.camera import project
-from l2m_ros.matching import catalogue
+from l2m_ros.matching import catalogue, mono_depth
+from l2m_ros.matching.mono_depth import MonoDepth
 from l2m_ros.types import Camera, Correspondences, Features, MatchDepths, Reference
 from l2m_ros.workshop.evaluation import mapfree
 
@@ -204,6 +205,45 @@ def test_the_command_over_a_made_up_folder(tmp_path, capsys, oracles):
     )
     assert blind["estimated_percent"] == pytest.approx(200 / 3)
     assert blind["auc_pose"] == pytest.approx(2 / 3)
+
+
+class Flat:
+    """Reads 3 m everywhere."""
+
+    def read(self, rgb, camera, features):
+        assert features.data == 0  # of the reference, computed once
+        depth = np.full(rgb.shape[:2], 3.0, np.float32)
+        return MonoDepth(depth, 0.05, place_sigma=0.1, image_sigma=0.05)
+
+
+def test_metres_may_be_read_off_the_reference(tmp_path, monkeypatch, capsys):
+    class Bare(Oracle):
+        def match(self, query, reference):
+            rng = np.random.default_rng(query.data)
+            pixels = rng.uniform(0, SIZE, (400, 2))
+            X = np.c_[pixels, np.ones(400)] @ np.linalg.inv(CAMERA.K).T * 3.0
+            T = pose(query.data)
+            seen = project(CAMERA, X @ T[:3, :3].T + T[:3, 3]) + rng.normal(0, 0.05, (400, 2))
+            inside = ((seen > 0) & (seen < np.array(SIZE) - 1)).all(axis=1)
+            return Correspondences(seen[inside], pixels[inside], np.ones(int(inside.sum())))
+
+    monkeypatch.setitem(catalogue.MATCHERS, "bare", lambda *_: Bare())
+    readers = {"": None, "flat": Flat()}
+    monkeypatch.setattr(mono_depth, "load_depth_reader", lambda name, *_, **__: readers[name])
+    command = ["evaluate", "--map-free", str(folder_of(tmp_path)), "--matcher", "bare", "--json"]
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out)["bare"]["estimated_percent"] == 0
+    assert main([*command, "--mono-depth", "flat"]) == 0
+    found = json.loads(capsys.readouterr().out)["bare"]
+    assert found["estimated_percent"] > 66  # the nearest query may be too near
+    assert found["median_translation_m"] < 0.02
+
+
+def test_options_of_the_benchmark_alone(tmp_path, capsys):
+    (tmp_path / "scenes").mkdir()
+    for option in (["--mono-depth", "lite_depth"], ["--submission", str(tmp_path / "a.zip")]):
+        assert main(["evaluate", str(tmp_path / "scenes"), *option]) == 2
+        assert f"{option[0]} is for --map-free" in capsys.readouterr().err
 
 
 def test_a_submission_of_withheld_poses(tmp_path, capsys, oracles):

@@ -81,6 +81,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--submission", type=Path, metavar="ZIP", help="with --map-free: estimates for its site"
     )
     parser.add_argument(
+        "--mono-depth", metavar="MODEL",
+        help="with --map-free: metres of the reference by this model (lite_depth, or a folder)",
+    )  # fmt: skip
+    parser.add_argument(
         "--plots", type=Path, metavar="DIR", help="recall curves, trajectories, matches as pictures"
     )
     add_force(parser)
@@ -112,6 +116,9 @@ def run(args: argparse.Namespace) -> int:
     refuse_existing(*files, args.submission, args.plots, force=args.force)
     if args.map_free is not None:
         return _map_free(args)
+    for name in ("mono_depth", "submission"):
+        if getattr(args, name) is not None:
+            raise InvalidInput(f"--{name.replace('_', '-')} is for --map-free: leave it out")
     if not args.scenes:
         raise InvalidInput("name a scene or a folder of scenes; `l2m scene import` makes them")
     if args.plots is not None:  # said before the work begins if matplotlib is missing
@@ -148,6 +155,7 @@ def run(args: argparse.Namespace) -> int:
 def _map_free(args: argparse.Namespace) -> int:
     """The benchmark's figures of each matcher."""
     from l2m_ros.errors import InvalidInput
+    from l2m_ros.matching.mono_depth import load_depth_reader
     from l2m_ros.progress import progress
     from l2m_ros.workshop.evaluation import mapfree
 
@@ -157,9 +165,10 @@ def _map_free(args: argparse.Namespace) -> int:
     scenes = mapfree.find_scenes(args.map_free)[: args.limit]
     found = {}
     for name, matcher in _matchers(names, args.backend, args.input).items():
+        reader = load_depth_reader(args.mono_depth or "", matcher, backend=args.backend)
         with progress(sum(len(scene.queries) for scene in scenes), f"{name}, queries") as bar:
             results = [
-                mapfree.run_scene(scene, matcher, done=lambda: bar.update(1)) for scene in scenes
+                mapfree.run_scene(scene, matcher, lambda: bar.update(1), reader) for scene in scenes
             ]
         if args.submission is not None:
             mapfree.write_submission(args.submission, results)

@@ -12,6 +12,7 @@ import numpy as np
 from l2m_ros.geometry.camera import project, unproject
 from l2m_ros.geometry.scale import Floor, ScaleEvidence
 from l2m_ros.matching.matcher import Match
+from l2m_ros.matching.mono_depth import MonoDepth
 from l2m_ros.tracking.keyframes import Keyframe
 from l2m_ros.tracking.odometry import OdometryStep
 from l2m_ros.tracking.options import LEAST_HEIGHT_M, TrackerOptions
@@ -32,16 +33,18 @@ def scale_evidence(keyframe: Keyframe, step: OdometryStep | None) -> ScaleEviden
         evidence = ScaleEvidence(stereo_depth=found.depth_m, stereo_sigma_px=found.sigma_px)
     if step is not None:
         evidence = replace(evidence, odometry=step.a_from_b, odometry_covariance=step.covariance)
-    mono = keyframe.mono_depth
-    if mono is not None:
-        evidence = replace(
-            evidence,
-            mono_depth=mono.depth,
-            mono_sigma=mono.pixel_sigma,
-            mono_scale_sigma=mono.scale_sigma,
-            mono_shift_sigma_m=mono.shift_sigma_m,
-        )
-    return evidence
+    return evidence if keyframe.mono_depth is None else read_off(keyframe.mono_depth, evidence)
+
+
+def read_off(mono: MonoDepth, evidence: ScaleEvidence = ScaleEvidence()) -> ScaleEvidence:
+    """The evidence, and what a network reads off the keyframe."""
+    return replace(
+        evidence,
+        mono_depth=mono.depth,
+        mono_sigma=mono.pixel_sigma,
+        mono_scale_sigma=mono.scale_sigma,
+        mono_shift_sigma_m=mono.shift_sigma_m,
+    )
 
 
 def floor_below(options: TrackerOptions) -> Floor | None:

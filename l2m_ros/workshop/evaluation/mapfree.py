@@ -24,8 +24,11 @@ from l2m_ros.errors import InvalidInput
 from l2m_ros.files import read_text, whole_file
 from l2m_ros.geometry import se3
 from l2m_ros.geometry.pose import estimate_pose
+from l2m_ros.geometry.scale import ScaleEvidence
 from l2m_ros.matching.matcher import Matcher
+from l2m_ros.matching.mono_depth import DepthReader
 from l2m_ros.matching.sampling import correspondences
+from l2m_ros.tracking.scale_evidence import read_off
 from l2m_ros.types import Camera, FloatArray, Frame, MetricPose
 from l2m_ros.workshop.evaluation.metrics import rotation_error_deg
 from l2m_ros.workshop.evaluation.scenes import read_rgb
@@ -151,15 +154,19 @@ def run_scene(
     scene: MapFreeScene,
     matcher: Matcher,
     done: Callable[[], None] = lambda: None,
+    depth_reader: DepthReader | None = None,
 ) -> SceneResult:
-    """Every query of a scene against its reference."""
+    """Every query of a scene against its reference. depth_reader: of the reference's metres."""
     keyframe = Frame(read_rgb(scene.folder / REFERENCE), scene.reference)
-    reference = matcher.reference(matcher.encode(keyframe.rgb))
+    features = matcher.encode(keyframe.rgb)
+    reference, metres = matcher.reference(features), ScaleEvidence()
+    if depth_reader is not None:
+        metres = read_off(depth_reader.read(keyframe.rgb, keyframe.camera, features))
     result = SceneResult(scene.name)
     for query in scene.queries:
         frame = Frame(read_rgb(scene.folder / query.name), query.camera)
         pairs = correspondences(matcher.match(matcher.encode(frame.rgb), reference))
-        pose = estimate_pose(pairs, frame, keyframe)
+        pose = estimate_pose(pairs, frame, keyframe, evidence=metres)
         if isinstance(pose, MetricPose):
             add_estimate(result, query, estimate_of(pose))
         else:
