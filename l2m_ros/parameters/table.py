@@ -214,7 +214,8 @@ _TRACKING = [
               "finer poses for a few ms a frame"),
     Parameter("tracking.mask", "",
               "a picture of the camera's view, black where tracking matches nothing: the robot's "
-              "own parts, a fisheye's dark rim, letters burnt in; neither does the map; empty = none"),
+              "own parts, a fisheye's dark rim, letters burnt in; neither does the map; "
+              "empty = none"),
     Parameter("tracking.leave_out_movers", TRACKER.leave_out_movers,
               "what moves otherwise than the scene is found and not matched: what came into a "
               "keyframe's view, by depth; parts of the robot that are always in view",

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from l2m_ros.geometry.camera import project, unproject
+from l2m_ros.geometry.pose import NO_EVIDENCE
 from l2m_ros.geometry.scale import Floor, ScaleEvidence
 from l2m_ros.matching.matcher import Match
 from l2m_ros.matching.mono_depth import MonoDepth
@@ -36,7 +37,7 @@ def scale_evidence(keyframe: Keyframe, step: OdometryStep | None) -> ScaleEviden
     return evidence if keyframe.mono_depth is None else read_off(keyframe.mono_depth, evidence)
 
 
-def read_off(mono: MonoDepth, evidence: ScaleEvidence = ScaleEvidence()) -> ScaleEvidence:
+def read_off(mono: MonoDepth, evidence: ScaleEvidence = NO_EVIDENCE) -> ScaleEvidence:
     """The evidence, and what a network reads off the keyframe."""
     return replace(
         evidence,
