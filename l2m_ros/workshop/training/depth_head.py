@@ -30,6 +30,8 @@ from l2m_ros.workshop.training.processes import Processes
 
 LEAST_CELLS = 20  # whose depth is known
 UNKNOWN_CORRELATION = 0.9  # of neighbouring keyframes, where no recording told
+REAL_SIGMA = 0.33  # of the log: what lite_depth errs by in ten real places more than in worlds
+KNOWN_PLACES = 3  # that this counts for beside recordings
 UNKNOWN_SHARE = 0.9  # of an image's variance that the place's other images share
 TWINS_WEIGHT = 0.5
 LEFT_OUT = ("families", "worlds")
@@ -248,17 +250,29 @@ def stated(left_out: HeadErrors | None, seen_never: Sequence[HeadErrors]) -> dic
     """The card's sigmas: the largest of what each kind of unseen place shows.
 
     left_out: families of worlds, as members read them that never saw one. seen_never: held-out
-    worlds first, then recordings, which alone tell what neighbours have in common.
+    worlds first, then recordings, which alone tell what real places are read wrong by, and what
+    neighbours have in common.
     """
     worlds, recordings = seen_never[0], seen_never[1:]
     families = [] if left_out is None else [left_out]
-    kinds = [sigmas(errors) for errors in (worlds, *families, *recordings)]
-    card = {name: max(kind[name] for kind in kinds) for name in kinds[0]}
+    rendered = [sigmas(errors) for errors in (worlds, *families)]
+    real = [sigmas(errors) for errors in recordings]
+    card = {name: max(kind[name] for kind in (*rendered, *real)) for name in rendered[0]}
+    card["place_sigma"] = _of_real_places(
+        max(kind["place_sigma"] for kind in rendered), [kind["place_sigma"] for kind in real]
+    )
     if not recordings:
         return {**card, "image_correlation": UNKNOWN_CORRELATION, "common_share": UNKNOWN_SHARE}
     correlation = max(neighbour_correlation(e, step=2) for e in recordings)
     share = max(common_share(e, card["image_factor"]) for e in recordings)
     return {**card, "image_correlation": round(correlation, 4), "common_share": round(share, 4)}
+
+
+def _of_real_places(rendered: float, real: Sequence[float]) -> float:
+    """Of the log, root mean square: real places err by more than worlds; few of them say little."""
+    expected = rendered**2 + REAL_SIGMA**2
+    total = KNOWN_PLACES * expected + float(np.sum(np.square(real)))
+    return round(float(np.sqrt(total / (KNOWN_PLACES + len(real)))), 4)
 
 
 def common_share(recording: HeadErrors, image_factor: float) -> float:
