@@ -1,9 +1,12 @@
 """The tracker's report card, on poses whose errors are drawn from their own covariance."""
 
+import json
+
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from l2m_ros.commands.options import as_json
 from l2m_ros.errors import InvalidInput
 from l2m_ros.workshop.evaluation.tracking import (
     Margin,
@@ -124,6 +127,13 @@ def test_a_truth_that_begins_later_is_compared_from_there_on():
     assert figures["poses"]["posed"] == 99
     assert figures["poses"]["translation_p95_mm"] < 1e-6
     assert "399 posed frames" in dict(run.rows())["truth"]
+
+
+def test_a_run_without_a_pose_has_its_figures_too():
+    run = TrackedRun("", "", frames=4, truth=world(5))
+    figures = json.loads(as_json(run.figures()))["poses"]
+    assert (figures["posed_percent"], figures["wrong_poses"], figures["nees_mean"]) == (0, 0, None)
+    assert "NEES (6 = honest)" not in dict(run.rows())
 
 
 def test_a_truth_of_another_clock_leaves_the_other_figures():

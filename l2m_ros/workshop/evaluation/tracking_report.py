@@ -101,9 +101,10 @@ class TrackedRun:
         if self.truth is not None:
             known = self.posed_with_truth()
             out["posed_without_truth"] = unknown = len(self.posed) - len(known)
-            if known:
+            if known or not self.posed:  # of no poses none is wrong, and there is no mean
                 errors = pose_errors(known, self.truth, self.truth_sigma)
                 out["poses"] = summarize(errors, self.frames - unknown).as_dict()
+            if known:
                 chain = self.trajectory()
                 truth = self.truth.sampled(chain.stamps_ns)
                 if len(truth) >= MIN_FOR_TRAJECTORY:
@@ -197,8 +198,7 @@ def _truth_rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
                 "compared: is it of this recording and clock?"
             )
         rows.append(("truth", words))
-    if "poses" in figures:
-        p = figures["poses"]
+    if (p := figures.get("poses")) and p["posed"]:
         band = f"{p['nees_low']:.2f} to {p['nees_high']:.2f}"
         rows += [
             (
