@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from fakes.texture import texture
 
 from l2m_ros.geometry import refine as refinement
 from l2m_ros.geometry import se3
@@ -18,7 +19,13 @@ from l2m_ros.geometry.texture import TextureNoise, is_textured, texture_covarian
 from l2m_ros.tracking import two_depths
 from l2m_ros.tracking.depth_trust import DepthTrust, DepthVerdict, judge
 from l2m_ros.tracking.tracker import Tracker
-from l2m_ros.tracking.trust import TrustOptions, contradicted_scale, likeness
+from l2m_ros.tracking.trust import (
+    TrustOptions,
+    changed_elsewhere,
+    contradicted_rest,
+    contradicted_scale,
+    likeness,
+)
 from l2m_ros.types import (
     Camera,
     Correspondences,
@@ -486,3 +493,63 @@ def test_two_views_speak_against_depth_only_where_it_leaves_something_unexplaine
     lost = contradicted_scale(replace(pose, depth_check=check), TrustOptions())
     assert (lost is None) is believed
     assert believed or "two views" in lost.detail
+
+
+# --- a part of the robot, in a view that turned away ---------------------------------------------
+
+GRIPPER = (slice(160, 240), slice(60, 260))  # rows, columns
+
+
+def view(scene, gain=1.0, noise=0):
+    """A scene behind the robot's own gripper."""
+    rgb = texture(320, 240, seed=scene)
+    rgb[GRIPPER] = texture(200, 80, seed=99)
+    grain = np.random.default_rng(scene + noise).normal(0.0, 3.0, rgb.shape)
+    return np.clip(gain * rgb + grain, 0, 255).astype(np.uint8)
+
+
+def stands(px, query, keyframe):
+    """What is said of a pose that does not move, by matches at those pixels."""
+    pairs = Correspondences(px, px + 0.3, np.ones(len(px)))
+    pose = MetricPose(np.eye(4), 1e-6 * np.eye(6), np.ones(len(px), bool), "mono_depth")
+    return contradicted_rest(pose, pairs, Frame(query, CAMERA), Frame(keyframe, CAMERA))
+
+
+def test_matches_on_the_robot_alone_do_not_say_that_it_stands():
+    rng = np.random.default_rng(4)
+    own = rng.uniform((62, 162), (258, 238), (300, 2))
+    lost = stands(own, view(1), view(2))
+    assert lost.reason == LostReason.CONTRADICTED
+    assert "the rest" in lost.detail and "tracking.mask" in lost.detail
+    # The camera stands, in another light.
+    assert stands(own, view(1), view(1, gain=0.8, noise=7)) is None
+    # Somebody came into a quarter of the view; matches lie on the rest.
+    crossed = view(1)
+    crossed[:160, :120] = texture(120, 160, seed=5)
+    everywhere = rng.uniform((0, 0), (319, 239), (800, 2))
+    still = everywhere[(everywhere[:, 0] > 124) | (everywhere[:, 1] > 164)]
+    assert stands(still, crossed, view(1)) is None
+    # Matches that moved are not of what stands.
+    pairs = Correspondences(own, own + 6.0, np.ones(len(own)))
+    assert changed_elsewhere(pairs, view(1), view(2)) is None
+
+
+class OnTheGripper(Identity):
+    """Finds only the robot's own part, where it was."""
+
+    def match(self, query, reference):
+        found = super().match(query, reference)
+        certainty = np.zeros((45, 60), np.float32)
+        rows, columns = (slice(s.start * 3 // 16, s.stop * 3 // 16) for s in GRIPPER)
+        certainty[rows, columns] = 1.0
+        return replace(found, certainty=certainty)
+
+
+def test_a_view_that_turned_away_behind_a_gripper_has_no_pose():
+    tracker = Tracker(OnTheGripper())
+    tracker.process(Frame(view(1), CAMERA, stamp_ns=0))
+    stood = tracker.process(Frame(view(1, noise=7), CAMERA, stamp_ns=10**8))
+    assert not isinstance(stood.outcome, Lost)  # a direction or none: no depth
+    turned = tracker.process(Frame(view(2), CAMERA, stamp_ns=2 * 10**8))
+    assert turned.outcome.reason is LostReason.CONTRADICTED
+    assert "the rest" in turned.reason

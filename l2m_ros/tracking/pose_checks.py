@@ -43,7 +43,12 @@ from l2m_ros.tracking.scale_evidence import floor_below, scale_evidence
 from l2m_ros.tracking.seam import Rows
 from l2m_ros.tracking.second_motion import TwoMotions, second_motion
 from l2m_ros.tracking.torn_check import TornCheck
-from l2m_ros.tracking.trust import contradicted_content, contradicted_scale, on_a_strip
+from l2m_ros.tracking.trust import (
+    contradicted_content,
+    contradicted_rest,
+    contradicted_scale,
+    on_a_strip,
+)
 from l2m_ros.tracking.turns import Turns
 from l2m_ros.types import Correspondences, Frame, Lost, LostReason, MetricPose, RelativePose
 
@@ -214,6 +219,10 @@ class PoseChecks:
     ) -> Lost | None:
         """Why the pose is not believed beside a second motion."""
         by_depth = isinstance(outcome, MetricPose) and outcome.scale_source in (DEPTH, STEREO)
+        if not by_depth:
+            frames = seen.frame, seen.keyframe.frame
+            if against := contradicted_rest(outcome, seen.pairs, *frames):
+                return against
         most = self.options.trust.max_second_motion * (1.0 if by_depth else BY_LINES)
         views = seen.pairs, seen.frame, seen.keyframe.frame
         share = second_motion(outcome, *views, posed, most)

@@ -5,6 +5,9 @@
     same content  matches that say "nothing moved" must lie on equal content: optical flow between
                   distant views finds no motion, and an identity warp is a perfect camera motion
 
+    the rest      without depth: where matches say "nothing moved", the image must stand where none
+                  lie, too: after a turn those on a gripper, or on a dark rim, are all there are
+
     depth fit     `depth_trust`: depth must explain the parallax of the matches
 
     strip         the matches that agree must not all lie on a narrow strip of either image: there a
@@ -51,6 +54,13 @@ EXPLAINED = 1.0  # what depth leaves over of where the matches lie, where that i
 # 6 of 7 poses below it were over 3 sigma off, by up to half a metre; evenly filled, a strip of a
 # sixth of a 4 to 3 image's height is at it.
 MIN_SPREAD = 0.03
+# Of the width: matches on what stands in the image move less than that. Then the image is thinned
+# to so many samples across, and those with detail are compared (grey levels).
+STANDS, ACROSS, DETAIL, CHANGED = 0.005, 160, 8.0, 12.0
+BESIDE = 4  # samples about a match are left to it
+# Of the samples with detail, that changed and lie beside no match: 0.06 at most where a camera
+# stood or crept, 0.5 and more where it had turned away and only the robot's own part was matched.
+MOST_CHANGED = 0.3
 SAME = 0.3  # median correlation of equal content is above 0.7, of different content below 0.1
 
 
@@ -89,6 +99,21 @@ def contradicted_content(
     """Why the images speak against the matches of this pose, or None."""
     words = _against_content(pairs.select(outcome.inliers), query, keyframe)
     return Lost(LostReason.CONTRADICTED, words) if words else None
+
+
+def contradicted_rest(
+    outcome: MetricPose | RelativePose, pairs: Correspondences, query: Frame, keyframe: Frame
+) -> Lost | None:
+    """Why what no match lies on speaks against a pose that did not move, or None."""
+    changed = changed_elsewhere(pairs.select(outcome.inliers), query.rgb, keyframe.rgb)
+    if changed is None or changed <= MOST_CHANGED:
+        return None
+    return Lost(
+        LostReason.CONTRADICTED,
+        f"the rest: the matches say that nothing moved, but {100 * changed:.0f} % of what is seen "
+        f"has changed where none lie, {100 * MOST_CHANGED:g} % are admitted: do they lie on a part "
+        "of the robot, or on a dark rim of the lens? tracking.mask leaves it out",
+    )
 
 
 def on_a_strip(
@@ -166,6 +191,41 @@ def likeness(pairs: Correspondences, query: ByteArray, keyframe: ByteArray) -> f
     noise = 1.0  # grey level: a blank patch is like no other
     scale = np.maximum(deviation_a, noise) * np.maximum(deviation_b, noise)
     return float(np.median(((a * b).mean(axis=1) / scale)[seen]))
+
+
+def changed_elsewhere(
+    pairs: Correspondences, query: ByteArray, keyframe: ByteArray
+) -> float | None:
+    """Share of the samples with detail that changed beside no match; None where the warp moves."""
+    if len(pairs) < MIN_PATCHES or query.shape != keyframe.shape:
+        return None
+    moved_px = np.linalg.norm(pairs.query_px - pairs.keyframe_px, axis=1)
+    if float(np.median(moved_px)) > STANDS * query.shape[1]:
+        return None
+    a, b = _thinned(query), _thinned(keyframe)
+    b = (b - b.mean()) * (a.std() / max(float(b.std()), 1.0)) + a.mean()  # of another exposure
+    matched = np.zeros(a.shape, np.uint8)
+    last = np.array(a.shape[::-1]) - 1
+    x, y = np.clip((pairs.query_px * (a.shape[1] / query.shape[1])).astype(int), 0, last).T
+    matched[y, x] = 1
+    around = np.ones((2 * BESIDE + 1, 2 * BESIDE + 1), np.uint8)
+    detail = _has_detail(a) | _has_detail(b)
+    changed = detail & (np.abs(a - b) > CHANGED) & (cv2.dilate(matched, around) == 0)
+    return float(changed.sum()) / max(int(detail.sum()), 1)
+
+
+def _thinned(rgb: ByteArray) -> npt.NDArray[np.float32]:
+    grey = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY)
+    size = ACROSS, max(2, rgb.shape[0] * ACROSS // rgb.shape[1])
+    return cv2.resize(grey, size, interpolation=cv2.INTER_AREA).astype(np.float32)
+
+
+def _has_detail(grey: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """From a sample to the next but one, along either axis."""
+    edged = np.pad(grey, 1, mode="edge")
+    across = np.abs(edged[1:-1, 2:] - edged[1:-1, :-2])
+    down = np.abs(edged[2:, 1:-1] - edged[:-2, 1:-1])
+    return np.asarray(np.maximum(across, down) > DETAIL)
 
 
 def _patches(rgb: ByteArray, pixels: FloatArray) -> npt.NDArray[np.float32]:
