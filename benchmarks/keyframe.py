@@ -3,12 +3,14 @@
     python benchmarks/keyframe.py                    L2M at 112x112 on the CPU, a minute
     python benchmarks/keyframe.py --size 560         the published resolution, half an hour
     python benchmarks/keyframe.py --size 560 --quick --runs 1      ten minutes: frame and pair only
+    python benchmarks/keyframe.py --size 560 --quick --runs 1 --precision bf16       and in bfloat16
     python benchmarks/keyframe.py --model lite --size 480x640
 
     frame       encode one image, match it against the kept reference, one direction
     undivided   both images encoded, both solves, both directions, as the published match() does
     second pass the same and then refiners at 864/560 of the resolution: match()'s default
     prepared    as torch's back-end runs L2M on a CPU: normalisations folded, channels_last
+    bf16        the same with `precision bf16`: the transformers' linear layers in bfloat16
 
 All in one run, by the same code with the same weights (drawn at random: their values do not
 matter for time), so that the ratios mean something. A second table tells where a frame's time
@@ -31,6 +33,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from l2m_ros.engines.backend import PRECISIONS
 from l2m_ros.engines.torch import LARGE_PAGES
 from l2m_ros.matching.catalogue import find_card
 from l2m_ros.networks.l2m.cpu import prepare
@@ -159,6 +162,7 @@ def schedules(
     device: str,
     runs: int,
     quick: bool = False,
+    precision: str = "fp32",
 ) -> dict[str, Cost]:
     """What each way to match costs."""
     a, b = images(size, device)
@@ -179,8 +183,13 @@ def schedules(
             ready = prepare(copy.deepcopy(network))
             work[f"{FRAME}, prepared"] = lambda: ready.match(ready.encode(a), kept)
             work[f"{PUBLISHED}, prepared"] = lambda: match_pair(ready, *inputs, options)
+        if precision == "bf16":
+            half = prepare(copy.deepcopy(network), bf16=True)
+            work[f"{FRAME}, bf16"] = lambda: half.match(half.encode(a), kept)
+            work["  of it encode, bf16"] = lambda: half.encode(a)
     if quick:
-        work = {name: run for name, run in work.items() if name.startswith((FRAME, PUBLISHED))}
+        works = work.items()
+        work = {name: run for name, run in works if name.startswith(FRAME) or name == PUBLISHED}
     return take_turns(work, runs, count=not quick)
 
 
@@ -225,6 +234,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="times of a frame and of a pair only")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of one more frame")
     parser.add_argument("--small-pages", action="store_true", help="memory as torch has it alone")
     args = parser.parse_args()
     if not args.small_pages:
@@ -233,6 +243,8 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     card = find_card(args.model)
+    if args.precision == "bf16" and (device != "cpu" or card.architecture != "l2m"):
+        parser.error("--precision bf16 is for L2M on a CPU")
     torch.manual_seed(0)
     network = build(card.architecture, **dict(card.config)).eval().requires_grad_(False).to(device)
     where = (
@@ -242,7 +254,8 @@ def main() -> None:
         f"{args.model}, {args.size[0]}x{args.size[1]} (height x width), torch on {device}, {where}"
     )
     with torch.inference_mode():
-        costs = schedules(network, card.architecture, args.size, device, args.runs, args.quick)
+        how = (args.size, device, args.runs, args.quick)
+        costs = schedules(network, card.architecture, *how, args.precision)
         show_costs(costs)
         if args.quick:
             return

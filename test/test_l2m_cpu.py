@@ -1,4 +1,7 @@
-"""L2M as torch's back-end prepares it for a CPU: fewer passes over memory, the same numbers."""
+"""L2M as torch's back-end prepares it for a CPU: fewer passes over memory, the same numbers.
+
+With its transformers in bfloat16: nearly the same numbers.
+"""
 
 import copy
 import os
@@ -9,9 +12,11 @@ import torch
 from torch import nn
 
 from l2m_ros.engines import torch as engine
-from l2m_ros.engines.backend import BackendOptions
+from l2m_ros.engines.backend import BackendOptions, choices, load_backend
 from l2m_ros.engines.model_card import load_card
-from l2m_ros.networks.l2m.cpu import prepare
+from l2m_ros.errors import InvalidInput
+from l2m_ros.matching.catalogue import find_card
+from l2m_ros.networks.l2m.cpu import Bf16Linear, prepare
 from l2m_ros.networks.l2m.network import TINY
 from l2m_ros.networks.registry import build
 from l2m_ros.networks.shared.named_weights import fill
@@ -34,6 +39,18 @@ def network():
 @pytest.fixture(scope="module")
 def images():
     return torch.rand(2, 1, 3, *SIZE, generator=torch.Generator().manual_seed(5))
+
+
+def thin_card(folder):
+    path = folder / "thin.yaml"
+    words = "name: thin\narchitecture: l2m\ninput: {width: 84, height: 56, multiple: 14}\n"
+    path.write_text(f"{words}config: {TINY}\n")
+    return load_card(path)
+
+
+def apart(a, b):
+    """Relative to the length of a."""
+    return float((a - b).norm() / a.norm())
 
 
 def levels(network, images):
@@ -60,10 +77,7 @@ def test_prepared_for_a_cpu_it_gives_the_same_numbers(network, images):
 
 def test_torchs_back_end_prepares_it_on_a_cpu(tmp_path, monkeypatch):
     monkeypatch.delenv(engine.LARGE_PAGES, raising=False)
-    path = tmp_path / "thin.yaml"
-    words = "name: thin\narchitecture: l2m\ninput: {width: 84, height: 56, multiple: 14}\n"
-    path.write_text(f"{words}config: {TINY}\n")
-    network = engine.load(load_card(path), BackendOptions("cpu", untrained=True)).network
+    network = engine.load(thin_card(tmp_path), BackendOptions("cpu", untrained=True)).network
     assert not any(isinstance(m, nn.BatchNorm2d) for m in network.modules())
     assert os.environ.pop(engine.LARGE_PAGES) == "1"
 
@@ -71,3 +85,68 @@ def test_torchs_back_end_prepares_it_on_a_cpu(tmp_path, monkeypatch):
 def test_torch_reads_the_variable_by_that_name():
     library = next(Path(torch.__file__).parent.glob("lib/*c10.*"))
     assert engine.LARGE_PAGES.encode() in library.read_bytes()
+
+
+def test_a_linear_layer_in_bf16_is_one_of_rounded_numbers():
+    layer = nn.Linear(24, 5)
+    half = Bf16Linear(layer)
+    values = torch.rand(7, 24, generator=torch.Generator().manual_seed(1))
+    weight, bias, rounded = (t.bfloat16().double() for t in (layer.weight, layer.bias, values))
+    result = half(values)
+    assert result.dtype == torch.float32
+    assert torch.allclose(result.double(), rounded @ weight.T + bias, rtol=2**-8, atol=1e-3)
+    assert not torch.equal(result, layer(values))
+
+
+def test_in_bf16_the_transformers_round_and_nothing_else_does(network, images):
+    exact, half = (prepare(copy.deepcopy(network), bf16=bf16) for bf16 in (False, True))
+    with torch.inference_mode():
+        plain, rounded = exact.encode(images[0]), half.encode(images[0])
+        decoders = [each.decoder.embedding_decoder for each in (exact, half)]
+        cells = torch.cat([plain["p16"], plain["p16"]], dim=1)[:, : decoders[0].to_out.in_features]
+        logits = [decoder(cells)[0] for decoder in decoders]
+    assert 1e-4 < apart(plain["p16"], rounded["p16"]) < 0.02
+    assert 1e-4 < apart(*logits) < 0.02
+    assert all(torch.equal(plain[name], rounded[name]) for name in ("p8", "p4", "p2", "p1"))
+    linear = [m for m in half.modules() if isinstance(m, (nn.Linear, Bf16Linear))]
+    assert [m for m in linear if isinstance(m, nn.Linear)] == [decoders[1].to_out]
+    assert all(parameter.dtype == torch.float32 for parameter in half.parameters())
+
+
+@pytest.mark.parametrize("capability", ["avx512_bf16", "amx_bf16", "avx512_f"])
+def test_torch_runs_in_bf16_only_where_the_cpu_multiplies_so(
+    capability, tmp_path, monkeypatch, caplog, images
+):
+    monkeypatch.setenv(engine.LARGE_PAGES, "0")
+    monkeypatch.setattr(engine, "cpu_capabilities", lambda: {capability: True})
+    exact, half = (
+        engine.load(thin_card(tmp_path), BackendOptions("cpu", untrained=True, precision=p))
+        for p in ("fp32", "bf16")
+    )
+    features = [backend.run("encode", {"image": images[0]})["p16"] for backend in (exact, half)]
+    falls_back = capability == "avx512_f"
+    assert exact.precision == "fp32" and half.precision == ("fp32" if falls_back else "bf16")
+    assert torch.equal(*features) == falls_back
+    assert ("thin runs in fp32" in caplog.text) == falls_back
+
+
+def test_an_older_torch_is_asked_by_its_own_names(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
+    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported", raising=False)
+    assert engine.cpu_capabilities() == {"avx512_bf16": True, "amx_bf16": False}
+
+
+def test_bf16_is_for_l2m_by_torch(tmp_path):
+    card = thin_card(tmp_path)
+    options = BackendOptions("cpu", untrained=True, precision="bf16")
+    lite = find_card("lite")
+    assert choices(lite, BackendOptions("cpu"))[0].name != "torch"
+    chosen = choices(lite, options)[0]
+    assert chosen.name == "torch" and "bf16" in chosen.why
+    with pytest.raises(InvalidInput, match="for L2M, and lite is none"):
+        load_backend("torch", lite, options)
+    with pytest.raises(InvalidInput, match="for back-end torch"):
+        load_backend("onnxruntime", card, options)
+    with pytest.raises(InvalidInput, match="known: fp32, bf16"):
+        BackendOptions(precision="fp16")

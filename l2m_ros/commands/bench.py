@@ -15,7 +15,7 @@ import subprocess
 import sys
 from typing import Any
 
-from l2m_ros.commands.options import BACKENDS, as_json, show_log, size_of
+from l2m_ros.commands.options import BACKENDS, PRECISIONS, as_json, show_log, size_of
 
 COLUMNS = (
     "model", "backend", "width", "height", "encode", "reference", "match", "frames_per_s",
@@ -39,6 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 = all cores")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="fp32",
+        help="bf16: L2M by torch on a CPU that multiplies in bfloat16 (default fp32)",
+    )  # fmt: skip
     parser.add_argument(
         "--runs", type=int, default=20, help="measured frames (default 20, fewer if slow)"
     )
@@ -68,7 +72,10 @@ def _measured(
 
     options: dict[str, Any] = {}
     if model not in NO_ENGINE:
-        options = {"threads": args.threads, "device": args.device, "untrained": True}
+        options = {
+            "threads": args.threads, "device": args.device, "precision": args.precision,
+            "untrained": True,
+        }  # fmt: skip
     matcher = load_matcher(model, backend=backend, size=size, **options)
     card = getattr(matcher, "card", None)
     width, height = size or (card.input.size if card else (640, 480))
@@ -81,7 +88,8 @@ def _in_own_process(
 ) -> dict[str, Any]:
     command = [sys.executable, "-m", "l2m_ros.cli", "bench", "--json", "--model", model]
     command += ["--backend", backend, "--threads", str(args.threads), "--device", args.device]
-    command += ["--runs", str(args.runs), *(["--size", f"{size[0]}x{size[1]}"] if size else [])]
+    command += ["--precision", args.precision, "--runs", str(args.runs)]
+    command += [*(["--size", f"{size[0]}x{size[1]}"] if size else [])]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]

@@ -15,6 +15,7 @@ from typing import Any
 from l2m_ros.errors import InvalidInput
 
 BACKENDS = ("auto", "torch", "onnxruntime", "openvino", "tensorrt")
+PRECISIONS = ("fp32", "bf16")  # engines.backend has them; a parser does without its imports
 
 
 def size_of(order: str) -> Callable[[str], tuple[int, int]]:

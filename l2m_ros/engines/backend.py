@@ -30,6 +30,7 @@ from l2m_ros.spelling import nearest
 
 STAGES = ("encode", "reference", "match")
 MOST_THREADS = 256
+PRECISIONS = ("fp32", "bf16")  # that a back-end is asked for
 # stage: file role. A depth head has the last stage alone; a matcher has no such stage.
 GRAPHS = {"encode": "encoder", "reference": "reference", "match": "decoder", "depth": "depth"}
 QUERY, KEYFRAME = "query_", "keyframe_"  # prefixes of what `match` takes
@@ -62,6 +63,7 @@ class BackendOptions:
     device: str = "auto"  # auto | cpu | cuda
     threads: int = 0  # CPU threads; 0 = as many as the engine finds cores
     weights: str | None = None  # torch: checkpoints (with commas between) instead of the card's
+    precision: str = "fp32"  # torch: fp32 | bf16 (L2M on a CPU); graphs have that of their export
     untrained: bool = False  # torch: random weights where there are none
     workspace_mib: int = 2048  # tensorrt: memory that building may use
     optimization_level: int = 3  # tensorrt: 0 (quick build) to 5 (quick engine)
@@ -71,6 +73,11 @@ class BackendOptions:
     def __post_init__(self) -> None:
         if self.device not in ("auto", "cpu", "cuda"):
             raise InvalidInput(f"device is {self.device!r}, known: auto, cpu, cuda")
+        if self.precision not in PRECISIONS:
+            raise InvalidInput(
+                f"precision is {self.precision!r}, known: {', '.join(PRECISIONS)} (fp16 is what "
+                "l2m export --precision fp16 makes graphs in)"
+            )
         threads_fit = 0 <= self.threads <= MOST_THREADS
         if not threads_fit or self.workspace_mib < 1 or not 0 <= self.optimization_level <= 5:
             raise InvalidInput(
@@ -246,7 +253,8 @@ def choices(card: ModelCard, options: BackendOptions) -> list[Choice]:
     built, not what is plugged in), so there is a next one for each.
     """
     needed = ("depth",) if is_depth_head(card) else ("encoder", "decoder")
-    graphs = all(card.has(role) for role in needed) and options.weights is None
+    of_torch = options.weights is not None or options.precision != "fp32"
+    graphs = all(card.has(role) for role in needed) and not of_torch
     found, reasons = [], []
     if options.device != "cpu":
         for name, usable in (("tensorrt", graphs), ("onnxruntime", graphs), ("torch", True)):
@@ -271,7 +279,9 @@ def choices(card: ModelCard, options: BackendOptions) -> list[Choice]:
             Choice("onnxruntime", "cpu", "; ".join([*reasons, "ONNX graphs are there"])),
         ]
     reasons.append(
-        "onnxruntime is not installed"
+        f"precision {options.precision} is torch's"
+        if options.precision != "fp32"
+        else "onnxruntime is not installed"
         if graphs
         else f"{card.name} has no ONNX graphs of {card.input.width}x{card.input.height} here"
     )
@@ -320,5 +330,10 @@ def load_backend(name: str, card: ModelCard, options: BackendOptions) -> Backend
         known = ["auto", *BACKENDS]
         raise InvalidInput(
             f"unknown back-end {name!r}, known: {', '.join(known)}{nearest(name, known)}"
+        )
+    if options.precision != "fp32" and name != "torch":
+        raise InvalidInput(
+            f"precision {options.precision} is for back-end torch; graphs of {name} have the "
+            "precision that l2m export gave them"
         )
     return BACKENDS[name](card, options)

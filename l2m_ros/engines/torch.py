@@ -14,10 +14,15 @@ import torch
 
 from l2m_ros.engines.backend import Array, BackendOptions, Tensors, split_match_inputs
 from l2m_ros.engines.model_card import ModelCard
-from l2m_ros.errors import BackendUnavailable
+from l2m_ros.errors import BackendUnavailable, InvalidInput
 
 UNTRAINED_SEED = 0
 LARGE_PAGES = "THP_MEM_ALLOC_ENABLE"  # torch's own; Linux gives such pages where asked to
+# Of x86, nothing else was measured: by torch's names, and what asks a torch that lists none.
+BF16_CAPABILITIES = {
+    "avx512_bf16": "_is_avx512_bf16_supported",
+    "amx_bf16": "_is_amx_tile_supported",
+}
 # Architectures whose random weights keep activations near 1 through all layers.
 NAMED = ("l2m", "tinyroma", "mickey")
 
@@ -41,9 +46,39 @@ def load(card: ModelCard, options: BackendOptions) -> TorchBackend:
         # torch looks once, when it first allocates.
         os.environ.setdefault(LARGE_PAGES, "1")
     network: Any = load_network(card, options)[0]
-    if device == "cpu" and hasattr(network, "prepare_for_cpu"):
-        network.prepare_for_cpu()
-    return TorchBackend(network.to(device), device)
+    prepares = hasattr(network, "prepare_for_cpu")
+    if options.precision == "bf16" and not prepares:
+        raise InvalidInput(f"precision bf16 is for L2M, and {card.name} is none: leave it at fp32")
+    bf16 = options.precision == "bf16" and _can_run_in_bf16(card.name, device)
+    if device == "cpu" and prepares:
+        network.prepare_for_cpu(bf16=bf16)
+    return TorchBackend(network.to(device), device, "bf16" if bf16 else "fp32")
+
+
+def _can_run_in_bf16(name: str, device: str) -> bool:
+    """Whether the device is a CPU that multiplies in bfloat16; where it is none, the log says so.
+
+    Without such instructions torch makes do with others, slower than in single precision.
+    """
+    if device != "cpu":
+        log.warning("precision bf16 is for a CPU: %s runs in fp32 on CUDA", name)
+        return False
+    if any(cpu_capabilities().get(capability) for capability in BF16_CAPABILITIES):
+        return True
+    log.warning(
+        "precision bf16: torch %s finds none of %s on this CPU; %s runs in fp32",
+        torch.__version__,
+        ", ".join(BF16_CAPABILITIES),
+        name,
+    )
+    return False
+
+
+def cpu_capabilities() -> dict[str, Any]:
+    """By torch's names; of an older torch those that matter here, False where it cannot tell."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        return dict(torch.cpu.get_capabilities())
+    return {n: getattr(torch.cpu, ask, bool)() for n, ask in BF16_CAPABILITIES.items()}
 
 
 def load_network(card: ModelCard, options: BackendOptions) -> tuple[torch.nn.Module, ModelCard]:
@@ -81,8 +116,11 @@ class TorchBackend:
 
     name = "torch"
 
-    def __init__(self, network: torch.nn.Module, device: str = "cpu") -> None:
+    def __init__(
+        self, network: torch.nn.Module, device: str = "cpu", precision: str = "fp32"
+    ) -> None:
         self.network: Any = network
+        self.precision = precision  # what it runs in, whatever was asked for
         self._device = device
         self.device = f"cuda: {torch.cuda.get_device_name()}" if device == "cuda" else "cpu"
 

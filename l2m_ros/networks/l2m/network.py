@@ -170,11 +170,14 @@ class L2M(nn.Module):
             certainty = certainty - attenuation(levels[0].certainty, certainty.shape[-2:])
         return {"warp": last.flow, "certainty": certainty}
 
-    def prepare_for_cpu(self) -> None:
-        """In place, before inference on a CPU: fewer passes over memory. It trains no more."""
+    def prepare_for_cpu(self, *, bf16: bool = False) -> None:
+        """In place, before inference on a CPU: fewer passes over memory. It trains no more.
+
+        bf16: the transformers' linear layers in bfloat16.
+        """
         from l2m_ros.networks.l2m.cpu import prepare
 
-        prepare(self)
+        prepare(self, bf16=bf16)
 
     # --- the second pass ------------------------------------------------------------------
 
