@@ -11,6 +11,7 @@ from l2m_ros.parameters.docs import markdown, matcher_yaml
 from l2m_ros.parameters.table import (
     PARAMETERS,
     base_from_camera,
+    depth_reader_options,
     matcher_options,
     tracker_options,
     unknown_names,
@@ -88,6 +89,10 @@ def test_only_what_was_set_goes_to_the_matcher():
     assert matcher_options(DEFAULTS) == {"backend": "auto"}
     values = {**DEFAULTS, "threads": 2, "model_width": 320, "model_height": 240}
     assert matcher_options(values) == {"backend": "auto", "threads": 2, "size": (320, 240)}
+    values["precision"] = "bf16"
+    assert matcher_options(values)["precision"] == "bf16"
+    read = depth_reader_options({**values, "mono_depth": "lite_depth"})
+    assert read == {"backend": "auto", "threads": 2}  # a depth head knows no bf16
     assert matcher_options({**values, "model": "orb"}) == {}  # a preset for networks does not harm
 
 

@@ -15,7 +15,7 @@ import subprocess
 import sys
 from typing import Any
 
-from l2m_ros.commands.options import BACKENDS, PRECISIONS, as_json, show_log, size_of
+from l2m_ros.commands.options import BACKENDS, add_precision, as_json, show_log, size_of
 
 COLUMNS = (
     "model", "backend", "width", "height", "encode", "reference", "match", "frames_per_s",
@@ -39,10 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 = all cores")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument(
-        "--precision", choices=PRECISIONS, default="fp32",
-        help="bf16: L2M by torch on a CPU that multiplies in bfloat16 (default fp32)",
-    )  # fmt: skip
+    add_precision(parser)
     parser.add_argument(
         "--runs", type=int, default=20, help="measured frames (default 20, fewer if slow)"
     )

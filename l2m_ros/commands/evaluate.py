@@ -22,6 +22,7 @@ STDOUT = Path("-")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from l2m_ros.commands.options import (
         add_force,
+        add_precision,
         add_runner_arguments,
         add_second_look,
         place,
@@ -65,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_second_look(parser, defaults.second_look)
     parser.add_argument("--seed", type=whole(0), default=defaults.seed)
     parser.add_argument("--backend", default="auto", help="engine of networks (default auto)")
+    add_precision(parser)
     parser.add_argument(
         "--input", metavar="WxH", help="input size of networks (default: their model card's)"
     )
@@ -138,7 +140,7 @@ def run(args: argparse.Namespace) -> int:
     if args.ray is not None or args.processes > 1 or args.keep is not None:
         rows = _measured_elsewhere(scenes, names, options, args)
     else:
-        matchers = _matchers(names, args.backend, args.input)
+        matchers = _matchers(names, args)
         rows = _measured(scenes, matchers, options, args.plots)
     figures = report(rows, options)
     if args.json == STDOUT:
@@ -164,7 +166,7 @@ def _map_free(args: argparse.Namespace) -> int:
         raise InvalidInput("--submission holds the estimates of one matcher: name one")
     scenes = mapfree.find_scenes(args.map_free)[: args.limit]
     found = {}
-    for name, matcher in _matchers(names, args.backend, args.input).items():
+    for name, matcher in _matchers(names, args).items():
         reader = load_depth_reader(args.mono_depth or "", matcher, backend=args.backend)
         with progress(sum(len(scene.queries) for scene in scenes), f"{name}, queries") as bar:
             results = [
@@ -183,13 +185,16 @@ def _map_free(args: argparse.Namespace) -> int:
     return 0
 
 
-def _matchers(names: list[str], backend: str, size: str | None) -> dict[str, Any]:
+def _matchers(names: list[str], args: argparse.Namespace) -> dict[str, Any]:
     """By name, in the order given; all are loaded first, so that mistakes show at once."""
+    from l2m_ros.commands.options import precision_option
     from l2m_ros.matching.catalogue import load_matcher
 
     listed = [part for name in names for part in name.split(",") if part]
-    input_size = _size(size)
-    return {name: load_matcher(name, backend=backend, size=input_size) for name in listed}
+    options = {
+        "backend": args.backend, "size": _size(args.input), **precision_option(args.precision)
+    }  # fmt: skip
+    return {name: load_matcher(name, **options) for name in listed}
 
 
 def _measured(
@@ -235,7 +240,7 @@ def _measured_elsewhere(
     listed = tuple(part for name in names for part in name.split(",") if part)
     job = EvaluationJob(
         tuple(scenes), listed, options, args.backend, _size(args.input),
-        None if args.keep is None else store_of(args.keep),
+        None if args.keep is None else store_of(args.keep), args.precision,
     )  # fmt: skip
     with progress(len(job), "scenes") as bar:
         return measured(job, runner_of(args.ray, args.processes), lambda: bar.update(1))

@@ -23,10 +23,12 @@ import numpy as np
 
 from l2m_ros.commands.options import (
     BACKENDS,
+    add_precision,
     add_second_look,
     as_json,
     defaults_shown,
     numbers,
+    precision_option,
     show_log,
     size_of,
 )
@@ -59,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size", type=size_of("WxH"), metavar="WxH", help="size of the network's input"
     )
+    add_precision(parser)
     parser.add_argument("--weights", metavar="FILE", help="a checkpoint instead of the card's")
     parser.add_argument(
         "--camera",
@@ -144,6 +147,7 @@ def _matched(
     from l2m_ros.types import Correspondences
 
     options = {"weights": args.weights} if args.weights else {}
+    options |= precision_option(args.precision)
     matcher = load_matcher(args.model, backend=args.backend, size=args.size, **options)
     query, keyframe = matcher.encode(a), matcher.encode(b)
     reference = matcher.reference(keyframe)

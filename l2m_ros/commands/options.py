@@ -90,6 +90,18 @@ def add_second_look(parser: argparse.ArgumentParser, default: str) -> None:
     )  # fmt: skip
 
 
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default=PRECISIONS[0],
+        help="bf16: L2M by torch on a CPU that multiplies in bfloat16 (default: %(default)s)",
+    )  # fmt: skip
+
+
+def precision_option(precision: str) -> dict[str, str]:
+    """Keywords of `load_matcher`: none by default, as classical matchers have no precision."""
+    return {} if precision == PRECISIONS[0] else {"precision": precision}
+
+
 def add_force(parser: argparse.ArgumentParser) -> None:
     """Of verbs whose output takes long: `output_paths.refuse_existing` keeps what is there."""
     parser.add_argument("--force", action="store_true", help="replace outputs that are there")

@@ -121,6 +121,9 @@ _NODE = [
               "a model that reads metres from a keyframe without depth: lite_depth, mickey, or "
               "a folder of `l2m train depth` or `l2m train metric`; empty = none"),
     Parameter("device", "auto", "where a network runs", choices=("auto", "cpu", "cuda")),
+    Parameter("precision", "fp32",
+              "of a network by torch; bf16: l2m, on a CPU that multiplies in bfloat16",
+              choices=("fp32", "bf16")),
     Parameter("threads", 0, "CPU threads of a network; 0 = as many as there are cores",
               low=0, high=256),
     Parameter("cache_dir", "", "where TensorRT engines are kept; empty = ~/.cache/l2m_ros/engines"),
@@ -508,7 +511,7 @@ def matcher_options(values: Values) -> dict[str, Any]:
     options: dict[str, Any] = {"backend": values["backend"]}
     if values["model_width"]:
         options["size"] = (values["model_width"], values["model_height"])
-    for name in ("device", "threads", "cache_dir"):
+    for name in ("device", "precision", "threads", "cache_dir"):
         if values[name] != PARAMETERS[name].default:
             options[name] = values[name]
     return options
@@ -516,7 +519,8 @@ def matcher_options(values: Values) -> dict[str, Any]:
 
 def depth_reader_options(values: Values) -> dict[str, Any]:
     """Keywords of `load_depth_reader`; its input size is its card's."""
-    options = matcher_options({**values, "model": values["mono_depth"], "model_width": 0})
+    its_own = {"model": values["mono_depth"], "model_width": 0, "precision": "fp32"}
+    options = matcher_options({**values, **its_own})
     return {name: value for name, value in options.items() if name != "size"}
 
 

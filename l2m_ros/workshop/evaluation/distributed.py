@@ -22,9 +22,10 @@ Size = tuple[int, int]
 
 
 @lru_cache(maxsize=2)
-def _loaded(name: str, backend: str, size: Size | None) -> Matcher:
+def _loaded(name: str, backend: str, size: Size | None, precision: str) -> Matcher:
     """Once a process."""
-    return load_matcher(name, backend=backend, size=size)
+    options = {} if precision == "fp32" else {"precision": precision}
+    return load_matcher(name, backend=backend, size=size, **options)
 
 
 @lru_cache
@@ -46,13 +47,14 @@ class EvaluationJob:
     backend: str = "auto"
     size: Size | None = None
     store: Store | None = None  # where finished rows are kept
+    precision: str = "fp32"
 
     def __len__(self) -> int:
         return len(self.scenes) * len(self.matchers)
 
     def __call__(self, number: int) -> dict[str, Any]:
         scene, name = self._piece(number)
-        matcher = _loaded(name, self.backend, self.size)
+        matcher = _loaded(name, self.backend, self.size, self.precision)
         limited = scene.limited(self.options.limit)
         row = scene_summary(limited, name, list(Bench(scene, matcher, self.options).results()))
         if self.store is not None:
@@ -80,7 +82,8 @@ class EvaluationJob:
         ]
         said = [
             str(scene.folder), scene.meta, pairs, matcher, _weights_of(matcher),
-            asdict(self.options), self.backend, self.size, __version__,
+            asdict(self.options), self.backend, self.size, self.precision,
+            __version__,
         ]  # fmt: skip
         key = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
         return f"{scene.name}-{key}.json"
