@@ -16,10 +16,11 @@ from l2m_ros.engines.backend import BackendOptions, choices, load_backend
 from l2m_ros.engines.model_card import load_card
 from l2m_ros.errors import InvalidInput
 from l2m_ros.matching.catalogue import find_card
-from l2m_ros.networks.l2m.cpu import Bf16Linear, prepare
+from l2m_ros.networks.l2m.cpu import Bf16Attention, Bf16Linear, prepare
 from l2m_ros.networks.l2m.network import TINY
 from l2m_ros.networks.registry import build
 from l2m_ros.networks.shared.named_weights import fill
+from l2m_ros.networks.shared.transformer import Attention
 
 SIZE = (56, 84)
 
@@ -96,6 +97,15 @@ def test_a_linear_layer_in_bf16_is_one_of_rounded_numbers():
     assert result.dtype == torch.float32
     assert torch.allclose(result.double(), rounded @ weight.T + bias, rtol=2**-8, atol=1e-3)
     assert not torch.equal(result, layer(values))
+
+
+@pytest.mark.parametrize("heads", [1, 3, 4])
+def test_attention_in_bf16_is_attention(heads):
+    draw = torch.Generator().manual_seed(2)
+    attention = Attention(heads * 16, heads, qkv_bias=True).requires_grad_(False)
+    attention.qkv.weight.mul_(4)  # weights far from even: scale, softmax and heads show
+    tokens = torch.randn(2, 9, heads * 16, generator=draw)
+    assert 1e-4 < apart(attention(tokens), Bf16Attention(attention)(tokens)) < 0.02
 
 
 def test_in_bf16_the_transformers_round_and_nothing_else_does(network, images):
