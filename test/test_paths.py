@@ -90,6 +90,7 @@ scene import tum {relief} --out OUT
 lift IN --out {out}
 lift {photographs} --out OUT
 lift {photographs} --out {out} --disparity IN
+parity IN --precision bf16
 lift {photographs} --out {out} --depth-model IN
 lift {photographs} --out {out} --sky-model IN
 lift {photographs} --out {out} --picture OUT

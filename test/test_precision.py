@@ -108,6 +108,11 @@ def test_golden_data_takes_no_options_of_precisions(tmp_path, capsys):
     assert "known: l2m, tinyroma" in capsys.readouterr().err
 
 
+def test_nothing_is_loaded_for_a_folder_without_pictures(tmp_path):
+    with pytest.raises(InvalidInput, match="holds no photographs"):
+        run_precision(tmp_path, "l2m", "bf16")
+
+
 def test_scenes_give_the_pairs_that_they_list(tmp_path):
     scene = tmp_path / "scenes" / "one"
     (scene / "images").mkdir(parents=True)

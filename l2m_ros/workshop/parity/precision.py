@@ -122,16 +122,17 @@ def compare_precisions(
 def image_pairs(folder: Path, limit: int | None = None) -> Iterator[ImagePair]:
     """The pairs of a scene (or a folder of scenes); of any other folder each picture with the one
     before it. limit: at most so many of each scene, spread over its list."""
+    if not folder.is_dir():
+        raise InvalidInput(f"{folder}: no such folder of pictures or scenes")
     if is_scene(folder) or any(is_scene(path) for path in folder.iterdir() if path.is_dir()):
-        for scene in (scene.limited(limit) for scene in find_scenes([folder])):
-            for pair in scene.pairs:
-                yield scene.view(pair.a).rgb, scene.view(pair.b).rgb
-        return
+        scenes = [scene.limited(limit) for scene in find_scenes([folder])]
+        named = [(scene, pair) for scene in scenes for pair in scene.pairs]
+        return ((scene.view(pair.a).rgb, scene.view(pair.b).rgb) for scene, pair in named)
     pictures = find_photographs(folder)
     if len(pictures) < 2:
         raise InvalidInput(f"{folder}: two pictures or more are needed to make a pair")
-    for keyframe, query in list(pairwise(pictures))[:limit]:
-        yield read_photograph(query), read_photograph(keyframe)
+    follow = list(pairwise(pictures))[:limit]
+    return ((read_photograph(after), read_photograph(before)) for before, after in follow)
 
 
 def run_precision(
@@ -144,11 +145,10 @@ def run_precision(
     weights: str | None = None,
 ) -> Comparison:
     """`model` (a name or a folder) on the folder's pairs; size is (width, height) of its input."""
-    if not folder.is_dir():
-        raise InvalidInput(f"{folder}: no such folder of pictures or scenes")
+    pairs = image_pairs(folder, limit)  # what is missing is said before networks are loaded
     card = find_card(model)
     card = card if size is None else card.resized(*size)
-    return compare_precisions(card, precision, image_pairs(folder, limit), weights)
+    return compare_precisions(card, precision, pairs, weights)
 
 
 def _matched(runner: Backend, query: Any, keyframe: Any) -> tuple[dict[str, Any], float]:
