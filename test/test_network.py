@@ -114,6 +114,19 @@ def test_posterior_mean_equals_the_textbook_with_an_inverse():
         assert (ours[image] - expected).abs().max() < 1e-5
 
 
+def test_training_in_half_precision_leaves_the_process_exact():
+    """In bfloat16 the matrix of cells that look alike is not positive definite."""
+    process = gp.MatchEncoder(8).requires_grad_(False)
+    query, keyframe = 1.0 + 0.05 * torch.randn(2, 1, 64, 12, 12)
+    exact = process.system(keyframe)
+    with torch.autocast("cpu", torch.bfloat16):
+        matrix, right = process.system(keyframe)
+        solution = gp.solve(matrix.requires_grad_(), right)
+        mean = process(query, keyframe, solution)
+    assert torch.equal(matrix, exact[0]) and torch.equal(right, exact[1])
+    assert torch.equal(mean, process(query, keyframe, solution))
+
+
 def test_solve_on_the_host_and_by_torch_agree_and_the_latter_is_differentiable():
     root = torch.randn(2, 9, 9)
     matrix = (root @ root.transpose(1, 2) + 0.5 * torch.eye(9)).requires_grad_()

@@ -30,20 +30,27 @@ class MatchEncoder(nn.Module):
 
     def forward(self, query: Tensor, keyframe: Tensor, solution: Tensor) -> Tensor:
         """Query (B, C, h, w), keyframe (B, C, H, W), solution (B, H W, D) -> (B, D, h, w)."""
-        mean = kernel(cells_of(query), cells_of(keyframe)) @ solution
+        with _exact(query):
+            mean = kernel(cells_of(query), cells_of(keyframe)) @ solution.float()
         return mean.transpose(1, 2).reshape(query.shape[0], -1, *query.shape[-2:])
 
     def system(self, keyframe: Tensor) -> tuple[Tensor, Tensor]:
         """Matrix K_kk + s I (B, n, n) and right side F_k (B, n, D) of the keyframe's equation."""
         cells = cells_of(keyframe)
         identity = torch.eye(cells.shape[1], device=cells.device, dtype=cells.dtype)
-        return kernel(cells, cells) + NOISE * identity, self.code(keyframe)
+        with _exact(keyframe):
+            return kernel(cells, cells) + NOISE * identity, self.code(keyframe)
 
     def code(self, keyframe: Tensor) -> Tensor:
         """(B, H W, D): cos of 8 pi (W q + b) at every cell's centre q."""
         grid = centre_grid(*keyframe.shape[-2:], like=self.pos_conv.weight)[None]
         code = torch.cos(FREQUENCY * self.pos_conv(grid)).flatten(2).transpose(1, 2)
         return code.expand(keyframe.shape[0], -1, -1)
+
+
+def _exact(tensor: Tensor) -> torch.autocast:
+    """Out of training's half precision, in which the matrix is not positive definite."""
+    return torch.autocast(tensor.device.type, enabled=False)
 
 
 def cells_of(features: Tensor) -> Tensor:
@@ -62,10 +69,8 @@ def solve(matrix: Tensor, right: Tensor) -> Tensor:
     """matrix^-1 right by Cholesky, never by an inverse: (B, n, n), (B, n, D) -> (B, n, D).
 
     On the CPU by scipy in float64: once per keyframe, and LAPACK's potrf beats a batch of
-    one through torch. On the GPU, and where a gradient is wanted, by torch. Under autocast `right`
-    comes in half precision; the matrix never does.
+    one through torch. On the GPU, and where a gradient is wanted, by torch.
     """
-    right = right.to(matrix.dtype)
     if matrix.is_cuda or (
         torch.is_grad_enabled() and (matrix.requires_grad or right.requires_grad)
     ):
