@@ -390,10 +390,11 @@ def test_a_run_says_what_it_learnt_and_when_that_is_nothing_yet():
     after = {"depth_error_percent": 21.0, "lost_percent": 5.0, "turn_deg": 14.0,
              "scale_error_percent": 17.0, "rotation_error_deg": 3.2,
              "within10_percent_of_way": 12.0}  # fmt: skip
-    words = learnt_words(after, 56.0)
+    words = learnt_words(after, 56.0, fresh=True)
     assert "21 % (56 % untrained" in words and "scale 17 %, rotation 3.2 degrees, 12 %" in words
-    lost = learnt_words({**after, "lost_percent": 60.0}, 56.0)
+    lost = learnt_words({**after, "lost_percent": 60.0}, 56.0, fresh=False)
     assert "60 % of the pairs have no metric pose" in lost and "rotation" not in lost
+    assert "56 % by the weights that it began with" in lost
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ TRIAL_WORLDS = 3  # where a run is too short to be worth more
 def run_metric(args: argparse.Namespace, config: Path | None) -> int:
     import torch
 
+    from l2m_ros.networks.checkpoint import load_files
     from l2m_ros.networks.registry import build
     from l2m_ros.workshop.training.curves import read
     from l2m_ros.workshop.training.metric import train_metric
@@ -47,10 +48,13 @@ def run_metric(args: argparse.Namespace, config: Path | None) -> int:
     pairs, held_out = metric_pairs(options, args.sequences)
     torch.manual_seed(options.loop.seed)
     network = build("mickey", **options.network)
+    if args.start is not None:
+        load_files(network, [args.start])
     before = MetricValidation(held_out, BEFORE_PAIRS)(network)["depth_error_percent"]
     if train_metric(options, network, pairs, held_out, folder):
         write_metric_model(folder, options, folder / "model")
-        say(learnt_words(read(folder / "validation.csv")[-1], before))
+        after = read(folder / "validation.csv")[-1]
+        say(learnt_words(after, before, fresh=args.start is None))
         print(folder / "model")
     return 0
 

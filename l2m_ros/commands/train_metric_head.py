@@ -57,7 +57,8 @@ def run_metric_head(args: argparse.Namespace, options: MetricOptions, folder: Pa
     if train_on_bank(options, network, bank, held_out, folder, fresh=args.start is None):
         write_metric_head(args, options, matcher, samples_of(held_out), folder, len(seen))
         after = read(folder / "validation.csv")[-1]
-        say(learnt_words(after, before["depth_error_percent"]))
+        error = before["depth_error_percent"]
+        say(learnt_words(after, error, fresh=args.start is None))
         print(folder / "model")
     return 0
 

@@ -39,11 +39,12 @@ def write_trained(network: nn.Module, card: ModelCard, graphs: bool = True) -> M
     return card
 
 
-def learnt_words(after: dict[str, float], depth_error_before: float) -> str:
-    """What a run taught, on pairs of worlds that were never trained on."""
+def learnt_words(after: dict[str, float], depth_error_before: float, *, fresh: bool) -> str:
+    """What a run taught, on pairs of worlds that were never trained on. fresh: from no weights."""
+    before = "untrained: one depth for all" if fresh else "by the weights that it began with"
     words = (
         f"on unseen worlds depth now errs by {after['depth_error_percent']:.0f} % "
-        f"({depth_error_before:.0f} % untrained: one depth for all)"
+        f"({depth_error_before:.0f} % {before})"
     )
     if after["lost_percent"] > MOSTLY_LOST:
         return f"{words}; {after['lost_percent']:.0f} % of the pairs have no metric pose: go on"
