@@ -30,6 +30,7 @@ from l2m_ros.output_paths import check_file, refuse_existing
 
 MAX_TEXT_BYTES = 64 << 20  # of YAML, JSON and trajectories
 BAG_SUFFIXES = (".mcap", ".db3")  # a bag's folder is named so; the storage follows from it
+BAG_INFO = "metadata.yaml"  # of a bag that is a folder
 PARTIAL = ".part"  # ends the name of a file that is being written
 PARTIAL_FOLDER = ".partial-"  # within the name of a folder that is being written
 MAX_YAML_BYTES, MAX_YAML_VALUES = 4 << 20, 100_000
@@ -40,6 +41,11 @@ WRONG_VALUES = (
     ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, AssertionError,
 )  # fmt: skip
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def is_bag(path: Path) -> bool:
+    """A file of a storage, or a folder with one."""
+    return (path.is_file() and path.suffix in BAG_SUFFIXES) or (path / BAG_INFO).is_file()
 
 
 def cache_folder() -> Path:

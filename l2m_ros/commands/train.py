@@ -27,7 +27,7 @@ from l2m_ros.commands.train_encoder import add_encoder_arguments, run_encoder
 from l2m_ros.commands.train_input import check_amounts, check_device
 from l2m_ros.commands.train_metric import run_metric
 from l2m_ros.errors import InvalidInput
-from l2m_ros.files import BAG_SUFFIXES, check_input_folder, check_readable
+from l2m_ros.files import check_input_folder, check_readable, is_bag
 from l2m_ros.output_paths import check_outputs
 
 
@@ -129,10 +129,6 @@ def _refuse_unused(args: argparse.Namespace) -> None:
             )
 
 
-def _is_bag(path: Path | None) -> bool:
-    return path is not None and path.is_file() and path.suffix in BAG_SUFFIXES
-
-
 def run(args: argparse.Namespace) -> int:
     _refuse_unused(args)
     given = [args.sequences, args.measure, args.photographs, args.scenes, args.depth, args.align]
@@ -144,8 +140,8 @@ def run(args: argparse.Namespace) -> int:
     scene = args.measure if args.stage == "align" else None
     check_readable(scene)
     recordings = None if scene else args.measure
-    from_bag = args.stage == "metric" and _is_bag(args.sequences)
-    sequences = None if from_bag else args.sequences
+    bag = args.stage == "metric" and args.sequences is not None and is_bag(args.sequences)
+    sequences = None if bag else args.sequences
     for folder in (sequences, recordings, args.scenes, args.depth):
         check_input_folder(folder)
     if args.stage == "decoder":

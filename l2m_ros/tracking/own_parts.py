@@ -24,16 +24,13 @@ import numpy.typing as npt
 from l2m_ros.geometry import se3
 from l2m_ros.matching.mask import Mask
 from l2m_ros.tracking.odometry import OdometrySample
+from l2m_ros.tracking.thinned import ACROSS, CHANGED, Samples, has_detail
 from l2m_ros.types import FloatArray, Frame
 
-Samples = npt.NDArray[np.bool_]
 Counts = npt.NDArray[np.int8]
 
-ACROSS = 160  # samples
 APART_NS, LONGEST_NS = 200_000_000, 1_000_000_000  # images that are compared
-DETAIL = 8.0  # grey levels from a sample to the next but one
 SAME_GREY, SAME_DEPTH = 6.0, 0.04  # grey levels; of the distance
-CHANGED = 12.0  # grey levels: more than noise and exposure do
 MOVES = 0.25  # of the samples with detail change in a view that moves
 OFTEN, MOST = 6, 10  # counted
 TOGETHER = 0.6  # of the samples with detail about one that looks the same by no accident
@@ -96,7 +93,7 @@ class OwnParts:
 
 def _compare(before: Look, now: Look, count: Counts) -> None:
     """Counts what stays as it is while the view moves; what changes is counted out."""
-    detail = _detail(before.grey) | _detail(now.grey)
+    detail = has_detail(before.grey) | has_detail(now.grey)
     off = np.abs(now.grey - before.grey)
     same, changed = detail & (off < SAME_GREY), detail & (off > CHANGED)
     if before.depth_m is not None and now.depth_m is not None:
@@ -131,11 +128,6 @@ def _look(frame: Frame, odometry: OdometrySample | None) -> Look:
 
 def _share(some: Samples) -> npt.NDArray[np.float32]:
     return np.asarray(cv2.blur(some.astype(np.float32), (5, 5)))
-
-
-def _detail(grey: npt.NDArray[np.float32]) -> Samples:
-    across, down = (np.abs(cv2.Sobel(grey, cv2.CV_32F, *d, ksize=1)) for d in ((1, 0), (0, 1)))
-    return np.asarray(np.maximum(across, down) > DETAIL)
 
 
 def _moves(before: Look, now: Look, same: Samples, changed: Samples) -> bool:

@@ -12,13 +12,12 @@ camera has stopped already: once it stands as well, both are believed again.
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
 from l2m_ros.geometry.range_flow import RangeFlow, range_flow
+from l2m_ros.tracking.thinned import thinned
 from l2m_ros.types import ByteArray, FloatArray, Frame, Lost, LostReason
 
-ACROSS = 160  # pixels of the thinned image
 # Mean difference of the thinned images over their mean gradient. Noise of 4 grey levels makes 0.08,
 # coding 0.04, half a pixel of motion 0.06 to 0.13, a hand that holds a camera 0.3 and more.
 ALIKE = 0.12
@@ -66,12 +65,12 @@ class StandingImage:
     def _begin(self, frame: Frame) -> None:
         self._first = self._lately = None if frame.depth is None else frame
         self._found = None
-        self._thinned = None if frame.depth is None else _thinned(frame.rgb)
+        self._thinned = None if frame.depth is None else thinned(frame.rgb)
 
     def _stands(self, rgb: ByteArray) -> bool:
         assert self._thinned is not None
         gradient = np.hypot(*np.gradient(self._thinned)).mean()
-        return bool(np.abs(_thinned(rgb) - self._thinned).mean() <= ALIKE * gradient)
+        return bool(np.abs(thinned(rgb) - self._thinned).mean() <= ALIKE * gradient)
 
     def _depth_stands(self, frame: Frame) -> bool:
         lately = self._lately
@@ -102,10 +101,3 @@ def _moves(flow: RangeFlow, width: int) -> bool:
     seen = flow.shift_px > SHIFT_PX * width / 640
     otherwise = flow.left < EXPLAINED * flow.changed or flow.changed > WHOLLY_OTHER
     return _far(flow) and seen and otherwise
-
-
-def _thinned(rgb: ByteArray) -> FloatArray:
-    height, width = rgb.shape[:2]
-    grey = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY)
-    size = ACROSS, max(2, height * ACROSS // width)
-    return cv2.resize(grey, size, interpolation=cv2.INTER_AREA).astype(np.float32)

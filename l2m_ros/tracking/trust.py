@@ -32,6 +32,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from l2m_ros.tracking.thinned import CHANGED, has_detail, thinned
 from l2m_ros.types import (
     ByteArray,
     Correspondences,
@@ -54,9 +55,7 @@ EXPLAINED = 1.0  # what depth leaves over of where the matches lie, where that i
 # 6 of 7 poses below it were over 3 sigma off, by up to half a metre; evenly filled, a strip of a
 # sixth of a 4 to 3 image's height is at it.
 MIN_SPREAD = 0.03
-# Of the width: matches on what stands in the image move less than that. Then the image is thinned
-# to so many samples across, and those with detail are compared (grey levels).
-STANDS, ACROSS, DETAIL, CHANGED = 0.005, 160, 8.0, 12.0
+STANDS = 0.005  # of the width: matches on what stands in the image move less
 BESIDE = 4  # samples about a match are left to it
 # Of the samples with detail, that changed and lie beside no match: 0.06 at most where a camera
 # stood or crept, 0.5 and more where it had turned away and only the robot's own part was matched.
@@ -202,30 +201,16 @@ def changed_elsewhere(
     moved_px = np.linalg.norm(pairs.query_px - pairs.keyframe_px, axis=1)
     if float(np.median(moved_px)) > STANDS * query.shape[1]:
         return None
-    a, b = _thinned(query), _thinned(keyframe)
+    a, b = thinned(query), thinned(keyframe)
     b = (b - b.mean()) * (a.std() / max(float(b.std()), 1.0)) + a.mean()  # of another exposure
     matched = np.zeros(a.shape, np.uint8)
     last = np.array(a.shape[::-1]) - 1
     x, y = np.clip((pairs.query_px * (a.shape[1] / query.shape[1])).astype(int), 0, last).T
     matched[y, x] = 1
     around = np.ones((2 * BESIDE + 1, 2 * BESIDE + 1), np.uint8)
-    detail = _has_detail(a) | _has_detail(b)
+    detail = has_detail(a) | has_detail(b)
     changed = detail & (np.abs(a - b) > CHANGED) & (cv2.dilate(matched, around) == 0)
     return float(changed.sum()) / max(int(detail.sum()), 1)
-
-
-def _thinned(rgb: ByteArray) -> npt.NDArray[np.float32]:
-    grey = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY)
-    size = ACROSS, max(2, rgb.shape[0] * ACROSS // rgb.shape[1])
-    return cv2.resize(grey, size, interpolation=cv2.INTER_AREA).astype(np.float32)
-
-
-def _has_detail(grey: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-    """From a sample to the next but one, along either axis."""
-    edged = np.pad(grey, 1, mode="edge")
-    across = np.abs(edged[1:-1, 2:] - edged[1:-1, :-2])
-    down = np.abs(edged[2:, 1:-1] - edged[:-2, 1:-1])
-    return np.asarray(np.maximum(across, down) > DETAIL)
 
 
 def _patches(rgb: ByteArray, pixels: FloatArray) -> npt.NDArray[np.float32]:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from l2m_ros.bags.recording import Shot, open_recording
-from l2m_ros.files import BAG_SUFFIXES
+from l2m_ros.files import BAG_INFO, BAG_SUFFIXES, is_bag
 from l2m_ros.geometry.camera import undistort_maps
 from l2m_ros.geometry.se3 import angle_rad, compose, inverse
 from l2m_ros.types import FloatArray, Frame
@@ -27,18 +27,13 @@ NO_POSES = (
     "no topic says where its images were taken: record the camera's true pose on "
     "/ground_truth/pose or /truth, or odometry (nav_msgs/Odometry) and /tf_static"
 )
-INFO = "metadata.yaml"  # of a bag that is a folder
-
-
-def is_bag(path: Path) -> bool:
-    return (path.is_file() and path.suffix in BAG_SUFFIXES) or (path / INFO).is_file()
 
 
 def bags_below(folder: Path) -> list[Path]:
     """The folder itself, or every bag in it: folders, and files that lie in none of those."""
     if is_bag(folder):
         return [folder]
-    folders = {path.parent for path in folder.glob(f"**/{INFO}")}
+    folders = {path.parent for path in folder.glob(f"**/{BAG_INFO}")}
     files = {path for end in BAG_SUFFIXES for path in folder.glob(f"**/*{end}") if path.is_file()}
     return sorted(folders | {path for path in files if path.parent not in folders})
 
